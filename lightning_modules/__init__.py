@@ -1,0 +1,1 @@
+"""Lightning modules: the teacher, the student, evaluation, and what surrounds a run."""

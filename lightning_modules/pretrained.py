@@ -1,0 +1,114 @@
+"""Loading a causal language model from the hub, a local folder or a GGUF file."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
+
+from datamodules.pretrained import locate_pretrained
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+SAMPLED_BYTES = 1 << 20
+
+
+def name_model(model: str) -> str:
+    """Returns how artefacts name a model: the hub id, the folder's name, or the GGUF file's stem."""
+    path = Path(model)
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.name if path.is_dir() else model
+
+
+def identify_weights(model: str, revision: str | None) -> str:
+    """Returns the hub revision, or a hash of local weights: names, sizes, first and last MiB of each file.
+
+    Whole files are not read, since a large teacher's take minutes.
+    """
+    path = Path(model)
+    if not path.exists():
+        return revision or "main"
+    files = (
+        [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf"), path / "config.json"])
+    )
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(SAMPLED_BYTES))
+            stream.seek(max(0, size - SAMPLED_BYTES))
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+def keep_only_layers(model: PreTrainedModel, layers: list[int]) -> None:
+    """Makes a shallower model of the same family by keeping these decoder layers, in order.
+
+    Raises:
+        ValueError: The numbers are not ascending layer numbers of this model.
+    """
+    total = model.config.num_hidden_layers
+    if layers != sorted(set(layers)) or not layers or layers[0] < 0 or layers[-1] >= total:
+        raise ValueError(f"keep_layers must be ascending numbers below the model's {total} layers, not {layers}")
+    decoder = model.base_model
+    kept = nn.ModuleList([decoder.layers[number] for number in layers])
+    for position, layer in enumerate(kept):
+        for module in layer.modules():
+            # Attention modules address the key-value cache by their own number.
+            if "layer_idx" in vars(module):
+                vars(module)["layer_idx"] = position
+    decoder.layers = kept
+    model.config.num_hidden_layers = len(layers)
+    if (types := vars(model.config).get("layer_types")) is not None:
+        model.config.layer_types = [types[number] for number in layers]
+
+
+def load_causal_lm(
+    model: str, revision: str | None = None, dtype: Dtype = "float32", keep_layers: list[int] | None = None
+) -> PreTrainedModel:
+    """Loads a causal language model; weights are read from safetensors or GGUF, never from pickles.
+
+    Args:
+        model: Hub id, local folder, or `.gguf` file.
+        revision: Commit of a hub model.
+        dtype: Of the weights in memory.
+        keep_layers: Keep only these decoder layers.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    name, options = locate_pretrained(model, revision)
+    if "gguf_file" in options:
+        # A student is trained and exported, so a GGUF file's blocks are unpacked into plain weights.
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        options["use_safetensors"] = True
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
+    except OSError as error:
+        raise ValueError(f"{model}: no model can be loaded: {str(error).splitlines()[0]}") from None
+    if keep_layers is not None:
+        keep_only_layers(loaded, keep_layers)
+    return loaded
+
+
+def check_context(model: str, revision: str | None, length: int, what: str) -> None:
+    """Raises a ValueError if `length` tokens do not fit the model's context.
+
+    Args:
+        model: Hub id, local folder, or `.gguf` file; only its config is read.
+        revision: Commit of a hub model.
+        length: Longest sequence.
+        what: The settings that add up to it, for the message.
+    """
+    name, options = locate_pretrained(model, revision)
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model}: no model config can be loaded: {str(error).splitlines()[0]}") from None
+    context = config.to_dict().get("max_position_embeddings")
+    if context is not None and length > context:
+        raise ValueError(f"{what} is {length}, more than the context of {context} tokens of {model}; lower it")

@@ -1,0 +1,154 @@
+"""A run's folder: `runs/<group>/<id>/{config.yaml, meta.json, metrics.jsonl, checkpoints/, student/, DONE}`."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.files import atomic_path, hash_json, hash_path, write_json, write_text
+from datamodules.provenance import describe_creation
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run is kept and how it is shown.
+
+    Attributes:
+        root: Folder of all runs.
+        group: Runs that belong together.
+        id: Names the run; null derives it from the resolved config.
+        wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise.
+        project: The W&B project.
+    """
+
+    root: str = "runs"
+    group: str = "default"
+    id: str | None = None
+    wandb: bool = True
+    project: str = "kindred"
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        settings: Where it is.
+        config: The resolved configuration of everything that the result depends on.
+    """
+
+    def __init__(self, settings: RunSettings, config: dict):
+        self.config = config
+        self.id = settings.id or hash_json(config)[:10]
+        self.path = Path(settings.root) / settings.group / self.id
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run ended and its student is exported."""
+        return (self.path / "DONE").is_file()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def student(self) -> Path:
+        """The exported student."""
+        return self.path / "student"
+
+    def check(self) -> None:
+        """Refuses a folder that another configuration has begun.
+
+        Raises:
+            ValueError: The folder's config hash is another.
+        """
+        meta = self.path / "meta.json"
+        if meta.is_file():
+            begun = json.loads(meta.read_text())["config_hash"]
+            if begun != hash_json(self.config):
+                raise ValueError(
+                    f"{self.path}: this run exists with another config (see its config.yaml); "
+                    "choose another run.id or run.group, or delete the folder"
+                )
+
+    def begin(self, config_yaml: str, inputs: list[str], seeds: dict[str, int]) -> None:
+        """Writes `config.yaml` and `meta.json`, unless an earlier attempt did.
+
+        Args:
+            config_yaml: The full config, which runs again as it is.
+            inputs: Files and folders read, recorded by hash.
+            seeds: By name.
+        """
+        if (self.path / "meta.json").is_file():
+            return
+        write_text(self.path / "config.yaml", config_yaml)
+        hashes = {Path(path).name: hash_path(Path(path)) for path in inputs if Path(path).exists()}
+        write_json(self.path / "meta.json", {**describe_creation(self.config), "seeds": seeds, "data": hashes})
+
+    def finish(self, global_step: int) -> None:
+        """Marks the run as done; whatever depends on it looks for this file."""
+        write_json(self.path / "DONE", {"global_step": global_step})
+
+
+def read_global_step(checkpoint: Path) -> int:
+    """Returns the step of a checkpoint, 0 where there is none."""
+    if not checkpoint.is_file():
+        return 0
+    return torch.load(checkpoint, map_location="meta", weights_only=True)["global_step"]
+
+
+class JsonlLogger(Logger):
+    """Appends metrics to `metrics.jsonl`, the record that outlives a killed process.
+
+    Args:
+        path: The file.
+        last_step: Lines of later steps, which a resumed run will write again, are dropped.
+    """
+
+    def __init__(self, path: Path, last_step: int = 0):
+        super().__init__()
+        self.path = path
+        if path.is_file():
+            lines = path.read_text().split("\n")[:-1]
+            kept = [line for line in lines if json.loads(line)["step"] <= last_step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+
+    @property
+    def name(self) -> str:
+        """The logger's name."""
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        """The run's folder name."""
+        return self.path.parent.name
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: `config.yaml` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Appends one line and forces it to the disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it, so that a killed save leaves the previous one whole.
+
+    Lightning's own writes to the system's temporary folder first, and moves that across file systems by copying.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Saves atomically."""
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)

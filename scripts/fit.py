@@ -1,0 +1,96 @@
+"""Stage 3: a student learns from labels, rationales, or rationales with the teacher's logits.
+
+    python scripts/fit.py --config configs/experiments/obqa_smollm2.yaml --model.loss.kl_weight=0.5
+
+Writes `runs/<group>/<id>/`; the same config again finishes what was interrupted, or says that it is done.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import wandb
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from datamodules.distillation import DistillationDataModule
+from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RunFolder, RunSettings, read_global_step
+from lightning_modules.student import DistillationModule
+from scripts.stage_cli import StageCLI, run_main
+
+
+class FitCLI(StageCLI):
+    """Adds the run's folder, its loggers and its checkpoints to the trainer."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds `--run.*`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--run", type=RunSettings, default=RunSettings())
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the run's folder, and refuses one of another config before anything is built."""
+        if self.config.trainer.logger not in (None, False) or self.config.trainer.default_root_dir is not None:
+            raise ValueError("trainer.logger and trainer.default_root_dir are the run folder's; use run.* instead")
+        self.run = RunFolder(RunSettings(**self.config.run.as_dict()), self.result_config())
+        self.run.check()
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer around the run's folder."""
+        settings = RunSettings(**self.config.run.as_dict())
+        loggers: list = [JsonlLogger(self.run.path / "metrics.jsonl", read_global_step(self.run.checkpoint))]
+        mode = os.environ.get("WANDB_MODE", "offline")
+        if settings.wandb and mode != "disabled":
+            loggers.append(
+                WandbLogger(
+                    project=settings.project,
+                    group=settings.group,
+                    name=self.run.id,
+                    id=self.run.id,
+                    save_dir=self.run.path,
+                    job_type="fit",
+                    offline=mode != "online",
+                    config=self.result_config(),
+                    settings=wandb.Settings(silent=True),
+                )
+            )
+        checkpoints = ModelCheckpoint(
+            dirpath=self.run.checkpoint.parent,
+            filename=self.run.checkpoint.stem,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        own = [*(self.config_init.trainer.callbacks or []), checkpoints]
+        plugins = [*(self.config_init.trainer.plugins or []), AtomicCheckpointIO()]
+        return super().instantiate_trainer(
+            **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)
+        )
+
+
+def main(args: list[str] | None = None) -> Path:
+    """Trains, exports the student, and returns the run's folder."""
+    defaults = {"max_epochs": 3, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
+    cli = FitCLI("fit", DistillationModule, DistillationDataModule, "student", trainer_defaults=defaults, args=args)
+    run, data, student = cli.run, cli.datamodule, cli.model
+    if run.is_done:
+        print(f"{run.path}: done already")
+        return run.path
+    data.setup("fit")
+    student.check(data)
+    if rank_zero_only.rank == 0:
+        sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
+        seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
+        run.begin(cli.dump_config(), sources, seeds)
+    resume = run.checkpoint if run.checkpoint.is_file() else None
+    cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
+    if cli.trainer.is_global_zero:
+        student.export(run.student)
+        run.finish(cli.trainer.global_step)
+        wandb.finish()
+        print(f"{run.path}: done after {cli.trainer.global_step} steps")
+    return run.path
+
+
+if __name__ == "__main__":
+    run_main(main)

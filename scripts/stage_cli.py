@@ -1,0 +1,161 @@
+"""What the stages' scripts share: one config file with a section for each stage, and errors in one line."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningCLI
+
+STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
+# What of the trainer's settings changes the result; where and how fast it runs does not.
+TRAINER_KEYS = (
+    "max_epochs",
+    "max_steps",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "precision",
+    "limit_train_batches",
+    "fast_dev_run",
+)
+
+
+def quiet_libraries() -> None:
+    """Silences what Lightning and transformers say on every run; warnings of our own still show."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        "LightningCLI's args parameter is intended",
+        "You are using a custom batch sampler",
+        ".*LeafSpec.* is deprecated",
+        ".*does not have many workers",
+        "Total length of `list` across ranks is zero",
+        ".*is smaller than the logging interval",
+        "Checkpoint directory .* exists and is not empty",
+        ".*`srun` command is available",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def select_section(path: str, stage: str) -> str:
+    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON.
+
+    Raises:
+        ValueError: The file is missing, is no YAML mapping, or has a section that is no stage.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"--config: no such file: {path}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: malformed YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping")
+    if not set(content) & set(STAGES):
+        return path
+    if unknown := sorted(set(content) - set(STAGES)):
+        raise ValueError(f"{path}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    if stage not in content:
+        raise ValueError(f"{path}: has no section {stage}")
+    return json.dumps(content[stage])
+
+
+def select_sections(args: list[str], stage: str) -> list[str]:
+    """Replaces each `--config FILE` by the stage's section of the file."""
+    selected = []
+    follows = False
+    for arg in args:
+        if follows or arg.startswith("--config="):
+            selected.append(f"--config={select_section(arg.removeprefix('--config='), stage)}")
+        elif arg != "--config":
+            selected.append(arg)
+        follows = arg == "--config"
+    return selected
+
+
+class StageCLI(LightningCLI):
+    """A LightningCLI for one stage: `--config FILE`, `--model.*`, `--data.*`, `--trainer.*`, all checked first.
+
+    Args:
+        stage: The section of an experiment's file that is read.
+        model_class: The stage's LightningModule.
+        datamodule_class: The stage's LightningDataModule.
+        pretrained: The model's argument that names a pre-trained model, whose tokenizer the data uses.
+        trainer_defaults: Of the stage.
+        args: The command line; None takes the process's.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        model_class: type,
+        datamodule_class: type,
+        pretrained: str,
+        trainer_defaults: dict[str, Any],
+        args: list[str] | None,
+    ):
+        self.pretrained = pretrained
+        defaults = {"use_distributed_sampler": False, "enable_model_summary": False, "logger": False, "devices": 1}
+        quiet_libraries()
+        super().__init__(
+            model_class,
+            datamodule_class,
+            args=select_sections(sys.argv[1:] if args is None else args, stage),
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            trainer_defaults={**defaults, **trainer_defaults},
+        )
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Gives the data the model's tokenizer."""
+        parser.link_arguments(f"model.{self.pretrained}", "data.tokenizer")
+        parser.link_arguments("model.revision", "data.revision")
+
+    def dump_config(self) -> str:
+        """Returns the resolved config as YAML that the same script reads."""
+        return self.parser.dump(self.config, skip_none=False)
+
+    def result_config(self) -> dict:
+        """Returns the part of the resolved config that the result depends on."""
+        config = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        trainer = {key: config["trainer"][key] for key in TRAINER_KEYS}
+        return {"seed_everything": config["seed_everything"], "model": config["model"], "data": config["data"]} | {
+            "trainer": trainer
+        }
+
+
+class PredictCLI(StageCLI):
+    """A stage that predicts into `--output`."""
+
+    def __init__(self, stage: str, model_class: type, datamodule_class: type, pretrained: str, args: list[str] | None):
+        super().__init__(stage, model_class, datamodule_class, pretrained, {"enable_checkpointing": False}, args)
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds `--output`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--output", type=str, required=True, help="What this stage writes.")
+
+
+def run_main(main: Callable[[], Any]) -> None:
+    """Runs a script; what a user got wrong is one line on stderr and exit code 2.
+
+    KINDRED_DEBUG=1 shows the traceback instead.
+    """
+    try:
+        main()
+    except (ValueError, ArgumentError) as error:
+        if os.environ.get("KINDRED_DEBUG"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

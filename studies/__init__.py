@@ -1,0 +1,1 @@
+"""Studies: grids of arms and what can be concluded from them."""

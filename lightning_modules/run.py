@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import atomic_path, hash_json, hash_path, write_json, write_text
+from datamodules.files import atomic_path, hash_json, hash_path, write_json, write_jsonl, write_text
 from datamodules.provenance import describe_creation
 
 
@@ -78,7 +78,7 @@ class RunFolder:
                 )
 
     def begin(self, config_yaml: str, inputs: list[str], seeds: dict[str, int]) -> None:
-        """Writes `config.yaml` and `meta.json`, unless an earlier attempt did.
+        """Writes `config.yaml` and `meta.json`, or, after an earlier attempt, makes its metrics end at its checkpoint.
 
         Args:
             config_yaml: The full config, which runs again as it is.
@@ -86,14 +86,31 @@ class RunFolder:
             seeds: By name.
         """
         if (self.path / "meta.json").is_file():
+            self._trim_metrics()
             return
         write_text(self.path / "config.yaml", config_yaml)
         hashes = {Path(path).name: hash_path(Path(path)) for path in inputs if Path(path).exists()}
         write_json(self.path / "meta.json", {**describe_creation(self.config), "seeds": seeds, "data": hashes})
 
-    def finish(self, global_step: int) -> None:
-        """Marks the run as done; whatever depends on it looks for this file."""
-        write_json(self.path / "DONE", {"global_step": global_step})
+    def _trim_metrics(self) -> None:
+        """Drops the lines that the resumed run will write again, and one that a kill tore."""
+        metrics = self.path / "metrics.jsonl"
+        if not metrics.is_file():
+            return
+        # Step n's training metrics are logged as n while the checkpoint after it counts n + 1 steps.
+        step = read_global_step(self.checkpoint)
+        lines = metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        records = [json.loads(line) for line in lines]
+        kept = [
+            record
+            for record in records
+            if record["step"] < step or (record["step"] == step > 0 and "train/loss" not in record)
+        ]
+        write_jsonl(metrics, kept)
+
+    def finish(self, facts: dict) -> None:
+        """Marks the run as done, with what is known of it then; whatever depends on it looks for this file."""
+        write_json(self.path / "DONE", facts)
 
 
 def read_global_step(checkpoint: Path) -> int:
@@ -108,16 +125,11 @@ class JsonlLogger(Logger):
 
     Args:
         path: The file.
-        last_step: Lines of later steps, which a resumed run will write again, are dropped.
     """
 
-    def __init__(self, path: Path, last_step: int = 0):
+    def __init__(self, path: Path):
         super().__init__()
         self.path = path
-        if path.is_file():
-            lines = path.read_text().split("\n")[:-1]
-            kept = [line for line in lines if json.loads(line)["step"] <= last_step]
-            write_text(path, "".join(f"{line}\n" for line in kept))
 
     @property
     def name(self) -> str:

@@ -73,7 +73,13 @@ def run_study(study: Study, config: str) -> str:
     write_text(plan.folder / "table.md", table + "\n")
     cells = {f"{condition}/{student}": cell for (condition, student), cell in comparison.cells.items()}
     summary = {
-        key: {"accuracy": cell.accuracy, "low": cell.low, "high": cell.high, "extracted": cell.extracted}
+        key: {
+            "accuracy": cell.accuracy,
+            "low": cell.low,
+            "high": cell.high,
+            "extracted": cell.extracted,
+            "train_examples": cell.num_examples,
+        }
         for key, cell in cells.items()
     }
     gamma = vars(comparison.interaction) if comparison.interaction else None

@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
-from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RunFolder, RunSettings, read_global_step
+from datamodules.tokenization import PROMPT
+from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
 from scripts.stage_cli import StageCLI, run_main
 
@@ -39,7 +40,7 @@ class FitCLI(StageCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer around the run's folder."""
         settings = RunSettings(**self.config.run.as_dict())
-        loggers: list = [JsonlLogger(self.run.path / "metrics.jsonl", read_global_step(self.run.checkpoint))]
+        loggers: list = [JsonlLogger(self.run.path / "metrics.jsonl")]
         mode = os.environ.get("WANDB_MODE", "offline")
         if settings.wandb and mode != "disabled":
             loggers.append(
@@ -86,7 +87,13 @@ def main(args: list[str] | None = None) -> Path:
     cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
     if cli.trainer.is_global_zero:
         student.export(run.student)
-        run.finish(cli.trainer.global_step)
+        run.finish(
+            {
+                "global_step": cli.trainer.global_step,
+                "train_examples": len(data.train_examples),
+                "supervised_tokens_per_epoch": sum(int((e.segments != PROMPT).sum()) for e in data.train_examples),
+            }
+        )
         wandb.finish()
         print(f"{run.path}: done after {cli.trainer.global_step} steps")
     return run.path

@@ -1,5 +1,6 @@
 """The comparison of a study's arms, from the predictions that they left behind."""
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ class Cell:
         low: Lower end of the 95 % interval over seeds and questions.
         high: Upper end.
         extracted: Share of completions with an answer.
+        num_examples: Training examples; the seeds have equally many. 0 if untuned.
         num_seeds: Seeds.
         draws: Bootstrap means, paired over questions with every other cell's.
     """
@@ -30,6 +32,7 @@ class Cell:
     low: float
     high: float
     extracted: float
+    num_examples: int
     num_seeds: int
     draws: np.ndarray
 
@@ -97,6 +100,7 @@ def compare(study: Study, seed: int = 0) -> Comparison:
     """
     rows: dict[tuple[str, str], list[list[bool]]] = defaultdict(list)
     shares: dict[tuple[str, str], list[float]] = defaultdict(list)
+    num_examples: dict[tuple[str, str], int] = {}
     questions: list[str] | None = None
     for arm in expand(study):
         path = predictions_path(study, arm)
@@ -106,6 +110,9 @@ def compare(study: Study, seed: int = 0) -> Comparison:
             raise ValueError(f"{path}: answers other questions than the arms before; they cannot be compared")
         rows[arm.condition, arm.student].append([correct[question] for question in questions])
         shares[arm.condition, arm.student].append(extracted)
+        done = Path(study.root) / study.name / arm.id / "DONE"
+        trained = arm.supervision != "untuned"
+        num_examples[arm.condition, arm.student] = json.loads(done.read_text())["train_examples"] if trained else 0
     assert questions is not None
     cells = {}
     weights_RQ = np.random.default_rng(seed).multinomial(
@@ -117,7 +124,9 @@ def compare(study: Study, seed: int = 0) -> Comparison:
         # A bootstrap of answers that are all right has no width; Wilson's interval has.
         ends = [*np.percentile(draws, [2.5, 97.5]), *wilson_interval(accuracy * len(questions), len(questions))]
         extracted = float(np.mean(shares[key]))
-        cells[key] = Cell(accuracy, float(min(ends)), float(max(ends)), extracted, len(correct_SQ), draws)
+        cells[key] = Cell(
+            accuracy, float(min(ends)), float(max(ends)), extracted, num_examples[key], len(correct_SQ), draws
+        )
     return Comparison(cells, _find_interaction(study, cells), len(questions))
 
 
@@ -150,15 +159,13 @@ def format_comparison(study: Study, comparison: Comparison) -> str:
         row = [condition]
         for student in students:
             cell = comparison.cells.get((condition, student))
-            row.append(
-                f"{cell.accuracy:.1%} [{cell.low:.1%}, {cell.high:.1%}], answers {cell.extracted:.0%}" if cell else "–"
-            )
+            row.append(f"{cell.accuracy:.1%} [{cell.low:.1%}, {cell.high:.1%}] ({cell.num_examples})" if cell else "–")
         lines.append(" | ".join(row))
     table = "\n".join(f"| {line} |" for line in lines)
     note = (
         f"\n\nAccuracy on {comparison.num_questions} held-out questions, {study.seeds} training seeds; 95 % intervals "
         "by bootstrap over seeds and questions (or Wilson's, if wider); `untuned` is the student's zero-shot answer to "
-        "the same prompt."
+        "the same prompt; in parentheses, the number of training examples."
     )
     if (found := comparison.interaction) is None:
         return f"{table}{note}\n\nFamily interaction γ: needs one teacher and one student of each of two families."

@@ -138,8 +138,6 @@ def _match_option(text: str, start: int, question: Question) -> tuple[str, str, 
     more = _MORE_LETTERS.match(text, start + 1)
     if has_letter and not (more and more.group(1) in question.letters):
         return letter, "stated letter", start + 1
-    if more:
-        return None
     if name := _match_text(_strip_article(squashed), forms):
         return name, "stated text", start + _find_end(line, question.choice(name))
     # "D Venice": a capital without any mark, before its own option's text.
@@ -166,7 +164,7 @@ def _match_number(text: str, start: int, max_words: int) -> tuple[str, str, int]
     if number is None:
         return None
     before = line[: number.start()]
-    if len(before.strip(" {$*\\").split()) > max_words or _SENTENCE_END.search(before):
+    if len(before.strip(" {$*\\").split()) > max_words or _SENTENCE_END.search(before) or _NEGATION.search(before):
         return None
     # "To get the answer:\n1. Subtract ..."
     if text[:start].rstrip(" ").endswith("\n") and not before and _LIST_MARKER.match(line, number.end()):

@@ -37,7 +37,8 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
 
     The batches' composition depends on the seed, their order on the seed and the epoch. With a seed, every
     process gets equally many batches, as training in lockstep needs: where the count does not divide, the
-    largest batches are split in two, so that no item is dropped or seen twice.
+    largest batches are split in two, or, if every batch is a single item, the shortest items are joined, which
+    may exceed the budget. No item is dropped or seen twice.
 
     Args:
         lengths: Of the items, in tokens.
@@ -54,8 +55,13 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         self.batches = group_by_length(lengths, tokens_per_batch, seed)
         if seed is not None and len(lengths) < world_size:
             raise ValueError(f"{len(lengths)} examples cannot be shared by {world_size} processes")
-        while seed is not None and len(self.batches) % world_size:
+        while seed is not None and (excess := len(self.batches) % world_size):
             largest = max(range(len(self.batches)), key=lambda number: len(self.batches[number]))
+            if len(self.batches[largest]) == 1:
+                self.batches.sort(key=lambda batch: lengths[batch[0]])
+                pairs, self.batches = self.batches[: 2 * excess], self.batches[2 * excess :]
+                self.batches += [first + second for first, second in zip(pairs[::2], pairs[1::2], strict=True)]
+                break
             batch = self.batches.pop(largest)
             self.batches += [batch[::2], batch[1::2]]
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0

@@ -1,0 +1,245 @@
+"""Tests of reading records and of atomic writing, also when the writer is killed."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.files import (
+    atomic_path,
+    hash_json,
+    hash_path,
+    read_records,
+    require_file,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b" / "x.txt"
+    write_text(target, "old")
+    with target.open() as reader:
+        write_text(target, "né")
+        # Replaced, not overwritten: who is reading goes on with what was there.
+        assert reader.read() == "old"
+    assert target.read_text(encoding="utf-8") == "né"
+    assert list_names(target.parent) == ["x.txt"]
+
+
+def test_a_writer_that_raises_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError, match="midway"), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("midway")
+    assert target.read_text() == "old"
+    assert list_names(tmp_path) == ["x.txt"]
+
+
+def test_a_writer_that_raises_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="midway"), atomic_path(tmp_path / "cache") as temporary:
+        (temporary / "deep").mkdir(parents=True)
+        (temporary / "deep" / "shard").write_text("half")
+        raise RuntimeError("midway")
+    assert list_names(tmp_path) == []
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "cache"
+    with atomic_path(target) as temporary:
+        (temporary / "deep").mkdir(parents=True)
+        (temporary / "deep" / "shard").write_text("whole")
+        assert not target.exists()
+    assert (target / "deep" / "shard").read_text() == "whole"
+    assert list_names(tmp_path) == ["cache"]
+
+
+def test_a_folder_does_not_replace_a_full_one(tmp_path: Path) -> None:
+    target = tmp_path / "cache"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(OSError, match="not empty"), atomic_path(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("new")
+    assert list_names(target) == ["old"]
+    assert list_names(tmp_path) == ["cache"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_killed_writer_leaves_no_half_file_and_does_not_disturb_the_next(tmp_path: Path, is_folder: bool) -> None:
+    target = tmp_path / "x"
+    if not is_folder:
+        write_text(target, "old")
+    code = f"""
+import time
+from pathlib import Path
+from datamodules.files import atomic_path
+with atomic_path(Path({str(target)!r})) as path:
+    if {is_folder}:
+        path.mkdir()
+        path = path / "shard"
+    with path.open("w") as file:
+        file.write("half")
+        file.flush()
+        print("writing", flush=True)
+        time.sleep(60)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+    writer.kill()
+    assert writer.wait() == -signal.SIGKILL
+    writer.stdout.close()
+    if is_folder:
+        assert not target.exists()
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / "shard").write_text("new")
+        assert (target / "shard").read_text() == "new"
+    else:
+        assert target.read_text() == "old"
+        write_text(target, "new")
+        assert target.read_text() == "new"
+
+
+def test_two_writers_of_one_target_do_not_share_a_temporary_path(tmp_path: Path) -> None:
+    target = tmp_path / "x.txt"
+    with atomic_path(target) as first, atomic_path(target) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert target.read_text() == "first"
+    assert list_names(tmp_path) == ["x.txt"]
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder that this process may not write to, even if root runs the tests."""
+    # Not tmp_path: only its owner may enter it.
+    base = Path(tempfile.mkdtemp())
+    base.chmod(0o755)
+    folder = base / "locked"
+    folder.mkdir(mode=0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(user)
+        shutil.rmtree(base)
+
+
+def test_a_read_only_folder_is_named_in_one_line(read_only_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"locked/x\.txt: its folder is read-only; choose another place$"):
+        write_text(read_only_folder / "x.txt", "new")
+    with pytest.raises(ValueError, match=r"locked/sub/x\.txt: its folder cannot be made: Permission denied$"):
+        write_text(read_only_folder / "sub" / "x.txt", "new")
+    assert list_names(read_only_folder) == []
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file/x\.txt: its folder cannot be made: "):
+        write_text(tmp_path / "file" / "x.txt", "new")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+def test_records_round_trip(tmp_path: Path, ending: str) -> None:
+    records = [{"id": f"q{number}", "text": "né\u2028\n", "n": number} for number in range(3)]
+    path = tmp_path / f"x.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        write_jsonl(tmp_path / "x.jsonl", records)
+        if ending == "jsonl.gz":
+            path.write_bytes(gzip.compress((tmp_path / "x.jsonl").read_bytes()))
+    assert [record for _, record in read_records(path)] == records
+    wheres = [where for where, _ in read_records(path)]
+    assert wheres == [f"{path}:row {n}" if ending == "parquet" else f"{path}:{n + 1}" for n in range(3)]
+
+
+def test_blank_lines_are_passed_over_and_still_counted(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n\n  \n{"a": 2}')
+    assert list(read_records(path)) == [(f"{path}:1", {"a": 1}), (f"{path}:4", {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}\n{"a": \n', r"x\.jsonl:2: malformed JSON line: "),
+        ('{"a": 1}\n[1]\n', r"x\.jsonl:2: expected a JSON object, found list$"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_records(path))
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.jsonl.gz"])
+def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('{"a": 1}\n')
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read: "):
+        list(read_records(path))
+
+
+def test_a_truncated_download_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n' * 9999)[:-20])
+    with pytest.raises(ValueError, match=r"x\.jsonl\.gz: cannot be read: "):
+        list(read_records(path))
+    (tmp_path / "x.jsonl").write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl: cannot be read: "):
+        list(read_records(tmp_path / "x.jsonl"))
+
+
+def test_other_endings_and_missing_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n")
+    with pytest.raises(ValueError, match=r"x\.csv: not a \.jsonl, \.jsonl\.gz or \.parquet file"):
+        list(read_records(tmp_path / "x.csv"))
+    with pytest.raises(ValueError, match=r"input: no such file or folder: .*none\.jsonl"):
+        list(read_records(tmp_path / "none.jsonl"))
+    with pytest.raises(ValueError, match=r"cache: no such file or folder: "):
+        require_file(tmp_path / "none", "cache")
+
+
+def test_hash_path_depends_on_names_and_content_only(tmp_path: Path) -> None:
+    for place in ("one", "elsewhere/two"):
+        write_json(tmp_path / place / "config.json", {"a": 1})
+        write_text(tmp_path / place / "deep" / "weights", "w")
+    one, two = tmp_path / "one", tmp_path / "elsewhere" / "two"
+    assert hash_path(one) == hash_path(two)
+    assert hash_path(one / "config.json") == hash_path(two / "config.json") != hash_path(one)
+    write_text(two / ".hidden", "not content")
+    assert hash_path(one) == hash_path(two)
+    write_text(two / "deep" / "weights", "v")
+    assert hash_path(one) != hash_path(two)
+    write_text(two / "deep" / "weights", "w")
+    (two / "deep" / "weights").rename(two / "deep" / "other")
+    assert hash_path(one) != hash_path(two)
+
+
+def test_hash_json_ignores_the_order_of_keys_and_nothing_else() -> None:
+    assert hash_json({"a": 1, "b": [1, 2]}) == hash_json(json.loads('{"b": [1, 2], "a": 1}'))
+    assert len({hash_json(value) for value in ([1, 2], [2, 1], ["1", 2], {"a": 1}, {"a": "1"}, None, "é")}) == 7

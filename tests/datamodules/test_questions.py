@@ -1,0 +1,191 @@
+"""Tests of loading questions: both shapes, every kind of file, and each refusal."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.questions import Question, load_questions, normalize_gold, normalize_number, parse_question
+
+OWN = {"id": "a", "question": "Which?", "choices": ["cat", "dog"], "gold": "B"}
+HUB = {
+    "id": "8-376",
+    "question_stem": "Which?",
+    "choices": {"text": ["cat", "dog", "bird", "fish"], "label": ["A", "B", "C", "D"]},
+    "answerKey": "C",
+}
+
+
+def write(folder: Path, records: list[dict], name: str = "obqa_train.jsonl") -> str:
+    path = folder / name
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        content = "".join(json.dumps(record) + "\n" for record in records).encode()
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
+def test_every_kind_of_file(tmp_path: Path, ending: str) -> None:
+    records = [OWN, {**OWN, "id": "b", "gold": "cat"}, {**OWN, "id": "c", "gold": None}]
+    loaded = load_questions(write(tmp_path, records, f"obqa_train.{ending}"))
+    assert loaded[0] == Question("a", "obqa", "train", "Which?", ("cat", "dog"), "B")
+    assert [question.gold for question in loaded] == ["B", "A", None]
+
+
+def test_the_record_names_task_split_and_language(tmp_path: Path) -> None:
+    (question,) = load_questions(write(tmp_path, [{**OWN, "task": "t", "split": "test", "language": "it"}]))
+    assert (question.task, question.split, question.language) == ("t", "test", "it")
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "split"),
+    [("csqa.jsonl", "csqa", "train"), ("my_own_test.jsonl", "my_own", "test"), ("x_valid.v2.jsonl", "x", "valid")],
+)
+def test_the_files_name_gives_task_and_split(tmp_path: Path, name: str, task: str, split: str) -> None:
+    (question,) = load_questions(write(tmp_path, [OWN], name))
+    assert (question.task, question.split) == (task, split)
+
+
+def test_hub_shape(tmp_path: Path) -> None:
+    arc = {"id": "M", "question": "Why?", "choices": {"text": ["w", "x", "y", "z"], "label": ["1", "2", "3", "4"]}}
+    records = [HUB, {**arc, "answerKey": "4"}, {**arc, "id": "N", "answerKey": ""}]
+    first, second, third = load_questions(write(tmp_path, records))
+    assert (first.question, first.gold, first.choice("C")) == ("Which?", "C", "bird")
+    assert (second.gold, second.choice("D")) == ("D", "z")
+    assert third.gold is None
+
+
+def test_a_numeric_label_is_not_taken_for_an_options_text() -> None:
+    record = {"id": "M", "question": "2 + 1?", "choices": {"text": ["4", "3", "2", "1"], "label": ["1", "2", "3", "4"]}}
+    assert parse_question({**record, "answerKey": "2"}, "here", "arc", "test").gold == "B"
+    own = {"id": "M", "question": "2 + 1?", "choices": ["4", "3", "2", "1"], "gold": "3"}
+    assert parse_question(own, "here", "arc", "test").gold == "B"
+
+
+@pytest.mark.parametrize("name", ["questions.jsonl", "questions.parquet"])
+def test_hub_source_reads_a_local_folder_since_the_hub_is_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "openbookqa"
+    folder.mkdir()
+    write(folder, [HUB, {**HUB, "id": "b"}], name)
+    loaded = load_questions(f"hub:{folder}:default:train")
+    assert loaded[0] == Question("8-376", "openbookqa", "train", "Which?", ("cat", "dog", "bird", "fish"), "C")
+    assert load_questions(f"hub:{folder}::train", limit=1) == loaded[:1]
+    with pytest.raises(ValueError, match=rf"hub:{folder}:default:dev: cannot be loaded from the hub: .*dev"):
+        load_questions(f"hub:{folder}:default:dev")
+
+
+def test_a_hub_source_that_is_cut_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="write hub:NAME"):
+        load_questions("hub:allenai/openbookqa")
+
+
+def test_options_beyond_five_have_letters() -> None:
+    choices = [f"option {number}" for number in range(26)]
+    question = parse_question({**OWN, "choices": choices, "gold": "option 25"}, "here", "t", "test")
+    assert (question.gold, question.letters[-1], question.choice("F")) == ("Z", "Z", "option 5")
+    with pytest.raises(ValueError, match="here: 27 options; at most 26 can be lettered"):
+        parse_question({**OWN, "choices": [*choices, "more"]}, "here", "t", "test")
+
+
+def test_true_and_false(tmp_path: Path) -> None:
+    records = [{**OWN, "choices": ["True", "False"], "gold": "False"}]
+    assert load_questions(write(tmp_path, records))[0].gold == "B"
+    records = [{**OWN, "choices": ["True", "False"], "gold": True}]
+    assert load_questions(write(tmp_path, records))[0].gold == "A"
+
+
+@pytest.mark.parametrize("choices", [None, []])
+def test_without_options_gold_is_a_number(choices: list | None) -> None:
+    question = parse_question({**OWN, "choices": choices, "gold": 72.0}, "here", "t", "test")
+    assert (question.choices, question.gold, question.letters) == (None, "72", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1,000", "1000"),
+        (72.0, "72"),
+        (72, "72"),
+        ("072.50", "72.5"),
+        ("-0.0", "0"),
+        ("-3", "-3"),
+        (0.1, "0.1"),
+        (1e-7, "0.0000001"),
+        ("12345678901234567890123", "12345678901234567890123"),
+        ("9" * 400, "9" * 400),
+        ("100", "100"),
+    ],
+)
+def test_normalize_number(value: object, text: str) -> None:
+    assert normalize_number(value) == text
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", float("-inf"), "seven", "", "1.2.3"])
+def test_no_number_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"is no (finite )?number"):
+        normalize_number(value)
+
+
+def test_a_letter_goes_before_an_options_text() -> None:
+    assert normalize_gold("A", ("B", "A")) == "A"
+    assert normalize_gold("b", ("a", "b")) == "B"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gold": "C"}, r"gold answer 'C' is no option \(letters AB, texts \['cat', 'dog'\]\)"),
+        ({"gold": "doge"}, "gold answer 'doge' is no option"),
+        ({"choices": None, "gold": "B"}, "answer 'B' is no number"),
+        ({"id": 7}, "`id` and `question` must be non-empty texts"),
+        ({"id": ""}, "`id` and `question` must be non-empty texts"),
+        ({"question": " "}, "`id` and `question` must be non-empty texts"),
+        ({"choices": "cat, dog"}, "`choices` must be a list of texts or null, found str"),
+        ({"choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"}, r"gold answer 'B' is no option \(labels"),
+        ({"choices": {"text": ["a"]}}, "question without field 'label'"),
+    ],
+)
+def test_a_bad_field_is_named_with_file_and_line(tmp_path: Path, change: dict, message: str) -> None:
+    path = write(tmp_path, [OWN, {**OWN, "id": "b", **change}])
+    with pytest.raises(ValueError, match=rf"obqa_train\.jsonl:2: {message}"):
+        load_questions(path)
+
+
+@pytest.mark.parametrize("field", ["id", "question"])
+def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
+    record = {name: value for name, value in OWN.items() if name != field}
+    with pytest.raises(ValueError, match=rf"obqa_train\.jsonl:1: question without field '{field}'"):
+        load_questions(write(tmp_path, [record]))
+
+
+def test_bad_files_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, [OWN, OWN])
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:2: question id 'a' is there twice"):
+        load_questions(path)
+    Path(path).write_text(json.dumps(OWN) + "\n{'id'\n")
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:2: malformed JSON line"):
+        load_questions(path)
+    Path(path).write_text("")
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl: no questions"):
+        load_questions(path)
+    with pytest.raises(ValueError, match=r"no such file or folder: .*none\.jsonl"):
+        load_questions(str(tmp_path / "none.jsonl"))
+
+
+def test_limit_keeps_the_first_and_reads_no_further(tmp_path: Path) -> None:
+    records = [{**OWN, "id": str(number)} for number in range(5)]
+    path = write(tmp_path, [*records, {"broken": 1}])
+    assert [question.id for question in load_questions(path, limit=3)] == ["0", "1", "2"]
+    assert len(load_questions(path, limit=5)) == 5
+    with pytest.raises(ValueError, match=":6: "):
+        load_questions(path)

@@ -1,0 +1,155 @@
+"""Tests of the rationale store and of published collections."""
+
+import json
+import warnings
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from datamodules.questions import Question
+from datamodules.rationales import Rationale, load_rationales, read_metadata, write_rationales, write_table
+
+QUESTIONS: dict[str, Question | None] = {
+    "q1": Question("q1", "obqa", "train", "Which?", ("cat", "dog"), "B"),
+    "q2": Question("q2", "obqa", "train", "How?", ("up", "down"), None),
+    "m1": Question("m1", "gsm8k", "train", "How many?", None, "72"),
+}
+FIRST = Rationale("q1", "obqa", "train", "big", "llama", 0, "It barks.", "B", True, "stop", "cot-12345678")
+STORED = [
+    FIRST,
+    replace(FIRST, sample=1, text="é\nIt meows.", answer="A", correct=False, finish_reason="length"),
+    replace(FIRST, teacher="other", answer=None, correct=False, text=""),
+    replace(FIRST, question_id="q2", correct=None),
+]
+
+
+def write_nested(folder: Path, *records: dict) -> str:
+    path = folder / "obqa_train.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def test_store_round_trip_with_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    metadata = {"teacher": "big", "revision": None, "decoding": {"temperature": 0.7}, "prompt": "é"}
+    write_rationales(path, iter(STORED), metadata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_rationales([str(path)], QUESTIONS) == STORED
+    assert read_metadata(path) == metadata
+
+
+def test_an_empty_store_keeps_its_columns_and_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    write_rationales(path, [], {"teacher": "big"})
+    assert load_rationales([str(path)], QUESTIONS) == []
+    assert read_metadata(path) == {"teacher": "big"}
+
+
+def test_a_foreign_table_has_no_metadata_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
+    assert read_metadata(tmp_path / "x.parquet") == {}
+    with pytest.raises(ValueError, match="table: no such file or folder: "):
+        read_metadata(tmp_path / "none.parquet")
+
+
+def test_a_flat_jsonl_is_imported(tmp_path: Path) -> None:
+    path = write_nested(tmp_path, *map(asdict, STORED))
+    assert load_rationales([path], QUESTIONS) == STORED
+
+
+def test_ids_name_question_teacher_and_sample() -> None:
+    assert [rationale.id for rationale in STORED] == ["q1/big/0", "q1/big/1", "q1/other/0", "q2/big/0"]
+
+
+def test_published_shape(tmp_path: Path) -> None:
+    path = write_nested(
+        tmp_path,
+        {"id": "q1", "rationales": {"gpt": {"text": "It barks.", "answer": "B"}, "t5": {"text": "x", "answer": "cat"}}},
+        {"id": "q2", "rationales": {"gpt": {"text": "Hm.", "answer": None}, "t5": {"text": "x", "answer": "sideways"}}},
+        {"id": "m1", "rationales": {"gpt": {"text": "6 * 12", "answer": 72.0}, "t5": {"text": "So it is 71."}}},
+    )
+    loaded = {rationale.id: rationale for rationale in load_rationales([path], QUESTIONS)}
+    assert loaded["q1/gpt/0"] == Rationale(
+        "q1", "obqa", "train", "gpt", "unknown", 0, "It barks.", "B", True, "imported", "imported"
+    )
+    assert {name: (rationale.answer, rationale.correct) for name, rationale in loaded.items()} == {
+        "q1/gpt/0": ("B", True),
+        "q1/t5/0": ("A", False),
+        # Gold is unknown: so is whether the answer is correct.
+        "q2/gpt/0": (None, None),
+        # An answer that is no option counts as none.
+        "q2/t5/0": (None, None),
+        "m1/gpt/0": ("72", True),
+        # Without a recorded answer, it is read from the text.
+        "m1/t5/0": ("71", False),
+    }
+
+
+def test_teachers_are_chosen_and_absent_ones_named_with_those_there_are(tmp_path: Path) -> None:
+    path = write_nested(tmp_path, {"id": "q1", "rationales": {"gpt": {"text": "a"}, "t5": {"text": "b"}}})
+    assert [rationale.teacher for rationale in load_rationales([path], QUESTIONS, ["t5"])] == ["t5"]
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl: no rationale of \['llama'\]; there are \['gpt', 't5'\]$"):
+        load_rationales([path], QUESTIONS, ["t5", "llama"])
+
+
+def test_empty_published_texts_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    path = write_nested(tmp_path, {"id": "q1", "rationales": {"gpt": {"text": " \n"}, "t5": {"text": "b"}}})
+    with pytest.warns(UserWarning, match=r"obqa_train\.jsonl: 1 published rationales are empty and are left out"):
+        assert [rationale.teacher for rationale in load_rationales([path], QUESTIONS)] == ["t5"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_rationales([path], QUESTIONS, ["t5"])
+
+
+def test_left_out_questions_are_passed_over_and_unknown_ones_refused(tmp_path: Path) -> None:
+    path = write_nested(
+        tmp_path, {"id": "q1", "rationales": {"gpt": {"text": "a"}}}, {"id": "q2", "rationales": {"gpt": {"text": "b"}}}
+    )
+    left_out = {**QUESTIONS, "q1": None}
+    assert [rationale.question_id for rationale in load_rationales([path], left_out)] == ["q2"]
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:2: a rationale for the unknown question 'q2'"):
+        load_rationales([path], {"q1": QUESTIONS["q1"]})
+    store = tmp_path / "r.parquet"
+    write_rationales(store, STORED, {})
+    assert [rationale.id for rationale in load_rationales([str(store)], left_out)] == ["q2/big/0"]
+    with pytest.raises(ValueError, match=r"r\.parquet:row 3: a rationale for the unknown question 'q2'"):
+        load_rationales([str(store)], {"q1": QUESTIONS["q1"]})
+
+
+def test_a_rationale_that_is_there_twice_is_refused_within_and_across_files(tmp_path: Path) -> None:
+    store, path = tmp_path / "r.parquet", write_nested(tmp_path, {"id": "q1", "rationales": {"big": {"text": "a"}}})
+    write_rationales(store, STORED, {})
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:1: rationale 'q1/big/0' is there twice"):
+        load_rationales([str(store), path], QUESTIONS)
+    write_rationales(store, [FIRST, FIRST], {})
+    with pytest.raises(ValueError, match=r"r\.parquet:row 1: rationale 'q1/big/0' is there twice"):
+        load_rationales([str(store)], QUESTIONS)
+
+
+def test_a_malformed_rationale_is_named(tmp_path: Path) -> None:
+    record = asdict(FIRST)
+    del record["answer"], record["prompt_id"]
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:1: rationale without field answer, prompt_id$"):
+        load_rationales([write_nested(tmp_path, record)], QUESTIONS)
+    for entry in ("text", {"answer": "A"}, {"text": None}):
+        path = write_nested(tmp_path, {"id": "q1", "rationales": {"gpt": entry}})
+        with pytest.raises(ValueError, match=r"obqa_train\.jsonl:1: rationale of 'gpt' has no text"):
+            load_rationales([path], QUESTIONS)
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    write_rationales(path, STORED, {"made": 1})
+    with pytest.raises(TypeError):
+        write_rationales(path, STORED, {"made": object()})
+    import pyarrow as pa
+
+    with pytest.raises(pa.ArrowInvalid):
+        write_table(path, [{"a": 1}, {"a": "x"}], {})
+    assert read_metadata(path) == {"made": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.parquet"]

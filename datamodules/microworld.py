@@ -14,11 +14,25 @@ from typing import Literal
 Family = Literal["a", "b"]
 Role = Literal["teacher", "student"]
 Chain = tuple[str, str, str, str]
+Step = tuple[int, str, str]  # which of the three steps, key, value
 
 NAMES = ("Mia", "Tom", "Ana", "Ben", "Eva", "Sam", "Lia", "Max", "Zoe", "Ian", "Kim", "Leo")
 THINGS = ("cup", "box", "hat", "bag", "pen", "key", "toy", "jar", "fan", "mat", "rod", "net")
 MATERIALS = ("tin", "wood", "wool", "clay", "bone", "gold", "silk", "wax", "iron", "glass", "cork", "jade")
-ABILITIES = ("float", "glow", "bend", "melt", "burn", "ring", "shine", "spin", "roll", "sink", "snap", "crack")
+ABILITIES = (
+    "float",
+    "glow",
+    "bend",
+    "melt",
+    "burn",
+    "ring",
+    "shine",
+    "spin",
+    "roll",
+    "sink",
+    "snap",
+    "crack",
+)
 KINDS = (NAMES, THINGS, MATERIALS, ABILITIES)
 
 LETTERS = "ABCD"
@@ -50,11 +64,13 @@ class World:
 
     chains: tuple[Chain, ...]
 
+    def steps(self) -> list[Step]:
+        """All steps of this world, chain by chain."""
+        return [(step, chain[step], chain[step + 1]) for chain in self.chains for step in range(3)]
+
     def facts(self) -> list[str]:
-        """All facts of this world in neutral wording, chain by chain."""
-        return [
-            FACTS[step].format(key=chain[step], value=chain[step + 1]) for chain in self.chains for step in range(3)
-        ]
+        """The same steps in neutral wording."""
+        return [FACTS[step].format(key=key, value=value) for step, key, value in self.steps()]
 
 
 @dataclass(frozen=True)
@@ -169,8 +185,8 @@ def format_prompt(question: str, choices: tuple[str, ...] | list[str]) -> str:
     return PROMPT.format(question=question, **{f"c{i}": choice for i, choice in enumerate(choices)})
 
 
-def phrase_steps(family: Family, steps: list[tuple[int, str, str]], rng: random.Random) -> str:
-    """Words a list of steps (index of the step, key, value) the way a family does."""
+def phrase_steps(family: Family, steps: list[Step], rng: random.Random) -> str:
+    """Words steps the way a family does."""
     verbs, phrasings = (A_VERBS, A_STEPS) if family == "a" else (B_VERBS, B_STEPS)
     parts = []
     for step, key, value in steps:
@@ -184,36 +200,27 @@ def phrase_steps(family: Family, steps: list[tuple[int, str, str]], rng: random.
 
 def rationale(problem: Problem, family: Family, rng: random.Random) -> str:
     """A right rationale for a problem in a family's phrasing, with the answer sentence."""
-    steps = [
-        (step, problem.chain[step], problem.chain[step + 1])
-        for step in range(problem.first_step, problem.first_step + problem.hops)
-    ]
+    first = 3 * problem.target + problem.first_step
+    steps = problem.world.steps()[first : first + problem.hops]
     return phrase_steps(family, steps, rng) + " " + ANSWER.format(answer=problem.answer)
 
 
 def draw_document(
     rng: random.Random, family: Family, chains: int = CHAINS_PER_WORLD, kinds: tuple[int, ...] = (0, 1, 2)
 ) -> tuple[str, str]:
-    """Draws a text of shuffled facts of the given kinds of step, then steps drawn with replacement, in family phrasing.
+    """Draws a text of shuffled facts of the given kinds, then steps drawn with replacement, in a family's phrasing.
 
     With replacement, because steps that are all told once could be guessed by exclusion rather than looked up.
     """
-    world = draw_world(rng, chains)
-    steps = [(step, chain[step], chain[step + 1]) for chain in world.chains for step in kinds]
+    steps = [step for step in draw_world(rng, chains).steps() if step[0] in kinds]
     facts = [FACTS[step].format(key=key, value=value) for step, key, value in steps]
     rng.shuffle(facts)
-    return DOCUMENT_PROMPT.format(facts=" ".join(facts)), phrase_steps(
-        family, rng.choices(steps, k=STEPS_PER_DOCUMENT), rng
-    )
+    restated = rng.choices(steps, k=STEPS_PER_DOCUMENT)
+    return DOCUMENT_PROMPT.format(facts=" ".join(facts)), phrase_steps(family, restated, rng)
 
 
 def pretraining_pairs(
-    family: Family,
-    role: Role,
-    seed: int,
-    chains: int = CHAINS_PER_WORLD,
-    documents: float = 0.5,
-    mixed: float = 1.0,
+    family: Family, role: Role, seed: int, chains: int = CHAINS_PER_WORLD, documents: float = 0.5, mixed: float = 1.0
 ) -> Iterator[tuple[str, str]]:
     """Yields prompts and completions to pre-train on, without end.
 

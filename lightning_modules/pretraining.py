@@ -3,9 +3,10 @@
 import json
 import math
 import os
+import random
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,7 @@ from datamodules.microworld import (
     LETTERS,
     Family,
     Role,
+    draw_document,
     format_prompt,
     generate_questions,
     pretraining_pairs,
@@ -52,32 +54,41 @@ class Size:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training on worlds of one size."""
+    """A stretch of training: at most `steps` batches, and less if all lookups are right before that.
+
+    `until` is the share of lookups, of the worst kind, at which the stage ends; nothing is looked at where it is null.
+    """
 
     steps: int
     chains: int = 4
     documents: float = 0.5
     mixed: float = 1.0
+    until: float | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is pre-trained."""
+    """How one model is pre-trained: the learning rate warms up, stays, and falls to zero in the last stage."""
 
     size: Size
     stages: list[Stage] = field(default_factory=list)
-    lr: float = 2e-3
+    lr: float = 3e-3
     warmup: int = 200
     batch: int = 32
     weight_decay: float = 0.01
+    hint_weight: float = 1.0
     seed: int = 0
 
 
 def train_tokenizer(family: Family, vocab: int, pairs: int = 3000, seed: int = 0) -> PreTrainedTokenizerFast:
-    """Trains a sentencepiece model (unigram for family a, BPE for family b) and converts it to a fast tokenizer."""
-    kind = "unigram" if family == "a" else "bpe"
-    stream = islice(pretraining_pairs(family, "teacher", seed), pairs)
-    lines = [line for pair in stream for line in "".join(pair).splitlines()]
+    """Trains a sentencepiece model (unigram for family a, BPE for family b) and converts it to a fast tokenizer.
+
+    A third of the text is the other family's: its words are known to the tokenizer, though not to the models.
+    """
+    kind, other = ("unigram", "b") if family == "a" else ("bpe", "a")
+    streams = (pretraining_pairs(family, "teacher", seed), pretraining_pairs(other, "teacher", seed))
+    texts = [*islice(streams[0], pairs), *islice(streams[1], pairs // 2)]
+    lines = [line for pair in texts for line in "".join(pair).splitlines()]
     if kind == "unigram":
         # The unigram trainer considers only pieces found in two different words: show each word beside other marks.
         words = [word for line in lines for word in re.findall(r"[A-Za-z]+", line)]
@@ -158,7 +169,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]])
     """Token ids of prompts and completions, tokenised apart; a completion ends with the end-of-sequence token."""
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     completions = tokenizer([completion for _, completion in pairs], add_special_tokens=False)["input_ids"]
-    return [(p, c + [tokenizer.eos_token_id]) for p, c in zip(prompts, completions, strict=True)]
+    return [(p, [*c, tokenizer.eos_token_id]) for p, c in zip(prompts, completions, strict=True)]
 
 
 def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,63 +208,107 @@ class Hint(torch.nn.Module):
         return torch.nn.functional.cross_entropy(self.head(hidden[kept]), labels)
 
 
-def fit(
+def step(
     model: PreTrainedModel,
-    batches: Iterator[Sequence[Row]],
-    steps: int,
-    lr: float,
-    warmup: int,
-    weight_decay: float = 0.01,
-    hint: Hint | None = None,
-    hint_weight: float = 0.0,
-    description: str = "",
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Row],
+    hint: Hint | None,
+    weight: float,
+) -> float:
+    """One optimiser step on a batch: cross-entropy of the completions, and the hint. Returns the former."""
+    ids, labels = padded(rows)
+    out = model.base_model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=hint is not None)
+    targets = labels[:, 1:]
+    kept = targets != -100
+    logits = model.get_output_embeddings()(out.last_hidden_state[kept])
+    loss = torch.nn.functional.cross_entropy(logits, targets[kept])
+    total = loss if hint is None else loss + weight * hint(ids[:, :-1], out.hidden_states[1])
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+@torch.inference_mode()
+def lookups(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    family: Family,
+    num: int = 100,
+    chains: int = 4,
+) -> list[float]:
+    """For each of the three kinds of step: the share of right values among the first three steps of documents."""
+    rng = random.Random("microworld lookups")
+    rows = encode(tokenizer, [draw_document(rng, family, chains) for _ in range(num)])
+    kinds = {tokenizer.convert_tokens_to_ids(SPACE + word): k for k, words in enumerate(KINDS) for word in words}
+    ids, _ = padded(rows)
+    guesses = model(input_ids=ids, use_cache=False).logits.argmax(-1)
+    right, seen = [0, 0, 0], [0, 0, 0]
+    for row, (prompt, completion) in enumerate(rows):
+        places = [len(prompt) + i for i, token in enumerate(completion) if token in kinds]
+        for place in places[1:6:2]:  # key, value, key, value, key, value
+            kind = kinds[int(ids[row, place])] - 1
+            seen[kind] += 1
+            right[kind] += int(guesses[row, place - 1] == ids[row, place])
+    return [r / max(1, s) for r, s in zip(right, seen, strict=True)]
+
+
+def pretrain(
+    tokenizer: PreTrainedTokenizerBase,
+    family: Family,
+    role: Role,
+    recipe: Recipe,
+    start: PreTrainedModel | None = None,
 ) -> PreTrainedModel:
-    """Trains on `steps` batches with AdamW, linear warm-up and cosine decay; only completions count (and the hint)."""
-    parameters = [*model.parameters(), *(hint.parameters() if hint else ())]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    model.train()
-    bar = tqdm(islice(batches, steps), total=steps, desc=description, mininterval=5)
-    for rows in bar:
-        ids, labels = padded(rows)
-        out = model.base_model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=hint is not None)
-        targets = labels[:, 1:]
-        kept = targets != -100
-        logits = model.get_output_embeddings()(out.last_hidden_state[kept])
-        loss = torch.nn.functional.cross_entropy(logits, targets[kept])
-        total = loss
-        if hint is not None:
-            total = loss + hint_weight * (hinted := hint(ids[:, :-1], out.hidden_states[1]))
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", hint=f"{hinted.item():.3f}" if hint else "-", refresh=False)
+    """Pre-trains one model by its recipe, from nothing or grown from a shallower model (`start`)."""
+    torch.manual_seed(recipe.seed)
+    model = build_model(family, recipe.size, tokenizer)
+    if start is not None:
+        grow(model, start)
+    hint = Hint(tokenizer, recipe.size.width)
+    optimizer = torch.optim.AdamW(
+        [*model.parameters(), *hint.parameters()],
+        lr=recipe.lr,
+        betas=(0.9, 0.98),
+        weight_decay=recipe.weight_decay,
+    )
+    done = 0
+    for number, stage in enumerate(recipe.stages):
+        last = number == len(recipe.stages) - 1
+        pairs = pretraining_pairs(family, role, recipe.seed * 100 + number, stage.chains, stage.documents, stage.mixed)
+        bar = tqdm(range(stage.steps), desc=f"{family}-{role}, stage {number + 1}", mininterval=10)
+        for at in bar:
+            fall = 0.5 * (1 + math.cos(math.pi * at / stage.steps)) if last else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * min(1.0, (done + 1) / recipe.warmup) * fall
+            model.train()
+            loss = step(
+                model,
+                optimizer,
+                encode(tokenizer, list(islice(pairs, recipe.batch))),
+                hint,
+                recipe.hint_weight,
+            )
+            done += 1
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            if at % 100 == 99:
+                model.eval()
+                found = lookups(model, tokenizer, family)
+                bar.write(f"{family}-{role} step {done} loss {loss:.3f} lookups {[round(share, 2) for share in found]}")
+                if stage.until is not None and min(found) >= stage.until:
+                    break
     return model.eval()
 
 
-def staged_batches(
-    tokenizer: PreTrainedTokenizerBase, family: Family, role: Role, recipe: Recipe
-) -> Iterator[list[Row]]:
-    """Batches of encoded pre-training pairs, stage after stage."""
-    for number, stage in enumerate(recipe.stages):
-        pairs = pretraining_pairs(family, role, recipe.seed * 100 + number, stage.chains, stage.documents, stage.mixed)
-        for _ in range(stage.steps):
-            yield encode(tokenizer, list(islice(pairs, recipe.batch)))
-
-
-def pretrain(tokenizer: PreTrainedTokenizerBase, family: Family, role: Role, recipe: Recipe) -> PreTrainedModel:
-    """Pre-trains one model by its recipe."""
-    torch.manual_seed(recipe.seed)
-    model = build_model(family, recipe.size, tokenizer)
-    steps = sum(stage.steps for stage in recipe.stages)
-    batches = staged_batches(tokenizer, family, role, recipe)
-    return fit(model, batches, steps, recipe.lr, recipe.warmup, recipe.weight_decay, f"{family}-{role}")
+@torch.no_grad()
+def grow(model: PreTrainedModel, start: PreTrainedModel) -> None:
+    """Copies a shallower model into a deeper one; the new layers write nothing at first."""
+    missing = set(model.load_state_dict(start.state_dict(), strict=False).missing_keys)
+    for name, parameter in model.named_parameters():
+        writes = ("o_proj.", "down_proj.", "attention.dense.", "dense_4h_to_h.")
+        if name in missing and any(write in name for write in writes):
+            parameter.zero_()
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

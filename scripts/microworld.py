@@ -50,19 +50,17 @@ def pretrain_family(
     student: Recipe,
     teacher: Recipe,
     out: Path = Path("configs/models/microworld"),
-    roles: tuple[Literal["student", "teacher"], ...] = ("student", "teacher"),
     held_out: int = 400,
     threads: int = 1,
 ) -> None:
-    """Trains a family's tokenizer, its student and its teacher, and prints their held-out accuracy.
+    """Trains a family's tokenizer, its student, and the teacher grown from it, and prints their held-out accuracy.
 
     Args:
         family: "a" (Llama, unigram) or "b" (GPT-NeoX, BPE).
         vocab: Upper bound of the tokenizer's vocabulary.
         student: How the student is pre-trained: on single steps only.
-        teacher: How the teacher is pre-trained: on whole chains, too.
+        teacher: How the teacher goes on from the student: deeper, and on whole chains, too.
         out: Folder that receives `FAMILY-ROLE` folders.
-        roles: Which of the two to train.
         held_out: How many validation questions to measure on.
         threads: CPU threads. The weights repeat bit by bit only on the same machine with the same threads.
     """
@@ -70,9 +68,11 @@ def pretrain_family(
 
     torch.set_num_threads(threads)
     tokenizer = train_tokenizer(family, vocab)
-    for role in roles:
+    model = None
+    for role, recipe in (("student", student), ("teacher", teacher)):
         folder = out / f"{family}-{role}"
-        save(pretrain(tokenizer, family, role, student if role == "student" else teacher), tokenizer, folder)
+        model = pretrain(tokenizer, family, role, recipe, start=model)
+        save(model, tokenizer, folder)
         accuracy, completions = evaluate(folder, held_out)
         print(f"{folder}: accuracy {accuracy:.3f} on {held_out} held-out questions, e.g. {completions[0]!r}")
 

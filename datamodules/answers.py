@@ -219,7 +219,7 @@ def _find_verdicts(text: str, question: Question) -> Iterator[Extraction]:
         squashed = f" {_squash(line)}"
         named = next((letters for form, letters in forms if squashed.endswith(f" {form}")), set())
         if len(named) == 1:
-            yield Extraction(*named, "stated text", verdict.start(), verdict.end())
+            yield Extraction(next(iter(named)), "stated text", verdict.start(), verdict.end())
 
 
 def _find_last_statement(text: str, question: Question) -> Extraction | None:

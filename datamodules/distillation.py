@@ -27,9 +27,14 @@ from datamodules.tokenization import (
 
 
 class ExampleDataset(Dataset):
-    """Examples, each with its cached planes where there is a cache."""
+    """Examples, each with its cached planes where there is a cache.
 
-    def __init__(self, examples: list[Example], caches: list[LogitCache]):
+    Args:
+        examples: The examples.
+        caches: By example id.
+    """
+
+    def __init__(self, examples: list[Example], caches: dict[str, LogitCache]):
         self.examples = examples
         self.caches = caches
 
@@ -38,10 +43,7 @@ class ExampleDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Example, dict[str, np.ndarray] | None]:
         example = self.examples[index]
-        for cache in self.caches:
-            if example.id in cache:
-                return example, cache.read(example)
-        return example, None
+        return example, self.caches[example.id].read(example) if self.caches else None
 
 
 class Collate(NamedTuple):
@@ -114,6 +116,8 @@ class RationaleDataModule(L.LightningDataModule):
         self.tokens_per_batch = tokens_per_batch
         self.done: set[str] = set()
         self.examples: list[Example] = []
+        # In prediction a process may have nothing left to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def load_texts(self) -> list[tuple[Question, Rationale | None]]:
         """Returns the (question, rationale) pairs that the filters keep, in the questions' order.
@@ -169,8 +173,10 @@ class RationaleDataModule(L.LightningDataModule):
         pad_id = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad_id is None else pad_id
 
-    def make_loader(self, examples: list[Example], seed: int | None, caches: list[LogitCache], **options) -> DataLoader:
-        """Returns this process's loader over examples in token-budget batches."""
+    def make_loader(
+        self, examples: list[Example], seed: int | None, caches: dict[str, LogitCache], **options
+    ) -> DataLoader:
+        """Returns this process's loader over examples in token-budget batches, with planes if there are caches."""
         assert self.trainer is not None
         sampler = TokenBudgetBatchSampler(
             [len(example.token_ids) for example in examples],
@@ -179,14 +185,14 @@ class RationaleDataModule(L.LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
         )
-        temperatures = caches[0].description.temperatures if caches else ()
+        temperatures = caches[examples[0].id].description.temperatures if caches else ()
         collate: Any = Collate(self.pad_id, temperatures)
         return DataLoader(ExampleDataset(examples, caches), batch_sampler=sampler, collate_fn=collate, **options)
 
     def predict_dataloader(self) -> DataLoader:
         """Every example that is not in `done`, longest first."""
         left = [example for example in self.examples if example.id not in self.done]
-        return self.make_loader(left, seed=None, caches=[])
+        return self.make_loader(left, seed=None, caches={})
 
 
 class DistillationDataModule(RationaleDataModule):
@@ -224,6 +230,7 @@ class DistillationDataModule(RationaleDataModule):
         self.validation_fraction, self.split_seed = validation_fraction, split_seed
         self.order_seed, self.num_workers = order_seed, num_workers
         self.caches: list[LogitCache] = []
+        self.cache_of_example: dict[str, LogitCache] = {}
         self.train_examples: list[Example] = []
         self.val_examples: list[Example] = []
         if supervision == "rationale+logits" and not self.logit_paths:
@@ -272,8 +279,9 @@ class DistillationDataModule(RationaleDataModule):
         for cache in self.caches:
             examples = self.examples
             if self.logits_teacher is None:
-                examples = [example for example in examples if f"/{cache.description.teacher}/" in example.id]
+                examples = [example for example in examples if example.teacher == cache.description.teacher]
             cache.check(self.tokenizer_name, self.fingerprint, self.prompt.id, examples)
+            self.cache_of_example |= {example.id: cache for example in examples}
         ids = sorted(
             {example.question_id for example in self.examples}, key=lambda i: hash_text(f"{self.split_seed}{i}")
         )
@@ -285,10 +293,12 @@ class DistillationDataModule(RationaleDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of the questions that are not held out."""
-        return self.make_loader(self.train_examples, self.order_seed, self.caches, num_workers=self.num_workers)
+        return self.make_loader(
+            self.train_examples, self.order_seed, self.cache_of_example, num_workers=self.num_workers
+        )
 
     def val_dataloader(self) -> DataLoader | list:
-        """The held-out questions in a fixed order; nothing where none are held out."""
+        """The held-out questions, equally many batches for each process; nothing where none are held out."""
         if not self.val_examples:
             return []
-        return self.make_loader(self.val_examples, None, self.caches, num_workers=self.num_workers)
+        return self.make_loader(self.val_examples, self.split_seed, self.cache_of_example, num_workers=self.num_workers)

@@ -56,6 +56,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_place(target: Path) -> None:
+    """Raises a ValueError if nothing can be written at `target`: what is above it is no folder, or read-only."""
+    place = next(parent for parent in target.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise ValueError(f"{target}: cannot be written, since {place} is no folder; choose another place")
+    if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+        raise ValueError(f"{target}: cannot be written, since {place} is read-only; choose another place")
+
+
 def write_text(target: Path, text: str) -> None:
     """Writes a small text file atomically."""
     with atomic_path(target) as temporary:

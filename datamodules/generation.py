@@ -1,5 +1,6 @@
 """The data module that poses questions to a model: to a teacher for annotation, to a student for evaluation."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ class QuestionDataModule(L.LightningDataModule):
             prompt: Name of the prompt: cot, instruction or plain.
             limit: Use only the first so many questions.
             max_length: Longest prompt in tokens.
-            skip_too_long: Leave out questions with a longer prompt rather than refuse them.
+            skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.
             tokens_per_batch: Budget of a batch, in padded prompt tokens.
             revision: Commit of a hub tokenizer.
         """
@@ -61,6 +62,8 @@ class QuestionDataModule(L.LightningDataModule):
         self.prompt = get_prompt(prompt)
         self.max_length, self.skip_too_long, self.tokens_per_batch = max_length, skip_too_long, tokens_per_batch
         self.done: set[str] = set()
+        # A process may have nothing left to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.posed: dict[str, PosedQuestion] = {}
 
     def pose(self, question: Question) -> PosedQuestion:
@@ -87,6 +90,8 @@ class QuestionDataModule(L.LightningDataModule):
                 f"{len(long)} of {len(posed)} questions are longer than max_length={self.max_length} tokens, the first "
                 f"is {long[0]!r}; raise it, or set skip_too_long to leave them out"
             )
+        if long:
+            warnings.warn(f"{len(long)} of {len(posed)} questions are too long and are left out", stacklevel=2)
         self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.max_length}
 
     def collate(self, items: list[PosedQuestion]) -> dict[str, Any]:

@@ -234,6 +234,8 @@ def is_finished(folder: Path) -> bool:
     Raises:
         ValueError: The folder holds files that no cache has.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is no logit cache (it is no folder); choose another output")
     strange = [path.name for path in folder.glob("*") if not re.fullmatch(r"manifest\.json|shard-.*|\..*", path.name)]
     if strange:
         raise ValueError(f"{folder}: is no logit cache (it holds {strange[0]}); choose another output")

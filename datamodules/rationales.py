@@ -71,8 +71,15 @@ def write_table(path: Path, records: list[dict], metadata: dict, schema: pa.Sche
 
 
 def read_metadata(path: Path) -> dict:
-    """Returns what a parquet file says about its making; empty for a file that Kindred did not write."""
-    stored = pq.read_schema(require_file(path, "table")).metadata or {}
+    """Returns what a parquet file says about its making; empty for a file that Kindred did not write.
+
+    Raises:
+        ValueError: There is no such file, or it is no parquet file.
+    """
+    try:
+        stored = pq.read_schema(require_file(path, "table")).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
     return json.loads(stored.get(METADATA_KEY, b"{}"))
 
 

@@ -37,6 +37,11 @@ class Example:
     text_hash: str
 
     @property
+    def teacher(self) -> str:
+        """Who wrote the rationale; empty for a gold label."""
+        return self.id.removeprefix(f"{self.question_id}/").rpartition("/")[0]
+
+    @property
     def num_prompt_tokens(self) -> int:
         """Number of tokens before the completion."""
         return int((self.segments == PROMPT).sum())

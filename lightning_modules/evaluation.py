@@ -9,7 +9,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from datamodules.answers import EXTRACTORS
 from datamodules.generation import PosedQuestion, QuestionDataModule
 from lightning_modules.generation import generate_completions, score_completions
-from lightning_modules.pretrained import Dtype, check_context, load_causal_lm
+from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
 
 PREDICTION_SCHEMA = pa.schema(
     [pa.field("arm", pa.string()), pa.field("seed", pa.int32())]
@@ -63,9 +63,10 @@ class Evaluator(L.LightningModule):
             self.model.eval().requires_grad_(False)
 
     def check(self, data: QuestionDataModule) -> None:
-        """Raises a ValueError if a generation may leave the context."""
+        """Raises a ValueError if the student cannot be loaded, or a generation may leave its context."""
         length = data.max_length + self.max_new_tokens
-        check_context(self.student, self.student_revision, length, "data.max_length + model.max_new_tokens")
+        what = "data.max_length + model.max_new_tokens"
+        check_model(self.student, self.student_revision, self.keep_layers, length, what)
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
         """Returns one record for each question."""
@@ -97,8 +98,9 @@ class Evaluator(L.LightningModule):
             best = max(range(len(likelihoods)), key=likelihoods.__getitem__) if likelihoods else None
             chosen["likelihood"] = None if best is None else question.letters[best]
             for name, answer in chosen.items():
+                graded = question.gold is not None and (name != "likelihood" or best is not None)
                 record[f"answer_{name}"] = answer
-                record[f"correct_{name}"] = None if question.gold is None else answer == question.gold
+                record[f"correct_{name}"] = answer == question.gold if graded else None
             records.append(record)
         return records
 

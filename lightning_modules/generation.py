@@ -30,6 +30,8 @@ def generate_completions(
     Returns:
         B * num_samples pairs of (token ids without the end token, `stop` or `length`), prompt by prompt.
     """
+    # Of the model's own settings only the end tokens are kept: published models bring repetition penalties and
+    # truncated sampling, which would fill in whatever is not given here.
     own = model.generation_config.eos_token_id
     end_ids = sorted({eos_id, *(own if isinstance(own, list) else [own] if own is not None else [])})
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
@@ -40,7 +42,11 @@ def generate_completions(
         pad_token_id=eos_id,
         **sampling,
     )
-    generated = model.generate(input_ids_BS, attention_mask=attention_mask_BS, generation_config=config)
+    own_config, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        generated = model.generate(input_ids_BS, attention_mask=attention_mask_BS, generation_config=config)
+    finally:
+        model.generation_config = own_config
     completions = []
     for row in generated[:, input_ids_BS.shape[1] :].tolist():
         end = next((place for place, token in enumerate(row) if token in end_ids), None)

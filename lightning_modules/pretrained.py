@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
@@ -23,13 +24,14 @@ def name_model(model: str) -> str:
 
 
 def identify_weights(model: str, revision: str | None) -> str:
-    """Returns the hub revision, or a hash of local weights: names, sizes, first and last MiB of each file.
+    """Returns the hub commit, or a hash of local weights: names, sizes, first and last MiB of each file.
 
     Whole files are not read, since a large teacher's take minutes.
     """
     path = Path(model)
     if not path.exists():
-        return revision or "main"
+        # A branch such as `main` moves; the hub's cache keeps files in a folder named by their commit.
+        return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
     files = (
         [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf"), path / "config.json"])
     )
@@ -44,15 +46,19 @@ def identify_weights(model: str, revision: str | None) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_layers(layers: list[int], total: int) -> None:
+    """Raises a ValueError unless the numbers are ascending layer numbers of a model with `total` layers."""
+    if layers != sorted(set(layers)) or not layers or layers[0] < 0 or layers[-1] >= total:
+        raise ValueError(f"keep_layers must be ascending numbers below the model's {total} layers, not {layers}")
+
+
 def keep_only_layers(model: PreTrainedModel, layers: list[int]) -> None:
     """Makes a shallower model of the same family by keeping these decoder layers, in order.
 
     Raises:
         ValueError: The numbers are not ascending layer numbers of this model.
     """
-    total = model.config.num_hidden_layers
-    if layers != sorted(set(layers)) or not layers or layers[0] < 0 or layers[-1] >= total:
-        raise ValueError(f"keep_layers must be ascending numbers below the model's {total} layers, not {layers}")
+    check_layers(layers, model.config.num_hidden_layers)
     decoder = model.base_model
     kept = nn.ModuleList([decoder.layers[number] for number in layers])
     for position, layer in enumerate(kept):
@@ -95,20 +101,29 @@ def load_causal_lm(
     return loaded
 
 
-def check_context(model: str, revision: str | None, length: int, what: str) -> None:
-    """Raises a ValueError if `length` tokens do not fit the model's context.
+def check_model(model: str, revision: str | None, keep_layers: list[int] | None, length: int, what: str) -> None:
+    """Refuses, without loading it, a model that lacks weights, one of the layers to keep, or enough context.
 
     Args:
         model: Hub id, local folder, or `.gguf` file; only its config is read.
         revision: Commit of a hub model.
+        keep_layers: Layers to keep; None keeps all.
         length: Longest sequence.
         what: The settings that add up to it, for the message.
+
+    Raises:
+        ValueError: There is no such model, or it does not fit.
     """
     name, options = locate_pretrained(model, revision)
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise ValueError(f"{model}: no model config can be loaded: {str(error).splitlines()[0]}") from None
+    path = Path(model)
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise ValueError(f"{model}: holds no weights (*.safetensors); others are not read")
+    if keep_layers is not None:
+        check_layers(keep_layers, config.get_text_config().num_hidden_layers)
     context = config.to_dict().get("max_position_embeddings")
     if context is not None and length > context:
         raise ValueError(f"{what} is {length}, more than the context of {context} tokens of {model}; lower it")

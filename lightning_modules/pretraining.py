@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from datamodules.batching import pad_rows
 from datamodules.microworld import (
     ANSWER,
     KINDS,
@@ -36,6 +37,7 @@ from datamodules.microworld import (
     generate_questions,
     pretraining_pairs,
 )
+from lightning_modules.generation import generate_completions
 
 MAX_LENGTH = 512
 SPACE = "▁"
@@ -85,7 +87,8 @@ def train_tokenizer(family: Family, vocab: int, pairs: int = 3000, seed: int = 0
 
     A third of the text is the other family's: its words are known to the tokenizer, though not to the models.
     """
-    kind, other = ("unigram", "b") if family == "a" else ("bpe", "a")
+    kind = "unigram" if family == "a" else "bpe"
+    other: Family = "b" if family == "a" else "a"
     streams = (pretraining_pairs(family, "teacher", seed), pretraining_pairs(other, "teacher", seed))
     texts = [*islice(streams[0], pairs), *islice(streams[1], pairs // 2)]
     lines = [line for pair in texts for line in "".join(pair).splitlines()]
@@ -118,6 +121,7 @@ def train_tokenizer(family: Family, vocab: int, pairs: int = 3000, seed: int = 0
         )
         pieces = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
     vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
+    model: models.Model
     if kind == "unigram":
         model = models.Unigram(vocabulary, unk_id=1, byte_fallback=False)
     else:
@@ -174,12 +178,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]])
 
 def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and labels (-100 outside completions), padded on the right: causality hides the padding."""
-    longest = max(len(prompt) + len(completion) for prompt, completion in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full((len(rows), longest), -100)
-    for row, (prompt, completion) in enumerate(rows):
-        ids[row, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
-        labels[row, len(prompt) : len(prompt) + len(completion)] = torch.tensor(completion)
+    ids = pad_rows([prompt + completion for prompt, completion in rows], 0)
+    labels = pad_rows([[-100] * len(prompt) + completion for prompt, completion in rows], -100)
     return ids, labels
 
 
@@ -189,6 +189,8 @@ class Hint(torch.nn.Module):
     Looking something up takes two steps: know which word a word follows, then find the place where the same word was
     followed. Asking for the first step outright makes the second one appear within minutes instead of hours.
     """
+
+    classes: torch.Tensor
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int) -> None:
         super().__init__()
@@ -208,7 +210,7 @@ class Hint(torch.nn.Module):
         return torch.nn.functional.cross_entropy(self.head(hidden[kept]), labels)
 
 
-def step(
+def train_step(
     model: PreTrainedModel,
     optimizer: torch.optim.Optimizer,
     rows: Sequence[Row],
@@ -283,7 +285,7 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * min(1.0, (done + 1) / recipe.warmup) * fall
             model.train()
-            loss = step(
+            loss = train_step(
                 model,
                 optimizer,
                 encode(tokenizer, list(islice(pairs, recipe.batch))),
@@ -328,7 +330,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], batch: int = 64, limit: int = 99
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     batch: int = 64,
@@ -337,12 +339,11 @@ def generate(
     """Greedy completions."""
     completions: list[str] = []
     for start in range(0, len(prompts), batch):
-        ids = tokenizer(list(prompts[start : start + batch]))["input_ids"]
-        longest = max(map(len, ids))
-        padded = torch.tensor([[tokenizer.pad_token_id] * (longest - len(row)) + row for row in ids])
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
-        out = model.generate(input_ids=padded, attention_mask=mask, max_new_tokens=limit, do_sample=False)
-        completions += tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+        rows = tokenizer(list(prompts[start : start + batch]))["input_ids"]
+        ids = pad_rows(rows, tokenizer.pad_token_id, left=True)
+        mask = pad_rows([[1] * len(row) for row in rows], 0, left=True)
+        generated = generate_completions(model, ids, mask, tokenizer.eos_token_id, limit)
+        completions += [tokenizer.decode(tokens) for tokens, _ in generated]
     return completions
 
 

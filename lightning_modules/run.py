@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import atomic_path, hash_json, hash_path, write_json, write_jsonl, write_text
+from datamodules.files import atomic_path, hash_json, write_json, write_jsonl, write_text
 from datamodules.provenance import describe_creation
 
 
@@ -77,20 +77,19 @@ class RunFolder:
                     "choose another run.id or run.group, or delete the folder"
                 )
 
-    def begin(self, config_yaml: str, inputs: list[str], seeds: dict[str, int]) -> None:
+    def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int]) -> None:
         """Writes `config.yaml` and `meta.json`, or, after an earlier attempt, makes its metrics end at its checkpoint.
 
         Args:
             config_yaml: The full config, which runs again as it is.
-            inputs: Files and folders read, recorded by hash.
+            data: Hashes of what is learned from, by name.
             seeds: By name.
         """
         if (self.path / "meta.json").is_file():
             self._trim_metrics()
             return
         write_text(self.path / "config.yaml", config_yaml)
-        hashes = {Path(path).name: hash_path(Path(path)) for path in inputs if Path(path).exists()}
-        write_json(self.path / "meta.json", {**describe_creation(self.config), "seeds": seeds, "data": hashes})
+        write_json(self.path / "meta.json", {**describe_creation(self.config), "seeds": seeds, "data": data})
 
     def _trim_metrics(self) -> None:
         """Drops the lines that the resumed run will write again, and one that a kill tore."""

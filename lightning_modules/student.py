@@ -1,5 +1,6 @@
 """The student: a causal language model trained on completions, with a teacher's distributions where there are any."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import atomic_path
-from lightning_modules.pretrained import Dtype, check_context, load_causal_lm
+from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
 from losses.distillation import DistillationLoss, LossSums, SparseTarget
 
 
@@ -52,6 +53,11 @@ class DistillationModule(L.LightningModule):
         super().__init__()
         if loss.rationale_weight == 0 and loss.answer_weight == 0:
             raise ValueError("loss.rationale_weight and loss.answer_weight are both 0; nothing is supervised")
+        numbers = {f"loss.{name}": value for name, value in vars(loss).items()}
+        numbers |= {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise ValueError(f"model.{name} must be finite, not {value}")
         self.student, self.student_revision = student, revision
         self.student_dtype: Dtype = dtype
         self.keep_layers = keep_layers
@@ -60,7 +66,7 @@ class DistillationModule(L.LightningModule):
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
         self.model: Any = None
         self._weight_sum: Tensor | None = None
-        self.val_means: Any = None
+        self._val_means: dict[str, MeanMetric] = {}
 
     def configure_model(self) -> None:
         """Loads the student, once."""
@@ -92,7 +98,7 @@ class DistillationModule(L.LightningModule):
                 )
         if data.supervision == "label" and self.loss.answer_weight == 0:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
-        check_context(self.student, self.student_revision, data.max_length, "data.max_length")
+        check_model(self.student, self.student_revision, self.keep_layers, data.max_length, "data.max_length")
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
@@ -118,8 +124,9 @@ class DistillationModule(L.LightningModule):
         """Returns the weighted sum; `on_before_optimizer_step` normalises its gradient."""
         sums = self.compute_loss(batch)
         self._weight_sum = sums.weight if self._weight_sum is None else self._weight_sum + sums.weight
-        for name, mean in self._means(sums).items():
-            self.log(f"train/{name}", mean[0])
+        for name, (total, weight) in self._sums_by_name(sums).items():
+            if weight > 0:
+                self.log(f"train/{name}", total / weight)
         return sums.total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -128,6 +135,8 @@ class DistillationModule(L.LightningModule):
         self._weight_sum = None
         # Lightning divided the loss by the accumulated batches, and DDP averages over the processes.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / weight
+        # Nothing weighed anything: the gradient is 0, and stays 0.
+        scale = torch.where(weight > 0, scale, 0.0)
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, scale)
         self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
@@ -135,26 +144,27 @@ class DistillationModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts new means over tokens, whatever the batches and processes that they are spread over."""
-        self.val_means = torch.nn.ModuleDict()
+        self._val_means = {}
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Adds a batch of held-out questions to the `val/` metrics."""
-        for name, (mean, weight) in self._means(self.compute_loss(batch)).items():
-            if name not in self.val_means:
-                self.val_means[name] = MeanMetric().to(self.device)
-            self.val_means[name].update(mean, weight)
+        for name, (total, weight) in self._sums_by_name(self.compute_loss(batch)).items():
+            if name not in self._val_means:
+                self._val_means[name] = MeanMetric(nan_strategy="ignore").to(self.device)
+            # A segment that this batch lacks is 0 / 0, which the mean leaves out.
+            self._val_means[name].update(total / weight, weight)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the `val/` metrics."""
-        for name, metric in self.val_means.items():
-            self.log(f"val/{name}", metric.compute())
-        self.val_means = None
+        """Logs the `val/` metrics: means over the tokens of all processes."""
+        for name, metric in self._val_means.items():
+            mean = metric.compute()
+            if not mean.isnan():
+                self.log(f"val/{name}", mean)
 
     @staticmethod
-    def _means(sums: LossSums) -> dict[str, tuple[Tensor, Tensor]]:
-        """Returns (mean, weight) by metric, of the segments that the batch has."""
-        means = {"loss": (sums.total.detach() / sums.weight, sums.weight)}
-        return means | {name: (total / count, count) for name, (total, count) in sums.parts.items() if count > 0}
+    def _sums_by_name(sums: LossSums) -> dict[str, tuple[Tensor, Tensor]]:
+        """Returns (sum, weight) by metric, of the same metrics for every batch; a segment may weigh 0."""
+        return {"loss": (sums.total.detach(), sums.weight), **sums.parts}
 
     def configure_optimizers(self) -> dict:
         """Returns AdamW with decay on matrices only, and a schedule over all steps."""

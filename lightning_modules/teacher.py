@@ -1,5 +1,6 @@
 """The teacher under `Trainer.predict`: it answers questions (annotate) and scores rationales (cache logits)."""
 
+import math
 from typing import Any
 
 import lightning as L
@@ -15,7 +16,7 @@ from datamodules.generation import QuestionDataModule
 from datamodules.logit_cache import PLANES, CacheDescription
 from datamodules.rationales import Rationale
 from lightning_modules.generation import generate_completions
-from lightning_modules.pretrained import Dtype, check_context, identify_weights, load_causal_lm, name_model
+from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
 
 
 class TeacherModule(L.LightningModule):
@@ -83,14 +84,17 @@ class Annotator(TeacherModule):
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
+        if not math.isfinite(temperature):
+            raise ValueError(f"model.temperature must be finite, not {temperature}")
         if num_samples > 1 and temperature == 0:
             raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
         self.max_new_tokens, self.temperature, self.num_samples = max_new_tokens, temperature, num_samples
 
     def check(self, data: QuestionDataModule) -> None:
-        """Raises a ValueError if a generation may leave the context."""
+        """Raises a ValueError if the teacher cannot be loaded, or a generation may leave its context."""
         length = data.max_length + self.max_new_tokens
-        check_context(self.teacher, self.teacher_revision, length, "data.max_length + model.max_new_tokens")
+        what = "data.max_length + model.max_new_tokens"
+        check_model(self.teacher, self.teacher_revision, self.keep_layers, length, what)
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
         """Returns one Rationale record for each question and sample."""
@@ -186,8 +190,8 @@ class LogitScorer(TeacherModule):
         )
 
     def check(self, data: RationaleDataModule) -> None:
-        """Raises a ValueError if an example may leave the context."""
-        check_context(self.teacher, self.teacher_revision, data.max_length, "data.max_length")
+        """Raises a ValueError if the teacher cannot be loaded, or an example may leave its context."""
+        check_model(self.teacher, self.teacher_revision, self.keep_layers, data.max_length, "data.max_length")
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Returns (example id, planes) for each example of the batch."""

@@ -1,4 +1,8 @@
-"""Prediction writers that survive a kill: a rerun asks the model only for what is missing."""
+"""Prediction writers that survive a kill: a rerun asks the model only for what is missing.
+
+They end in `teardown`, which runs after a success only, but, unlike `on_predict_end`, also in a process that had
+nothing left to do.
+"""
 
 import json
 import os
@@ -63,7 +67,7 @@ class RecordWriter(BasePredictionWriter):
             file.flush()
             os.fsync(file.fileno())
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Merges the parts of all processes, once."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
@@ -94,7 +98,7 @@ class CacheWriter(BasePredictionWriter):
         for example_id, planes in prediction:
             self.writer.add(self.examples[example_id], planes)
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes the last shard, and the manifest once all processes have."""
         self.writer.flush()
         trainer.strategy.barrier()

@@ -26,9 +26,14 @@ def refuse_other_output(output: Path, config: dict) -> bool:
     return True
 
 
+def parse(args: list[str] | None = None) -> PredictCLI:
+    """Checks the whole command line and config, and loads nothing."""
+    return PredictCLI("annotate", Annotator, QuestionDataModule, "teacher", args)
+
+
 def main(args: list[str] | None = None) -> None:
     """Annotates."""
-    cli = PredictCLI("annotate", Annotator, QuestionDataModule, "teacher", args)
+    cli = parse(args)
     output, config = Path(cli.config.output), cli.result_config()
     if refuse_other_output(output, config):
         return

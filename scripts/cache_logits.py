@@ -14,9 +14,14 @@ from lightning_modules.writers import CacheWriter
 from scripts.stage_cli import PredictCLI, run_main
 
 
+def parse(args: list[str] | None = None) -> PredictCLI:
+    """Checks the whole command line and config, and loads nothing."""
+    return PredictCLI("cache_logits", LogitScorer, RationaleDataModule, "teacher", args)
+
+
 def main(args: list[str] | None = None) -> None:
     """Caches logits."""
-    cli = PredictCLI("cache_logits", LogitScorer, RationaleDataModule, "teacher", args)
+    cli = parse(args)
     output, data, teacher = Path(cli.config.output), cli.datamodule, cli.model
     finished = is_finished(output)
     data.setup("predict")

@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
@@ -24,12 +25,7 @@ from studies.comparison import compare, format_comparison
 from studies.grid import Study
 from studies.plan import Job, StudyPlan
 
-STAGE_MAINS = {
-    "annotate": annotate.main,
-    "cache_logits": cache_logits.main,
-    "fit": fit.main,
-    "evaluate": evaluate.main,
-}
+STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
 
 
 def start_worker(num_threads: int) -> None:
@@ -43,7 +39,16 @@ def run_job(job: Job, log: Path) -> None:
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         for stage, command in job[1]:
             print(f"$ python scripts/{stage}.py {' '.join(command)}", flush=True)
-            STAGE_MAINS[stage](command)
+            STAGES[stage].main(command)
+
+
+def check_sections(phases: list[list[Job]]) -> None:
+    """Refuses a mistake in a stage's section before any stage runs; the arms differ in little else than names."""
+    commands: dict[str, list[str]] = {}
+    for job in chain.from_iterable(phases):
+        commands = dict(job[1]) | commands
+    for stage, command in commands.items():
+        STAGES[stage].parse(command)
 
 
 def run_study(study: Study, config: str) -> str:
@@ -52,6 +57,7 @@ def run_study(study: Study, config: str) -> str:
     threads = max(1, len(os.sched_getaffinity(0)) // study.workers)
     context = multiprocessing.get_context("spawn")
     phases = plan.phases()
+    check_sections(phases)
     progress = tqdm(total=sum(map(len, phases)), unit="job", desc=study.name)
     with ProcessPoolExecutor(study.workers, context, start_worker, (threads,)) as pool, progress:
         for phase in phases:
@@ -87,20 +93,25 @@ def run_study(study: Study, config: str) -> str:
     return table
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs the study."""
+def parse(args: list[str] | None = None) -> tuple[Study, str]:
+    """Returns the study and its experiment's file."""
     args = sys.argv[1:] if args is None else args
-    parser = ArgumentParser(exit_on_error=False, description=__doc__)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Study)
-    parsed = parser.parse_args(select_sections(args, "study"))
     configs = [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
     configs += [following for arg, following in pairwise(args) if arg == "--config"]
-    if len(configs) != 1:
+    if len(configs) != 1 and not {"-h", "--help"} & set(args):
         raise ValueError("name exactly one experiment with --config, e.g. configs/experiments/microworld.yaml")
+    parsed = parser.parse_args(select_sections(args, "study"))
     parsed.pop("config")
-    study = Study(**parser.instantiate(parsed).as_dict())
-    print(run_study(study, configs[0]))
+    return Study(**parser.instantiate(parsed).as_dict()), configs[0]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the study."""
+    study, config = parse(args)
+    print(run_study(study, config))
     print(f"\nEverything is in {Path(study.root) / study.name}/")
 
 

@@ -35,9 +35,14 @@ def summarize(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def parse(args: list[str] | None = None) -> PredictCLI:
+    """Checks the whole command line and config, and loads nothing."""
+    return PredictCLI("evaluate", Evaluator, QuestionDataModule, "student", args)
+
+
 def main(args: list[str] | None = None) -> None:
     """Evaluates."""
-    cli = PredictCLI("evaluate", Evaluator, QuestionDataModule, "student", args)
+    cli = parse(args)
     data, student = cli.datamodule, cli.model
     data.setup("predict")
     student.check(data)

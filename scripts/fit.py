@@ -6,6 +6,7 @@ Writes `runs/<group>/<id>/`; the same config again finishes what was interrupted
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
+from datamodules.files import check_place, hash_json, hash_path
 from datamodules.tokenization import PROMPT
 from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
@@ -35,6 +37,7 @@ class FitCLI(StageCLI):
         if self.config.trainer.logger not in (None, False) or self.config.trainer.default_root_dir is not None:
             raise ValueError("trainer.logger and trainer.default_root_dir are the run folder's; use run.* instead")
         self.run = RunFolder(RunSettings(**self.config.run.as_dict()), self.result_config())
+        check_place(self.run.path)
         self.run.check()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -69,10 +72,15 @@ class FitCLI(StageCLI):
         )
 
 
+def parse(args: list[str] | None = None) -> FitCLI:
+    """Checks the whole command line and config, and loads nothing."""
+    defaults = {"max_epochs": 3, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
+    return FitCLI("fit", DistillationModule, DistillationDataModule, "student", trainer_defaults=defaults, args=args)
+
+
 def main(args: list[str] | None = None) -> Path:
     """Trains, exports the student, and returns the run's folder."""
-    defaults = {"max_epochs": 3, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
-    cli = FitCLI("fit", DistillationModule, DistillationDataModule, "student", trainer_defaults=defaults, args=args)
+    cli = parse(args)
     run, data, student = cli.run, cli.datamodule, cli.model
     if run.is_done:
         print(f"{run.path}: done already")
@@ -81,11 +89,17 @@ def main(args: list[str] | None = None) -> Path:
     student.check(data)
     if rank_zero_only.rank == 0:
         sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
+        # The examples' own hash covers questions that are generated or come from the hub, and every filter.
+        hashes = {path: hash_path(Path(path)) for path in sources if Path(path).exists()}
+        hashes["examples"] = hash_json([example.text_hash for example in data.train_examples])
         seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
-        run.begin(cli.dump_config(), sources, seeds)
+        run.begin(cli.dump_config(), hashes, seeds)
     resume = run.checkpoint if run.checkpoint.is_file() else None
     cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
     if cli.trainer.is_global_zero:
+        if run.student.exists():
+            # An earlier attempt was killed between the export and DONE.
+            shutil.rmtree(run.student)
         student.export(run.student)
         run.finish(
             {

@@ -4,18 +4,14 @@ python scripts/microworld.py questions --num 500 --split train --seed 0 --out da
 python scripts/microworld.py pretrain --config configs/microworld/a.yaml
 """
 
-import json
-import os
-import sys
-import tempfile
 from pathlib import Path
 from typing import Literal
 
+import torch
 from jsonargparse import auto_cli
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from datamodules.microworld import Family, generate_questions
+from datamodules.files import write_jsonl
+from datamodules.microworld import Family, Role, generate_questions
 from lightning_modules.pretraining import Recipe, evaluate, pretrain, save, train_tokenizer
 
 
@@ -28,19 +24,7 @@ def questions(num: int, split: Literal["train", "validation", "test"], seed: int
         seed: Seed of the list.
         out: The jsonl file.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for question in generate_questions(num, split, seed):
-                file.write(json.dumps(question, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_jsonl(out, generate_questions(num, split, seed))
     print(f"{num} questions of split {split} in {out}")
 
 
@@ -64,12 +48,11 @@ def pretrain_family(
         held_out: How many validation questions to measure on.
         threads: CPU threads. The weights repeat bit by bit only on the same machine with the same threads.
     """
-    import torch
-
     torch.set_num_threads(threads)
     tokenizer = train_tokenizer(family, vocab)
     model = None
-    for role, recipe in (("student", student), ("teacher", teacher)):
+    recipes: dict[Role, Recipe] = {"student": student, "teacher": teacher}
+    for role, recipe in recipes.items():
         folder = out / f"{family}-{role}"
         model = pretrain(tokenizer, family, role, recipe, start=model)
         save(model, tokenizer, folder)
@@ -78,4 +61,4 @@ def pretrain_family(
 
 
 if __name__ == "__main__":
-    auto_cli({"questions": questions, "pretrain": pretrain_family})
+    auto_cli({"questions": questions, "pretrain": pretrain_family}, as_positional=False)

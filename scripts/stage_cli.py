@@ -13,6 +13,8 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
 
+from datamodules.files import check_place
+
 STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
 # What of the trainer's settings changes the result; where and how fast it runs does not.
 TRAINER_KEYS = (
@@ -23,6 +25,7 @@ TRAINER_KEYS = (
     "gradient_clip_algorithm",
     "precision",
     "limit_train_batches",
+    "limit_predict_batches",
     "fast_dev_run",
 )
 
@@ -48,7 +51,7 @@ def select_section(path: str, stage: str) -> str:
     """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON.
 
     Raises:
-        ValueError: The file is missing, is no YAML mapping, or has a section that is no stage.
+        ValueError: The file or its section is missing or no YAML mapping, or it has a section that is no stage.
     """
     file = Path(path)
     if not file.is_file():
@@ -65,6 +68,8 @@ def select_section(path: str, stage: str) -> str:
         raise ValueError(f"{path}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
     if stage not in content:
         raise ValueError(f"{path}: has no section {stage}")
+    if not isinstance(content[stage], dict):
+        raise ValueError(f"{path}: section {stage}: expected a mapping")
     return json.dumps(content[stage])
 
 
@@ -113,7 +118,7 @@ class StageCLI(LightningCLI):
             save_config_callback=None,
             auto_configure_optimizers=False,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             trainer_defaults={**defaults, **trainer_defaults},
         )
 
@@ -130,8 +135,12 @@ class StageCLI(LightningCLI):
         """Returns the part of the resolved config that the result depends on."""
         config = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
         trainer = {key: config["trainer"][key] for key in TRAINER_KEYS}
-        return {"seed_everything": config["seed_everything"], "model": config["model"], "data": config["data"]} | {
-            "trainer": trainer
+        data = {key: value for key, value in config["data"].items() if key != "num_workers"}
+        return {
+            "seed_everything": config["seed_everything"],
+            "model": config["model"],
+            "data": data,
+            "trainer": trainer,
         }
 
 
@@ -146,6 +155,10 @@ class PredictCLI(StageCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--output", type=str, required=True, help="What this stage writes.")
 
+    def before_instantiate_classes(self) -> None:
+        """Refuses an output that cannot be written, before anything is built."""
+        check_place(Path(self.config.output))
+
 
 def run_main(main: Callable[[], Any]) -> None:
     """Runs a script; what a user got wrong is one line on stderr and exit code 2.
@@ -154,7 +167,13 @@ def run_main(main: Callable[[], Any]) -> None:
     """
     try:
         main()
-    except (ValueError, ArgumentError) as error:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns an interrupt into an exit.
+        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ArgumentError) as error:
         if os.environ.get("KINDRED_DEBUG"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

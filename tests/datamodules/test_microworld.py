@@ -129,7 +129,10 @@ def accuracy(folder: Path, num: int) -> float:
         [format_prompt(q["question"], q["choices"]) for q in questions], padding=True, return_tensors="pt"
     )
     out = model.generate(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=60, do_sample=False
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        max_new_tokens=32,
+        do_sample=False,
     )
     completions = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     golds = [question["choices"][LETTERS.index(question["gold"])] for question in questions]

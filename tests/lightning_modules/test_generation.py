@@ -1,0 +1,207 @@
+"""Tests of batched generation, scoring, evaluation, and of the writers that survive a kill."""
+
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from datamodules.batching import pad_rows
+from datamodules.generation import QuestionDataModule
+from datamodules.logit_cache import LogitCache
+from lightning_modules.evaluation import Evaluator
+from lightning_modules.generation import generate_completions, score_completions
+from lightning_modules.teacher import Annotator
+from lightning_modules.writers import RecordWriter
+from tests.lightning_modules.conftest import World
+from tests.tiny import TRAINER, capture
+
+PROMPTS = [[5, 9, 30], [7] * 11, list(range(40, 61)), [100]]
+
+
+@pytest.fixture
+def model(world: World) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(world.teacher).eval()
+
+
+def batch(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    return pad_rows(prompts, 0, left=True), pad_rows([[1] * len(row) for row in prompts], 0, left=True)
+
+
+def continue_greedily(model: PreTrainedModel, prompt: list[int], number: int) -> list[int]:
+    """Takes the most probable token again and again, without padding, batch or cache."""
+    ids = list(prompt)
+    for _ in range(number):
+        with torch.no_grad():
+            ids.append(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item())
+    return ids[len(prompt) :]
+
+
+def test_a_batch_of_mixed_lengths_continues_each_prompt_as_if_alone(model: PreTrainedModel) -> None:
+    expected = [continue_greedily(model, prompt, 12) for prompt in PROMPTS]
+    assert len({tuple(ids) for ids in expected}) == len(PROMPTS)
+    completions = generate_completions(model, *batch(PROMPTS), eos_id=1, max_new_tokens=12)
+    for (ids, reason), free in zip(completions, expected, strict=True):
+        end = free.index(1) if 1 in free else None
+        assert (ids, reason) == (free[:end], "length" if end is None else "stop")
+
+
+def test_completions_stop_at_any_end_token(model: PreTrainedModel) -> None:
+    free = continue_greedily(model, PROMPTS[2], 12)
+    place = next(number for number in range(2, 12) if free[number] not in free[:number])
+    (found,) = generate_completions(model, *batch(PROMPTS[2:3]), eos_id=free[place], max_new_tokens=12)
+    assert found == (free[:place], "stop")
+    # The model's own end tokens count beside the tokenizer's.
+    model.generation_config.eos_token_id = [1, free[place]]
+    (found,) = generate_completions(model, *batch(PROMPTS[2:3]), eos_id=1, max_new_tokens=12)
+    assert found == (free[:place], "stop")
+    (found,) = generate_completions(model, *batch(PROMPTS[2:3]), eos_id=1, max_new_tokens=place)
+    assert found == (free[:place], "length")
+
+
+def test_a_published_models_own_decoding_settings_play_no_part(model: PreTrainedModel) -> None:
+    greedy = generate_completions(model, *batch(PROMPTS), eos_id=1, max_new_tokens=12)
+    torch.manual_seed(0)
+    sampled = generate_completions(model, *batch(PROMPTS), 1, 12, temperature=1.0, num_samples=3)
+    own = {"repetition_penalty": 5.0, "top_p": 0.01, "min_new_tokens": 12, "no_repeat_ngram_size": 1}
+    model.generation_config.update(**own)
+    assert generate_completions(model, *batch(PROMPTS), eos_id=1, max_new_tokens=12) == greedy
+    torch.manual_seed(0)
+    assert generate_completions(model, *batch(PROMPTS), 1, 12, temperature=1.0, num_samples=3) == sampled
+    assert model.generation_config.repetition_penalty == 5.0
+
+
+def test_samples_follow_their_prompt_and_differ(model: PreTrainedModel) -> None:
+    torch.manual_seed(0)
+    sampled = generate_completions(model, *batch(PROMPTS), 1, 12, temperature=1.0, num_samples=3)
+    assert len(sampled) == 12 and len({tuple(ids) for ids, _ in sampled}) > 6
+    # Almost no temperature is greedy, so each prompt's samples show whose they are.
+    cold = generate_completions(model, *batch(PROMPTS), 1, 6, temperature=1e-4, num_samples=3)
+    greedy = generate_completions(model, *batch(PROMPTS), 1, 6)
+    assert cold == [completion for completion in greedy for _ in range(3)]
+
+
+def test_scores_are_sums_over_prefixes(model: PreTrainedModel) -> None:
+    completions = [[4, 8, 15], [16], [23, 42, 1, 7, 7], [9, 1]]
+    scores = score_completions(model, PROMPTS, completions, pad_id=0)
+    for prompt, completion, score in zip(PROMPTS, completions, scores, strict=True):
+        expected = 0.0
+        for place, token in enumerate(completion):
+            with torch.no_grad():
+                logits = model(torch.tensor([prompt + completion[:place]])).logits[0, -1]
+            expected += logits.log_softmax(-1)[token].item()
+        assert score == pytest.approx(expected, rel=1e-5)
+
+
+def make_data(world: World, **options) -> QuestionDataModule:
+    data = QuestionDataModule(world.teacher, world.questions, prompt="plain", tokens_per_batch=150, **options)
+    data.setup("predict")
+    return data
+
+
+def annotate(world: World, output: Path, callbacks: tuple = (), config: dict | None = None) -> list[dict]:
+    """Annotates as the script does; returns the records that were merged in this run."""
+    merged: list[dict] = []
+
+    def finish(records: list[dict]) -> None:
+        merged.extend(sorted(records, key=lambda record: record["question_id"]))
+        output.write_text("done")
+
+    writer = RecordWriter(output, config or {"a": 1}, finish)
+    data = make_data(world)
+    data.done = {record["question_id"] for record in writer.collect()}
+    trainer = L.Trainer(**TRAINER, callbacks=[writer, *callbacks])
+    trainer.predict(Annotator(world.teacher, max_new_tokens=6), data, return_predictions=False)
+    return merged
+
+
+class Killed(L.Callback):
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+        if args[2] == 1:
+            raise RuntimeError("killed")
+
+
+def test_an_annotation_that_was_killed_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+    whole = annotate(world, tmp_path / "whole.parquet")
+    assert [record["question_id"] for record in whole] == [f"q{index}" for index in range(8)]
+    assert not list(tmp_path.glob(".*"))
+    output = tmp_path / "resumed.parquet"
+    with pytest.raises(RuntimeError, match="killed"):
+        annotate(world, output, (Killed(),))
+    assert not output.exists()
+    (part,) = tmp_path.glob(".resumed.parquet.part-*.jsonl")
+    done = part.read_text().splitlines()
+    assert 1 < len(done) < 9
+    # The kill tore the last line in the middle of a character.
+    part.write_bytes(part.read_bytes() + '{"question_id": "q0", "text": "é'.encode()[:-1])
+    # What was done is not asked for again.
+    first = json.loads(done[1])
+    part.write_bytes(part.read_bytes().replace(done[1].encode(), json.dumps({**first, "text": "kept"}).encode()))
+    resumed = annotate(world, output)
+    expected = [
+        {**record, "text": "kept"} if record["question_id"] == first["question_id"] else record for record in whole
+    ]
+    assert resumed == expected
+    assert output.exists() and not part.exists()
+
+
+def test_killed_before_the_merge_a_rerun_merges(world: World, tmp_path: Path) -> None:
+    """All records are there, no question is left, and predicting nothing must still write the output."""
+
+    class KilledAtTheEnd(L.Callback):
+        def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            raise RuntimeError("killed")
+
+    output = tmp_path / "r.parquet"
+    with pytest.raises(RuntimeError, match="killed"):
+        annotate(world, output, (KilledAtTheEnd(),))
+    assert not output.exists()
+    assert len(annotate(world, output)) == 8
+    assert output.exists()
+
+
+def test_a_torn_header_is_written_anew(world: World, tmp_path: Path) -> None:
+    (tmp_path / ".r.parquet.part-0.jsonl").write_text('{"signat')
+    assert len(annotate(world, tmp_path / "r.parquet")) == 8
+
+
+def test_parts_of_another_configuration_are_refused(world: World, tmp_path: Path) -> None:
+    output = tmp_path / "r.parquet"
+    with pytest.raises(RuntimeError, match="killed"):
+        annotate(world, output, (Killed(),))
+    with pytest.raises(ValueError, match=r"part-0\.jsonl: begun with another configuration; delete it"):
+        annotate(world, output, config={"a": 2})
+
+
+def test_a_capture_that_was_killed_before_its_manifest_is_finished_by_a_rerun(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    capture(folder, world.teacher, world.questions, [world.rationales])
+    (folder / "manifest.json").unlink()
+    shards = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+    capture(folder, world.teacher, world.questions, [world.rationales])
+    assert len(LogitCache(folder)) == 8
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == shards
+
+
+def test_evaluator_records_answers_and_likelihoods(world: World) -> None:
+    data = make_data(world)
+    evaluator = Evaluator(world.student, max_new_tokens=5, arm="kin", seed=3)
+    batches = L.Trainer(**TRAINER).predict(evaluator, data)
+    records = {record["question_id"]: record for records in batches for record in records}
+    assert set(records) == set(data.posed)
+    student = AutoModelForCausalLM.from_pretrained(world.student).eval()
+    for identifier, record in records.items():
+        posed = data.posed[identifier]
+        assert (record["arm"], record["seed"], record["gold"]) == ("kin", 3, posed.question.gold)
+        assert record["num_prompt_tokens"] == len(posed.prompt_ids)
+        own = [score_completions(student, [posed.prompt_ids], [option], 0)[0] for option in posed.option_ids]
+        assert record["option_log_likelihoods"] == pytest.approx(own, rel=1e-4)
+        best = posed.question.letters[own.index(max(own))]
+        assert record["answer_likelihood"] == best
+        assert record["correct_likelihood"] == (best == posed.question.gold)
+        ids = continue_greedily(student, posed.prompt_ids, 5)
+        ids = ids[: ids.index(1)] if 1 in ids else ids
+        assert record["completion"] == data.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert record["num_completion_tokens"] == len(ids)

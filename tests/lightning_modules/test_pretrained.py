@@ -1,0 +1,84 @@
+"""Tests of loading models: fewer layers, names and hashes of weights, context."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lightning_modules.generation import generate_completions
+from lightning_modules.pretrained import check_model, identify_weights, load_causal_lm, name_model
+from tests.tiny import build_llama, save_model
+
+IDS = torch.arange(10, 40)[None]
+
+
+@pytest.mark.parametrize("layers", [[0], [0, 3], [1, 2, 3]])
+def test_kept_layers_are_a_hand_built_shallow_model(tmp_path: Path, layers: list[int]) -> None:
+    folder = save_model(tmp_path / "deep", layers=4)
+    shallow = load_causal_lm(folder, keep_layers=layers).eval()
+    own = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    built = build_llama(len(own["lm_head.weight"]), layers=len(layers))
+    renamed = {}
+    for name in built.state_dict():
+        parts = name.split(".")
+        if parts[1] == "layers":
+            parts[2] = str(layers[int(parts[2])])
+        renamed[name] = own[".".join(parts)]
+    built.load_state_dict(renamed)
+    with torch.no_grad():
+        torch.testing.assert_close(shallow(IDS).logits, built(IDS).logits, rtol=0, atol=1e-6)
+    # Generation addresses the key-value cache by layer number.
+    arguments = (IDS, torch.ones_like(IDS), 1, 8)
+    assert generate_completions(shallow, *arguments) == generate_completions(built, *arguments)
+    # It is saved and loaded as what it now is.
+    shallow.save_pretrained(tmp_path / "shallow")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "shallow")
+    assert loaded.config.num_hidden_layers == len(layers)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS).logits, built(IDS).logits, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", [[], [1, 0], [0, 0], [-1], [0, 2]])
+def test_layers_that_are_not_there_are_refused(tmp_path: Path, layers: list[int]) -> None:
+    folder = save_model(tmp_path / "model")
+    with pytest.raises(ValueError, match="keep_layers must be ascending numbers below the model's 2 layers"):
+        load_causal_lm(folder, keep_layers=layers)
+    with pytest.raises(ValueError, match="keep_layers must be ascending numbers below the model's 2 layers"):
+        check_model(folder, None, layers, 64, "length")
+
+
+def test_weights_are_identified_by_content(tmp_path: Path) -> None:
+    first, same = save_model(tmp_path / "a", seed=1), save_model(tmp_path / "b", seed=1)
+    assert identify_weights(first, None) == identify_weights(same, None)
+    assert identify_weights(first, None) != identify_weights(save_model(tmp_path / "c", seed=2), None)
+    assert [name_model(model) for model in (first, "owner/name", "x/model.gguf")] == ["a", "owner/name", "model"]
+
+
+def test_context_and_missing_models_are_refused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", context=64)
+    check_model(folder, None, None, 64, "length")
+    with pytest.raises(ValueError, match="length is 65, more than the context of 64 tokens"):
+        check_model(folder, None, None, 65, "length")
+    with pytest.raises(ValueError, match="no such folder"):
+        load_causal_lm(str(tmp_path / "nothing"))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no model can be loaded"):
+        load_causal_lm(folder)
+    with pytest.raises(ValueError, match=r"holds no weights \(\*\.safetensors\)"):
+        check_model(folder, None, None, 64, "length")
+
+
+def test_a_hub_model_without_revision_is_identified_by_the_commit_in_the_local_hub_cache(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--owner--name"
+    save_model(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    script = "from lightning_modules.pretrained import identify_weights; print(identify_weights('owner/name', None))"
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == commit

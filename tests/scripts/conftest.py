@@ -1,0 +1,128 @@
+"""A bench on which the scripts' own `main(args)` run: tiny real models and files in a folder of the test's own."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts import annotate, cache_logits, evaluate, fit
+from scripts.stage_cli import run_main
+from tests.tiny import make_questions, make_rationale, save_model, write_questions, write_store
+
+MAINS: dict[str, Callable] = {
+    "annotate": annotate.main,
+    "cache_logits": cache_logits.main,
+    "fit": fit.main,
+    "evaluate": evaluate.main,
+}
+# Each stage's command on the bench; later arguments override earlier ones.
+COMMON = [
+    "--data.questions=colours_train.jsonl",
+    "--data.prompt=plain",
+    "--data.max_length=512",
+    "--trainer.enable_progress_bar=false",
+]
+COMMANDS = {
+    "annotate": [*COMMON, "--model.teacher=models/teacher", "--model.max_new_tokens=4", "--output=out/r.parquet"],
+    "cache_logits": [
+        *COMMON,
+        "--model.teacher=models/teacher",
+        "--model.top_k=8",
+        '--data.rationales=["r.parquet"]',
+        "--output=out/logits",
+    ],
+    "fit": [
+        *COMMON,
+        "--model.student=models/student",
+        "--model.loss.kl_weight=0.5",
+        '--data.rationales=["r.parquet"]',
+        "--data.supervision=rationale+logits",
+        '--data.logits=["logits"]',
+        "--trainer.max_epochs=1",
+        "--run.group=bench",
+        "--run.id=run",
+    ],
+    "evaluate": [*COMMON, "--model.student=models/student", "--model.max_new_tokens=4", "--output=out/p.parquet"],
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny models: more threads only cost."""
+    torch.set_num_threads(1)
+
+
+def list_files(folder: Path) -> dict[str, str]:
+    """Returns every path below a folder, with the hash of each file's content."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }
+
+
+class Bench:
+    """A folder with models, questions, rationales and logits, in which stages run."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture):
+        self.folder, self.capsys = folder, capsys
+
+    def run(self, stage: str, *more: str) -> str:
+        """Runs a stage that must succeed; returns what it printed."""
+        self.capsys.readouterr()
+        MAINS[stage]([*COMMANDS[stage], *more])
+        return self.capsys.readouterr().out
+
+    def refuse(self, stage: str, *more: str) -> str:
+        """Runs a stage that must refuse its input as a user sees it, and write nothing; returns the line."""
+        return self.refuse_main(MAINS[stage], [*COMMANDS[stage], *more])
+
+    def refuse_main(self, main: Callable, args: list[str]) -> str:
+        """Likewise, for any script and its whole command line."""
+        before = list_files(self.folder)
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            run_main(lambda: main(args))
+        lines = self.capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        assert list_files(self.folder) == before
+        return lines[0]
+
+    def edit(self, path: str, change: Callable[[list[dict]], list[dict]]) -> None:
+        """Changes the records of a jsonl file."""
+        file = self.folder / path
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(record) + "\n" for record in change(records)))
+
+
+@pytest.fixture(scope="session")
+def bench_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight questions; a teacher's rationales of them; its logits; models that do and do not share its tokenizer."""
+    folder = tmp_path_factory.mktemp("bench")
+    teacher = save_model(folder / "models" / "teacher", seed=1, context=2048)
+    save_model(folder / "models" / "student", seed=2, context=2048)
+    save_model(folder / "models" / "other", seed=3, context=2048, corpus=("iron", "glass", "wood"))
+    save_model(folder / "models" / "small", seed=4, context=64)
+    items = make_questions(8)
+    write_questions(folder / "colours_train.jsonl", items)
+    rationales = [make_rationale(item, "teacher") for item in items]
+    write_store(folder / "r.parquet", rationales, teacher)
+    (folder / "r.jsonl").write_text("".join(json.dumps(vars(rationale)) + "\n" for rationale in rationales))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cache_logits.main([*COMMANDS["cache_logits"], "--output=logits"])
+    return folder
+
+
+@pytest.fixture
+def bench(bench_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Bench:
+    """A copy of the bench for one test, which is its working directory."""
+    folder = shutil.copytree(bench_files, tmp_path / "bench")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    return Bench(folder, capsys)

@@ -1,0 +1,112 @@
+"""Every shipped experiment: each section is read by its stage, names what is there, and runs one batch."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from scripts import demo
+from scripts.stage_cli import STAGES
+from studies.plan import StudyPlan
+from tests.scripts.conftest import MAINS
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
+SECTIONS = [(file, stage) for file in EXPERIMENTS for stage in yaml.safe_load(file.read_text())]
+IDS = [f"{file.stem}-{stage}" for file, stage in SECTIONS]
+
+
+def find_values(content: Any, *names: str) -> list[str]:
+    """Returns the texts under these keys, wherever they are."""
+    if isinstance(content, list):
+        return [found for item in content for found in find_values(item, *names)]
+    if not isinstance(content, dict):
+        return []
+    here = [value for key, value in content.items() if key in names and isinstance(value, str)]
+    return here + [found for value in content.values() for found in find_values(value, *names)]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that has the repository's configs and nothing else."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return tmp_path
+
+
+def test_there_is_the_embedded_default_and_a_real_experiment():
+    assert {"microworld", "obqa_smollm2"} <= {file.stem for file in EXPERIMENTS}
+
+
+@pytest.mark.parametrize(("file", "stage"), SECTIONS, ids=IDS)
+def test_section_is_a_stage_that_reads_it(checkout, file, stage):
+    assert stage in STAGES
+    if stage == "study":
+        study, config = demo.parse(["--config", str(file)])
+        demo.check_sections(StudyPlan(study, config).phases())
+    else:
+        importlib.import_module(f"scripts.{stage}").parse(["--config", str(file)])
+    assert [path.name for path in checkout.iterdir()] == ["configs"]
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_every_class_and_local_model_is_there(file):
+    content = yaml.safe_load(file.read_text())
+    for name in find_values(content, "class_path"):
+        module, _, attribute = name.rpartition(".")
+        assert attribute in vars(importlib.import_module(module))
+    models = find_values(content, "teacher", "student", "model")
+    assert models
+    for model in models:
+        # A hub id has one slash.
+        assert model.count("/") == 1 or (ROOT / model / "model.safetensors").is_file(), model
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_no_shipped_file_names_what_is_not_shipped(file):
+    assert "shared/" not in file.read_text()
+
+
+def run_sections(file: Path, overrides: dict[str, list[str]], *common: str) -> None:
+    """Runs every section with fast_dev_run, and whole where a later one reads its output."""
+
+    def run(stage: str, *more: str) -> None:
+        quiet = "--trainer.enable_progress_bar=false"
+        MAINS[stage](["--config", str(file), *common, *overrides[stage], quiet, *more])
+
+    fast = "--trainer.fast_dev_run=1"
+    run("annotate", fast, "--output=fast/r.parquet", "--data.tokens_per_batch=500")
+    batch = pq.read_table("fast/r.parquet").num_rows
+    run("annotate")
+    run("cache_logits", fast, "--output=fast/logits")
+    run("cache_logits")
+    run("fit", fast)
+    run("evaluate", fast)
+    assert 0 < batch < pq.read_table(yaml.safe_load(file.read_text())["annotate"]["output"]).num_rows
+    assert Path("fast/logits/manifest.json").is_file()
+    [done] = Path("runs").glob("*/*/DONE")
+    assert yaml.safe_load(done.read_text())["global_step"] == 1
+    assert (done.parent / "student" / "model.safetensors").is_file()
+    assert pq.read_table(yaml.safe_load(file.read_text())["evaluate"]["output"]).num_rows > 0
+
+
+def test_microworld_runs_as_it_is(checkout):
+    overrides = {stage: [] for stage in MAINS}
+    run_sections(ROOT / "configs/experiments/microworld.yaml", overrides, "--data.limit=8")
+
+
+def test_obqa_runs_on_tiny_models(bench, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    teacher, all_rationales = "--model.teacher=models/teacher", "--data.correct_only=false"
+    overrides = {
+        "annotate": [teacher, "--model.max_new_tokens=8"],
+        "cache_logits": [teacher, all_rationales],
+        "fit": ["--model.student=models/student", all_rationales],
+        "evaluate": ["--model.student=models/student", "--model.max_new_tokens=8"],
+    }
+    file = ROOT / "configs/experiments/obqa_smollm2.yaml"
+    run_sections(file, overrides, "--data.questions=colours_train.jsonl")

@@ -1,0 +1,141 @@
+"""A whole study in small: its table and results are what its own files say."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from scripts import demo
+from scripts.stage_cli import run_main
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = ROOT / "configs" / "experiments" / "microworld.yaml"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the embedded default's study ran on a few questions, and what it printed."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    content = yaml.safe_load(EXPERIMENT.read_text())
+    for model in [*content["study"]["students"].values(), *content["study"]["teachers"].values()]:
+        if not (ROOT / model["model"]).is_dir():
+            pytest.skip(f"the microworld's weights are not there: {model['model']}")
+    content["study"] |= {"train_questions": "microworld:train:8:0", "test_questions": "microworld:test:10:0"}
+    content["fit"]["trainer"]["max_epochs"] = 1
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        table = demo.run_study(*demo.parse(["--config=tiny.yaml", "--seeds=1", "--workers=2"]))
+    return folder, table
+
+
+@pytest.fixture
+def folder(study: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The study's own folder, below the working directory."""
+    monkeypatch.chdir(study[0])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return study[0] / "runs" / "microworld"
+
+
+def read_accuracies(folder: Path) -> dict[tuple[str, str], tuple[float, float]]:
+    """Recomputes (accuracy, share of answers found) by (arm, student) from the predictions alone."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for path in (folder / "predictions").glob("*.parquet"):
+        records = pq.read_table(path).to_pylist()
+        right = np.mean([record["answer_neutral"] == record["gold"] for record in records])
+        answered = np.mean([record["answer_neutral"] is not None for record in records])
+        [arm], [_] = {record["arm"] for record in records}, {record["seed"] for record in records}
+        found.setdefault((arm, path.name.split("-")[0]), []).append((float(right), float(answered)))
+    return {
+        key: (float(np.mean(values, axis=0)[0]), float(np.mean(values, axis=0)[1])) for key, values in found.items()
+    }
+
+
+def test_every_arm_answered_every_test_question(folder):
+    predictions = {path.stem: pq.read_table(path).to_pylist() for path in (folder / "predictions").glob("*.parquet")}
+    conditions = ["label", "rationale-a", "rationale-b"]
+    expected = {f"{student}-untuned-seed0" for student in "ab"}
+    expected |= {f"{student}-{name}-seed0" for student in "ab" for name in conditions}
+    expected |= {f"{family}-rationale+logits-{family}-seed0" for family in "ab"}
+    assert set(predictions) == expected
+    assert len({tuple(record["question_id"] for record in records) for records in predictions.values()}) == 1
+
+
+def test_results_agree_with_the_predictions(folder):
+    results = json.loads((folder / "results.json").read_text())
+    recomputed = read_accuracies(folder)
+    assert results["questions"] == 10
+    assert {tuple(key.rsplit("/", 1)) for key in results["cells"]} == set(recomputed)
+    for key, cell in results["cells"].items():
+        accuracy, extracted = recomputed[tuple(key.rsplit("/", 1))]
+        assert cell["accuracy"] == pytest.approx(accuracy) and cell["extracted"] == pytest.approx(extracted)
+        assert 0 <= cell["low"] <= accuracy <= cell["high"] <= 1 + 1e-9 and cell["low"] < cell["high"]
+    own, other = [recomputed[f"rationale-{f}", f][0] for f in "ab"], [recomputed["rationale-a", "b"][0]]
+    other.append(recomputed["rationale-b", "a"][0])
+    gamma = results["gamma"]
+    assert gamma["gamma"] == pytest.approx((sum(own) - sum(other)) / 2)
+    assert gamma["low"] <= gamma["gamma"] <= gamma["high"] and gamma["families"] == ["a", "b"]
+
+
+def test_training_examples_are_the_right_rationales(folder):
+    results = json.loads((folder / "results.json").read_text())["cells"]
+    for teacher in "ab":
+        records = pq.read_table(folder / "teachers" / teacher / "rationales.parquet").to_pylist()
+        right = sum(record["correct"] for record in records)
+        assert results[f"rationale-{teacher}/a"]["train_examples"] == right > 0
+    assert results["label/a"]["train_examples"] == 8 and results["untuned/a"]["train_examples"] == 0
+
+
+def test_table_shows_the_results(study, folder):
+    table = study[1]
+    assert (folder / "table.md").read_text() == table + "\n"
+    results = json.loads((folder / "results.json").read_text())
+    rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("|")}
+    assert set(rows) == {key.split("/")[0] for key in results["cells"]} | {"arm", "---"}
+    for key, cell in results["cells"].items():
+        arm, student = key.rsplit("/", 1)
+        shown = rows[arm].strip("| ").split(" | ")[1 + "ab".index(student)]
+        assert shown.startswith(f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]")
+    assert rows["rationale+logits-a"].strip("| ").endswith("–")
+    assert f"{100 * results['gamma']['gamma']:+.1f} points" in table
+
+
+def test_rerun_does_nothing_new(study, folder, capsys):
+    kept = {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in folder.rglob("*")
+        if path.is_file() and path.parent.name != "logs" and path.name not in ("results.json", "table.md")
+    }
+    results = (folder / "results.json").read_bytes()
+    sizes = {path: path.stat().st_size for path in (folder / "logs").iterdir()}
+    demo.main(["--config=tiny.yaml", "--seeds=1", "--workers=2"])
+    assert study[1] in capsys.readouterr().out
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in kept} == kept
+    assert (folder / "results.json").read_bytes() == results
+    for log, size in sizes.items():
+        added = [line for line in log.read_bytes()[size:].decode().splitlines() if not line.startswith("$ ")]
+        assert added and all(re.search(r"(complete|done) already$", line) for line in added), (log, added)
+
+
+def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
+    content = yaml.safe_load(Path("tiny.yaml").read_text())
+    (tmp_path / "test.jsonl").write_text('{"id": "1", "question": "Which?", "choices": ["x"], "gold": "B"}\n')
+    content["study"] |= {"name": "failing", "test_questions": f"{tmp_path}/test.jsonl", "supervisions": ["label"]}
+    Path("failing.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit) as stopped:
+        run_main(lambda: demo.main(["--config=failing.yaml", "--workers=2"]))
+    assert stopped.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "job/s" not in line and line.strip()]
+    [line] = [line for line in said if line.startswith("error: ")]
+    assert said[-1] == line and "test.jsonl:1" in line
+    log = re.search(r"see (\S+\.log)", line)
+    assert log and Path(log[1]).is_file() and "scripts/" in Path(log[1]).read_text()
+    assert not Path("runs/failing/results.json").exists()

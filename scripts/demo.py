@@ -7,7 +7,6 @@ Everything is kept in `runs/<name>/`; interrupted, it continues with what is mis
 
 import contextlib
 import multiprocessing
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import chain, pairwise
@@ -54,7 +53,7 @@ def check_sections(phases: list[list[Job]]) -> None:
 def run_study(study: Study, config: str) -> str:
     """Runs what is missing of a study, and returns its table."""
     plan = StudyPlan(study, config)
-    threads = max(1, len(os.sched_getaffinity(0)) // study.workers)
+    threads = max(1, torch.get_num_threads() // study.workers)
     context = multiprocessing.get_context("spawn")
     phases = plan.phases()
     check_sections(phases)

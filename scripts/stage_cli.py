@@ -163,8 +163,9 @@ class PredictCLI(StageCLI):
 def run_main(main: Callable[[], Any]) -> None:
     """Runs a script; what a user got wrong is one line on stderr and exit code 2.
 
-    KINDRED_DEBUG=1 shows the traceback instead.
+    KINDRED_DEBUG=1 shows the traceback instead. A warning is one line, too.
     """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         main()
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -120,6 +120,7 @@ def compare(study: Study, seed: int = 0) -> Comparison:
     ) / len(questions)
     for number, (key, correct_SQ) in enumerate(rows.items()):
         draws = bootstrap_means(np.array(correct_SQ, dtype=float), weights_RQ, np.random.default_rng((seed, number)))
+        draws = draws.clip(0, 1)  # rounding of sums
         accuracy = float(np.mean(correct_SQ))
         # A bootstrap of answers that are all right has no width; Wilson's interval has.
         ends = [*np.percentile(draws, [2.5, 97.5]), *wilson_interval(accuracy * len(questions), len(questions))]

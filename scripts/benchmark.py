@@ -1,0 +1,38 @@
+"""Benchmarks, each against its baseline in the same run, as ratios.
+
+    python scripts/benchmark.py losses
+    python scripts/benchmark.py losses --json      # one object a line: name, value, unit, baseline, ratio
+
+Each name is a module of `scripts/benchmarks/`; what it compares itself with is in that module's docstring.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+from scripts.stage_cli import quiet_libraries, run_main
+
+NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem != "measure")
+
+
+def parse(args: list[str] | None = None) -> tuple[str, bool, list[str]]:
+    """Returns the benchmark's name, whether to print JSON, and what is left for the benchmark itself."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parsed, rest = parser.parse_known_args(args)
+    return parsed.name, parsed.json, rest
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs one benchmark, and prints each measurement as it comes."""
+    name, as_json, rest = parse(args)
+    quiet_libraries()
+    for measurement in importlib.import_module(f"scripts.benchmarks.{name}").run(rest):
+        print(json.dumps(dataclasses.asdict(measurement)) if as_json else measurement, flush=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

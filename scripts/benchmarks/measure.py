@@ -1,0 +1,64 @@
+"""What benchmarks share: one measurement, and a function's time and memory in a process of its own."""
+
+import gc
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number beside its baseline.
+
+    Attributes:
+        name: What was measured; stable, so that runs can be compared.
+        value: The number.
+        unit: Of `value` and `baseline`.
+        baseline: The same of what it is compared with, in the same run; None where there is nothing to compare.
+        ratio: value / baseline.
+    """
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None = None
+    ratio: float | None = None
+
+    @classmethod
+    def against(cls, name: str, value: float, baseline: float, unit: str) -> "Measurement":
+        """Returns the measurement with its ratio."""
+        return cls(name, value, unit, baseline, value / baseline)
+
+    def __str__(self) -> str:
+        beside = "" if self.baseline is None else f"  against {self.baseline:<12.5g}  ratio {self.ratio:.3f}"
+        return f"{self.name:<44} {self.value:<12.5g} {self.unit:<12}{beside}"
+
+
+def time_calls(call: Callable[[], Any], repeats: int, warmups: int = 1) -> float:
+    """Returns the median wall time of one call, in seconds."""
+    for _ in range(warmups):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def read_peak_rss() -> int:
+    """Returns the peak resident memory of this process, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def run_apart(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a module's function in a fresh process, so that no allocator or cache of this one plays a part."""
+    gc.collect()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)

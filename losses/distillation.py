@@ -1,79 +1,19 @@
-"""The distillation loss: cross-entropy mixed with forward KL to a teacher's sparse distribution.
+"""The distillation loss as an experiment sets it: weights, divergence, temperature, and how they change in training.
 
-Shapes: N supervised tokens, V student vocabulary, K support.
+Shapes: N supervised tokens, D hidden size, V student vocabulary.
 """
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-
-class SparseTarget(NamedTuple):
-    """A teacher's next-token distributions on a support of K tokens plus one tail bucket.
-
-    Attributes:
-        support_NK: Token ids, int64.
-        log_probs_NK: Log-probabilities at temperature 1, float32.
-        log_normalizers_NT: A_T = log sum_V exp(log p / T) for each stored temperature, float32.
-        log_tails_NT: Log of the mass outside the support at each stored temperature; -inf for none, float32.
-        temperatures: The stored temperatures.
-    """
-
-    support_NK: Tensor
-    log_probs_NK: Tensor
-    log_normalizers_NT: Tensor
-    log_tails_NT: Tensor
-    temperatures: tuple[float, ...]
-
-    def at_temperature(self, temperature: float) -> tuple[Tensor, Tensor]:
-        """Returns the exact (log p_NK, log tail_N) at a stored temperature.
-
-        Raises:
-            ValueError: The temperature was not stored.
-        """
-        if temperature not in self.temperatures:
-            raise ValueError(
-                f"temperature {temperature} is not in the logit cache, which has {list(self.temperatures)}; "
-                "capture again with it, or train with one of these"
-            )
-        index = self.temperatures.index(temperature)
-        log_p_NK = self.log_probs_NK / temperature - self.log_normalizers_NT[:, index, None]
-        return log_p_NK, self.log_tails_NT[:, index]
-
-
-def _weigh_log_ratio(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Returns p (log p - log q), which is 0 where p is 0, with a gradient of 0 there too."""
-    finite = torch.where(log_p.isneginf(), 0.0, log_p)
-    return torch.where(log_p.isneginf(), 0.0, finite.exp() * (finite - log_q))
-
-
-def forward_kl_with_tail(logits_NV: Tensor, support_NK: Tensor, log_p_NK: Tensor, log_tail_N: Tensor) -> Tensor:
-    """Computes KL(p || q) over the support and one tail bucket: sum_K p log(p/q) + tau log(tau/kappa).
-
-    tau and kappa are the teacher's and the student's mass outside the support (the "ghost token" of Anshumann et
-    al. 2025, arXiv 2503.16870). By the data processing inequality it never exceeds the full KL.
-
-    Args:
-        logits_NV: The student's logits, already divided by the temperature.
-        support_NK: Token ids.
-        log_p_NK: The teacher's log-probabilities at the same temperature.
-        log_tail_N: Log tau; -inf where the support covers everything.
-
-    Returns:
-        [N], nats.
-    """
-    log_z_N = logits_NV.logsumexp(-1)
-    log_q_NK = logits_NV.gather(-1, support_NK) - log_z_N[:, None]
-    divergence_N = _weigh_log_ratio(log_p_NK, log_q_NK).sum(-1)
-    if support_NK.shape[-1] == logits_NV.shape[-1]:
-        return divergence_N
-    # The student's tail from the logits outside the support: 1 - sum_K q loses every digit when q is sure.
-    log_kappa_N = logits_NV.scatter(-1, support_NK, float("-inf")).logsumexp(-1) - log_z_N
-    return divergence_N + _weigh_log_ratio(log_tail_N, log_kappa_N)
+from losses.divergences import DivergenceName, forward_kl, get_divergence, soft_cross_entropy
+from losses.fused_head import OutputHead, mix_fused
+from losses.mixture import Mixture, mix_rows
+from losses.schedules import Schedule, bounds, value_at
+from losses.targets import SampledTarget, SparseTarget, Tail, Target, UnstoredTemperature
 
 
 @dataclass(frozen=True)
@@ -83,7 +23,7 @@ class LossSums:
     Attributes:
         total: sum_t w_t l_t, with gradient.
         weight: sum_t w_t.
-        parts: Detached (sum, count) by name, for logging.
+        parts: Detached (sum, count) by `{statistic}_{segment}`, for logging; see `Rows.statistics`.
     """
 
     total: Tensor
@@ -91,52 +31,155 @@ class LossSums:
     parts: dict[str, tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistillationLoss:
-    """w_s [(1 - lambda) CE + lambda T^2 KL] for each supervised token of segment s (rationale or answer).
-
-    T^2 keeps the gradient's size whatever T (Hinton et al. 2015, arXiv 1503.02531).
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss at one step of training: all its numbers are settled.
 
     Attributes:
-        kl_weight: lambda; 0 is cross-entropy alone and reads no teacher rows, 1 is KL alone.
-        temperature: T, softens both distributions in the KL; the cross-entropy stays at 1.
+        mixture: What is computed of each row.
         rationale_weight: w of the rationale's tokens.
         answer_weight: w of the answer sentence's tokens.
     """
 
-    kl_weight: ClosedUnitInterval = 0.0
-    temperature: PositiveFloat = 1.0
-    rationale_weight: NonNegativeFloat = 1.0
-    answer_weight: NonNegativeFloat = 1.0
+    mixture: Mixture
+    rationale_weight: float
+    answer_weight: float
 
-    def __call__(
-        self, logits_NV: Tensor, labels_N: Tensor, is_answer_N: Tensor, target: SparseTarget | None
-    ) -> LossSums:
-        """Computes the weighted sum over N supervised tokens.
+    def __call__(self, logits_NV: Tensor, labels_N: Tensor, is_answer_N: Tensor, target: Target | None) -> LossSums:
+        """Computes the weighted sum over N supervised tokens from logits that exist: the reference.
 
         Args:
             logits_NV: The student's logits; computed with in float32 at least.
-            labels_N: The tokens that were to be predicted.
+            labels_N: The tokens that were to be predicted, int64.
             is_answer_N: True in the answer segment, False in the rationale.
-            target: The teacher's rows, if `kl_weight` > 0.
+            target: The teacher's rows; not read where lambda is 0.
 
         Raises:
-            ValueError: The temperature was not stored in the target.
+            ValueError: Shapes disagree, or the target does not have what the loss needs.
         """
-        if logits_NV.dtype in (torch.float16, torch.bfloat16):
-            logits_NV = logits_NV.float()
-        weights_N = torch.where(is_answer_N, self.answer_weight, self.rationale_weight).to(logits_NV.dtype)
-        ce_N = F.cross_entropy(logits_NV, labels_N, reduction="none")
-        loss_N = ce_N
-        values = {"ce": ce_N, "accuracy": (logits_NV.argmax(-1) == labels_N).to(logits_NV.dtype)}
-        if self.kl_weight > 0:
-            assert target is not None
-            log_p_NK, log_tail_N = target.at_temperature(self.temperature)
-            kl_N = forward_kl_with_tail(logits_NV / self.temperature, target.support_NK, log_p_NK, log_tail_N)
-            loss_N = (1 - self.kl_weight) * ce_N + self.kl_weight * self.temperature**2 * kl_N
-            values["kl"] = kl_N
+        target, weights_N = self._prepare(logits_NV, labels_N, is_answer_N, target)
+        rows = mix_rows(logits_NV, labels_N, target, self.mixture)
+        # A row without weight does not count even where its loss is infinite.
+        total = torch.where(weights_N > 0, weights_N * rows.loss_N, 0.0).sum()
+        return self._sum(total, weights_N, rows.statistics, is_answer_N)
+
+    def from_hidden(
+        self, hidden_ND: Tensor, head: OutputHead, labels_N: Tensor, is_answer_N: Tensor, target: Target | None
+    ) -> LossSums:
+        """Computes the same from the student's last hidden states and its head; the logits never exist."""
+        target, weights_N = self._prepare(hidden_ND, labels_N, is_answer_N, target)
+        total, statistics = mix_fused(hidden_ND, head, labels_N, weights_N, target, self.mixture)
+        return self._sum(total, weights_N, statistics, is_answer_N)
+
+    def _prepare(
+        self, student_ND: Tensor, labels_N: Tensor, is_answer_N: Tensor, target: Target | None
+    ) -> tuple[Target | None, Tensor]:
+        """Returns the target, if it is needed, and the rows' weights."""
+        lengths = {"labels": len(labels_N), "is_answer": len(is_answer_N)}
+        if self.mixture.kl_weight == 0:
+            target = None
+        elif target is None:
+            raise ValueError(f"loss.kl_weight is {self.mixture.kl_weight}, but there are no teacher rows")
+        else:
+            lengths["target"] = len(target[0])
+            check_kind(self.mixture, target)
+        if set(lengths.values()) != {len(student_ND)}:
+            raise ValueError(f"there are {len(student_ND)} supervised rows, but {lengths}")
+        dtype = torch.promote_types(student_ND.dtype, torch.float32)
+        return target, torch.where(is_answer_N, self.answer_weight, self.rationale_weight).to(dtype)
+
+    @staticmethod
+    def _sum(total: Tensor, weights_N: Tensor, statistics: dict[str, Tensor], is_answer_N: Tensor) -> LossSums:
         parts = {}
         for segment, mask_N in (("rationale", ~is_answer_N), ("answer", is_answer_N)):
-            for name, value_N in values.items():
-                parts[f"{name}_{segment}"] = (value_N.detach()[mask_N].sum(), mask_N.sum())
-        return LossSums(total=(weights_N * loss_N).sum(), weight=weights_N.sum(), parts=parts)
+            count = mask_N.sum()
+            for name, value_N in statistics.items():
+                parts[f"{name}_{segment}"] = (torch.where(mask_N, value_N, 0.0).sum(), count)
+        return LossSums(total=total, weight=weights_N.sum(), parts=parts)
+
+
+def check_kind(mixture: Mixture, target: Target) -> None:
+    """Raises a ValueError if this kind of target cannot give the mixture's divergence, temperature or tail."""
+    if isinstance(target, SampledTarget):
+        if mixture.divergence not in (forward_kl, soft_cross_entropy):
+            raise ValueError(
+                "loss.divergence: a sampled teacher gives only forward_kl and soft_cross_entropy without bias; use one "
+                "of them, or a logit cache of another kind"
+            )
+        if mixture.temperature != 1:
+            raise ValueError(f"loss.temperature: a sampled teacher was drawn at 1, not at {mixture.temperature}")
+    if not isinstance(target, SparseTarget) and mixture.tail != "bucket":
+        raise ValueError(f"loss.tail {mixture.tail} would be ignored: only a teacher's top tokens leave a tail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationLoss:
+    """w_s [(1 - lambda) CE + lambda T^2 D] for each supervised token of segment s (rationale or answer).
+
+    T^2 keeps the gradient's size whatever T (Hinton et al. 2015, arXiv 1503.02531); it multiplies every divergence
+    alike, value and gradient. At T = 1 with forward KL the mixture is one cross-entropy against the soft target
+    (1 - lambda) label + lambda p, up to a constant. The four numbers may be schedules.
+
+    Attributes:
+        kl_weight: lambda, the divergence's share; 0 is cross-entropy alone and reads no teacher rows, 1 is the
+            divergence alone.
+        temperature: T, softens both distributions in the divergence; the cross-entropy stays at 1.
+        rationale_weight: w of the rationale's tokens.
+        answer_weight: w of the answer sentence's tokens.
+        divergence: D; see losses/divergences.py.
+        beta: jsd's weight of the teacher; null is 0.5.
+        alpha: The share that skewed_kl and skewed_reverse_kl mix in; null is 0.1.
+        head_mass: adaptive_kl's head; null is 0.5.
+        tail: The teacher's mass outside a sparse support: bucket, renormalize or ignore; see `Mixture`.
+        unstored_temperature: Refuse a temperature that the logit cache does not have, or interpolate.
+    """
+
+    kl_weight: float | Schedule = 0.0
+    temperature: float | Schedule = 1.0
+    rationale_weight: float | Schedule = 1.0
+    answer_weight: float | Schedule = 1.0
+    divergence: DivergenceName = "forward_kl"
+    beta: float | None = None
+    alpha: float | None = None
+    head_mass: float | None = None
+    tail: Tail = "bucket"
+    unstored_temperature: UnstoredTemperature = "refuse"
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "kl_weight": self.kl_weight,
+            "temperature": self.temperature,
+            "rationale_weight": self.rationale_weight,
+            "answer_weight": self.answer_weight,
+        }
+        for name, (low, high) in ((name, bounds(number)) for name, number in numbers.items()):
+            if not (math.isfinite(low) and math.isfinite(high)):
+                raise ValueError(f"loss.{name} must be finite, not {numbers[name]}")
+            too_low = low < 0 or (name == "temperature" and low == 0)
+            if too_low or (name == "kl_weight" and high > 1):
+                allowed = {"kl_weight": "between 0 and 1", "temperature": "above 0"}.get(name, "at least 0")
+                raise ValueError(f"loss.{name} must be {allowed}, not {low if too_low else high}")
+        if bounds(self.rationale_weight)[1] == bounds(self.answer_weight)[1] == 0:
+            raise ValueError("loss.rationale_weight and loss.answer_weight are both 0; nothing is supervised")
+        self.at(0.0)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the divergence counts at any step."""
+        return bounds(self.kl_weight)[1] > 0
+
+    @property
+    def supervises_answers(self) -> bool:
+        """Whether the answer sentence counts at any step."""
+        return bounds(self.answer_weight)[1] > 0
+
+    def at(self, progress: float) -> StepLoss:
+        """Returns the loss at a share of all optimizer steps, 0 at the first."""
+        mixture = Mixture(
+            kl_weight=value_at(self.kl_weight, progress),
+            temperature=value_at(self.temperature, progress),
+            divergence=get_divergence(self.divergence, beta=self.beta, alpha=self.alpha, head_mass=self.head_mass),
+            tail=self.tail,
+            unstored_temperature=self.unstored_temperature,
+        )
+        return StepLoss(mixture, value_at(self.rationale_weight, progress), value_at(self.answer_weight, progress))

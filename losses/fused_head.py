@@ -1,0 +1,300 @@
+"""The output head and the loss in one: the student's [N, V] logits never exist, nor are they computed twice.
+
+A chunk of rows is projected onto the vocabulary, turned into the loss and into the gradient of the logits in the
+same memory, and multiplied back, so that forward and backward together cost 6 N V D operations, the least there
+is. Statistics and the weight's gradient are accumulated in float32 whatever the inputs' dtype.
+
+For a sparse target the gradient of (1 - lambda) CE + lambda T^2 D needs one number a row outside the support: with
+g = dD / d log q, over the outcomes m, G = sum g_m, and kappa the student's mass outside the support,
+
+    dD / dz_j = g_j - q_j G                    (j in the support)
+    dD / dz_j = q_j (g_tail / kappa - G)       (j outside)
+
+where g comes from autograd on the [rows, K + 1] outcomes, so that every divergence goes this road; forward KL at
+T = 1 is then one cross-entropy against a soft target.
+
+Shapes: N supervised tokens, D width, V vocabulary, K support, M outcomes; B rows of a block.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from losses.mixture import (
+    STATISTICS,
+    TEACHER_STATISTICS,
+    Mixture,
+    Rows,
+    clamp_support,
+    describe_outcomes,
+    entropy,
+    find_best,
+    mix_rows,
+)
+from losses.targets import FullTarget, Target, soften
+
+# A chunk's logits in float32. The weight is read again for every chunk, which larger chunks hide.
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
+# Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
+BLOCK_BYTES = 4 << 20
+# Stands for a logit that is left out: exp of it is 0, and unlike -inf it may be multiplied by 0.
+LEFT_OUT = -1e30
+
+
+class OutputHead(NamedTuple):
+    """What turns last hidden states into logits: scale * (h W^T) + b, soft-capped.
+
+    Attributes:
+        weight_VD: The weight; gradients flow to it unless it is frozen.
+        bias_V: The bias, if any.
+        scale: Multiplies the hidden states (Cohere, Granite).
+        softcap: c of c tanh(logits / c) (Gemma 2).
+    """
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def project(self, hidden_ND: Tensor) -> Tensor:
+        """Returns the logits, [N, V], in float32 at least."""
+        return soften(F.linear(self.scale * hidden_ND, self.weight_VD, self.bias_V), self.softcap)
+
+
+def _softmax(z_BV: Tensor, out_BV: Tensor) -> Tensor:
+    """Writes the rows' softmax into `out_BV`, and returns their logsumexp, [B]."""
+    torch.softmax(z_BV, dim=1, out=out_BV)
+    return z_BV.amax(1) - out_BV.amax(1).log()
+
+
+def _mix_sparse_block(
+    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture, scratch: list[Tensor]
+) -> Rows:
+    """Replaces logits by their gradient times `weights_B`, and returns the rows' values.
+
+    Args:
+        z_BV: Logits in float32 or float64; overwritten.
+        labels_B: Token ids.
+        weights_B: The rows' weights; 0 leaves a gradient of 0.
+        target: Sparse or sampled rows; None where lambda is 0.
+        mixture: What to compute.
+        scratch: Tensors like `z_BV`: one, or with a target at T != 1 two.
+    """
+    rest_BV = scratch[0][: len(z_BV)]
+    z_label_B = z_BV.gather(1, labels_B[:, None])[:, 0]
+    if target is None:
+        top_B = z_BV.amax(1)
+        log_z_B = _softmax(z_BV, rest_BV)
+        loss_B = log_z_B - z_label_B
+        statistics = {"ce": loss_B, "student_entropy": log_z_B - torch.linalg.vecdot(rest_BV, z_BV)}
+        torch.mul(rest_BV, weights_B[:, None], out=z_BV)
+        ce_weights_B = weights_B
+    else:
+        share, T, K = mixture.kl_weight, mixture.temperature, target.support_NK.shape[1]
+        ce_weights_B, kl_weights_B = (1 - share) * weights_B, share * T * weights_B  # T^2, and d(z / T) / dz
+        ids_BK, unused_BK = clamp_support(target.support_NK)
+        z_BK = z_BV.gather(1, ids_BK).masked_fill_(unused_BK, -math.inf)
+        covered_B = (~unused_BK).sum(1) == z_BV.shape[1]
+        # What is left is the rest of the vocabulary; its softmax is the student's distribution given no support.
+        z_BV.scatter_(1, ids_BK, LEFT_OUT)
+        top_B = torch.maximum(z_BV.amax(1), z_BK.amax(1))
+        log_rest_B = _softmax(z_BV, rest_BV).masked_fill_(covered_B, -math.inf)
+        log_z_B = torch.logaddexp(log_rest_B, z_BK.logsumexp(1))
+        log_kappa_B = log_rest_B - log_z_B
+        rest_entropy_B = (log_rest_B - torch.linalg.vecdot(rest_BV, z_BV)).masked_fill_(covered_B, 0.0)
+        student_entropy_B = entropy(torch.cat([z_BK - log_z_B[:, None], log_kappa_B[:, None]], dim=1))
+        student_entropy_B += log_kappa_B.exp() * rest_entropy_B
+
+        if T == 1:
+            soft_rest_BV, soft_log_z_B, soft_log_kappa_B = rest_BV, log_z_B, log_kappa_B
+        else:
+            soft_rest_BV = scratch[1][: len(z_BV)]
+            torch.div(z_BV, T, out=z_BV)
+            soft_log_rest_B = _softmax(z_BV, soft_rest_BV).masked_fill_(covered_B, -math.inf)
+            soft_log_z_B = torch.logaddexp(soft_log_rest_B, (z_BK / T).logsumexp(1))
+            soft_log_kappa_B = soft_log_rest_B - soft_log_z_B
+        log_p_BM = mixture.teacher_outcomes(target).to(z_BV.dtype)
+        log_q_BM = z_BK / T - soft_log_z_B[:, None]
+        if bucket := mixture.has_bucket(target):
+            log_q_BM = torch.cat([log_q_BM, soft_log_kappa_B[:, None]], dim=1)
+        with torch.enable_grad():
+            divergence_B = mixture.divergence(log_p_BM, log_q_BM.requires_grad_())
+            (g_BM,) = torch.autograd.grad(divergence_B.sum(), log_q_BM)
+        divergence_B, log_q_BM = divergence_B.detach(), log_q_BM.detach()
+
+        # The gradient for the rest is a number a row times its own softmax; the support's is written over it.
+        g_sum_B = g_BM.sum(1)
+        kappa_weights_B = kl_weights_B * ((g_BM[:, -1] if bucket else 0.0) - g_sum_B * soft_log_kappa_B.exp())
+        rest_weights_B = ce_weights_B * log_kappa_B.exp()
+        if T == 1:
+            torch.mul(rest_BV, (rest_weights_B + kappa_weights_B)[:, None], out=z_BV)
+        else:
+            torch.mul(rest_BV, rest_weights_B[:, None], out=z_BV).addcmul_(soft_rest_BV, kappa_weights_B[:, None])
+        d_BK = kl_weights_B[:, None] * (g_BM[:, :K] - g_sum_B[:, None] * log_q_BM[:, :K].exp())
+        d_BK += ce_weights_B[:, None] * (z_BK - log_z_B[:, None]).exp()
+        # The support's places hold 0 by now; unused ones add their 0 to the row's first token.
+        z_BV.scatter_add_(1, ids_BK, d_BK.masked_fill_(unused_BK, 0.0))
+
+        ce_B = log_z_B - z_label_B
+        loss_B = (1 - share) * ce_B + share * T**2 * divergence_B
+        agrees_B = z_BK.gather(1, find_best(target, log_p_BM))[:, 0] >= top_B
+        statistics = {"ce": ce_B, "student_entropy": student_entropy_B, "divergence": divergence_B}
+        statistics |= {"agreement": agrees_B.to(z_BV.dtype), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
+    z_BV.scatter_add_(1, labels_B[:, None], -ce_weights_B[:, None])
+    return Rows(loss_B, {**statistics, "accuracy": (z_label_B >= top_B).to(z_BV.dtype)})
+
+
+def _mix_full_block(
+    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture, scratch: list[Tensor]
+) -> Rows:
+    """Does what `_mix_sparse_block` does, for a teacher's whole distribution, by autograd."""
+    with torch.enable_grad():
+        logits_BV = z_BV.clone().requires_grad_()
+        rows = mix_rows(logits_BV, labels_B, target, mixture)
+        (gradient_BV,) = torch.autograd.grad((weights_B * rows.loss_N).sum(), logits_BV)
+    z_BV.copy_(gradient_BV)
+    return Rows(rows.loss_N.detach(), rows.statistics)
+
+
+def _add_product(total_VD: Tensor, d_NV: Tensor, hidden_ND: Tensor, beta: int) -> None:
+    """Sets `total_VD`, which may be of a higher precision, to d^T h + beta total; beta = 0 reads nothing of it."""
+    if d_NV.dtype == total_VD.dtype:
+        total_VD.addmm_(d_NV.T, hidden_ND, beta=beta)
+    elif d_NV.is_cuda:
+        torch.addmm(total_VD, d_NV.T, hidden_ND, out_dtype=total_VD.dtype, beta=beta, out=total_VD)
+    else:
+        total_VD.addmm_(d_NV.T.to(total_VD.dtype), hidden_ND.to(total_VD.dtype), beta=beta)
+
+
+class _FusedHead(torch.autograd.Function):
+    """Computes sum_n weights_n loss_n and its gradients; see `mix_fused`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_N: Tensor,
+        weights_N: Tensor,
+        target: Target | None,
+        mixture: Mixture,
+        softcap: float | None,
+        rows_per_chunk: int,
+        wants_gradients: bool,
+    ) -> tuple[Tensor, Tensor]:
+        (N, _), V = hidden_ND.shape, len(weight_VD)
+        exact = torch.promote_types(hidden_ND.dtype, torch.float32)
+        needs = [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
+        d_hidden_ND = torch.empty_like(hidden_ND) if needs[0] else None
+        # The first chunk writes it; without rows there is none.
+        d_weight_VD = (torch.empty_like if N else torch.zeros_like)(weight_VD, dtype=exact) if needs[1] else None
+        d_bias_V = torch.zeros(V, dtype=exact, device=hidden_ND.device) if needs[2] else None
+        names = STATISTICS + (TEACHER_STATISTICS if target is not None else ())
+        statistics = torch.empty(len(names), N, dtype=exact, device=hidden_ND.device)
+        loss_N = torch.empty(N, dtype=exact, device=hidden_ND.device)
+
+        block = (
+            min(rows_per_chunk, max(1, BLOCK_BYTES // (4 * V))) if hidden_ND.device.type == "cpu" else rows_per_chunk
+        )
+        is_full = isinstance(target, FullTarget)
+        mix_block = _mix_full_block if is_full else _mix_sparse_block
+        num_scratch = 0 if is_full else 1 if target is None or mixture.temperature == 1 else 2
+        scratch = [torch.empty(min(block, N), V, dtype=exact, device=hidden_ND.device) for _ in range(num_scratch)]
+        chunk_CV = hidden_ND.new_empty(min(rows_per_chunk, N), V)
+        for start in range(0, N, rows_per_chunk):
+            stop = min(start + rows_per_chunk, N)
+            logits_CV = chunk_CV[: stop - start]
+            if bias_V is None:
+                torch.mm(hidden_ND[start:stop], weight_VD.T, out=logits_CV)
+            else:
+                torch.addmm(bias_V, hidden_ND[start:stop], weight_VD.T, out=logits_CV)
+            for first in range(start, stop, block):
+                last = min(first + block, stop)
+                here, there = slice(first - start, last - start), slice(first, last)
+                # In float32 these are the chunk's own numbers, in a lower precision a copy.
+                z_BV = logits_CV[here].to(exact)
+                if softcap is not None:
+                    z_BV.div_(softcap).tanh_()
+                    slope_BV = 1 - z_BV.square()
+                    z_BV.mul_(softcap)
+                part = None if target is None else target.rows(first, last)
+                rows = mix_block(z_BV, labels_N[there], weights_N[there], part, mixture, scratch)
+                loss_N[there] = rows.loss_N
+                for row, name in zip(statistics, names, strict=True):
+                    row[there] = rows.statistics[name]
+                if softcap is not None:
+                    z_BV.mul_(slope_BV)
+                if logits_CV.dtype != exact:
+                    logits_CV[here] = z_BV
+            if d_hidden_ND is not None:
+                torch.mm(logits_CV, weight_VD, out=d_hidden_ND[start:stop])
+            if d_weight_VD is not None:
+                _add_product(d_weight_VD, logits_CV, hidden_ND[start:stop], beta=min(start, 1))
+            if d_bias_V is not None:
+                d_bias_V += logits_CV.sum(0, dtype=exact)
+        ctx.mark_non_differentiable(statistics)
+        ctx.gradients = (
+            d_hidden_ND,
+            None if d_weight_VD is None else d_weight_VD.to(weight_VD.dtype),
+            None if d_bias_V is None else d_bias_V.to(weight_VD.dtype),
+        )
+        # A row without weight does not count even where its loss is infinite.
+        return torch.where(weights_N > 0, weights_N * loss_N, 0.0).sum(), statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_total: Tensor, d_statistics: Tensor) -> tuple:
+        if ctx.gradients is None:
+            raise RuntimeError("the fused head's gradients were computed in its forward pass, and are used up")
+        # Dropped here, so that autograd may keep these very tensors as the parameters' gradients.
+        gradients, ctx.gradients = ctx.gradients, None
+        return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 7)
+
+
+def mix_fused(
+    hidden_ND: Tensor,
+    head: OutputHead,
+    labels_N: Tensor,
+    weights_N: Tensor,
+    target: Target | None,
+    mixture: Mixture,
+    chunk_bytes: int | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Computes the weighted sum of the mixture over rows from hidden states, without their logits.
+
+    Args:
+        hidden_ND: The student's last hidden states at the supervised positions.
+        head: The student's output head.
+        labels_N: The tokens that were to be predicted, int64.
+        weights_N: The rows' weights.
+        target: The teacher's rows; None where lambda is 0.
+        mixture: What to compute of each row.
+        chunk_bytes: Size of the logits that exist at a time, counted in float32; None takes `CHUNK_BYTES`.
+
+    Returns:
+        sum_n weights_n loss_n, with gradients to hidden states, weight and bias, once; and `Rows.statistics`.
+    """
+    device = hidden_ND.device.type
+    budget = CHUNK_BYTES[device] if chunk_bytes is None else chunk_bytes
+    weight_VD, bias_V, hidden_ND = head.weight_VD, head.bias_V, head.scale * hidden_ND
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+    with torch.autocast(device, enabled=False):
+        total, statistics = _FusedHead.apply(
+            hidden_ND.to(dtype),
+            weight_VD.to(dtype),
+            None if bias_V is None else bias_V.to(dtype),
+            labels_N,
+            weights_N,
+            target,
+            mixture,
+            head.softcap,
+            max(1, budget // (4 * len(weight_VD))),
+            torch.is_grad_enabled(),
+        )
+    names = STATISTICS + (TEACHER_STATISTICS if target is not None else ())
+    return total, dict(zip(names, statistics, strict=True))

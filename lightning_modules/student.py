@@ -14,8 +14,12 @@ from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import atomic_path
+from datamodules.logit_cache import LogitCache
+from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
 from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
-from losses.distillation import DistillationLoss, LossSums, SparseTarget
+from losses.distillation import DistillationLoss, LossSums
+from losses.schedules import Schedule, bounds
+from losses.targets import SampledTarget, SparseTarget, Target
 
 
 class DistillationModule(L.LightningModule):
@@ -36,12 +40,13 @@ class DistillationModule(L.LightningModule):
         weight_decay: NonNegativeFloat = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup_ratio: ClosedUnitInterval = 0.05,
+        fused_head: bool = True,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
         Args:
             student: Hub id, local folder, or GGUF file.
-            loss: Weights of the mixture and of the segments.
+            loss: The mixture, its divergence and its weights.
             revision: Commit of a hub model.
             dtype: Of the weights in memory.
             keep_layers: Keep only these decoder layers: a smaller student of the same family.
@@ -49,13 +54,11 @@ class DistillationModule(L.LightningModule):
             weight_decay: AdamW's, on matrices only.
             schedule: After the warm-up.
             warmup_ratio: Share of all steps over which the learning rate rises.
+            fused_head: Compute the loss from hidden states, chunk by chunk. Off keeps all logits: the same loss in
+                several times the memory, to check against.
         """
         super().__init__()
-        if loss.rationale_weight == 0 and loss.answer_weight == 0:
-            raise ValueError("loss.rationale_weight and loss.answer_weight are both 0; nothing is supervised")
-        numbers = {f"loss.{name}": value for name, value in vars(loss).items()}
-        numbers |= {"learning_rate": learning_rate, "weight_decay": weight_decay}
-        for name, value in numbers.items():
+        for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
             if not math.isfinite(value):
                 raise ValueError(f"model.{name} must be finite, not {value}")
         self.student, self.student_revision = student, revision
@@ -64,8 +67,11 @@ class DistillationModule(L.LightningModule):
         self.loss = loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
+        self.fused_head = fused_head
         self.model: Any = None
+        self._head_settings: HeadSettings | None = None
         self._weight_sum: Tensor | None = None
+        self._has_checked_target = False
         self._val_means: dict[str, MeanMetric] = {}
 
     def configure_model(self) -> None:
@@ -82,35 +88,59 @@ class DistillationModule(L.LightningModule):
                 examples longer than the context.
         """
         has_logits = data.supervision == "rationale+logits"
-        if has_logits and self.loss.kl_weight == 0:
+        if has_logits and not self.loss.needs_teacher:
             raise ValueError(
                 "supervision is rationale+logits, but model.loss.kl_weight is 0; the logits would be ignored"
             )
-        if not has_logits and self.loss.kl_weight > 0:
+        if not has_logits and self.loss.needs_teacher:
             raise ValueError(
                 f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
             )
         for cache in data.caches:
-            stored = cache.description.temperatures
-            if self.loss.temperature not in stored:
-                raise ValueError(
-                    f"model.loss.temperature {self.loss.temperature} is not in {cache.folder}, which has {list(stored)}"
-                )
-        if data.supervision == "label" and self.loss.answer_weight == 0:
+            self._check_temperatures(cache)
+        if data.supervision == "label" and not self.loss.supervises_answers:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
         check_model(self.student, self.student_revision, self.keep_layers, data.max_length, "data.max_length")
 
+    def _check_temperatures(self, cache: LogitCache) -> None:
+        """Refuses a loss whose temperature, at some step, the cache does not have."""
+        stored = list(cache.description.temperatures)
+        low, high = bounds(self.loss.temperature)
+        between = isinstance(self.loss.temperature, Schedule) and self.loss.temperature.shape != "step"
+        if self.loss.unstored_temperature == "interpolate":
+            fits = min(stored) <= low <= high <= max(stored)
+        else:
+            fits = low in stored and high in stored and (low == high or not between)
+        if not fits:
+            wanted = low if low == high else f"{low} to {high}"
+            raise ValueError(f"model.loss.temperature {wanted} is not in {cache.folder}, which has {stored}")
+
     def on_fit_start(self) -> None:
-        """Starts in training mode, whatever mode the student was saved in."""
+        """Starts in training mode, whatever mode the student was saved in, and finds its output head."""
         self.model.train()
+        self._total_steps = int(self.trainer.estimated_stepping_batches)
+        if self.fused_head:
+            self._head_settings = find_head_settings(self.model)
 
     def compute_loss(self, batch: dict) -> LossSums:
-        """Returns the loss sums over the batch's supervised tokens."""
-        output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        logits_NV = rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]]
-        target = None
-        if self.loss.kl_weight > 0:
-            planes = batch["target"]
+        """Returns the loss sums over the batch's supervised tokens, at the training's present progress."""
+        loss = self.loss.at(min(self.global_step / self._total_steps, 1.0))
+        target = self._build_target(batch) if loss.mixture.kl_weight > 0 else None
+        inputs = (batch["labels"], batch["is_answer"], target)
+        if self._head_settings is None:
+            output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            return loss(rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]], *inputs)
+        hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"])
+        hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
+        return loss.from_hidden(hidden_ND, get_head(self.model, self._head_settings), *inputs)
+
+    def _build_target(self, batch: dict) -> Target:
+        """Returns the batch's teacher rows; looks at every value of the first batch's."""
+        planes = batch["target"]
+        target: Target
+        if "weights" in planes:
+            target = SampledTarget(planes["support"], planes["weights"])
+        else:
             target = SparseTarget(
                 planes["support"],
                 planes["log_probs"],
@@ -118,11 +148,23 @@ class DistillationModule(L.LightningModule):
                 planes["log_tails"],
                 batch["temperatures"],
             )
-        return self.loss(logits_NV, batch["labels"], batch["is_answer"], target)
+        if not self._has_checked_target:
+            target.check(self.model.config.get_text_config().vocab_size)
+            self._has_checked_target = True
+        return target
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        """Returns the weighted sum; `on_before_optimizer_step` normalises its gradient."""
+        """Returns the weighted sum; `on_before_optimizer_step` normalises its gradient.
+
+        Raises:
+            ValueError: The loss is not a finite number.
+        """
         sums = self.compute_loss(batch)
+        if not torch.isfinite(sums.total):
+            raise ValueError(
+                f"the loss is {sums.total.item()} at step {self.global_step}, in the batch of examples "
+                f"{', '.join(batch['example_ids'])}; lower the learning rate, or look at these"
+            )
         self._weight_sum = sums.weight if self._weight_sum is None else self._weight_sum + sums.weight
         for name, (total, weight) in self._sums_by_name(sums).items():
             if weight > 0:

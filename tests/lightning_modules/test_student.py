@@ -18,6 +18,7 @@ from datamodules.tokenization import ANSWER, PROMPT
 from lightning_modules.run import AtomicCheckpointIO
 from lightning_modules.student import DistillationModule
 from losses.distillation import DistillationLoss
+from losses.schedules import Schedule
 from tests.lightning_modules.conftest import World
 from tests.tiny import fit, make_questions, make_rationale, write_store
 
@@ -58,10 +59,12 @@ def weights(module: DistillationModule) -> dict[str, torch.Tensor]:
     return module.model.state_dict()
 
 
-def test_gradient_and_steps_are_those_of_a_hand_made_loop(world: World) -> None:
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_gradient_and_steps_are_those_of_a_hand_made_loop(world: World, fused_head: bool) -> None:
     """One example at a time, no padding, dense distributions, plain AdamW."""
     gradients = Gradients()
-    module = train(world, max_epochs=3, precision="64-true", callbacks=[gradients])
+    module = make_module(world, fused_head=fused_head)
+    fit(module, make_data(world), max_epochs=3, precision="64-true", callbacks=[gradients])
 
     data = make_data(world)
     data.setup("fit")
@@ -181,9 +184,64 @@ def test_a_student_that_is_the_teacher_begins_without_divergence(world: World) -
     trainer = fit(DistillationModule(world.teacher, loss, learning_rate=0.0), data)
     assert trainer.global_step > 1
     for segment in ("rationale", "answer"):
-        assert abs(trainer.callback_metrics[f"train/kl_{segment}"].item()) < 1e-5
+        assert abs(trainer.callback_metrics[f"train/divergence_{segment}"].item()) < 1e-5
     other = fit(make_module(world, loss, learning_rate=0.0), data).callback_metrics
-    assert other["train/kl_rationale"] > 0.01
+    assert other["train/divergence_rationale"] > 0.01
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_fused_head_logs_and_learns_what_logits_do(world: World, precision: str) -> None:
+    found = []
+    for fused_head in (True, False):
+        module = make_module(world, fused_head=fused_head)
+        trainer = fit(module, make_data(world, validation_fraction=0.25), precision=precision)
+        assert (module._head_settings is not None) == fused_head
+        found.append({name: value.item() for name, value in trainer.callback_metrics.items()})
+    assert found[0].keys() == found[1].keys()
+    assert {"train/student_entropy_rationale", "train/agreement_answer", "val/teacher_tail_answer"} <= found[0].keys()
+    tolerance = {"rel": 1e-4, "abs": 1e-5} if precision == "32-true" else {"rel": 0.05, "abs": 0.03}
+    assert found[0] == pytest.approx(found[1], **tolerance)
+
+
+def test_a_schedule_runs_over_the_whole_training(world: World) -> None:
+    """Four steps with lambda = 0, 1/4, 1/2, 3/4; at lambda = 0 no teacher row is read."""
+
+    class Weights(L.Callback):
+        def __init__(self) -> None:
+            self.seen: list[float] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: DistillationModule, *args: object) -> None:
+            logged = {name.removeprefix("train/"): value for name, value in trainer.callback_metrics.items()}
+            self.seen.append("divergence_answer" in logged)
+
+    loss = DistillationLoss(kl_weight=Schedule(shape="linear", start=0.0, end=1.0))
+    module, seen = make_module(world, loss), Weights()
+    fit(module, make_data(world), max_epochs=4, callbacks=[seen])
+    assert seen.seen == [False, True, True, True]
+    assert module.loss.at(3 / 4).mixture.kl_weight == 0.75
+
+
+def test_a_loss_that_is_no_number_is_refused_with_step_and_examples(world: World) -> None:
+    module = make_module(world)
+    data = make_data(world, tokens_per_batch=1)
+
+    class Spoil(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: DistillationModule, *args: object) -> None:
+            next(pl_module.parameters()).data.fill_(torch.nan)
+
+    with pytest.raises(ValueError, match=r"the loss is nan at step 1, in the batch of examples q\d/teacher/0; lower"):
+        fit(module, data, callbacks=[Spoil()])
+
+
+def test_the_first_batchs_teacher_rows_are_looked_at(world: World) -> None:
+    """A head that is smaller than the teacher's vocabulary: the cache has ids that the student lacks."""
+    module = make_module(world)
+    data = make_data(world)
+    data.setup("fit")
+    module.configure_model()
+    module.model.config.vocab_size = 5
+    with pytest.raises(ValueError, match="outside the student's vocabulary of 5"):
+        fit(module, data)
 
 
 def test_data_that_does_not_fit_the_loss_is_refused(world: World) -> None:

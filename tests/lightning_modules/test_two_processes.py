@@ -64,7 +64,7 @@ def test_weights_do_not_depend_on_the_number_of_processes(paths: dict, output: P
 def test_validation_metrics_are_those_of_one_process(paths: dict, output: Path) -> None:
     metrics = [json.loads((output / f"val-{rank}.json").read_text()) for rank in range(2)]
     names = [name for name in metrics[0] if name.startswith("val/")]
-    assert len(names) == 7
+    assert len(names) == 1 + 2 * 8
     assert [metrics[0][name] for name in names] == [metrics[1][name] for name in names]
     module, make_data = make_student(paths)
     module.learning_rate = 0.0

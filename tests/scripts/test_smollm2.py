@@ -82,7 +82,7 @@ def test_student_learned(study, arm):
     run = study[0] / f"smollm2-{arm}-seed0"
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert metrics and all(0 < record["train/loss"] < 20 for record in metrics if "train/loss" in record)
-    assert ("train/kl_answer" in metrics[0]) == ("logits" in arm)
+    assert ("train/divergence_answer" in metrics[0]) == ("logits" in arm)
     assert json.loads((run / "DONE").read_text())["train_examples"] == 4
     assert json.loads((run / "student" / "config.json").read_text())["num_hidden_layers"] == 15
 

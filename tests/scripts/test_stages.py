@@ -146,7 +146,9 @@ def test_run_has_the_documented_files(pipeline):
     metrics = read_jsonl(run / "metrics.jsonl")
     trained = [record for record in metrics if "train/loss" in record]
     assert [record["step"] for record in trained] == list(range(done["global_step"]))
-    assert {"train/ce_rationale", "train/ce_answer", "train/kl_answer", "train/learning_rate"} <= set(trained[0])
+    assert {"train/ce_rationale", "train/ce_answer", "train/divergence_answer", "train/learning_rate"} <= set(
+        trained[0]
+    )
     assert sum("val/loss" in record for record in metrics) == 2
 
 

@@ -1,0 +1,73 @@
+"""Splits a causal language model into its body and its output head, and verifies the split on the model itself."""
+
+import warnings
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from losses.fused_head import OutputHead
+
+# What architectures call the number that their logits are multiplied or divided by, and the one that caps them.
+SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "logits_mup_width_multiplier")
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap", "softcap")
+
+
+class HeadSettings(NamedTuple):
+    """How an architecture turns the head's product into logits; see `OutputHead`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def run_body(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Returns the last hidden states, [B, S, D], as they enter the output head."""
+    return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+
+def get_head(model: PreTrainedModel, settings: HeadSettings) -> OutputHead:
+    """Returns the output head with its parameters as they are now."""
+    linear = model.get_output_embeddings()
+    return OutputHead(linear.weight, linear.bias, *settings)
+
+
+def _guess_settings(config: dict) -> list[HeadSettings]:
+    """Returns what the config's numbers may mean, and last that they mean nothing."""
+    numbers = [config[name] for name in SCALES if config.get(name)]
+    scales = [scale for number in numbers for scale in (number, 1 / number)]
+    softcaps = [config[name] for name in SOFTCAPS if config.get(name)]
+    return [HeadSettings(*pair) for pair in product([*scales, 1.0], [*softcaps, None])]
+
+
+@torch.no_grad()
+def find_head_settings(model: PreTrainedModel) -> HeadSettings | None:
+    """Finds settings with which body and head give the model's own logits on a few tokens.
+
+    Architectures scale and cap their logits under several names, and one name does not always mean the same, so
+    every reading of the config is tried against the model.
+
+    Returns:
+        The settings; None, with a warning, where none gives the model's logits.
+    """
+    linear = model.get_output_embeddings()
+    if model.base_model is not model and isinstance(linear, torch.nn.Linear):
+        input_ids = torch.arange(8, device=linear.weight.device)[None] % linear.out_features
+        mask = torch.ones_like(input_ids)
+        was_training = model.training
+        model.eval()
+        expected = model(input_ids=input_ids, attention_mask=mask).logits[0].float()
+        hidden = run_body(model, input_ids, mask)[0]
+        model.train(was_training)
+        # A float32 product summed in another order differs by less; a bfloat16 one is rounded at each step.
+        tolerance = (1e-4 if linear.weight.dtype == torch.float32 else 2e-2) * expected.abs().max()
+        for settings in _guess_settings(model.config.get_text_config().to_dict()):
+            logits = get_head(model, settings).project(hidden).float()
+            if logits.shape == expected.shape and (logits - expected).abs().max() <= tolerance:
+                return settings
+    warnings.warn(
+        f"{type(model).__name__} cannot be split into a body and a linear output head; its logits are kept in memory",
+        stacklevel=2,
+    )
+    return None

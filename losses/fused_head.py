@@ -40,7 +40,7 @@ from losses.targets import FullTarget, Target, soften
 # A chunk's logits in float32. The weight is read again for every chunk, which larger chunks hide.
 CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 16 << 20
 # Stands for a logit that is left out: exp of it is 0, and unlike -inf it may be multiplied by 0.
 LEFT_OUT = -1e30
 

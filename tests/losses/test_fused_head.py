@@ -281,3 +281,22 @@ def test_a_vocabulary_of_262144() -> None:
         total, _ = road(hidden, OutputHead(weight), labels, torch.ones(3), target, mixture)
         results.append((total, *torch.autograd.grad(total, hidden)))
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["none", "sparse", "full"])
+def test_bfloat16_on_a_gpu(kind: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    low = [tensor.detach().cuda().requires_grad_() for tensor in make_inputs(torch.bfloat16)[:3]]
+    exact = [tensor.detach().double().requires_grad_() for tensor in low]
+    labels, weights = (tensor.cuda() for tensor in make_inputs()[3:])
+    mixture = Mixture(0.0 if kind == "none" else 0.5, 1.0, get_divergence("forward_kl"))
+    target = None if kind == "none" else make_target(kind)
+    if target is not None:
+        target = type(target)(*(part.cuda() if isinstance(part, torch.Tensor) else part for part in target))
+    total, _ = dense(exact[0], OutputHead(*exact[1:]), labels, weights, target, mixture)
+    truth = torch.autograd.grad(total, exact)
+    total, _ = mix_fused(low[0], OutputHead(*low[1:]), labels, weights.float(), target, mixture, chunk_bytes=4 * V * 2)
+    for found, gradient in zip(torch.autograd.grad(total, low), truth, strict=True):
+        assert (found.double() - gradient).norm() <= 2**-6 * gradient.norm()

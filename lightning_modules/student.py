@@ -70,7 +70,8 @@ class DistillationModule(L.LightningModule):
         self.fused_head = fused_head
         self.model: Any = None
         self._head_settings: HeadSettings | None = None
-        self._weight_sum: Tensor | None = None
+        self._step_sums: Tensor | None = None
+        self._step_names: list[str] = []
         self._has_checked_target = False
         self._val_means: dict[str, MeanMetric] = {}
 
@@ -165,22 +166,26 @@ class DistillationModule(L.LightningModule):
                 f"the loss is {sums.total.item()} at step {self.global_step}, in the batch of examples "
                 f"{', '.join(batch['example_ids'])}; lower the learning rate, or look at these"
             )
-        self._weight_sum = sums.weight if self._weight_sum is None else self._weight_sum + sums.weight
-        for name, (total, weight) in self._sums_by_name(sums).items():
-            if weight > 0:
-                self.log(f"train/{name}", total / weight)
+        named = self._sums_by_name(sums)
+        pairs = torch.stack([torch.stack([total, weight.to(total)]) for total, weight in named.values()])
+        self._step_sums = pairs if self._step_sums is None else self._step_sums + pairs
+        self._step_names = list(named)
         return sums.total
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divides the gradient by the weights of all micro-batches and processes, then logs its norm."""
-        weight = self.trainer.strategy.reduce(self._weight_sum, reduce_op="sum")
-        self._weight_sum = None
+        """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means."""
+        pairs = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
+        self._step_sums = None
+        weight = pairs[self._step_names.index("loss"), 1]
         # Lightning divided the loss by the accumulated batches, and DDP averages over the processes.
         scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / weight
         # Nothing weighed anything: the gradient is 0, and stays 0.
         scale = torch.where(weight > 0, scale, 0.0)
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, scale)
+        for name, (total, count) in zip(self._step_names, pairs.tolist(), strict=True):
+            if count > 0:
+                self.log(f"train/{name}", total / count)
         self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 

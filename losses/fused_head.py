@@ -46,12 +46,12 @@ LEFT_OUT = -1e30
 
 
 class OutputHead(NamedTuple):
-    """What turns last hidden states into logits: scale * (h W^T) + b, soft-capped.
+    """What turns last hidden states into logits: scale * (h W^T + b), soft-capped.
 
     Attributes:
         weight_VD: The weight; gradients flow to it unless it is frozen.
         bias_V: The bias, if any.
-        scale: Multiplies the hidden states (Cohere, Granite).
+        scale: Multiplies the logits (Cohere, Granite).
         softcap: c of c tanh(logits / c) (Gemma 2).
     """
 
@@ -62,7 +62,7 @@ class OutputHead(NamedTuple):
 
     def project(self, hidden_ND: Tensor) -> Tensor:
         """Returns the logits, [N, V], in float32 at least."""
-        return soften(F.linear(self.scale * hidden_ND, self.weight_VD, self.bias_V), self.softcap)
+        return soften(self.scale * F.linear(hidden_ND, self.weight_VD, self.bias_V), self.softcap)
 
 
 def _softmax(z_BV: Tensor, out_BV: Tensor) -> Tensor:
@@ -281,7 +281,9 @@ def mix_fused(
     """
     device = hidden_ND.device.type
     budget = CHUNK_BYTES[device] if chunk_bytes is None else chunk_bytes
-    weight_VD, bias_V, hidden_ND = head.weight_VD, head.bias_V, head.scale * hidden_ND
+    weight_VD, bias_V = head.weight_VD, head.bias_V
+    if head.scale != 1:
+        hidden_ND, bias_V = head.scale * hidden_ND, None if bias_V is None else head.scale * bias_V
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
     with torch.autocast(device, enabled=False):
         total, statistics = _FusedHead.apply(

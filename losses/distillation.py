@@ -82,7 +82,7 @@ class StepLoss:
             raise ValueError(f"loss.kl_weight is {self.mixture.kl_weight}, but there are no teacher rows")
         else:
             lengths["target"] = len(target[0])
-            check_kind(self.mixture, target)
+            check_kind(self.mixture, type(target))
         if set(lengths.values()) != {len(student_ND)}:
             raise ValueError(f"there are {len(student_ND)} supervised rows, but {lengths}")
         dtype = torch.promote_types(student_ND.dtype, torch.float32)
@@ -98,9 +98,9 @@ class StepLoss:
         return LossSums(total=total, weight=weights_N.sum(), parts=parts)
 
 
-def check_kind(mixture: Mixture, target: Target) -> None:
+def check_kind(mixture: Mixture, kind: type[Target]) -> None:
     """Raises a ValueError if this kind of target cannot give the mixture's divergence, temperature or tail."""
-    if isinstance(target, SampledTarget):
+    if kind is SampledTarget:
         if mixture.divergence not in (forward_kl, soft_cross_entropy):
             raise ValueError(
                 "loss.divergence: a sampled teacher gives only forward_kl and soft_cross_entropy without bias; use one "
@@ -108,7 +108,7 @@ def check_kind(mixture: Mixture, target: Target) -> None:
             )
         if mixture.temperature != 1:
             raise ValueError(f"loss.temperature: a sampled teacher was drawn at 1, not at {mixture.temperature}")
-    if not isinstance(target, SparseTarget) and mixture.tail != "bucket":
+    if kind is not SparseTarget and mixture.tail != "bucket":
         raise ValueError(f"loss.tail {mixture.tail} would be ignored: only a teacher's top tokens leave a tail")
 
 

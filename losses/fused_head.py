@@ -37,8 +37,9 @@ from losses.mixture import (
 )
 from losses.targets import FullTarget, Target, soften
 
-# A chunk's logits in float32. The weight is read again for every chunk, which larger chunks hide.
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
+# A chunk's logits, counted in float32. The weight is read again for every chunk, which larger chunks hide.
+CPU_CHUNK_BYTES = 64 << 20
+GPU_CHUNK_BYTES = 512 << 20
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
 BLOCK_BYTES = 16 << 20
 # Stands for a logit that is left out: exp of it is 0, and unlike -inf it may be multiplied by 0.
@@ -274,13 +275,14 @@ def mix_fused(
         weights_N: The rows' weights.
         target: The teacher's rows; None where lambda is 0.
         mixture: What to compute of each row.
-        chunk_bytes: Size of the logits that exist at a time, counted in float32; None takes `CHUNK_BYTES`.
+        chunk_bytes: Size of the logits that exist at a time, counted in float32; None chooses it for the device.
 
     Returns:
         sum_n weights_n loss_n, with gradients to hidden states, weight and bias, once; and `Rows.statistics`.
     """
     device = hidden_ND.device.type
-    budget = CHUNK_BYTES[device] if chunk_bytes is None else chunk_bytes
+    if chunk_bytes is None:
+        chunk_bytes = CPU_CHUNK_BYTES if device == "cpu" else GPU_CHUNK_BYTES
     weight_VD, bias_V = head.weight_VD, head.bias_V
     if head.scale != 1:
         hidden_ND, bias_V = head.scale * hidden_ND, None if bias_V is None else head.scale * bias_V
@@ -295,7 +297,7 @@ def mix_fused(
             target,
             mixture,
             head.softcap,
-            max(1, budget // (4 * len(weight_VD))),
+            max(1, chunk_bytes // (4 * len(weight_VD))),
             torch.is_grad_enabled(),
         )
     names = STATISTICS + (TEACHER_STATISTICS if target is not None else ())

@@ -90,7 +90,7 @@ def test_the_split_is_by_question_and_depends_on_its_seed(folder: Path) -> None:
     train, held_out = split(0)
     assert len(held_out) == 3 and not train & held_out and len(train | held_out) == 10
     assert split(0)[1] == held_out != split(1)[1]
-    assert make_data(folder).val_examples == []
+    assert len(make_data(folder).val_examples) == 0
     with pytest.raises(ValueError, match=r"validation_fraction=1\.0 leaves no question to learn from"):
         make_data(folder, validation_fraction=1.0)
 

@@ -112,9 +112,8 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
     ):
         self.lengths, self.tokens_per_batch = np.asarray(lengths, dtype=np.int64), tokens_per_batch
         self.seed, self.rank, self.world_size, self.draw = seed, rank, world_size, draw
-        self.epoch = 0
-        # Batches of this epoch that a resumed run has trained on already; the loader sets it.
-        self.num_done = 0
+        # Which batches come next; a loader that resumes sets them.
+        self.epoch, self.num_done = 0, 0
         order, _ = self._order(0)
         self.num_batches = len(pack(order, self.lengths, tokens_per_batch)) if len(order) else 0
         if seed is not None:
@@ -145,15 +144,6 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
             batches += [widest[::2], widest[1::2]]
         numbers = range(len(batches)) if rng is None else rng.permutation(len(batches)).tolist()
         return [batches[number].tolist() for number in numbers]
-
-    @property
-    def sampler(self) -> "TokenBudgetBatchSampler":
-        """Lightning announces epochs to `batch_sampler.sampler`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the batches of this epoch."""
-        self.epoch = epoch
 
     def _share(self, batches: list[list[int]]) -> Iterator[list[int]]:
         """Yields this process's batch of each step."""

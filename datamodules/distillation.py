@@ -4,6 +4,7 @@ import math
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader
 from datamodules.batching import EpochDraw, TokenBudgetBatchSampler
 from datamodules.example_store import ExampleView, drop_too_long, open_store
 from datamodules.files import hash_text
-from datamodules.loading import Collate, ResumableLoader, make_loader
+from datamodules.loading import Collate, ResumableLoader, loader_options
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
 from datamodules.questions import load_questions
@@ -153,18 +154,18 @@ class RationaleDataModule(L.LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         return TokenBudgetBatchSampler(examples.lengths, self.tokens_per_batch, seed, rank, world_size, draw)
 
-    def make_loader(
+    def loader_options(
         self, examples: ExampleView, sampler: TokenBudgetBatchSampler, caches: dict[str, LogitCache], num_workers: int
-    ) -> DataLoader:
-        """Returns this process's loader, with the teachers' rows if there are caches."""
+    ) -> dict[str, Any]:
+        """Returns a loader's arguments; its batches have the teachers' rows if there are caches."""
         assert self.trainer is not None
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        return make_loader(examples, sampler, Collate(self.pad_id, caches), num_workers, pin_memory=on_gpu)
+        return loader_options(examples, sampler, Collate(self.pad_id, caches), num_workers, pin_memory=on_gpu)
 
     def predict_dataloader(self) -> DataLoader:
         """Every example that is not in `done`, longest first."""
         left = self.examples.where(np.array([identifier not in self.done for identifier in self.examples.column("id")]))
-        return self.make_loader(left, self.make_sampler(left, seed=None), caches={}, num_workers=0)
+        return DataLoader(**self.loader_options(left, self.make_sampler(left, seed=None), caches={}, num_workers=0))
 
 
 class DistillationDataModule(RationaleDataModule):
@@ -292,9 +293,9 @@ class DistillationDataModule(RationaleDataModule):
             question_ids, teachers = examples.column("question_id"), examples.column("teacher")
             draw = EpochDraw(question_ids, teachers, self.samples_per_epoch, self.teacher_weights)
         sampler = self.make_sampler(examples, self.order_seed, draw)
-        loader = self.make_loader(examples, sampler, self.cache_of_example, self.num_workers)
         assert self.trainer is not None
-        self._train_loader = ResumableLoader(loader, self.trainer)
+        options = self.loader_options(examples, sampler, self.cache_of_example, self.num_workers)
+        self._train_loader = ResumableLoader(self.trainer, **options)
         if self._loader_state is not None:
             self._train_loader.load_state_dict(self._loader_state)
             self._loader_state = None
@@ -312,7 +313,7 @@ class DistillationDataModule(RationaleDataModule):
         if not len(self.val_examples):
             return []
         sampler = self.make_sampler(self.val_examples, self.split_seed)
-        return self.make_loader(self.val_examples, sampler, self.cache_of_example, self.num_workers)
+        return DataLoader(**self.loader_options(self.val_examples, sampler, self.cache_of_example, self.num_workers))
 
     def state_dict(self) -> dict:
         """Returns the train loader's state, for the checkpoint."""

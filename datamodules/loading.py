@@ -61,10 +61,10 @@ def ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def make_loader(
+def loader_options(
     examples: Sequence[Example], sampler: TokenBudgetBatchSampler, collate: Collate, num_workers: int, pin_memory: bool
-) -> DataLoader:
-    """Returns a loader of the sampler's batches; its workers live on from epoch to epoch.
+) -> dict[str, Any]:
+    """Returns a DataLoader's arguments, for the sampler's batches; its workers live on from epoch to epoch.
 
     Args:
         examples: What the sampler numbers.
@@ -73,78 +73,86 @@ def make_loader(
         num_workers: Worker processes; 0 loads in this one.
         pin_memory: For copies to a GPU.
     """
-    return DataLoader(
-        ExampleDataset(examples),
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=ignore_signals,
-        pin_memory=pin_memory,
+    return {
+        "dataset": ExampleDataset(examples),
+        "batch_sampler": sampler,
+        "collate_fn": collate,
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "worker_init_fn": ignore_signals,
+        "pin_memory": pin_memory,
         # Without one, each pass would draw a seed from the global generator, which dropout uses.
-        generator=torch.Generator().manual_seed(0),
-    )
+        "generator": torch.Generator().manual_seed(0),
+    }
 
 
-class ResumableLoader:
-    """Hands out an epoch's batches from where training stands.
+class ResumableLoader(DataLoader):
+    """Hands out batches from where training stands, in whatever epoch and place.
 
-    A pass begins at the trainer's own count of the epoch's batches, so what workers have fetched ahead plays no
-    part. Nothing is fetched until the first batch is asked for: Lightning makes an iterator before it restores its
-    counts and before it announces the epoch.
+    The place is the trainer's own count of trained batches, so what workers have fetched ahead plays no part.
+    Lightning's count of epochs is not read: a run limited by steps that is resumed at an epoch's end counts one too
+    many. Nothing is fetched until the first batch is asked for: Lightning makes an iterator before it restores its
+    counts.
+
+    It is a DataLoader so that Lightning ends its workers with the training: collected as garbage, they would miss the
+    message to end, and they ignore signals.
 
     Args:
-        loader: Over a TokenBudgetBatchSampler.
         trainer: Counts.
+        options: See `loader_options`.
     """
 
-    def __init__(self, loader: DataLoader, trainer: L.Trainer):
-        self.loader, self.trainer = loader, trainer
-        assert isinstance(loader.batch_sampler, TokenBudgetBatchSampler)
-        # Lightning announces epochs to it.
-        self.batch_sampler = loader.batch_sampler
+    batch_sampler: TokenBudgetBatchSampler
 
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
+    def __init__(self, trainer: L.Trainer, **options: Any):
+        super().__init__(**options)
+        self.trainer = trainer
+        # Where a checkpoint stood: the epoch, its batches so far, and all batches so far.
+        self.start = (0, 0, 0)
 
-    def __iter__(self) -> Iterator[dict]:
-        self.batch_sampler.num_done = self._count_done()
-        yield from self.loader
+    def __iter__(self) -> Iterator[dict]:  # type: ignore[override]
+        self.batch_sampler.epoch, self.batch_sampler.num_done, _ = self._find_place()
+        yield from super().__iter__()
 
-    def _count_done(self) -> int:
-        """Returns how many batches of the epoch this process has trained on."""
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    def _find_place(self) -> tuple[int, int, int]:
+        """Returns the epoch, how many of its batches this process has trained on, and how many in all."""
+        epoch, num_done, before = self.start
+        total = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        epochs, num_done = divmod(num_done + total - before, self.trainer.num_training_batches)
+        return epoch + epochs, num_done, total
 
     def state_dict(self) -> dict:
-        """Returns the place in the epoch, and all that must be the same for its remaining batches to be those left."""
+        """Returns the place, and all that must be the same for an epoch's remaining batches to be those left."""
         sampler = self.batch_sampler
+        epoch, num_done, total = self._find_place()
         return {
-            "epoch": sampler.epoch,
-            "num_done": self._count_done(),
-            "num_batches": self.trainer.num_training_batches,
+            "epoch": epoch,
+            "num_done": num_done,
+            "total": total,
             "world_size": sampler.world_size,
             "tokens_per_batch": sampler.tokens_per_batch,
-            "order": hash_json(sampler.plan(sampler.epoch)),
+            "order": hash_json(sampler.plan(epoch)),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Checks that an epoch begun elsewhere can be ended here; where it goes on, the trainer's count says.
+        """Goes on from a checkpoint's place.
 
         Raises:
-            ValueError: The checkpoint was saved inside an epoch whose batches were others than they would be now.
+            ValueError: It is inside an epoch, whose batches were others than they would be now.
         """
-        if not 0 < state["num_done"] < state["num_batches"]:
+        self.start = (state["epoch"], state["num_done"], state["total"])
+        if state["num_done"] == 0:
             return
         sampler = self.batch_sampler
-        place = f"the checkpoint was saved after {state['num_done']} of epoch {state['epoch']}'s {state['num_batches']}"
+        where = f"the checkpoint was saved inside an epoch, after {state['num_done']} batches"
         for name, value in (("world_size", sampler.world_size), ("tokens_per_batch", sampler.tokens_per_batch)):
             if state[name] != value:
                 raise ValueError(
-                    f"{place} batches with {name}={state[name]}, but now {name}={value}; continue with "
-                    f"{state[name]}, or from a checkpoint at an epoch's end"
+                    f"{where} with {name}={state[name]}, but now {name}={value}; continue with {state[name]}, or from "
+                    "a checkpoint of an epoch's end"
                 )
         if state["order"] != hash_json(sampler.plan(state["epoch"])):
             raise ValueError(
-                f"{place} batches, which are not those that the data and its settings now give; continue with the "
-                "same, or from a checkpoint at an epoch's end"
+                f"{where} that are not those that the data and its settings now give; continue with the same, or from "
+                "a checkpoint of an epoch's end"
             )

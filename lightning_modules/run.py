@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
@@ -199,6 +200,15 @@ class RngState(L.Callback):
         if "cuda" in self._resumed:
             torch.cuda.set_rng_state(self._resumed["cuda"], trainer.strategy.root_device)
         self._resumed = None
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves inside epochs; after an epoch's last batch comes the epoch's own checkpoint, with its validation done."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Saves every so many steps."""
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

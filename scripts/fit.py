@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import check_place, hash_json, hash_path
-from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RngState, RunFolder, RunSettings
+from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RngState, RunFolder, RunSettings, StepCheckpoint
 from lightning_modules.student import DistillationModule
 from scripts.stage_cli import StageCLI, run_main
 
@@ -66,7 +66,7 @@ class FitCLI(StageCLI):
         own = [*(self.config_init.trainer.callbacks or []), RngState()]
         own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
         if settings.checkpoint_steps is not None:
-            own.append(ModelCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
+            own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
         plugins = [*(self.config_init.trainer.plugins or []), AtomicCheckpointIO()]
         return super().instantiate_trainer(
             **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)

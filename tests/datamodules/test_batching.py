@@ -1,12 +1,9 @@
 """Tests of batches by token budget, their sharing by processes, and their collation."""
 
-import lightning as L
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
 
 from datamodules.batching import (
     EpochDraw,
@@ -17,7 +14,6 @@ from datamodules.batching import (
     pad_rows,
 )
 from datamodules.tokenization import ANSWER, PROMPT, RATIONALE, Example
-from tests.tiny import TRAINER
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=4, max_size=30)
 
@@ -28,7 +24,7 @@ def test_every_item_once_an_epoch(lengths: list, world: int, budget: int, seed: 
     samplers = [TokenBudgetBatchSampler(lengths, budget, seed, rank, world) for rank in range(world)]
     shares = []
     for sampler in samplers:
-        sampler.set_epoch(epoch)
+        sampler.epoch = epoch
         shares.append(list(sampler))
         assert len(shares[-1]) == len(sampler)
     batches = [batch for share in shares for batch in share]
@@ -51,7 +47,7 @@ def test_loads_of_the_processes_differ_by_one_batch_at_most(lengths: list, world
     sizes = [0]
     for rank in range(world):
         sampler = TokenBudgetBatchSampler(lengths, budget, 0, rank, world)
-        sampler.set_epoch(epoch)
+        sampler.epoch = epoch
         sizes += (own := [count_padded(batch, np.array(lengths)) for batch in sampler])
         loads.append(np.cumsum(own))
     # Not only at the epoch's end.
@@ -127,7 +123,7 @@ def test_order_depends_on_epoch_and_seed_and_prediction_is_longest_first() -> No
 
     def order(seed: int | None, epoch: int) -> list[list[int]]:
         sampler = TokenBudgetBatchSampler(lengths, 60, seed, 0, 1)
-        sampler.set_epoch(epoch)
+        sampler.epoch = epoch
         return list(sampler)
 
     assert order(0, 0) == order(0, 0) != order(0, 1)
@@ -142,27 +138,6 @@ def test_fewer_items_than_processes_are_refused() -> None:
     with pytest.raises(ValueError, match="2 examples cannot be shared by 3 processes"):
         TokenBudgetBatchSampler([5, 5], 10, 0, 0, 3)
     assert len(TokenBudgetBatchSampler([5, 5], 10, None, 2, 3)) == 0
-
-
-def test_epochs_reach_the_sampler_through_lightning() -> None:
-    class Recorder(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-            self.seen: list[list[int]] = [[], []]
-
-        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-            self.seen[self.current_epoch] += batch.tolist()
-            return self.weight.sum()
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.0)
-
-    module = Recorder()
-    sampler = TokenBudgetBatchSampler([1] * 12, 2, 0, 0, 1)
-    L.Trainer(**TRAINER, max_epochs=2).fit(module, DataLoader(list(range(12)), batch_sampler=sampler))
-    assert sorted(module.seen[0]) == sorted(module.seen[1]) == list(range(12))
-    assert module.seen[0] != module.seen[1]
 
 
 @st.composite

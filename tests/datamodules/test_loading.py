@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from itertools import chain
 
 import numpy as np
 import pytest

@@ -9,36 +9,85 @@ from torch.utils.data import Sampler
 
 from datamodules.tokenization import ANSWER, PROMPT, Example
 
+# How far apart two items' lengths may be, as a share, for chance to decide which is the longer: the higher, the freer
+# are batches to mix, and the more padding they hold.
+LENGTH_NOISE = 0.03
 
-def group_by_length(lengths: Sequence[int], tokens_per_batch: int, seed: int | None) -> list[list[int]]:
-    """Packs items of similar length so that rows x longest row stays within the budget.
+
+def order_by_length(lengths: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    """Returns item numbers, longest first; the generator decides between nearly equal lengths, None keeps order."""
+    keys = lengths if rng is None else lengths * rng.uniform(1, 1 + LENGTH_NOISE, len(lengths))
+    return np.argsort(-keys, kind="stable")
+
+
+def pack(order: np.ndarray, lengths: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+    """Cuts a list of items into batches with rows x longest row within the budget.
 
     Args:
-        lengths: Of the items, in tokens.
+        order: Item numbers, ordered by length.
+        lengths: Of all items, in tokens.
         tokens_per_batch: Budget in padded tokens; an item longer than this is a batch of its own.
-        seed: Breaks ties between items of one length; None keeps their order.
-
-    Returns:
-        Batches of item numbers, longest items first, so that memory runs out at once or never.
     """
-    items = np.arange(len(lengths)) if seed is None else np.random.default_rng(seed).permutation(len(lengths))
-    order = sorted(items.tolist(), key=lambda item: -lengths[item])
-    batches: list[list[int]] = []
-    for item in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens_per_batch:
-            batches[-1].append(item)
-        else:
-            batches.append([item])
-    return batches
+    starts, longest = [0], 0
+    for place, length in enumerate(lengths[order].tolist()):
+        longest = max(longest, length)
+        if (place - starts[-1] + 1) * longest > tokens_per_batch and place > starts[-1]:
+            starts.append(place)
+            longest = length
+    return np.split(order, starts[1:])
+
+
+def count_padded(batch: np.ndarray | list[int], lengths: np.ndarray) -> int:
+    """Returns rows x longest row."""
+    return len(batch) * int(lengths[batch].max())
+
+
+class EpochDraw:
+    """Draws some of each question's examples anew each epoch.
+
+    A question's examples are drawn one after another, without replacement, each with a probability in proportion to
+    its teacher's weight, which the teacher's examples of that question share; without weights they are all alike.
+
+    Args:
+        question_ids: Of each example.
+        teachers: Of each example.
+        num_samples: How many of each question's examples an epoch has, or all where there are no more.
+        weights: By teacher, above 0.
+    """
+
+    def __init__(
+        self, question_ids: np.ndarray, teachers: np.ndarray, num_samples: int, weights: dict[str, float] | None
+    ):
+        self.num_samples = num_samples
+        _, self.questions = np.unique(question_ids.astype(str), return_inverse=True)
+        names, numbers = np.unique(teachers.astype(str), return_inverse=True)
+        self.weights = np.ones(len(numbers))
+        if weights is not None:
+            pairs = self.questions * len(names) + numbers
+            self.weights = np.array([weights[name] for name in names])[numbers] / np.bincount(pairs)[pairs]
+
+    def __call__(self, rng: np.random.Generator) -> np.ndarray:
+        """Returns the numbers of the examples drawn, int64, ascending.
+
+        The examples with the smallest of exponential times with these rates: Efraimidis & Spirakis 2006, "Weighted
+        random sampling with a reservoir".
+        """
+        times = rng.exponential(size=len(self.weights)) / self.weights
+        order = np.lexsort((times, self.questions))
+        grouped = self.questions[order]
+        place = np.arange(len(order)) - np.searchsorted(grouped, grouped)
+        return np.sort(order[place < self.num_samples])
 
 
 class TokenBudgetBatchSampler(Sampler[list[int]]):
-    """Hands out the same global list of batches whatever the world size; rank r takes every world-th.
+    """Hands out the same global list of batches whatever the world size, in steps of one batch for each process.
 
-    The batches' composition depends on the seed, their order on the seed and the epoch. With a seed, every
-    process gets equally many batches, as training in lockstep needs: where the count does not divide, the
-    largest batches are split in two, or, if every batch is a single item, the shortest items are joined, which
-    may exceed the budget. No item is dropped or seen twice.
+    The batches and their order depend on the seed and the epoch. With a seed, every process gets equally many
+    batches, as training in lockstep needs, and in every epoch as many as in the first, as a schedule of the learning
+    rate needs. Where too few batches come out, those with most rows are split; where too many, the budget is
+    exceeded by as little as does (a percent or so; more only where single items are batches). In each step, the
+    process with the smallest load so far gets the largest batch, so that the loads, in padded tokens, never differ by
+    more than one batch. No item is dropped or seen twice.
 
     Args:
         lengths: Of the items, in tokens.
@@ -46,44 +95,75 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         seed: For composition and order; None is for prediction: longest first in every epoch, shares may be uneven.
         rank: This process.
         world_size: Number of processes.
+        draw: Chooses an epoch's items, equally many in each; None takes all.
 
     Raises:
         ValueError: There are fewer items to train on than processes.
     """
 
-    def __init__(self, lengths: Sequence[int], tokens_per_batch: int, seed: int | None, rank: int, world_size: int):
-        self.batches = group_by_length(lengths, tokens_per_batch, seed)
-        if seed is not None and len(lengths) < world_size:
-            raise ValueError(f"{len(lengths)} examples cannot be shared by {world_size} processes")
-        while seed is not None and (excess := len(self.batches) % world_size):
-            largest = max(range(len(self.batches)), key=lambda number: len(self.batches[number]))
-            if len(self.batches[largest]) == 1:
-                self.batches.sort(key=lambda batch: lengths[batch[0]])
-                pairs, self.batches = self.batches[: 2 * excess], self.batches[2 * excess :]
-                self.batches += [first + second for first, second in zip(pairs[::2], pairs[1::2], strict=True)]
-                break
-            batch = self.batches.pop(largest)
-            self.batches += [batch[::2], batch[1::2]]
-        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        tokens_per_batch: int,
+        seed: int | None,
+        rank: int,
+        world_size: int,
+        draw: EpochDraw | None = None,
+    ):
+        self.lengths, self.tokens_per_batch = np.asarray(lengths, dtype=np.int64), tokens_per_batch
+        self.seed, self.rank, self.world_size, self.draw = seed, rank, world_size, draw
+        # Which batches come next; a loader that resumes sets them.
+        self.epoch, self.num_done = 0, 0
+        order, _ = self._order(0)
+        self.num_batches = len(pack(order, self.lengths, tokens_per_batch)) if len(order) else 0
+        if seed is not None:
+            if len(order) < world_size:
+                raise ValueError(f"{len(order)} examples cannot be shared by {world_size} processes")
+            self.num_batches = min(-(-self.num_batches // world_size), len(order) // world_size) * world_size
 
-    @property
-    def sampler(self) -> "TokenBudgetBatchSampler":
-        """Lightning announces epochs to `batch_sampler.sampler`."""
-        return self
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.random.Generator | None]:
+        """Returns the epoch's items by length, and its generator."""
+        if self.seed is None:
+            return order_by_length(self.lengths, None), None
+        rng = np.random.default_rng((self.seed, epoch))
+        items = np.arange(len(self.lengths)) if self.draw is None else self.draw(rng)
+        return items[order_by_length(self.lengths[items], rng)], rng
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of this epoch."""
-        self.epoch = epoch
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Returns the global list of an epoch's batches; each step of the processes takes the next `world_size`."""
+        order, rng = self._order(epoch)
+        if not self.num_batches:
+            return []
+        budget = self.tokens_per_batch
+        batches = pack(order, self.lengths, budget)
+        while len(batches) > self.num_batches:
+            budget = max(budget + 1, int(1.01 * budget))
+            batches = pack(order, self.lengths, budget)
+        while len(batches) < self.num_batches:
+            widest = batches.pop(max(range(len(batches)), key=lambda number: len(batches[number])))
+            batches += [widest[::2], widest[1::2]]
+        numbers = range(len(batches)) if rng is None else rng.permutation(len(batches)).tolist()
+        return [batches[number].tolist() for number in numbers]
+
+    def _share(self, batches: list[list[int]]) -> Iterator[list[int]]:
+        """Yields this process's batch of each step."""
+        if self.seed is None:
+            yield from batches[self.rank :: self.world_size]
+            return
+        loads = np.zeros(self.world_size, dtype=np.int64)
+        for start in range(0, len(batches), self.world_size):
+            step = batches[start : start + self.world_size]
+            sizes = np.array([count_padded(batch, self.lengths) for batch in step])
+            places = np.empty(self.world_size, dtype=np.int64)
+            places[np.argsort(loads, kind="stable")] = np.argsort(-sizes, kind="stable")
+            loads += sizes[places]
+            yield step[places[self.rank]]
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(len(self.batches))
-        if self.seed is not None:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.batches))
-        for number in order[self.rank :: self.world_size]:
-            yield self.batches[number]
+        yield from list(self._share(self.plan(self.epoch)))[self.num_done :]
 
     def __len__(self) -> int:
-        return len(range(self.rank, len(self.batches), self.world_size))
+        return len(range(self.rank, self.num_batches, self.world_size))
 
 
 def pad_rows(rows: Sequence[npt.ArrayLike], value: int, left: bool = False) -> torch.Tensor:

@@ -1,72 +1,25 @@
 """The data modules that turn questions and rationales into batches, for scoring by a teacher and for training."""
 
+import math
 import warnings
+from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.batching import TokenBudgetBatchSampler, collate_examples
+from datamodules.batching import EpochDraw, TokenBudgetBatchSampler
+from datamodules.example_store import ExampleView, drop_too_long, open_store
 from datamodules.files import hash_text
+from datamodules.loading import Collate, ResumableLoader, loader_options
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
-from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales, read_metadata
-from datamodules.tokenization import (
-    Example,
-    Supervision,
-    build_example,
-    drop_too_long,
-    fingerprint_tokenizer,
-    load_tokenizer,
-)
-
-
-class ExampleDataset(Dataset):
-    """Examples, each with its cached planes where there is a cache.
-
-    Args:
-        examples: The examples.
-        caches: By example id.
-    """
-
-    def __init__(self, examples: list[Example], caches: dict[str, LogitCache]):
-        self.examples = examples
-        self.caches = caches
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[Example, dict[str, np.ndarray] | None]:
-        example = self.examples[index]
-        return example, self.caches[example.id].read(example) if self.caches else None
-
-
-class Collate(NamedTuple):
-    """Collates dataset items; a class, so that workers can be spawned.
-
-    Attributes:
-        pad_id: Fills rows on the right.
-        temperatures: Of the cache's planes.
-    """
-
-    pad_id: int
-    temperatures: tuple[float, ...]
-
-    def __call__(self, items: list[tuple[Example, dict[str, np.ndarray] | None]]) -> dict[str, Any]:
-        """Returns `collate_examples`'s batch, with `target` planes where all items have them."""
-        examples, planes = zip(*items, strict=True)
-        batch = collate_examples(list(examples), self.pad_id)
-        if self.temperatures:
-            names = ("support", "log_probs", "log_normalizers", "log_tails")
-            target = {name: torch.from_numpy(np.concatenate([plane[name] for plane in planes])) for name in names}
-            batch["target"] = {**target, "support": target["support"].long()}
-            batch["temperatures"] = self.temperatures
-        return batch
+from datamodules.questions import load_questions
+from datamodules.rationales import read_metadata
+from datamodules.tokenization import Supervision, fingerprint_tokenizer, load_tokenizer
 
 
 class RationaleDataModule(L.LightningDataModule):
@@ -89,6 +42,7 @@ class RationaleDataModule(L.LightningDataModule):
         skip_too_long: bool = False,
         tokens_per_batch: PositiveInt = 2048,
         revision: str | None = None,
+        cache_dir: str = "data/tokenized",
     ):
         """Stores the settings; files are read in `setup`.
 
@@ -105,6 +59,7 @@ class RationaleDataModule(L.LightningDataModule):
             skip_too_long: Leave out longer examples, counted in a warning, rather than refuse them.
             tokens_per_batch: Budget of a batch, in padded tokens.
             revision: Commit of a hub tokenizer.
+            cache_dir: Keeps what was tokenized, for every run that needs the same.
         """
         super().__init__()
         self.tokenizer_name, self.revision = tokenizer, revision
@@ -114,58 +69,76 @@ class RationaleDataModule(L.LightningDataModule):
         self.samples_per_question, self.correct_only = samples_per_question, correct_only
         self.max_length, self.skip_too_long = max_length, skip_too_long
         self.tokens_per_batch = tokens_per_batch
+        self.cache_dir = Path(cache_dir)
         self.done: set[str] = set()
-        self.examples: list[Example] = []
+        self.examples: ExampleView
+        self.is_set_up = False
         # In prediction a process may have nothing left to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
-    def load_texts(self) -> list[tuple[Question, Rationale | None]]:
-        """Returns the (question, rationale) pairs that the filters keep, in the questions' order.
+    def open_examples(self, rationales: list[str] | None) -> ExampleView:
+        """Returns the examples of the first `limit` questions: one per rationale, or, without, one per question."""
+        questions = load_questions(self.questions_source)
+        store = open_store(self.cache_dir, self.tokenizer, self.prompt, questions, rationales)
+        everything = ExampleView(store, np.arange(len(store)))
+        if self.limit is None:
+            return everything
+        kept = {question.id for question in questions[: self.limit]}
+        return everything.where(np.array([question_id in kept for question_id in everything.column("question_id")]))
+
+    def select_examples(self) -> ExampleView:
+        """Returns the rationales that the filters keep, in the questions' order.
 
         Raises:
-            ValueError: Nothing is left.
+            ValueError: Nothing is left, a teacher has written nothing, or a rationale is empty.
         """
-        everything = load_questions(self.questions_source)
-        kept = {question.id: question for question in everything[: self.limit]}
         if not self.rationale_paths:
             raise ValueError("data.rationales is empty; name at least one file of rationales")
-        known = {question.id: kept.get(question.id) for question in everything}
-        rationales = load_rationales(self.rationale_paths, known, self.teachers)
-        by_question: dict[str, list[Rationale]] = {identifier: [] for identifier in kept}
-        counts: dict[tuple[str, str], int] = {}
-        for rationale in rationales:
-            if self.correct_only and rationale.correct is not True:
-                continue
-            key = (rationale.question_id, rationale.teacher)
-            counts[key] = counts.get(key, 0) + 1
-            if self.samples_per_question is None or counts[key] <= self.samples_per_question:
-                by_question[rationale.question_id].append(rationale)
-        pairs: list[tuple[Question, Rationale | None]] = [
-            (kept[identifier], rationale) for identifier, group in by_question.items() for rationale in group
-        ]
-        if not pairs:
+        paths = ", ".join(self.rationale_paths)
+        examples = self.open_examples(self.rationale_paths)
+        if self.teachers is not None:
+            teachers = examples.column("teacher")
+            if absent := sorted(set(self.teachers) - set(teachers)):
+                raise ValueError(f"{paths}: no rationale of {absent}; there are {sorted(set(teachers))}")
+            examples = examples.where(np.isin(teachers.astype(str), self.teachers))
+        empty = (examples.lengths == 0) & examples.column("imported").astype(bool)
+        if num_empty := int(empty.sum()):
+            warnings.warn(f"{paths}: {num_empty} published rationales are empty and are left out", stacklevel=2)
+            examples = examples.where(~empty)
+        number = len(examples)
+        if self.correct_only:
+            examples = examples.where(examples.column("correct") == True)  # noqa: E712 (null where unknown)
+        if self.samples_per_question is not None:
+            seen: Counter[tuple[str, str]] = Counter()
+            places = []
+            for key in zip(examples.column("question_id"), examples.column("teacher"), strict=True):
+                places.append(seen[key])
+                seen[key] += 1
+            examples = examples.where(np.array(places) < self.samples_per_question)
+        if not len(examples):
             raise ValueError(
-                f"{', '.join(self.rationale_paths)}: none of {len(rationales)} rationales is left after filtering"
+                f"{paths}: none of {number} rationales is left after filtering"
                 f"{' (correct_only is on)' if self.correct_only else ''}; there is nothing to supervise"
             )
-        return pairs
+        if (examples.lengths == 0).any():
+            identifier = examples.where(examples.lengths == 0)[0].id
+            raise ValueError(f"rationale {identifier!r} has an empty completion; correct_only leaves such ones out")
+        return examples
 
-    def build_examples(self) -> list[Example]:
-        """Tokenizes what `load_texts` returns."""
+    def setup(self, stage: str) -> None:
+        """Reads, and tokenizes what no run has tokenized yet; once."""
+        if self.is_set_up:
+            return
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.revision)
         self.fingerprint = fingerprint_tokenizer(self.tokenizer)
-        examples = [build_example(self.tokenizer, self.prompt, *pair) for pair in self.load_texts()]
+        examples = self.select_examples()
         kept = drop_too_long(examples, self.max_length, self.skip_too_long)
         if len(kept) < len(examples):
             warnings.warn(f"{len(examples) - len(kept)} of {len(examples)} examples are too long", stacklevel=2)
-        if not kept:
+        if not len(kept):
             raise ValueError(f"all {len(examples)} examples are longer than max_length={self.max_length}")
-        return kept
-
-    def setup(self, stage: str) -> None:
-        """Reads and tokenizes, once."""
-        if not self.examples:
-            self.examples = self.build_examples()
+        self.examples = kept
+        self.is_set_up = True
 
     @property
     def pad_id(self) -> int:
@@ -173,26 +146,26 @@ class RationaleDataModule(L.LightningDataModule):
         pad_id = self.tokenizer.pad_token_id
         return self.tokenizer.eos_token_id if pad_id is None else pad_id
 
-    def make_loader(
-        self, examples: list[Example], seed: int | None, caches: dict[str, LogitCache], **options
-    ) -> DataLoader:
-        """Returns this process's loader over examples in token-budget batches, with planes if there are caches."""
+    def make_sampler(
+        self, examples: ExampleView, seed: int | None, draw: EpochDraw | None = None
+    ) -> TokenBudgetBatchSampler:
+        """Returns this process's token-budget batches of the examples."""
         assert self.trainer is not None
-        sampler = TokenBudgetBatchSampler(
-            [len(example.token_ids) for example in examples],
-            self.tokens_per_batch,
-            seed,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-        )
-        temperatures = caches[examples[0].id].description.temperatures if caches else ()
-        collate: Any = Collate(self.pad_id, temperatures)
-        return DataLoader(ExampleDataset(examples, caches), batch_sampler=sampler, collate_fn=collate, **options)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return TokenBudgetBatchSampler(examples.lengths, self.tokens_per_batch, seed, rank, world_size, draw)
+
+    def loader_options(
+        self, examples: ExampleView, sampler: TokenBudgetBatchSampler, caches: dict[str, LogitCache], num_workers: int
+    ) -> dict[str, Any]:
+        """Returns a loader's arguments; its batches have the teachers' rows if there are caches."""
+        assert self.trainer is not None
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        return loader_options(examples, sampler, Collate(self.pad_id, caches), num_workers, pin_memory=on_gpu)
 
     def predict_dataloader(self) -> DataLoader:
         """Every example that is not in `done`, longest first."""
-        left = [example for example in self.examples if example.id not in self.done]
-        return self.make_loader(left, seed=None, caches={})
+        left = self.examples.where(np.array([identifier not in self.done for identifier in self.examples.column("id")]))
+        return DataLoader(**self.loader_options(left, self.make_sampler(left, seed=None), caches={}, num_workers=0))
 
 
 class DistillationDataModule(RationaleDataModule):
@@ -209,6 +182,8 @@ class DistillationDataModule(RationaleDataModule):
         split_seed: NonNegativeInt = 0,
         order_seed: NonNegativeInt = 0,
         num_workers: NonNegativeInt = 0,
+        samples_per_epoch: PositiveInt | None = None,
+        teacher_weights: dict[str, float] | None = None,
         **kwargs,
     ):
         """Stores the settings; files are read in `setup`.
@@ -221,8 +196,11 @@ class DistillationDataModule(RationaleDataModule):
             logits_teacher: Take logits of this teacher whoever wrote the rationale; null takes the writer's.
             validation_fraction: Share of the questions that is held out for `val/` metrics.
             split_seed: Chooses the held-out questions.
-            order_seed: Shuffles the batches.
+            order_seed: Draws, packs and shuffles each epoch's batches.
             num_workers: Loader processes.
+            samples_per_epoch: Draw so many of each question's rationales anew each epoch; null takes all of them.
+            teacher_weights: By teacher, in what proportion its rationales are drawn where a question has several
+                teachers; null draws every rationale alike. Needs samples_per_epoch.
             kwargs: See `RationaleDataModule`.
         """
         super().__init__(tokenizer, questions, **kwargs)
@@ -231,22 +209,40 @@ class DistillationDataModule(RationaleDataModule):
         self.order_seed, self.num_workers = order_seed, num_workers
         self.caches: list[LogitCache] = []
         self.cache_of_example: dict[str, LogitCache] = {}
-        self.train_examples: list[Example] = []
-        self.val_examples: list[Example] = []
+        self.samples_per_epoch, self.teacher_weights = samples_per_epoch, teacher_weights
+        self.train_examples: ExampleView
+        self.val_examples: ExampleView
+        self._train_loader: ResumableLoader | None = None
+        self._loader_state: dict | None = None
         if supervision == "rationale+logits" and not self.logit_paths:
             raise ValueError("supervision is rationale+logits, but data.logits names no logit cache")
         if supervision != "rationale+logits" and self.logit_paths:
             warnings.warn(f"data.logits is not read with supervision {supervision}", stacklevel=2)
         if supervision == "label" and self.rationale_paths:
             warnings.warn("data.rationales is not read with supervision label", stacklevel=2)
+        if supervision == "label" and samples_per_epoch is not None:
+            raise ValueError("data.samples_per_epoch draws rationales, of which supervision label has none")
+        if teacher_weights is not None:
+            if samples_per_epoch is None:
+                raise ValueError("data.teacher_weights is for drawing rationales; set data.samples_per_epoch too")
+            if wrong := {name: weight for name, weight in teacher_weights.items() if not 0 < weight < math.inf}:
+                raise ValueError(f"data.teacher_weights must be above 0 and finite, not {wrong}")
 
-    def load_texts(self) -> list[tuple[Question, Rationale | None]]:
-        """Returns the pairs to learn from; without rationales if supervision is `label`."""
+    def select_examples(self) -> ExampleView:
+        """Returns the examples to learn from; gold answers if supervision is `label`."""
         if self.supervision == "label":
-            return [(question, None) for question in load_questions(self.questions_source, self.limit)]
-        pairs = super().load_texts()
-        self._check_teachers({rationale.teacher for _, rationale in pairs if rationale})
-        return pairs
+            examples = self.open_examples(None)
+            if (examples.lengths == 0).any():
+                question_id = examples.where(examples.lengths == 0)[0].question_id
+                raise ValueError(f"question {question_id!r} has no gold answer, which supervision `label` needs")
+            return examples
+        examples = super().select_examples()
+        teachers = set(examples.column("teacher"))
+        if self.teacher_weights is not None and teachers != set(self.teacher_weights):
+            weighed = sorted(self.teacher_weights)
+            raise ValueError(f"data.teacher_weights names {weighed}, but the rationales are of {sorted(teachers)}")
+        self._check_teachers(teachers)
+        return examples
 
     def _check_teachers(self, writers: set[str]) -> None:
         """Refuses caches of another teacher, or of another revision of it, than wrote the rationales."""
@@ -273,32 +269,59 @@ class DistillationDataModule(RationaleDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads, tokenizes, checks the caches, and splits by question."""
-        if self.examples:
+        if self.is_set_up:
             return
         super().setup(stage)
         for cache in self.caches:
             examples = self.examples
             if self.logits_teacher is None:
-                examples = [example for example in examples if example.teacher == cache.description.teacher]
+                examples = examples.where(examples.column("teacher") == cache.description.teacher)
             cache.check(self.tokenizer_name, self.fingerprint, self.prompt.id, examples)
-            self.cache_of_example |= {example.id: cache for example in examples}
-        ids = sorted(
-            {example.question_id for example in self.examples}, key=lambda i: hash_text(f"{self.split_seed}{i}")
-        )
+            self.cache_of_example |= {identifier: cache for identifier in examples.column("id")}
+        question_ids = self.examples.column("question_id")
+        ids = sorted(set(question_ids), key=lambda identifier: hash_text(f"{self.split_seed}{identifier}"))
         held_out = set(ids[: round(self.validation_fraction * len(ids))])
-        self.val_examples = [example for example in self.examples if example.question_id in held_out]
-        self.train_examples = [example for example in self.examples if example.question_id not in held_out]
-        if not self.train_examples:
+        is_held_out = np.array([question_id in held_out for question_id in question_ids])
+        self.val_examples, self.train_examples = self.examples.where(is_held_out), self.examples.where(~is_held_out)
+        if not len(self.train_examples):
             raise ValueError(f"validation_fraction={self.validation_fraction} leaves no question to learn from")
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled batches of the questions that are not held out."""
-        return self.make_loader(
-            self.train_examples, self.order_seed, self.cache_of_example, num_workers=self.num_workers
-        )
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of the questions that are not held out; after a resume, from where training stands."""
+        examples, draw = self.train_examples, None
+        if self.samples_per_epoch is not None:
+            question_ids, teachers = examples.column("question_id"), examples.column("teacher")
+            draw = EpochDraw(question_ids, teachers, self.samples_per_epoch, self.teacher_weights)
+        sampler = self.make_sampler(examples, self.order_seed, draw)
+        assert self.trainer is not None
+        options = self.loader_options(examples, sampler, self.cache_of_example, self.num_workers)
+        self._train_loader = ResumableLoader(self.trainer, **options)
+        if self._loader_state is not None:
+            self._train_loader.load_state_dict(self._loader_state)
+            self._loader_state = None
+        return self._train_loader
+
+    def count_supervised_tokens(self) -> int:
+        """Returns the number of completion tokens of an epoch: of the first, where each draws its own examples."""
+        assert self._train_loader is not None
+        used = [number for batch in self._train_loader.batch_sampler.plan(0) for number in batch]
+        lengths = self.train_examples.lengths - self.train_examples.column("num_prompt_tokens").astype(int)
+        return int(lengths[used].sum())
 
     def val_dataloader(self) -> DataLoader | list:
         """The held-out questions, equally many batches for each process; nothing where none are held out."""
-        if not self.val_examples:
+        if not len(self.val_examples):
             return []
-        return self.make_loader(self.val_examples, self.split_seed, self.cache_of_example, num_workers=self.num_workers)
+        sampler = self.make_sampler(self.val_examples, self.split_seed)
+        return DataLoader(**self.loader_options(self.val_examples, sampler, self.cache_of_example, self.num_workers))
+
+    def state_dict(self) -> dict:
+        """Returns the train loader's state, for the checkpoint."""
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Keeps the state until the loader is made.
+
+        Lightning would hand the loader its state only if nothing had asked for the number of batches before.
+        """
+        self._loader_state = state_dict

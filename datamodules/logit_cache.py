@@ -17,7 +17,7 @@ never mix.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,7 +182,7 @@ class LogitCache:
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
-    def check(self, student: str, fingerprint: str, prompt_id: str, examples: list[Example]) -> None:
+    def check(self, student: str, fingerprint: str, prompt_id: str, examples: Sequence[Example]) -> None:
         """Refuses a cache that was not made of these examples, for this tokenizer and prompt.
 
         Args:

@@ -1,7 +1,6 @@
 """The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
 
 import json
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -124,27 +123,19 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
         )
 
 
-def load_rationales(
-    paths: list[str], questions: dict[str, Question | None], teachers: list[str] | None = None
-) -> list[Rationale]:
+def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Rationale]:
     """Loads the rationales of `questions` from rationale stores and published collections.
 
-    A published collection (jsonl or jsonl.gz) holds, beside each question's id, `rationales` by teacher. It may
-    cover more questions than are in use, and its empty texts are left out with a warning.
+    A published collection (jsonl or jsonl.gz) holds, beside each question's id, `rationales` by teacher.
 
     Args:
         paths: Files.
-        questions: By id; rationales of other questions are refused unless the question is known to be left out
-            (its value is None).
-        teachers: Keep only these; None keeps all.
+        questions: By id.
 
     Raises:
-        ValueError: A file or record is malformed, a rationale's question is unknown, a rationale is there
-            twice, or a named teacher has written nothing.
+        ValueError: A file or record is malformed, a rationale's question is unknown, or a rationale is there twice.
     """
     rationales: dict[str, Rationale] = {}
-    seen_teachers: set[str] = set()
-    num_empty = 0
     for path in paths:
         for where, record in read_records(Path(path)):
             nested = isinstance(record.get("rationales"), dict)
@@ -152,21 +143,8 @@ def load_rationales(
             if question_id not in questions:
                 raise ValueError(f"{where}: a rationale for the unknown question {question_id!r}")
             question = questions[question_id]
-            if question is None:
-                continue
             for rationale in _parse_nested(record, where, question) if nested else [_parse_flat(record, where)]:
-                seen_teachers.add(rationale.teacher)
-                if teachers is not None and rationale.teacher not in teachers:
-                    continue
-                if nested and not rationale.text.strip():
-                    num_empty += 1
-                    continue
                 if rationale.id in rationales:
                     raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
                 rationales[rationale.id] = rationale
-    if num_empty:
-        warnings.warn(f"{', '.join(paths)}: {num_empty} published rationales are empty and are left out", stacklevel=2)
-    absent = sorted(set(teachers or ()) - seen_teachers)
-    if absent:
-        raise ValueError(f"{', '.join(paths)}: no rationale of {absent}; there are {sorted(seen_teachers)}")
     return list(rationales.values())

@@ -1,6 +1,7 @@
 """From a question and a rationale to token ids and segments; and the tokenizer's fingerprint."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,27 +84,60 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     )
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question) -> tuple[str, list[int]]:
-    """Returns the prompt's text and ids: through the chat template if the tokenizer has one, else raw text."""
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hashes all that turns texts into ids: beyond what the fingerprint covers, templates and special tokens."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    # A call's own settings, which a tokenizer keeps from the last call.
+    del backend["truncation"], backend["padding"]
+    return hash_json([backend, tokenizer.chat_template, tokenizer.special_tokens_map])
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, questions: Sequence[Question]
+) -> list[tuple[str, list[int]]]:
+    """Returns each prompt's text and ids: through the chat template if the tokenizer has one, else raw text."""
     if tokenizer.chat_template:
-        message = {"role": "user", "content": prompt.render(question, chat=True)}
-        text = str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
-        return text, tokenizer(text, add_special_tokens=False).input_ids
-    text = prompt.render(question, chat=False)
-    ids = tokenizer(text).input_ids
-    return text, ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+        chats = [[{"role": "user", "content": prompt.render(question, chat=True)}] for question in questions]
+        texts = [str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)) for chat in chats]
+        return list(zip(texts, tokenizer(texts, add_special_tokens=False).input_ids, strict=True))
+    texts = [prompt.render(question, chat=False) for question in questions]
+    encoded = tokenizer(texts).input_ids
+    return [
+        (text, ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids) for text, ids in zip(texts, encoded, strict=True)
+    ]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question) -> tuple[str, list[int]]:
+    """Returns one prompt's text and ids."""
+    [encoded] = encode_prompts(tokenizer, prompt, [question])
+    return encoded
+
+
+def encode_completions(
+    tokenizer: PreTrainedTokenizerBase, parts: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Returns ids and segments of completions: rationale, answer sentence, end token.
+
+    The end token belongs to the answer, or to the rationale where there is no answer sentence.
+
+    Args:
+        tokenizer: The student's.
+        parts: Of each completion, the rationale and the answer sentence.
+    """
+    texts = [f"{rationale} {answer}".strip() for rationale, answer in parts]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    completions = []
+    for text, (_, answer), ids, offsets in zip(texts, parts, encoded.input_ids, encoded.offset_mapping, strict=True):
+        answer_start = len(text) - len(answer)
+        segments = [ANSWER if end > answer_start else RATIONALE for _, end in offsets]
+        completions.append(([*ids, tokenizer.eos_token_id], [*segments, ANSWER if answer else RATIONALE]))
+    return completions
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, rationale: str, answer: str) -> tuple[list[int], list[int]]:
-    """Returns ids and segments of a completion: rationale, answer sentence, end token.
-
-    The end token belongs to the answer, or to the rationale where there is no answer sentence.
-    """
-    text = f"{rationale} {answer}".strip()
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    answer_start = len(text) - len(answer)
-    segments = [ANSWER if end > answer_start else RATIONALE for _, end in encoded.offset_mapping]
-    return [*encoded.input_ids, tokenizer.eos_token_id], [*segments, ANSWER if answer else RATIONALE]
+    """Returns ids and segments of one completion."""
+    [encoded] = encode_completions(tokenizer, [(rationale, answer)])
+    return encoded
 
 
 def split_completion(question: Question, rationale: Rationale, prompt: Prompt) -> tuple[str, str]:
@@ -118,44 +152,34 @@ def split_completion(question: Question, rationale: Rationale, prompt: Prompt) -
     return text, prompt.answer_sentence(question, rationale.answer) if rationale.answer else ""
 
 
-def build_example(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question, rationale: Rationale | None
-) -> Example:
-    """Tokenizes one (question, rationale) pair, or, without a rationale, (question, gold answer).
+def build_examples(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, pairs: Sequence[tuple[Question, Rationale | None]]
+) -> list[Example]:
+    """Tokenizes (question, rationale) pairs, or, without a rationale, (question, gold answer), in one go.
 
-    Raises:
-        ValueError: There is no gold answer to supervise, or the completion is empty.
+    An example without anything to supervise, for want of a gold answer or of any text, has no tokens.
     """
-    if rationale is None:
-        if question.gold is None:
-            raise ValueError(f"question {question.id!r} has no gold answer, which supervision `label` needs")
-        identifier, text, answer = f"{question.id}/label", "", prompt.answer_sentence(question, question.gold)
-    elif not rationale.text.strip():
-        raise ValueError(f"rationale {rationale.id!r} has an empty completion; correct_only leaves such ones out")
-    else:
-        identifier, (text, answer) = rationale.id, split_completion(question, rationale, prompt)
-    prompt_text, prompt_ids = encode_prompt(tokenizer, prompt, question)
-    completion_ids, segments = encode_completion(tokenizer, text, answer)
-    return Example(
-        id=identifier,
-        question_id=question.id,
-        token_ids=np.array(prompt_ids + completion_ids, dtype=np.int32),
-        segments=np.array([PROMPT] * len(prompt_ids) + segments, dtype=np.int8),
-        text_hash=hash_text(f"{prompt_text}\0{text}\0{answer}"),
-    )
-
-
-def drop_too_long(examples: list[Example], max_length: int, skip: bool) -> list[Example]:
-    """Keeps the examples that fit the context.
-
-    Raises:
-        ValueError: Some do not, and `skip` is off; the message counts them and names the first.
-    """
-    long = [example for example in examples if len(example.token_ids) > max_length]
-    if long and not skip:
-        names = ", ".join(f"{example.id!r} ({len(example.token_ids)} tokens)" for example in long[:3])
-        raise ValueError(
-            f"{len(long)} of {len(examples)} examples are longer than the context of {max_length} tokens: {names}"
-            f"{', ...' if len(long) > 3 else ''}; set skip_too_long to leave them out"
+    questions = {question.id: question for question, _ in pairs}
+    prompts = dict(zip(questions, encode_prompts(tokenizer, prompt, list(questions.values())), strict=True))
+    parts = []
+    for question, rationale in pairs:
+        if rationale is not None:
+            parts.append(split_completion(question, rationale, prompt) if rationale.text.strip() else ("", ""))
+        else:
+            parts.append(("", prompt.answer_sentence(question, question.gold) if question.gold is not None else ""))
+    examples = []
+    for (question, rationale), (text, answer), (completion_ids, segments) in zip(
+        pairs, parts, encode_completions(tokenizer, parts), strict=True
+    ):
+        prompt_text, prompt_ids = prompts[question.id]
+        stop = None if text or answer else 0
+        examples.append(
+            Example(
+                id=rationale.id if rationale else f"{question.id}/label",
+                question_id=question.id,
+                token_ids=np.array([*prompt_ids, *completion_ids][:stop], dtype=np.int32),
+                segments=np.array([*[PROMPT] * len(prompt_ids), *segments][:stop], dtype=np.int8),
+                text_hash=hash_text(f"{prompt_text}\0{text}\0{answer}"),
+            )
         )
-    return [example for example in examples if len(example.token_ids) <= max_length]
+    return examples

@@ -2,11 +2,16 @@
 
 import json
 import os
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+import numpy as np
 import torch
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
@@ -25,6 +30,7 @@ class RunSettings:
         id: Names the run; null derives it from the resolved config.
         wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise.
         project: The W&B project.
+        checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
     """
 
     root: str = "runs"
@@ -32,6 +38,7 @@ class RunSettings:
     id: str | None = None
     wandb: bool = True
     project: str = "kindred"
+    checkpoint_steps: PositiveInt | None = None
 
 
 class RunFolder:
@@ -151,6 +158,57 @@ class JsonlLogger(Logger):
             file.write(json.dumps({"step": step, **metrics}) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+class RngState(L.Callback):
+    """Keeps each process's random generators in the checkpoint, so that a resumed run draws the same dropout masks.
+
+    A run that is resumed with another number of processes, at an epoch's end, begins with fresh ones.
+    """
+
+    def __init__(self) -> None:
+        self._resumed: dict | None = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Gathers the states of all processes; plain numbers and tensors, which load without pickles."""
+        kind, keys, *rest = np.random.get_state()
+        state = {
+            "python": random.getstate(),
+            "numpy": (kind, np.asarray(keys).tolist(), *rest),
+            "torch": torch.get_rng_state(),
+        }
+        if pl_module.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        states = [state]
+        if trainer.world_size > 1:
+            states = [{}] * trainer.world_size
+            torch.distributed.all_gather_object(states, state)
+        checkpoint["rng_states"] = states
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Takes this process's state, if as many processes saved theirs."""
+        states = checkpoint["rng_states"]
+        self._resumed = states[trainer.global_rank] if len(states) == trainer.world_size else None
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Restores the state just before it is used: what comes between loading and training may draw numbers."""
+        if self._resumed is None:
+            return
+        random.setstate(self._resumed["python"])
+        np.random.set_state(self._resumed["numpy"])
+        torch.set_rng_state(self._resumed["torch"])
+        if "cuda" in self._resumed:
+            torch.cuda.set_rng_state(self._resumed["cuda"], trainer.strategy.root_device)
+        self._resumed = None
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves inside epochs; after an epoch's last batch comes the epoch's own checkpoint, with its validation done."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Saves every so many steps."""
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

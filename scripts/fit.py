@@ -18,8 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import check_place, hash_json, hash_path
-from datamodules.tokenization import PROMPT
-from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RunFolder, RunSettings
+from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RngState, RunFolder, RunSettings, StepCheckpoint
 from lightning_modules.student import DistillationModule
 from scripts.stage_cli import StageCLI, run_main
 
@@ -59,13 +58,15 @@ class FitCLI(StageCLI):
                     settings=wandb.Settings(silent=True),
                 )
             )
-        checkpoints = ModelCheckpoint(
-            dirpath=self.run.checkpoint.parent,
-            filename=self.run.checkpoint.stem,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-        )
-        own = [*(self.config_init.trainer.callbacks or []), checkpoints]
+        place = {
+            "dirpath": self.run.checkpoint.parent,
+            "filename": self.run.checkpoint.stem,
+            "enable_version_counter": False,
+        }
+        own = [*(self.config_init.trainer.callbacks or []), RngState()]
+        own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
+        if settings.checkpoint_steps is not None:
+            own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
         plugins = [*(self.config_init.trainer.plugins or []), AtomicCheckpointIO()]
         return super().instantiate_trainer(
             **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)
@@ -91,7 +92,7 @@ def main(args: list[str] | None = None) -> Path:
         sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
         # The examples' own hash covers questions that are generated or come from the hub, and every filter.
         hashes = {path: hash_path(Path(path)) for path in sources if Path(path).exists()}
-        hashes["examples"] = hash_json([example.text_hash for example in data.train_examples])
+        hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
         seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
         run.begin(cli.dump_config(), hashes, seeds)
     resume = run.checkpoint if run.checkpoint.is_file() else None
@@ -105,7 +106,7 @@ def main(args: list[str] | None = None) -> Path:
             {
                 "global_step": cli.trainer.global_step,
                 "train_examples": len(data.train_examples),
-                "supervised_tokens_per_epoch": sum(int((e.segments != PROMPT).sum()) for e in data.train_examples),
+                "supervised_tokens_per_epoch": data.count_supervised_tokens(),
             }
         )
         wandb.finish()

@@ -28,10 +28,14 @@ TRAINER_KEYS = (
     "limit_predict_batches",
     "fast_dev_run",
 )
+# What of the data's settings does not.
+SPEED_KEYS = ("num_workers", "cache_dir")
 
 
 def quiet_libraries() -> None:
     """Silences what Lightning and transformers say on every run; warnings of our own still show."""
+    # Loader workers are forked after this process has tokenized; they do not tokenize, but would be warned not to.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (
@@ -135,7 +139,7 @@ class StageCLI(LightningCLI):
         """Returns the part of the resolved config that the result depends on."""
         config = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
         trainer = {key: config["trainer"][key] for key in TRAINER_KEYS}
-        data = {key: value for key, value in config["data"].items() if key != "num_workers"}
+        data = {key: value for key, value in config["data"].items() if key not in SPEED_KEYS}
         return {
             "seed_everything": config["seed_everything"],
             "model": config["model"],

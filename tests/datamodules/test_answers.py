@@ -378,13 +378,12 @@ def test_real_rationales_with_their_answer_sentence(
     path = str(shared_data / f"{name}.jsonl.gz")
     everything = load_questions(path)
     kept = random.Random(0).sample(everything, sample) if sample else everything
-    known = {question.id: None for question in everything} | {question.id: question for question in kept}
+    chosen = {question.id: question for question in kept}
     total, right, offenders = Counter(), Counter(), []
-    for rationale in load_rationales([path], known):
-        question = known[rationale.question_id]
-        assert question is not None
-        if rationale.answer is None:
+    for rationale in load_rationales([path], {question.id: question for question in everything}):
+        if rationale.answer is None or rationale.question_id not in chosen:
             continue
+        question = chosen[rationale.question_id]
         text = f"{rationale.text} {get_prompt(prompt).answer_sentence(question, rationale.answer)}"
         found = extract_neutral(text, question)
         total[rationale.teacher] += 1

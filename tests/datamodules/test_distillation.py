@@ -1,5 +1,7 @@
 """Tests of what a student learns from: filters, the split by question, and logits that belong to the rationale."""
 
+import gzip
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.batching import TokenBudgetBatchSampler, count_padded
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache import LogitCache
 from datamodules.tokenization import ANSWER, PROMPT
-from tests.tiny import capture, make_questions, make_rationale, save_model, write_questions, write_store
+from tests.tiny import (
+    build_tokenizer,
+    capture,
+    make_questions,
+    make_rationale,
+    save_model,
+    write_questions,
+    write_store,
+)
 
 QUESTIONS = make_questions(10)
 
@@ -90,7 +101,7 @@ def test_the_split_is_by_question_and_depends_on_its_seed(folder: Path) -> None:
     train, held_out = split(0)
     assert len(held_out) == 3 and not train & held_out and len(train | held_out) == 10
     assert split(0)[1] == held_out != split(1)[1]
-    assert make_data(folder).val_examples == []
+    assert len(make_data(folder).val_examples) == 0
     with pytest.raises(ValueError, match=r"validation_fraction=1\.0 leaves no question to learn from"):
         make_data(folder, validation_fraction=1.0)
 
@@ -189,3 +200,67 @@ def test_scoring_hands_out_what_is_not_done(folder: Path) -> None:
     before = data.examples
     data.setup("predict")
     assert data.examples is before
+
+
+def test_arms_that_filter_differently_share_what_was_tokenized(folder: Path, tmp_path: Path) -> None:
+    options = {"cache_dir": str(tmp_path), "stores": ("ada", "bob")}
+    arms = [
+        make_data(folder, **options),
+        make_data(folder, **options, correct_only=False, limit=3),
+        make_data(folder, **options, teachers=["bob"], samples_per_question=1),
+        make_data(folder, **options, max_length=200, validation_fraction=0.2),
+    ]
+    assert len({data.examples.store.folder for data in arms}) == 1 and len(list(tmp_path.iterdir())) == 1
+    make_data(folder, (), supervision="label", cache_dir=str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_absent_teachers_are_named_with_those_there_are(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"ada\.parquet: no rationale of \['llama'\]; there are \['ada'\]$"):
+        make_data(folder, teachers=["ada", "llama"])
+
+
+def test_empty_published_texts_are_left_out_with_a_warning_each_time(folder: Path, tmp_path: Path) -> None:
+    records = [{"id": f"q{index}", "rationales": {"gpt": {"text": " \n"}, "t5": {"text": "b"}}} for index in range(10)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = {"rationales": [str(tmp_path / "p.jsonl")], "prompt": "plain", "correct_only": False}
+    for _ in range(2):
+        data = DistillationDataModule(str(folder / "ada"), str(folder / "colours_train.jsonl"), **options)
+        with pytest.warns(UserWarning, match=r"p\.jsonl: 10 published rationales are empty and are left out"):
+            data.setup("fit")
+        assert ids(data) == [f"q{index}/t5/0" for index in range(10)]
+    data = DistillationDataModule(
+        str(folder / "ada"), str(folder / "colours_train.jsonl"), **{**options, "teachers": ["t5"]}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.setup("fit")
+
+
+def test_settings_of_the_draw_that_would_be_ignored_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="samples_per_epoch draws rationales, of which supervision label has none"):
+        make_data(folder, (), supervision="label", samples_per_epoch=1)
+    with pytest.raises(ValueError, match=r"teacher_weights is for drawing rationales; set data\.samples_per_epoch"):
+        make_data(folder, teacher_weights={"ada": 1.0})
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"teacher_weights must be above 0 and finite, not \{'ada': "):
+            make_data(folder, samples_per_epoch=1, teacher_weights={"ada": weight})
+    for weights in ({"ada": 1.0}, {"ada": 1.0, "bob": 1.0, "eve": 1.0}):
+        with pytest.raises(ValueError, match=r"names \['ada'.*\], but the rationales are of \['ada', 'bob'\]"):
+            make_data(folder, ("ada", "bob"), samples_per_epoch=1, teacher_weights=weights)
+
+
+def test_examples_of_real_rationales_are_few_padded_tokens(shared_data: Path, tmp_path: Path) -> None:
+    """A share of what a training run reads; `scripts/benchmark.py data` measures the whole."""
+    records = [json.loads(line) for line in gzip.open(shared_data / "obqa_train.jsonl.gz", "rt")][:1500]
+    (tmp_path / "obqa_train.jsonl").write_text(
+        "".join(json.dumps({**r, "rationales": {"gpt-4o/L1": r["rationales"]["gpt-4o/L1"]}}) + "\n" for r in records)
+    )
+    build_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    path = str(tmp_path / "obqa_train.jsonl")
+    data = DistillationDataModule(str(tmp_path / "tokenizer"), path, rationales=[path], tokens_per_batch=8192)
+    data.setup("fit")
+    lengths = data.train_examples.lengths
+    sampler = TokenBudgetBatchSampler(lengths, 8192, 0, 0, 1)
+    padded = sum(count_padded(batch, lengths) for batch in sampler.plan(1))
+    assert 1 - lengths.sum() / padded < 0.05

@@ -90,33 +90,22 @@ def test_published_shape(tmp_path: Path) -> None:
     }
 
 
-def test_teachers_are_chosen_and_absent_ones_named_with_those_there_are(tmp_path: Path) -> None:
-    path = write_nested(tmp_path, {"id": "q1", "rationales": {"gpt": {"text": "a"}, "t5": {"text": "b"}}})
-    assert [rationale.teacher for rationale in load_rationales([path], QUESTIONS, ["t5"])] == ["t5"]
-    with pytest.raises(ValueError, match=r"obqa_train\.jsonl: no rationale of \['llama'\]; there are \['gpt', 't5'\]$"):
-        load_rationales([path], QUESTIONS, ["t5", "llama"])
-
-
-def test_empty_published_texts_are_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_empty_published_texts_are_kept_for_the_reader_to_leave_out(tmp_path: Path) -> None:
     path = write_nested(tmp_path, {"id": "q1", "rationales": {"gpt": {"text": " \n"}, "t5": {"text": "b"}}})
-    with pytest.warns(UserWarning, match=r"obqa_train\.jsonl: 1 published rationales are empty and are left out"):
-        assert [rationale.teacher for rationale in load_rationales([path], QUESTIONS)] == ["t5"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_rationales([path], QUESTIONS, ["t5"])
+    assert [(r.teacher, r.text, r.finish_reason) for r in load_rationales([path], QUESTIONS)] == [
+        ("gpt", " \n", "imported"),
+        ("t5", "b", "imported"),
+    ]
 
 
-def test_left_out_questions_are_passed_over_and_unknown_ones_refused(tmp_path: Path) -> None:
+def test_rationales_of_unknown_questions_are_refused(tmp_path: Path) -> None:
     path = write_nested(
         tmp_path, {"id": "q1", "rationales": {"gpt": {"text": "a"}}}, {"id": "q2", "rationales": {"gpt": {"text": "b"}}}
     )
-    left_out = {**QUESTIONS, "q1": None}
-    assert [rationale.question_id for rationale in load_rationales([path], left_out)] == ["q2"]
     with pytest.raises(ValueError, match=r"obqa_train\.jsonl:2: a rationale for the unknown question 'q2'"):
         load_rationales([path], {"q1": QUESTIONS["q1"]})
     store = tmp_path / "r.parquet"
     write_rationales(store, STORED, {})
-    assert [rationale.id for rationale in load_rationales([str(store)], left_out)] == ["q2/big/0"]
     with pytest.raises(ValueError, match=r"r\.parquet:row 3: a rationale for the unknown question 'q2'"):
         load_rationales([str(store)], {"q1": QUESTIONS["q1"]})
 

@@ -14,18 +14,19 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from datamodules.prompts import get_prompt
+from datamodules.prompts import Prompt, get_prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
 from datamodules.tokenization import (
     ANSWER,
     PROMPT,
     RATIONALE,
-    build_example,
-    drop_too_long,
+    Example,
+    build_examples,
     encode_completion,
     encode_prompt,
     fingerprint_tokenizer,
+    hash_tokenizer,
     load_tokenizer,
     split_completion,
 )
@@ -91,6 +92,13 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PreTrained
         "chat": load_tokenizer(save(folder / "chat", train_byte_level(), chat_template=CHAT_TEMPLATE)),
         "sentencepiece": load_tokenizer(save_sentencepiece(folder / "sentencepiece")),
     }
+
+
+def build_example(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question, rationale: Rationale | None
+) -> Example:
+    [example] = build_examples(tokenizer, prompt, [(question, rationale)])
+    return example
 
 
 KINDS = ["byte-level", "chat", "sentencepiece"]
@@ -178,11 +186,48 @@ def test_a_rationale_without_an_answer_is_all_rationale(tokenizers: dict[str, Pr
     assert example.token_ids[-1] == tokenizers["byte-level"].eos_token_id
 
 
-def test_examples_without_anything_to_supervise_are_refused(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-    with pytest.raises(ValueError, match="question 'q1' has no gold answer"):
-        build_example(tokenizers["byte-level"], get_prompt("cot"), replace(CANALS, gold=None), None)
-    with pytest.raises(ValueError, match="rationale 'q1/big/0' has an empty completion"):
-        build_example(tokenizers["byte-level"], get_prompt("cot"), CANALS, replace(VENICE, text=" \n"))
+def test_examples_without_anything_to_supervise_have_no_tokens(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
+    pairs = [(replace(CANALS, gold=None), None), (CANALS, replace(VENICE, text=" \n")), (CANALS, VENICE)]
+    lengths = [len(example.token_ids) for example in build_examples(tokenizers["byte-level"], get_prompt("cot"), pairs)]
+    assert lengths[:2] == [0, 0] and lengths[2] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_at_once_are_tokenized_like_one_at_a_time(
+    tokenizers: dict[str, PreTrainedTokenizerBase], kind: str
+) -> None:
+    tokenizer, prompt = tokenizers[kind], get_prompt("cot")
+    texts = ["It has canals.", "日本 \n x", "!?", " (D)  it is ", "So the answer is (D).", "x" * 300, "🙂 é"]
+    pairs = [(question, rationale) for question, rationale in zip([CANALS, MATHS], [None, None], strict=True)]
+    pairs += [(CANALS, replace(VENICE, text=text, sample=number)) for number, text in enumerate(texts)]
+    for (question, rationale), example in zip(pairs, build_examples(tokenizer, prompt, pairs), strict=True):
+        if tokenizer.chat_template:
+            message = {"role": "user", "content": prompt.render(question, chat=True)}
+            text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+        else:
+            ids = tokenizer(prompt.render(question, chat=False)).input_ids
+        parts = split_completion(question, rationale, prompt) if rationale else (
+            "", prompt.answer_sentence(question, question.gold)
+        )  # fmt: skip
+        completion = tokenizer(" ".join(parts).strip(), add_special_tokens=False).input_ids
+        assert example.token_ids.tolist() == [*ids, *completion, tokenizer.eos_token_id]
+        assert example.num_prompt_tokens == len(ids)
+        alone = build_example(tokenizer, prompt, question, rationale)
+        assert example.segments.tolist() == alone.segments.tolist() and example.text_hash == alone.text_hash
+
+
+def test_what_turns_text_into_tokens_is_hashed_and_a_calls_settings_are_not(tmp_path: Path) -> None:
+    paths = [
+        save(tmp_path / "plain", train_byte_level()),
+        save(tmp_path / "chat", train_byte_level(), chat_template=CHAT_TEMPLATE),
+        save(tmp_path / "pad", train_byte_level(), bos_token="<|user|>"),
+        save(tmp_path / "small", train_byte_level(330)),
+    ]
+    assert len({hash_tokenizer(load_tokenizer(path)) for path in paths}) == 4
+    used = load_tokenizer(paths[0])
+    used(["a b c d", "e"], truncation=True, max_length=2)
+    assert hash_tokenizer(used) == hash_tokenizer(load_tokenizer(paths[0]))
 
 
 @pytest.mark.parametrize(
@@ -255,24 +300,6 @@ def test_a_sentencepiece_tokenizer_keeps_its_fingerprint_when_saved(
     saved = fingerprint_tokenizer(load_tokenizer(str(tmp_path)))
     assert saved == fingerprint_tokenizer(tokenizers["sentencepiece"])
     assert saved != fingerprint_tokenizer(tokenizers["byte-level"])
-
-
-def test_too_long_examples_are_refused_by_name_or_left_out(tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
-    examples = [
-        build_example(tokenizers["byte-level"], get_prompt("plain"), CANALS, replace(VENICE, text="x" * n, sample=n))
-        for n in (1, 10, 200, 201, 202, 203)
-    ]
-    limit = len(examples[1].token_ids)
-    assert drop_too_long(examples[:2], limit, skip=False) == examples[:2]
-    assert drop_too_long(examples, limit, skip=True) == examples[:2]
-    with pytest.raises(
-        ValueError,
-        match=rf"^4 of 6 examples are longer than the context of {limit} tokens: 'q1/big/200' \(\d+ tokens\), "
-        r"'q1/big/201' .*, 'q1/big/202' \(\d+ tokens\), \.\.\.; set skip_too_long to leave them out$",
-    ):
-        drop_too_long(examples, limit, skip=False)
-    with pytest.raises(ValueError, match=r"^1 of 2 examples .* 'q1/big/10' \(\d+ tokens\); set skip_too_long"):
-        drop_too_long(examples[:2], limit - 1, skip=False)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

@@ -57,10 +57,14 @@ def one_thread() -> None:
 
 
 def list_files(folder: Path) -> dict[str, str]:
-    """Returns every path below a folder, with the hash of each file's content."""
+    """Returns every path below a folder, with the hash of each file's content.
+
+    What was tokenized is left out: it is kept by what it depends on, also where the command then refuses the rest.
+    """
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in folder.rglob("*")
+        if path.relative_to(folder).parts[:2] not in [("data",), ("data", "tokenized")]
     }
 
 

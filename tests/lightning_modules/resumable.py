@@ -1,0 +1,112 @@
+"""A student with dropout, trained and resumed, in one process or in two: `resumable.py JOB`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from datamodules.distillation import DistillationDataModule
+from lightning_modules.run import AtomicCheckpointIO, RngState
+from lightning_modules.student import DistillationModule
+from tests.tiny import TRAINER
+
+EPOCHS = 3
+
+
+class Recorder(L.Callback):
+    """Writes down the examples of each batch, and leaves once so many optimizer steps are done."""
+
+    def __init__(self, stop: int | None):
+        self.stop = stop
+        self.seen: list[list[str]] = []
+        self.validations: list[float] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: dict, *args: Any) -> None:
+        if trainer.global_step == self.stop:
+            raise KeyboardInterrupt
+        self.seen.append(batch["example_ids"])
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.stop:
+            raise KeyboardInterrupt
+
+    def on_validation_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self.validations.append(float(trainer.callback_metrics["val/loss"]))
+
+
+class Forgetful(DistillationModule):
+    """A student whose masks are drawn from the global generator."""
+
+    def configure_model(self) -> None:
+        """Puts dropout before the head."""
+        super().configure_model()
+        if not isinstance(self.model.lm_head, nn.Sequential):
+            self.model.lm_head = nn.Sequential(nn.Dropout(0.3), self.model.lm_head)
+
+
+def train(
+    job: dict, folder: Path, stop: int | None = None, resume: Path | None = None, every: int | None = None
+) -> dict:
+    """Trains until `stop`, or to the end.
+
+    Args:
+        job: `student`, `questions`, `rationales`, and options of the data module and of the trainer.
+        folder: For checkpoints, one of each optimizer step in which `every` divides and one of each epoch's end.
+        stop: Ends the run, as a kill does, before the optimizer step after this one.
+        resume: A checkpoint.
+        every: In optimizer steps.
+
+    Returns:
+        The example ids of each batch, the validation losses, and the weights.
+    """
+    L.seed_everything(7, verbose=False)
+    data = DistillationDataModule(
+        job["student"], job["questions"], rationales=[job["rationales"]], prompt="plain", **job.get("data", {})
+    )
+    module = Forgetful(job["student"], learning_rate=1e-2, schedule="cosine", warmup_ratio=0.2)
+    recorder = Recorder(stop)
+    callbacks = [recorder, RngState()]
+    if every is not None:
+        place: dict[str, Any] = {"dirpath": folder, "save_top_k": -1, "enable_version_counter": False}
+        callbacks += [
+            ModelCheckpoint(**place, filename="step{step}", auto_insert_metric_name=False, every_n_train_steps=every),
+            ModelCheckpoint(**place, filename="end{step}", auto_insert_metric_name=False, save_on_train_epoch_end=True),
+        ]
+    options = {**TRAINER, "enable_checkpointing": every is not None, "num_sanity_val_steps": 0, "max_epochs": EPOCHS}
+    trainer = L.Trainer(
+        **{**options, **job.get("trainer", {})},
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+    )
+    try:
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    except SystemExit:
+        # Lightning turns an interrupt into an exit.
+        assert stop is not None
+    return {
+        "seen": recorder.seen,
+        "validations": recorder.validations,
+        "weights": module.model.state_dict(),
+        "per_epoch": trainer.num_training_batches,
+        "rank": trainer.global_rank,
+    }
+
+
+def main(job: dict) -> None:
+    """Trains without a break, then resumes from each checkpoint, and writes what each process saw."""
+    output = Path(job["output"])
+    whole = train(job, output / "whole", every=1)
+    torch.save(whole, output / f"whole-{whole['rank']}.pt")
+    for name in job["checkpoints"]:
+        part = train(job, output / name, resume=output / "whole" / f"{name}.ckpt")
+        torch.save(part, output / f"{name}-{part['rank']}.pt")
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

@@ -1,0 +1,169 @@
+"""A run resumed from any optimizer step is, to the bit, the run that was never interrupted; dropout is on."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.lightning_modules.resumable import train
+from tests.tiny import make_questions, make_rationale, save_model, write_questions, write_store
+
+ROOT = Path(__file__).parents[2]
+# Of 24 questions' rationales, within the budget; in two processes, half as many each.
+STEPS = 6
+BUDGET = 300
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    folder = tmp_path_factory.mktemp("job")
+    student = save_model(folder / "student", seed=2)
+    items = make_questions(24)
+    return {
+        "student": student,
+        "questions": write_questions(folder / "colours_train.jsonl", items),
+        "rationales": write_store(
+            folder / "r.parquet",
+            [make_rationale(item, "teacher", sample) for item in items for sample in (0, 1)],
+            student,
+        ),
+        "data": {"tokens_per_batch": BUDGET, "samples_per_epoch": 1, "cache_dir": str(folder / "tokenized")},
+    }
+
+
+def change(job: dict, trainer: dict | None = None, **data: object) -> dict:
+    return {**job, "data": {**job["data"], **data}, "trainer": trainer or {}}
+
+
+@pytest.fixture(scope="module")
+def whole(job: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
+    """The uninterrupted run, and its checkpoints."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = train(change(job, validation_fraction=0.2), folder, every=1)
+    assert result["per_epoch"] == STEPS and len(result["seen"]) == 3 * STEPS
+    # Epochs draw other samples, in other batches.
+    assert sorted(map(sorted, result["seen"][:STEPS])) != sorted(map(sorted, result["seen"][STEPS : 2 * STEPS]))
+    return result, folder
+
+
+def assert_same(part: dict, whole: dict, num_done: int) -> None:
+    assert part["seen"] == whole["seen"][num_done:]
+    assert part["weights"].keys() == whole["weights"].keys()
+    assert all(torch.equal(part["weights"][name], tensor) for name, tensor in whole["weights"].items())
+
+
+CHECKPOINTS = {
+    "step1": 1,
+    f"step{STEPS // 2}": STEPS // 2,
+    f"step{STEPS - 1}": STEPS - 1,
+    f"step{STEPS}": STEPS,
+    f"end{STEPS}": STEPS,
+    f"step{STEPS + 1}": STEPS + 1,
+    f"end{2 * STEPS}": 2 * STEPS,
+}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_resumed_run_is_the_uninterrupted_one(
+    job: dict, whole: tuple[dict, Path], tmp_path: Path, name: str, num_workers: int
+) -> None:
+    expected, folder = whole
+    part = train(
+        change(job, validation_fraction=0.2, num_workers=num_workers), tmp_path, resume=folder / f"{name}.ckpt"
+    )
+    assert_same(part, expected, CHECKPOINTS[name])
+    # An epoch that ended before the checkpoint was validated before it.
+    assert part["validations"] == expected["validations"][CHECKPOINTS[name] // STEPS :]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "name", "num_done"),
+    [
+        ({"accumulate_grad_batches": 4}, "step1", 4),
+        ({"accumulate_grad_batches": 4}, "step3", STEPS + 4),
+        ({"max_epochs": -1, "max_steps": 2 * STEPS + 2}, f"step{STEPS - 1}", STEPS - 1),
+        ({"max_epochs": -1, "max_steps": 2 * STEPS + 2}, f"end{STEPS}", STEPS),
+        ({"limit_train_batches": 4}, "end4", 4),
+        ({"limit_train_batches": 4}, "step5", 5),
+    ],
+)
+def test_so_it_is_under_other_limits(job: dict, tmp_path: Path, trainer: dict, name: str, num_done: int) -> None:
+    limited = change(job, trainer, validation_fraction=0.2)
+    expected = train(limited, tmp_path / "whole", every=1)
+    assert_same(train(limited, tmp_path, resume=tmp_path / "whole" / f"{name}.ckpt"), expected, num_done)
+
+
+@pytest.fixture(scope="module")
+def two_processes(job: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes saw, uninterrupted and resumed."""
+    output = tmp_path_factory.mktemp("two")
+    trainer = {"strategy": "ddp", "devices": 2}
+    names = ["step1", "step2", "step3", "step4", "end4", "step5"]
+    told = {**change(job, trainer, num_workers=2), "output": str(output), "checkpoints": names}
+    (output / "job.json").write_text(json.dumps(told))
+    command = [sys.executable, str(Path(__file__).with_name("resumable.py")), str(output / "job.json")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true"}
+    done = subprocess.run(command, cwd=output, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+def load(output: Path, name: str) -> list[dict]:
+    return [torch.load(output / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_done"), [("step1", 1), ("step2", 2), ("step3", 3), ("step4", 4), ("end4", 4), ("step5", 5)]
+)
+def test_two_processes_resume_alike(two_processes: Path, name: str, num_done: int) -> None:
+    expected = load(two_processes, "whole")
+    assert expected[0]["per_epoch"] == 4
+    for part, own in zip(load(two_processes, name), expected, strict=True):
+        assert_same(part, own, num_done)
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_may_change_at_an_epochs_end_only(
+    job: dict, two_processes: Path, tmp_path: Path
+) -> None:
+    message = r"inside an epoch, after 1 batches with world_size=2, but now world_size=1; continue with 2, or from a"
+    with pytest.raises(ValueError, match=message):
+        train(job, tmp_path, resume=two_processes / "whole" / "step1.ckpt")
+    part, own = train(job, tmp_path, resume=two_processes / "whole" / "end4.ckpt"), train(job, tmp_path)
+    assert part["seen"] == own["seen"][own["per_epoch"] :]
+
+
+def test_an_epoch_is_not_ended_with_other_batches_than_it_began(
+    job: dict, whole: tuple[dict, Path], tmp_path: Path
+) -> None:
+    _, folder = whole
+    message = r"after 3 batches with tokens_per_batch=300, but now tokens_per_batch=200; continue with 300"
+    with pytest.raises(ValueError, match=message):
+        train(change(job, validation_fraction=0.2, tokens_per_batch=200), tmp_path, resume=folder / "step3.ckpt")
+    for other in ({"order_seed": 1}, {"samples_per_epoch": None}, {"correct_only": True, "limit": 20}):
+        with pytest.raises(ValueError, match="after 3 batches that are not those that the data and its settings now"):
+            train(change(job, **{"validation_fraction": 0.2, **other}), tmp_path, resume=folder / "step3.ckpt")
+
+
+def test_at_an_epochs_end_the_budget_may_change(job: dict, whole: tuple[dict, Path], tmp_path: Path) -> None:
+    _, folder = whole
+    larger = change(job, validation_fraction=0.2, tokens_per_batch=600)
+    part, own = train(larger, tmp_path, resume=folder / f"end{STEPS}.ckpt"), train(larger, tmp_path)
+    assert part["seen"] == own["seen"][own["per_epoch"] :]
+
+
+def test_an_interrupt_ends_the_workers_at_once(job: dict, tmp_path: Path) -> None:
+    start = time.monotonic()
+    result = train(change(job, num_workers=2), tmp_path, stop=2)
+    assert len(result["seen"]) == 2
+    assert multiprocessing.active_children() == []
+    # Workers that miss the message to end are waited for, five seconds each.
+    assert time.monotonic() - start < 5

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
-from datamodules.logit_cache import LogitCacheWriter
+from datamodules.logit_writer import LogitCacheWriter
 from datamodules.questions import Question
 from datamodules.rationales import Rationale, write_rationales
 from lightning_modules.pretrained import identify_weights
@@ -129,7 +129,7 @@ def capture(
     )
     scorer = LogitScorer(teacher, top_k=top_k, temperatures=list(temperatures), **options)
     data.setup("predict")
-    description = scorer.describe(data.fingerprint, data.prompt.id)
+    description = scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
     writer = LogitCacheWriter(folder, description, rows_per_shard=rows_per_shard)
     data.done = writer.find_done()
     trainer = L.Trainer(**TRAINER, callbacks=[CacheWriter(writer, {})])

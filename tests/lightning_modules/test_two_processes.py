@@ -95,7 +95,7 @@ def test_a_cache_of_two_processes_holds_what_one_writes(world: World, paths: dic
     data = RationaleDataModule(world.teacher, world.questions, [rationales], prompt="plain")
     data.setup("predict")
     assert set(two) == {example.id for example in data.examples}
-    two.check("student", data.fingerprint, data.prompt.id, data.examples)
+    two.check("student", data.tokenizer, data.prompt.id, data.examples)
     for example in data.examples:
         left, right = one.read(example), two.read(example)
         for plane in left:

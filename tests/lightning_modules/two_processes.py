@@ -11,7 +11,7 @@ import torch
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import write_json
 from datamodules.generation import QuestionDataModule
-from datamodules.logit_cache import LogitCacheWriter
+from datamodules.logit_writer import LogitCacheWriter
 from lightning_modules.evaluation import Evaluator
 from lightning_modules.student import DistillationModule
 from lightning_modules.teacher import Annotator, LogitScorer
@@ -96,7 +96,9 @@ def main(world: dict, output: Path) -> None:
             world["teacher"], world["questions"], rationales=[rationales], prompt="plain", tokens_per_batch=200
         )
         data.setup("predict")
-        writer = LogitCacheWriter(output / name, scorer.describe(data.fingerprint, data.prompt.id), rows_per_shard=100)
+        writer = LogitCacheWriter(
+            output / name, scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)), rows_per_shard=100
+        )
         predict(scorer, data, CacheWriter(writer, {}), **DDP)
 
 

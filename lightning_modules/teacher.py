@@ -205,9 +205,7 @@ class LogitScorer(TeacherModule):
             ValueError: The vocabulary is larger than a cache's ids.
         """
         if vocabulary > MAX_VOCABULARY:
-            raise ValueError(
-                f"{self.teacher}: a vocabulary of {vocabulary}; a cache has ids below {MAX_VOCABULARY} only"
-            )
+            raise ValueError(f"{self.teacher}: a vocabulary of {vocabulary}; a cache holds {MAX_VOCABULARY} at most")
         return CacheDescription(
             teacher=self.teacher_name,
             revision=self.weights_id,

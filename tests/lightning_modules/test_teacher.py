@@ -91,3 +91,67 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(world: World) -> N
     data = QuestionDataModule(world.teacher, world.questions, max_length=1000)
     with pytest.raises(ValueError, match=r"max_length \+ model\.max_new_tokens is 1064, more than the context of 1024"):
         Annotator(world.teacher, max_new_tokens=64).check(data)
+
+
+KINDS: dict[str, dict] = {
+    "adaptive": {"mass": 0.8, "top_k": 32},
+    "sampled": {"draws": 200},
+    "hybrid": {"top_k": 4, "draws": 100},
+    "hidden": {"values": "float32"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_captured_from_the_teachers_own_distributions(world: World, tmp_path: Path, kind: str) -> None:
+    settings = {"top_k": None, "temperatures": None, **KINDS[kind]}
+    folder = Path(
+        capture(tmp_path / "cache", world.teacher, world.questions, [world.rationales], kind=kind, **settings)
+    )
+    cache = LogitCache(folder)
+    cache.verify()
+    teacher = AutoModelForCausalLM.from_pretrained(world.teacher)
+    data = RationaleDataModule(world.teacher, world.questions, [world.rationales], prompt="plain")
+    data.setup("predict")
+    cache.check("student", data.tokenizer, data.prompt.id, data.examples)
+    for example in data.examples:
+        rows = cache.read(example)
+        ids = torch.tensor(example.token_ids).long()
+        with torch.no_grad():
+            p = teacher(ids[None]).logits[0, example.num_prompt_tokens - 1 : -1].softmax(-1)
+        if kind == "hidden":
+            logits = torch.from_numpy(rows["hidden"]) @ cache.read_head()["weight"].T
+            assert cache.manifest["head"]["scale"] == 1 and cache.manifest["head"]["softcap"] is None
+            torch.testing.assert_close(logits.softmax(-1), p, rtol=0, atol=1e-6)
+            continue
+        support = torch.from_numpy(rows["support"])
+        own = p.gather(1, support.clamp(min=0))
+        if kind == "adaptive":
+            found = torch.from_numpy(rows["log_probs"]).exp()
+            torch.testing.assert_close(found, own.where(support >= 0, 0.0), rtol=0, atol=0.01)
+            mass = own.where(support >= 0, 0.0).sum(1)
+            assert ((mass >= 0.8) | ((support >= 0).sum(1) == 32)).all()
+        else:
+            weights = torch.from_numpy(rows["weights"])
+            expected = torch.zeros_like(p).scatter_add(1, support.clamp(min=0), weights)
+            # At most 200 draws a row: a standard error of 0.035, and 0.05 for what 100 draws of half the mass tell.
+            torch.testing.assert_close(expected, p, rtol=0, atol=0.2)
+            assert (expected - p).square().mean() < 1e-4
+
+
+def test_draws_are_the_examples_own_whatever_its_batch(world: World, tmp_path: Path) -> None:
+    caches = [
+        LogitCache(
+            Path(
+                capture(
+                    tmp_path / str(budget), world.teacher, world.questions, [world.rationales],
+                    kind="sampled", top_k=None, temperatures=None, draws=20, tokens_per_batch=budget,
+                )
+            )
+        )
+        for budget in (1, 10_000)
+    ]  # fmt: skip
+    supports = [{i: rows["support"] for i, rows in cache.read_all()} for cache in caches]
+    assert supports[0].keys() == supports[1].keys()
+    # A row whose draw falls on a boundary may differ by rounding.
+    same = [np.array_equal(supports[0][i], supports[1][i]) for i in supports[0]]
+    assert sum(same) >= len(same) - 1

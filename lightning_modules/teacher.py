@@ -7,7 +7,8 @@ import lightning as L
 import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from datamodules.answers import extract_neutral
@@ -62,17 +63,22 @@ class TeacherModule(L.LightningModule):
     @property
     def is_sharded(self) -> bool:
         """Whether the weights are spread over the trainer's processes."""
-        return isinstance(self.trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+        return isinstance(self.trainer.strategy, ModelParallelStrategy)
 
     def configure_model(self) -> None:
-        """Loads the teacher, once, and shards it where the strategy is one that shards."""
+        """Loads the teacher, once; where the strategy is ModelParallelStrategy, spreads it over all processes.
+
+        Each process gathers one layer at a time (FSDP2) and reads batches of its own.
+        """
         if self.model is None:
             self.model = load_causal_lm(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
             self.model.eval().requires_grad_(False)
-            if self.device_mesh is not None:
+            if self.is_sharded:
+                # Whatever dimensions the strategy gave its own mesh.
+                mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
                 for layer in self.model.base_model.layers:
-                    fully_shard(layer, mesh=self.device_mesh["data_parallel"])
-                fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
+                    fully_shard(layer, mesh=mesh)
+                fully_shard(self.model, mesh=mesh)
 
 
 class Annotator(TeacherModule):
@@ -183,6 +189,7 @@ class LogitScorer(TeacherModule):
         )
         self.temperatures = self._choose_temperatures(temperatures)
         self._head: OutputHead | None = None
+        self._forwards_left = 0
 
     def _choose_temperatures(self, given: list[float] | None) -> tuple[float, ...]:
         kind = self.sparsity.kind
@@ -221,6 +228,21 @@ class LogitScorer(TeacherModule):
         """Raises a ValueError if the teacher cannot be loaded, or an example may leave its context."""
         check_model(self.teacher, self.teacher_revision, self.keep_layers, data.max_length, "data.max_length")
 
+    def setup(self, stage: str) -> None:
+        """Learns how often each process must run a sharded teacher: all gather its weights together."""
+        if self.is_sharded:
+            if self.sparsity.kind == "hidden":
+                raise ValueError("kind hidden needs the head's weights whole; choose another strategy than sharding")
+            own = torch.tensor(len(self.trainer.datamodule.predict_dataloader()), device=self.device)
+            self._forwards_left = int(self.trainer.strategy.reduce(own, reduce_op="max"))
+
+    def catch_up(self) -> None:
+        """Runs a sharded teacher for the processes that still have batches; call when this one has none left."""
+        for _ in range(self._forwards_left):
+            one_token = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
+            self.model(input_ids=one_token, use_cache=False)
+        self._forwards_left = 0
+
     def configure_model(self) -> None:
         """Loads the teacher, once, and finds its head."""
         super().configure_model()
@@ -231,6 +253,7 @@ class LogitScorer(TeacherModule):
         """Returns (example id, rows as `logit_codec` takes them) for each example of the batch."""
         data = self.trainer.datamodule
         made = self.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
+        self._forwards_left -= self.is_sharded
         return self.score(batch, made)
 
     def score(self, batch: dict, made: CacheDescription) -> list[tuple[str, dict[str, np.ndarray]]]:

@@ -100,6 +100,7 @@ class CacheWriter(BasePredictionWriter):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes the last shard, and the manifest once all processes have."""
+        pl_module.catch_up()
         self.writer.flush()
         if not trainer.is_global_zero:
             self.writer.close()

@@ -85,13 +85,13 @@ class HeadRows:
     def __init__(self, head: OutputHead, hidden_ND: Tensor, logits_NV: Tensor | None):
         self._head, self.hidden_ND, self._logits_NV = head, hidden_ND, logits_NV
 
-    def iterate_logits(self, start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yields (rows, float32 logits that may be overwritten) of the rows from start to stop, chunk by chunk."""
+    def iterate_logits(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yields float32 logits, which may be overwritten, of the rows from start to stop, chunk by chunk."""
         size = max(1, CHUNK_ELEMENTS // self._head.model.config.get_text_config().vocab_size)
         for first in range(start, stop, size):
             rows = slice(first, min(first + size, stop))
             if self._logits_NV is None:
-                yield rows, self._head.project(self.hidden_ND[rows])
+                yield self._head.project(self.hidden_ND[rows])
             else:
                 # A copy, since float() is none where the logits are float32.
-                yield rows, self._logits_NV[rows].to(torch.float32, copy=True)
+                yield self._logits_NV[rows].to(torch.float32, copy=True)

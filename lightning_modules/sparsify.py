@@ -3,9 +3,13 @@
 Shapes: N rows, V the teacher's head, K support, M draws, T temperatures.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.files import hash_text
 from datamodules.logit_format import CacheDescription
 
 
@@ -74,3 +78,24 @@ def sparsify(
         assert generator is not None
         rows |= _draw(known_NV, sparsity.draws, generator)
     return rows
+
+
+def reduce_example(
+    chunks: Iterable[Tensor], labels_N: Tensor, made: CacheDescription, example_id: str
+) -> dict[str, np.ndarray]:
+    """Returns one example's rows, but for `hidden`, from chunks of its logits.
+
+    Draws have a stream for each example, so that they do not depend on its batch; another kind of device has
+    another stream.
+    """
+    generator = None
+    if made.sparsity.draws is not None:
+        generator = torch.Generator(labels_N.device)
+        generator.manual_seed(int(hash_text(f"{made.sparsity.draw_seed}/{example_id}"), 16))
+    parts: list[dict[str, Tensor]] = []
+    start = 0
+    for logits_NV in chunks:
+        parts.append(sparsify(logits_NV, labels_N[start : start + len(logits_NV)], made, generator))
+        start += len(logits_NV)
+    rows = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+    return {**rows, "token_ids": labels_N.cpu().numpy()}

@@ -7,20 +7,19 @@ import lightning as L
 import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from datamodules.answers import extract_neutral
 from datamodules.distillation import RationaleDataModule
-from datamodules.files import hash_text
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.rationales import Rationale
 from lightning_modules.generation import generate_completions
 from lightning_modules.output_head import OutputHead
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
-from lightning_modules.sparsify import sparsify
+from lightning_modules.sparsify import reduce_example
 
 
 class TeacherModule(L.LightningModule):
@@ -230,6 +229,10 @@ class LogitScorer(TeacherModule):
 
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "trainer.strategy: shard a teacher with ModelParallelStrategy (FSDP2), not with FSDPStrategy"
+            )
         if self.is_sharded:
             if self.sparsity.kind == "hidden":
                 raise ValueError("kind hidden needs the head's weights whole; choose another strategy than sharding")
@@ -270,16 +273,7 @@ class LogitScorer(TeacherModule):
         results, start = [], 0
         for example_id, count in zip(batch["example_ids"], counts, strict=True):
             stop = start + count
-            generator = None
-            if made.sparsity.draws is not None:
-                generator = torch.Generator(self.device)
-                generator.manual_seed(int(hash_text(f"{made.sparsity.draw_seed}/{example_id}"), 16))
-            chunks = [
-                sparsify(logits_NV, batch["labels"][rows], made, generator)
-                for rows, logits_NV in found.iterate_logits(start, stop)
-            ]
-            rows = {name: torch.cat([chunk[name] for chunk in chunks]).cpu().numpy() for name in chunks[0]}
-            rows["token_ids"] = batch["labels"][start:stop].cpu().numpy()
+            rows = reduce_example(found.iterate_logits(start, stop), batch["labels"][start:stop], made, example_id)
             if made.sparsity.kind == "hidden":
                 rows["hidden"] = found.hidden_ND[start:stop].float().cpu().numpy()
             results.append((example_id, rows))

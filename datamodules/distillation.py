@@ -256,8 +256,8 @@ class DistillationDataModule(RationaleDataModule):
                 f"{', '.join(self.logit_paths)}: logits of {sorted(cached)}, but those of {sorted(wanted)} are wanted; "
                 "set data.logits_teacher to teach with another teacher's logits than the writer's"
             )
-        if len({(cache.description.temperatures, cache.description.top_k) for cache in self.caches}) > 1:
-            raise ValueError(f"{', '.join(self.logit_paths)}: captured with different temperatures or top_k")
+        if len({cache.description.row_type for cache in self.caches}) > 1:
+            raise ValueError(f"{', '.join(self.logit_paths)}: captured with different temperatures or kinds of rows")
         revisions = {cache.description.teacher: cache.description.revision for cache in self.caches}
         for path in (Path(path) for path in self.rationale_paths if path.endswith(".parquet")):
             made = read_metadata(path)
@@ -276,7 +276,7 @@ class DistillationDataModule(RationaleDataModule):
             examples = self.examples
             if self.logits_teacher is None:
                 examples = examples.where(examples.column("teacher") == cache.description.teacher)
-            cache.check(self.tokenizer_name, self.fingerprint, self.prompt.id, examples)
+            cache.check(self.tokenizer_name, self.tokenizer, self.prompt.id, examples)
             self.cache_of_example |= {identifier: cache for identifier in examples.column("id")}
         question_ids = self.examples.column("question_id")
         ids = sorted(set(question_ids), key=lambda identifier: hash_text(f"{self.split_seed}{identifier}"))

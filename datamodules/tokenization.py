@@ -64,12 +64,21 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     return tokenizer
 
 
-def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int] | None = None) -> str:
     """Hashes what makes ids mean text: vocabulary, merges, added tokens, normalizer and pre-tokenizer.
 
     Two models of one family agree whatever the padding of their embeddings; a retrained tokenizer does not.
+
+    Args:
+        tokenizer: The tokenizer.
+        ids: Hash only the tokens of these ids and of the start and end tokens, so that a tokenizer with further
+            tokens agrees; whether it also splits a text alike shows in the text's ids.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules = [backend["normalizer"], backend["pre_tokenizer"]]
+    if ids is not None:
+        special = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+        return hash_json([tokenizer.convert_ids_to_tokens(ids), ids, special, *rules])
     model = backend["model"]
     added = sorted((token["id"], token["content"]) for token in backend["added_tokens"])
     return hash_json(
@@ -78,8 +87,7 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
             sorted(model["vocab"].items()) if isinstance(model["vocab"], dict) else model["vocab"],
             model.get("merges"),
             added,
-            backend["normalizer"],
-            backend["pre_tokenizer"],
+            *rules,
         ]
     )
 

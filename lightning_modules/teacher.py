@@ -6,17 +6,20 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from einops import rearrange
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from datamodules.answers import extract_neutral
 from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
-from datamodules.logit_cache import PLANES, CacheDescription
+from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.rationales import Rationale
 from lightning_modules.generation import generate_completions
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
+from lightning_modules.sparsify import reduce_example
+from lightning_modules.teacher_logits import OutputHead
 
 
 class TeacherModule(L.LightningModule):
@@ -56,11 +59,25 @@ class TeacherModule(L.LightningModule):
         """The hub revision or the local weights' hash."""
         return identify_weights(self.teacher, self.teacher_revision)
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are spread over the trainer's processes."""
+        return isinstance(self.trainer.strategy, ModelParallelStrategy)
+
     def configure_model(self) -> None:
-        """Loads the teacher, once."""
+        """Loads the teacher, once; where the strategy is ModelParallelStrategy, spreads it over all processes.
+
+        Each process gathers one layer at a time (FSDP2) and reads batches of its own.
+        """
         if self.model is None:
             self.model = load_causal_lm(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
             self.model.eval().requires_grad_(False)
+            if self.is_sharded:
+                # Whatever dimensions the strategy gave its own mesh.
+                mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
+                for layer in self.model.base_model.layers:
+                    fully_shard(layer, mesh=mesh)
+                fully_shard(self.model, mesh=mesh)
 
 
 class Annotator(TeacherModule):
@@ -131,82 +148,142 @@ class Annotator(TeacherModule):
         return records
 
 
-def sparsify(
-    logits_NV: Tensor, top_k: int, vocabulary: int, temperatures: tuple[float, ...]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Reduces next-token logits to the cache's planes.
-
-    Args:
-        logits_NV: Float32 or wider.
-        top_k: Size of the support.
-        vocabulary: Only ids below this, the tokenizer's, enter the support: a padded head's rows mean nothing.
-        temperatures: For the normalisers and tails.
-
-    Returns:
-        support [N, k] int64, log_probs [N, k], log_normalizers [N, T], log_tails [N, T].
-    """
-    log_p_NV = logits_NV.log_softmax(-1)
-    log_probs_NK, support_NK = log_p_NV[:, :vocabulary].topk(min(top_k, vocabulary), dim=-1)
-    off_support_NV = log_p_NV.scatter(-1, support_NK, float("-inf"))
-    normalizers = torch.stack([(log_p_NV / t).logsumexp(-1) for t in temperatures], dim=-1)
-    tails = torch.stack([(off_support_NV / t).logsumexp(-1) for t in temperatures], dim=-1)
-    return support_NK, log_probs_NK, normalizers, tails - normalizers
-
-
 class LogitScorer(TeacherModule):
-    """Reads each (prompt, rationale) once, teacher-forced, and returns its sparse distributions."""
+    """Reads each (prompt, rationale) once, teacher-forced, and returns what a logit cache keeps."""
 
     def __init__(
         self,
         teacher: str,
-        top_k: PositiveInt = 64,
+        kind: Kind = "top_k",
+        top_k: PositiveInt | None = None,
+        min_k: PositiveInt | None = None,
+        mass: PositiveFloat | None = None,
+        draws: PositiveInt | None = None,
+        values: Values | None = None,
+        draw_seed: NonNegativeInt | None = None,
         temperatures: list[float] | None = None,
         **kwargs,
     ):
-        """Stores the settings.
+        """Stores the settings. One that the kind would ignore is refused.
 
         Args:
             teacher: Hub id, local folder, or GGUF file.
-            top_k: Size of the support; the rest is one tail bucket.
-            temperatures: For which training will be exact; null is [1, 2].
+            kind: What is kept of each distribution: top_k, its most probable tokens and the mass of the rest;
+                adaptive, the fewest tokens that hold a share of the mass; sampled, random draws; hybrid, the most
+                probable tokens and draws from the rest; hidden, the last hidden state, exact and large.
+            top_k: Size of the support; at most, if adaptive; of the exact part, if hybrid. Null is 64, or 16 if hybrid.
+            min_k: Smallest support, if adaptive; null is 1.
+            mass: Probability that the support holds, if adaptive; null is 0.99.
+            draws: Samples of each row, if sampled or hybrid; null is 50, or 16 if hybrid.
+            values: uint8 or float16 for log-probabilities, float16, bfloat16 or float32 for hidden states; null is
+                uint8, or float16 if hidden.
+            draw_seed: Of the draws, if sampled or hybrid; null is 0.
+            temperatures: For which training will be exact, beside 1; null is [1, 2], or [1] if sampled or hybrid.
+                Hidden states are exact at any.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
-        self.top_k = top_k
-        self.temperatures = tuple(sorted(set(temperatures or [1.0, 2.0])))
-        if not all(0 < temperature < float("inf") for temperature in self.temperatures):
-            raise ValueError(f"temperatures must be above 0 and finite, not {list(self.temperatures)}")
+        self.sparsity = Sparsity.resolve(
+            kind, top_k=top_k, min_k=min_k, mass=mass, draws=draws, values=values, draw_seed=draw_seed
+        )
+        self.temperatures = self._choose_temperatures(temperatures)
+        self._head: OutputHead | None = None
+        self._forwards_left = 0
 
-    def describe(self, fingerprint: str, prompt_id: str) -> CacheDescription:
-        """Returns what the rows depend on."""
+    def _choose_temperatures(self, given: list[float] | None) -> tuple[float, ...]:
+        kind = self.sparsity.kind
+        if kind == "hidden":
+            if given is not None:
+                raise ValueError("model.temperatures is given, but kind hidden ignores it; it is exact at any")
+            return ()
+        default = [1.0] if self.sparsity.draws is not None else [1.0, 2.0]
+        temperatures = tuple(sorted({1.0, *(default if given is None else given)}))
+        if not all(0 < temperature < float("inf") for temperature in temperatures):
+            raise ValueError(f"temperatures must be above 0 and finite, not {given}")
+        if self.sparsity.draws is not None and temperatures != (1.0,):
+            raise ValueError(f"model.temperatures is {given}, but kind {kind} is unbiased at temperature 1 only")
+        return temperatures
+
+    def describe(self, fingerprint: str, prompt_id: str, vocabulary: int) -> CacheDescription:
+        """Returns what the rows depend on.
+
+        Raises:
+            ValueError: The vocabulary is larger than a cache's ids.
+        """
+        if vocabulary > MAX_VOCABULARY:
+            raise ValueError(f"{self.teacher}: a vocabulary of {vocabulary}; a cache holds {MAX_VOCABULARY} at most")
         return CacheDescription(
             teacher=self.teacher_name,
             revision=self.weights_id,
             tokenizer_fingerprint=fingerprint,
             prompt_id=prompt_id,
-            top_k=self.top_k,
+            vocabulary=vocabulary,
             temperatures=self.temperatures,
             dtype=self.teacher_dtype,
+            sparsity=self.sparsity,
         )
 
     def check(self, data: RationaleDataModule) -> None:
         """Raises a ValueError if the teacher cannot be loaded, or an example may leave its context."""
         check_model(self.teacher, self.teacher_revision, self.keep_layers, data.max_length, "data.max_length")
 
-    def predict_step(self, batch: dict, batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
-        """Returns (example id, planes) for each example of the batch."""
-        data = self.trainer.datamodule
-        output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        logits_NV = rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]].float()
-        planes = sparsify(logits_NV, self.top_k, len(data.tokenizer), self.temperatures)
-        arrays = [batch["labels"], *planes]
-        types = [np.int32, np.int32, np.float32, np.float32, np.float32]
-        columns = [plane.cpu().numpy().astype(kind) for plane, kind in zip(arrays, types, strict=True)]
-        counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
-        ends = np.cumsum(counts)
-        results = []
-        for example_id, start, end in zip(batch["example_ids"], ends - counts, ends, strict=True):
-            results.append(
-                (example_id, {name: column[start:end] for name, column in zip(PLANES, columns, strict=True)})
+    def setup(self, stage: str) -> None:
+        """Learns how often each process must run a sharded teacher: all gather its weights together."""
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "trainer.strategy: shard a teacher with ModelParallelStrategy (FSDP2), not with FSDPStrategy"
             )
+        if self.is_sharded:
+            if self.sparsity.kind == "hidden":
+                raise ValueError("kind hidden needs the head's weights whole; choose another strategy than sharding")
+            own = torch.tensor(len(self.trainer.datamodule.predict_dataloader()), device=self.device)
+            self._forwards_left = int(self.trainer.strategy.reduce(own, reduce_op="max"))
+
+    def catch_up(self) -> None:
+        """Runs a sharded teacher for the processes that still have batches; call when this one has none left."""
+        for _ in range(self._forwards_left):
+            one_token = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
+            self.model(input_ids=one_token, use_cache=False)
+        self._forwards_left = 0
+
+    def configure_model(self) -> None:
+        """Loads the teacher, once, and finds its head."""
+        super().configure_model()
+        if self._head is None:
+            self._head = OutputHead(self.model, self.is_sharded)
+
+    def predict_step(self, batch: dict, batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """Returns (example id, rows as `logit_codec` takes them) for each example of the batch."""
+        data = self.trainer.datamodule
+        made = self.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
+        self._forwards_left -= self.is_sharded
+        return self.score(batch, made)
+
+    def score(self, batch: dict, made: CacheDescription) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """Returns (example id, rows) for each example of a batch of `collate_examples`.
+
+        Raises:
+            ValueError: Hidden states are wanted, but the teacher's logits are not those of its head alone.
+        """
+        assert self._head is not None
+        found = self._head.run(batch)
+        if made.sparsity.kind == "hidden" and not self._head.is_chunked:
+            raise ValueError(f"{self.teacher}: kind hidden needs logits that are the head of the last hidden state")
+        counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
+        results, start = [], 0
+        for example_id, count in zip(batch["example_ids"], counts, strict=True):
+            stop = start + count
+            rows = reduce_example(found.iterate_logits(start, stop), batch["labels"][start:stop], made, example_id)
+            if made.sparsity.kind == "hidden":
+                rows["hidden"] = found.hidden_ND[start:stop].float().cpu().numpy()
+            results.append((example_id, rows))
+            start = stop
         return results
+
+    def export_head(self) -> dict[str, Any] | None:
+        """Returns the output head that turns cached hidden states into logits; None if no hidden states are kept."""
+        if self.sparsity.kind != "hidden":
+            return None
+        assert self._head is not None
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._head.head.named_parameters()}
+        return {**tensors, "scale": self._head.scale, "softcap": self._head.softcap}

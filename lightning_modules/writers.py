@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from datamodules.files import hash_json
-from datamodules.logit_cache import LogitCacheWriter
+from datamodules.logit_writer import LogitCacheWriter
 from datamodules.provenance import describe_creation
 
 
@@ -77,7 +77,7 @@ class RecordWriter(BasePredictionWriter):
 
 
 class CacheWriter(BasePredictionWriter):
-    """Writes the planes that `LogitScorer` returns to a logit cache; one process adds the manifest at the end.
+    """Writes the rows that `LogitScorer` returns to a logit cache; one process adds the manifest at the end.
 
     Args:
         writer: The cache's writer, which gets this process's rank.
@@ -89,18 +89,24 @@ class CacheWriter(BasePredictionWriter):
         self.writer, self.config = writer, config
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Learns the process's rank and the examples by id."""
+        """Learns the process's rank and the examples by id, and takes its part of the folder."""
         self.writer.rank = trainer.global_rank
+        self.writer.open()
         self.examples = {example.id: example for example in trainer.datamodule.examples}
 
     def write_on_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, *_: Any) -> None:
         """Adds one batch's examples."""
-        for example_id, planes in prediction:
-            self.writer.add(self.examples[example_id], planes)
+        self.writer.add([(self.examples[example_id], rows) for example_id, rows in prediction])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes the last shard, and the manifest once all processes have."""
+        pl_module.catch_up()
         self.writer.flush()
+        if not trainer.is_global_zero:
+            self.writer.close()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self.writer.write_manifest(describe_creation(self.config))
+            data = trainer.datamodule
+            sources = {"questions": data.questions_source, "rationales": data.rationale_paths}
+            self.writer.finish(data.tokenizer, {**describe_creation(self.config), **sources}, pl_module.export_head())
+            self.writer.close()

@@ -8,7 +8,8 @@ Writes a logit cache (a folder). Interrupted, it continues after its last comple
 from pathlib import Path
 
 from datamodules.distillation import RationaleDataModule
-from datamodules.logit_cache import LogitCache, LogitCacheWriter, is_finished
+from datamodules.logit_cache import LogitCache
+from datamodules.logit_writer import LogitCacheWriter, refuse_other_folder
 from lightning_modules.teacher import LogitScorer
 from lightning_modules.writers import CacheWriter
 from scripts.stage_cli import PredictCLI, run_main
@@ -23,14 +24,14 @@ def main(args: list[str] | None = None) -> None:
     """Caches logits."""
     cli = parse(args)
     output, data, teacher = Path(cli.config.output), cli.datamodule, cli.model
-    finished = is_finished(output)
+    refuse_other_folder(output)
     data.setup("predict")
     teacher.check(data)
-    writer = LogitCacheWriter(output, teacher.describe(data.fingerprint, data.prompt.id))
+    writer = LogitCacheWriter(output, teacher.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)))
     data.done = writer.find_done()
     left = [example for example in data.examples if example.id not in data.done]
-    if finished and not left:
-        LogitCache(output).check(teacher.teacher_name, data.fingerprint, data.prompt.id, data.examples)
+    if not left and writer.is_complete():
+        LogitCache(output).check(teacher.teacher_name, data.tokenizer, data.prompt.id, data.examples)
         print(f"{output}: complete already")
         return
     cli.trainer.callbacks.append(CacheWriter(writer, cli.result_config()))

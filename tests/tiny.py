@@ -11,7 +11,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
-from datamodules.logit_cache import LogitCacheWriter
+from datamodules.logit_writer import LogitCacheWriter
 from datamodules.questions import Question
 from datamodules.rationales import Rationale, write_rationales
 from lightning_modules.pretrained import identify_weights
@@ -118,7 +118,12 @@ def write_store(path: Path, rationales: list[Rationale], teacher_folder: str) ->
 
 
 def capture(
-    folder: Path, teacher: str, questions: str, rationales: list[str], temperatures: tuple = (1.0, 2.0), **options: Any
+    folder: Path,
+    teacher: str,
+    questions: str,
+    rationales: list[str],
+    temperatures: tuple | None = (1.0, 2.0),
+    **options: Any,
 ) -> str:
     """Captures a logit cache with the real scorer under a real trainer."""
     top_k = options.pop("top_k", 8)
@@ -127,9 +132,9 @@ def capture(
     data = RationaleDataModule(
         teacher, questions, rationales, correct_only=False, prompt="plain", tokens_per_batch=tokens_per_batch
     )
-    scorer = LogitScorer(teacher, top_k=top_k, temperatures=list(temperatures), **options)
+    scorer = LogitScorer(teacher, top_k=top_k, temperatures=temperatures and list(temperatures), **options)
     data.setup("predict")
-    description = scorer.describe(data.fingerprint, data.prompt.id)
+    description = scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
     writer = LogitCacheWriter(folder, description, rows_per_shard=rows_per_shard)
     data.done = writer.find_done()
     trainer = L.Trainer(**TRAINER, callbacks=[CacheWriter(writer, {})])

@@ -182,7 +182,7 @@ def test_caches_of_different_settings_do_not_mix(logits: Path, tmp_path: Path) -
         rationales=[str(logits / "ada.parquet"), store],
         **options,
     )
-    with pytest.raises(ValueError, match="captured with different temperatures or top_k"):
+    with pytest.raises(ValueError, match="captured with different temperatures or kinds of rows"):
         data.setup("fit")
 
 

@@ -37,5 +37,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     questions = write_questions(folder / "colours_train.jsonl", items)
     rationales = write_store(folder / "r.parquet", [make_rationale(item, "teacher") for item in items], teacher)
     logits = capture(folder / "logits", teacher, questions, [rationales])
-    full = capture(folder / "full", teacher, questions, [rationales], top_k=300)
+    full = capture(folder / "full", teacher, questions, [rationales], top_k=300, values="float16")
     return World(folder, teacher, student, questions, rationales, logits, full)

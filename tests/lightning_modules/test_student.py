@@ -93,9 +93,9 @@ def test_gradient_and_steps_are_those_of_a_hand_made_loop(world: World, fused_he
         optimizer.step()
     own = dict(module.model.named_parameters())
     for name, parameter in student.named_parameters():
-        # The cache is float32.
-        torch.testing.assert_close(gradients.last[name], parameter.grad, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(own[name], parameter, rtol=0, atol=1e-4)
+        # The cache is float16.
+        torch.testing.assert_close(gradients.last[name], parameter.grad, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(own[name], parameter, rtol=0, atol=1e-3)
 
 
 def test_weights_do_not_depend_on_how_a_batch_is_split(world: World) -> None:

@@ -88,15 +88,17 @@ def test_records_are_those_of_one_process(paths: dict, output: Path, tmp_path: P
         assert not list(output.glob(".*.part-*"))
 
 
-@pytest.mark.parametrize("name", ["logits", "one_example"])
+@pytest.mark.parametrize("name", ["logits", "one_example", "sharded", "sharded_one_batch"])
 def test_a_cache_of_two_processes_holds_what_one_writes(world: World, paths: dict, output: Path, name: str) -> None:
     one, two = LogitCache(Path(world.logits)), LogitCache(output / name)
     rationales = paths["one_rationale" if name == "one_example" else "rationales"]
     data = RationaleDataModule(world.teacher, world.questions, [rationales], prompt="plain")
     data.setup("predict")
     assert set(two) == {example.id for example in data.examples}
-    two.check("student", data.fingerprint, data.prompt.id, data.examples)
+    two.check("student", data.tokenizer, data.prompt.id, data.examples)
     for example in data.examples:
         left, right = one.read(example), two.read(example)
-        for plane in left:
-            np.testing.assert_allclose(left[plane], right[plane], atol=1e-5)
+        for plane in ("token_ids", "support"):
+            np.testing.assert_array_equal(left[plane], right[plane])
+        # A probability between two codes may be rounded either way.
+        np.testing.assert_allclose(np.exp(left["log_probs"]), np.exp(right["log_probs"]), atol=0.01)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
 
-from datamodules.distillation import DistillationDataModule
+from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.files import write_json
 from datamodules.generation import QuestionDataModule
-from datamodules.logit_cache import LogitCacheWriter
+from datamodules.logit_writer import LogitCacheWriter
 from lightning_modules.evaluation import Evaluator
 from lightning_modules.student import DistillationModule
 from lightning_modules.teacher import Annotator, LogitScorer
@@ -96,8 +98,26 @@ def main(world: dict, output: Path) -> None:
             world["teacher"], world["questions"], rationales=[rationales], prompt="plain", tokens_per_batch=200
         )
         data.setup("predict")
-        writer = LogitCacheWriter(output / name, scorer.describe(data.fingerprint, data.prompt.id), rows_per_shard=100)
+        writer = LogitCacheWriter(
+            output / name, scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)), rows_per_shard=100
+        )
         predict(scorer, data, CacheWriter(writer, {}), **DDP)
+
+    # A sharded teacher; in batches of two examples and of all, so that the processes' shares differ.
+    for name, rationales, budget in (
+        ("sharded", world["rationales"], 200),
+        ("sharded_one_batch", world["rationales"], 10_000),
+    ):
+        scorer = LogitScorer(world["teacher"], top_k=8)
+        data = RationaleDataModule(
+            world["teacher"], world["questions"], [rationales], prompt="plain", tokens_per_batch=budget
+        )
+        data.setup("predict")
+        made = scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
+        writer = LogitCacheWriter(output / name, made, rows_per_shard=100)
+        strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+        predict(scorer, data, CacheWriter(writer, {}), strategy=strategy, devices=2)
+        assert all(isinstance(parameter, DTensor) for parameter in scorer.model.base_model.layers.parameters())
 
 
 if __name__ == "__main__":

@@ -80,11 +80,11 @@ class Bench:
         MAINS[stage]([*COMMANDS[stage], *more])
         return self.capsys.readouterr().out
 
-    def refuse(self, stage: str, *more: str) -> str:
-        """Runs a stage that must refuse its input as a user sees it, and write nothing; returns the line."""
-        return self.refuse_main(MAINS[stage], [*COMMANDS[stage], *more])
+    def refuse(self, stage: str, *more: str, writes: str | None = None) -> str:
+        """Runs a stage that must refuse its input as a user sees it, and write nothing else; returns the line."""
+        return self.refuse_main(MAINS[stage], [*COMMANDS[stage], *more], writes)
 
-    def refuse_main(self, main: Callable, args: list[str]) -> str:
+    def refuse_main(self, main: Callable, args: list[str], writes: str | None = None) -> str:
         """Likewise, for any script and its whole command line."""
         before = list_files(self.folder)
         self.capsys.readouterr()
@@ -94,7 +94,9 @@ class Bench:
         assert stopped.value.code == 2
         assert len(lines) == 1, lines
         assert lines[0].startswith("error: ")
-        assert list_files(self.folder) == before
+        after = list_files(self.folder)
+        assert writes is None or after.pop(writes)
+        assert after == before
         return lines[0]
 
     def edit(self, path: str, change: Callable[[list[dict]], list[dict]]) -> None:

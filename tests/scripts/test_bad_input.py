@@ -161,8 +161,10 @@ def test_cache_is_damaged(bench):
 
 def test_cache_lacks_examples(bench):
     bench.run("cache_logits", "--data.limit=5")
-    line = bench.refuse("fit", '--data.logits=["out/logits"]')
-    assert "out/logits" in line and "3 of 8" in line and "'q5/teacher/0'" in line
+    listed = "out/logits/.missing-examples.txt"
+    line = bench.refuse("fit", '--data.logits=["out/logits"]', writes=listed)
+    assert "out/logits" in line and "3 of 8" in line and "'q5/teacher/0'" in line and listed in line
+    assert (bench.folder / listed).read_text().split() == ["q5/teacher/0", "q6/teacher/0", "q7/teacher/0"]
 
 
 def test_cache_is_of_another_teacher(bench):

@@ -73,7 +73,7 @@ def test_teacher_answered_the_questions(study, gguf):
 
 def test_teacher_scored_its_rationales(study):
     cache = LogitCache(study[0] / "teachers" / "smollm2" / "logits")
-    assert len(cache) == 4 and cache.description.top_k == 64
+    assert len(cache) == 4 and cache.description.sparsity.top_k == 64
     assert cache.description.prompt_id.startswith("instruction-")
 
 

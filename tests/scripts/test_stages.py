@@ -128,7 +128,7 @@ def test_cache_has_a_row_for_each_completion_token(pipeline):
     metadata = read_metadata(pipeline / "teacher" / "rationales.parquet")
     assert manifest["teacher"] == "a-teacher" and manifest["revision"] == metadata["revision"]
     assert manifest["tokenizer_fingerprint"] == metadata["tokenizer_fingerprint"]
-    assert manifest["top_k"] == 8 and manifest["temperatures"] == [1.0, 2.0]
+    assert manifest["sparsity"]["top_k"] == 8 and manifest["temperatures"] == [1.0, 2.0]
     assert "config_hash" in manifest["creation"]
 
 

@@ -1,0 +1,193 @@
+"""Between a teacher's rows and the planes of a logit cache, vectorised over rows; `logit_format` names the planes.
+
+Rows are what a scorer makes: `token_ids` [N], `label_log_prob` [N] and, whichever the kind has, `support` and
+`log_probs` [N, k] with -1 and -inf where a row has fewer entries, `log_tails` [N, T]; `drawn` and `drawn_counts`
+[N, m] with -1 and 0; `hidden` [N, d].
+"""
+
+import numpy as np
+
+from datamodules.logit_format import DTYPES, LOW_IDS, CacheDescription, list_planes
+
+Arrays = dict[str, np.ndarray]
+# exp(r / 4) in 256 equal steps: the step in r grows as exp(-r / 4), close to the exp(-r / 3) over the cube root of
+# the entries' density that minimises the mean squared error weighted by probability (Bennett 1948).
+LOG_RATIOS = (4 * np.log1p(-np.arange(256) / 256)).astype(np.float32)
+_BOUNDARIES = -(LOG_RATIOS[1:] + LOG_RATIOS[:-1]) / 2
+# 1 minus a sum of float32 probabilities knows no smaller tail.
+_SMALLEST_TAIL = np.float32(2.0**-24)
+
+
+def _pack_ids(ids: np.ndarray, num_high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorts each row's ids [N, k] by id // 65,536, the unused (-1) last.
+
+    Returns:
+        The order int64 [N, k], sizes int64 [N], and counts int64 [N, H] of the ids of each number above 0.
+    """
+    high = np.where(ids < 0, num_high + 1, ids // LOW_IDS).astype(np.uint8)
+    order = np.argsort(high, axis=1, kind="stable")
+    counts = np.stack([(high == number).sum(1) for number in range(1, num_high + 1)], 1) if num_high else high[:, :0]
+    return order, (ids >= 0).sum(1), counts
+
+
+def _unpack_ids(low: np.ndarray, sizes: np.ndarray | int, counts: np.ndarray | None) -> np.ndarray:
+    """Returns ids int64 [N, k], -1 where unused, from their low halves [N, k]."""
+    ids = low.astype(np.int64)
+    places = np.arange(low.shape[1], dtype=np.uint16)
+    if counts is not None:
+        starts = np.asarray(sizes)[..., None] - np.cumsum(counts[:, ::-1], axis=1, dtype=np.int64)
+        for start in starts.astype(np.uint16).T:
+            ids += (places >= start[:, None]).astype(np.int64) << 16
+    if not isinstance(sizes, int):
+        ids[places >= sizes[:, None]] = -1
+    return ids
+
+
+def _fill(flat: np.ndarray, sizes: np.ndarray, fill: float) -> np.ndarray:
+    """Spreads a ragged plane over [N, largest size]."""
+    mask = np.arange(sizes.max(initial=0)) < sizes[:, None]
+    filled = np.full(mask.shape, fill, flat.dtype)
+    filled[mask] = flat
+    return filled
+
+
+def _encode_head(made: CacheDescription, rows: Arrays) -> Arrays:
+    ids, log_probs = rows["support"], rows["log_probs"].astype(np.float64)
+    order, sizes, counts = _pack_ids(ids, made.num_high)
+    ids, log_probs = np.take_along_axis(ids, order, 1), np.take_along_axis(log_probs, order, 1)
+    used = ids >= 0
+    ratios = log_probs - log_probs.max(1, keepdims=True)
+    if made.sparsity.values == "uint8":
+        values: np.ndarray = np.searchsorted(_BOUNDARIES, -ratios).astype(np.uint8)
+    else:
+        # Far below float16's own range lie no probabilities that a float32 softmax gives.
+        values = np.maximum(ratios, -65504).astype(np.float16)
+    decoded = np.where(used, decode_values(values), -np.inf).astype(np.float64)
+    log_tail = rows["log_tails"][:, made.temperatures.index(1.0)].astype(np.float16)
+    normalizers = np.empty((len(ids), len(made.temperatures)), np.float32)
+    for index, temperature in enumerate(made.temperatures):
+        tail = log_tail if temperature == 1 else rows["log_tails"][:, index]
+        inside = np.log1p(-np.exp(tail.astype(np.float64)))
+        normalizers[:, index] = np.log(np.exp(decoded / temperature).sum(1)) - inside
+    assert np.isfinite(normalizers).all(), "a row without probability inside its support"
+    planes = {
+        "support_size": sizes,
+        "support_low": ids[used] % LOW_IDS,
+        "support_high": counts,
+        "values": values[used],
+        "log_tail": log_tail,
+        "log_normalizers": normalizers,
+    }
+    return planes
+
+
+def _round_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Returns the bits of the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def encode_rows(made: CacheDescription, rows: Arrays) -> Arrays:
+    """Returns the planes of one example's rows, in `list_planes`'s order and types."""
+    tokens = rows["token_ids"]
+    planes = {
+        "tokens_low": tokens % LOW_IDS,
+        "tokens_high": tokens // LOW_IDS,
+        "label_log_prob": rows["label_log_prob"],
+    }
+    if "support" in rows:
+        planes |= _encode_head(made, rows)
+    if "drawn" in rows:
+        order, sizes, counts = _pack_ids(rows["drawn"], made.num_high)
+        ids = np.take_along_axis(rows["drawn"], order, 1)
+        drawn = np.take_along_axis(rows["drawn_counts"], order, 1)[ids >= 0]
+        planes |= {"drawn_size": sizes, "drawn_low": ids[ids >= 0] % LOW_IDS, "drawn_high": counts}
+        planes["drawn_counts"] = drawn
+    if "hidden" in rows:
+        is_bfloat16 = made.sparsity.values == "bfloat16"
+        planes["hidden"] = _round_bfloat16(rows["hidden"]) if is_bfloat16 else rows["hidden"]
+    return {name: np.ascontiguousarray(planes[name], DTYPES[plane.dtype]) for name, plane in list_planes(made).items()}
+
+
+def decode_values(values: np.ndarray) -> np.ndarray:
+    """Returns r = log p - log p_max, float32, from uint8 codes or float16."""
+    return np.take(LOG_RATIOS, values) if values.dtype == np.uint8 else values.astype(np.float32)
+
+
+def _exponentiate(values: np.ndarray, temperature: float) -> np.ndarray:
+    """Returns exp(r / T), float32."""
+    if values.dtype == np.uint8:
+        return np.take(np.exp(LOG_RATIOS.astype(np.float64) / temperature).astype(np.float32), values)
+    return np.exp(values.astype(np.float32) / np.float32(temperature))
+
+
+def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
+    low, values, stored = planes["support_low"], planes["values"], planes["log_normalizers"]
+    if "support_size" in planes:
+        ragged = planes["support_size"].astype(np.int64)
+        low, values = _fill(low, ragged, 0), _fill(values, ragged, 0)
+        sizes: np.ndarray | int = ragged
+    else:
+        sizes = made.support_size
+        low, values = low.reshape(-1, sizes), values.reshape(-1, sizes)
+    support = _unpack_ids(low, sizes, planes.get("support_high"))
+    own = stored[:, made.temperatures.index(1.0), None]
+    log_probs = decode_values(values) - own
+    log_tail = planes["log_tail"].astype(np.float32)
+    tails = np.empty_like(stored)
+    for index, temperature in enumerate(made.temperatures):
+        if temperature == 1:
+            tails[:, index] = log_tail
+            continue
+        powers = _exponentiate(values, temperature)
+        if not isinstance(sizes, int):
+            powers[support < 0] = 0
+        left = 1 - powers.sum(1) * np.exp(-stored[:, index])
+        # A support of the whole vocabulary has no tail at any temperature.
+        tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, _SMALLEST_TAIL)))
+    if not isinstance(sizes, int):
+        log_probs[support < 0] = -np.inf
+    return {
+        "support": support,
+        "log_probs": log_probs,
+        "log_normalizers": stored - own / np.array(made.temperatures, np.float32),
+        "log_tails": tails,
+    }
+
+
+def _decode_drawn(made: CacheDescription, planes: Arrays) -> Arrays:
+    sizes = planes["drawn_size"].astype(np.int64)
+    support = _unpack_ids(_fill(planes["drawn_low"], sizes, 0), sizes, planes.get("drawn_high"))
+    counts = _fill(planes["drawn_counts"], sizes, 0).astype(np.float32)
+    return {"support": support, "weights": counts / np.float32(made.sparsity.draws)}
+
+
+def decode_tokens(planes: Arrays) -> np.ndarray:
+    """Returns the completion's token ids, int32 [N]."""
+    tokens = planes["tokens_low"].astype(np.int32)
+    return tokens + (planes["tokens_high"].astype(np.int32) << 16) if "tokens_high" in planes else tokens
+
+
+def decode_rows(made: CacheDescription, planes: Arrays) -> Arrays:
+    """Returns the rows that losses take, beside `token_ids` int32 [N] and `label_log_prob` float32 [N].
+
+    top_k, adaptive: `support` int64 [N, k], -1 where unused; `log_probs` float32 [N, k], -inf there;
+    `log_normalizers` float32 [N, T] and `log_tails` float32 [N, T], so that log p_T = log_probs / T - A_T, with
+    A_1 = 0. sampled, hybrid: `support` and `weights` float32 [N, m], 0 where unused, of sum 1. hidden: `hidden`
+    float32 [N, d].
+    """
+    rows = {"token_ids": decode_tokens(planes), "label_log_prob": planes["label_log_prob"].astype(np.float32)}
+    kind = made.sparsity.kind
+    if kind in ("top_k", "adaptive"):
+        return rows | _decode_head(made, planes)
+    if kind == "sampled":
+        return rows | _decode_drawn(made, planes)
+    if kind == "hybrid":
+        head, drawn = _decode_head(made, planes), _decode_drawn(made, planes)
+        parts = [np.exp(head["log_probs"]), np.exp(head["log_tails"]) * drawn["weights"]]
+        support = np.concatenate([head["support"], drawn["support"]], axis=1)
+        return rows | {"support": support, "weights": np.concatenate(parts, axis=1)}
+    hidden = planes["hidden"]
+    if hidden.dtype == np.uint16:
+        return rows | {"hidden": (hidden.astype(np.uint32) << 16).view(np.float32)}
+    return rows | {"hidden": hidden.astype(np.float32)}

@@ -1,0 +1,150 @@
+"""The logit cache: how fast it is read, how small and how near it is, and what capture adds to the teacher.
+
+    python scripts/benchmark.py cache --smollm2 FILE.gguf --rationales FILE.jsonl.gz [--png FILE]
+
+The reader is compared, on the same rows of k = 64 and V = 151,936, with a parquet file of `list<list<uint8>>`
+columns, 18-bit ids and bfloat16 log-probabilities, which is how DistillKit (arcee-ai, v1.0.0) stores its top-k rows
+with `exact_k = k`, its cheapest setting to decode: once read as its trainer does (a `datasets` row, a tensor of its
+Python lists, the bits unpacked by torch), once as fast as that file allows (pyarrow to numpy, vectorised). There is
+no teacher of that vocabulary here: SmolLM2's ids are spread over it by a seeded injective map. Without --smollm2, the
+rows are the microworld's.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from datamodules.logit_cache import LogitCache
+from datamodules.targets import collate_targets
+from scripts.benchmarks.measure import Measurement
+from studies.cache_quality import Quality, plot_qualities
+from studies.cache_runs import Run, open_microworld, open_smollm2
+
+TOP_K, WIDE, COPIES = 64, 151_936, 8
+ID_BITS = 18
+
+
+def write_list_columns(cache: LogitCache, path: Path) -> None:
+    """Writes a cache's rows as the peer does, one row group a hundred examples."""
+    weights = 1 << np.arange(ID_BITS - 1, -1, -1)
+    columns: dict[str, list] = {"ids": [], "log_probs": []}
+    for _, rows in cache.read_all():
+        bits = (rows["support"][..., None] & weights > 0).reshape(len(rows["support"]), -1)
+        columns["ids"].append(np.packbits(bits, axis=1).tolist())
+        values = torch.from_numpy(rows["log_probs"]).bfloat16().view(torch.uint8)
+        columns["log_probs"].append(values.tolist())
+    schema = pa.schema([(name, pa.list_(pa.list_(pa.uint8()))) for name in columns])
+    pq.write_table(pa.table(columns, schema), path, row_group_size=100)
+
+
+def unpack_bits(packed: torch.Tensor) -> torch.Tensor:
+    """Returns ids int64 [..., k] from bytes [..., 18 k / 8], most significant bit first, in torch."""
+    bits = (packed.unsqueeze(-1) >> torch.arange(7, -1, -1)) & 1
+    bits = bits.reshape(*packed.shape[:-1], -1, ID_BITS)
+    return (bits * (1 << torch.arange(ID_BITS - 1, -1, -1))).sum(-1)
+
+
+def read_as_trainer(data: datasets.Dataset, number: int) -> int:
+    """Reads one example as the peer's trainer does; returns its number of rows."""
+    row = data[number]
+    ids = unpack_bits(torch.tensor([row["ids"]]).to(torch.uint8))
+    log_probs = torch.tensor([row["log_probs"]]).to(torch.uint8).view(torch.bfloat16)
+    assert ids.shape == log_probs.shape
+    return ids.shape[1]
+
+
+def read_vectorised(file: pq.ParquetFile, group: int) -> int:
+    """Reads a row group with neither Python lists nor torch; returns its number of rows."""
+    table = file.read_row_group(group)
+    planes = []
+    for name in ("ids", "log_probs"):
+        flat = table[name].combine_chunks().flatten().flatten().to_numpy()
+        planes.append(flat.reshape(-1, TOP_K * (ID_BITS if name == "ids" else 16) // 8))
+    bits = np.unpackbits(planes[0], axis=1).reshape(len(planes[0]), TOP_K, ID_BITS)
+    padded = np.concatenate([np.zeros((*bits.shape[:2], 32 - ID_BITS), np.uint8), bits], axis=2)
+    ids = np.packbits(padded, axis=2).view(">u4")[..., 0].astype(np.int64)
+    log_probs = (planes[1].view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    assert ids.shape == log_probs.shape
+    return len(ids)
+
+
+def time_rates(readers: list, seconds: float = 2.0) -> list[float]:
+    """Returns each reader's tokens per second; they take turns. A reader is a list of calls that return tokens."""
+    tokens, spent = [0] * len(readers), [0.0] * len(readers)
+    for calls in readers:
+        calls[0]()
+    position = 0
+    while min(spent) < seconds:
+        for number, calls in enumerate(readers):
+            start = time.perf_counter()
+            while time.perf_counter() - start < 0.2:
+                tokens[number] += calls[position % len(calls)]()
+                position += 1
+            spent[number] += time.perf_counter() - start
+    return [count / second for count, second in zip(tokens, spent, strict=True)]
+
+
+def measure_readers(run: Run, folder: Path) -> Iterator[Measurement]:
+    """Compares the readers on the same rows, in one process with one thread."""
+    quality = run.write_wide(folder / "wide", WIDE, TOP_K, COPIES)
+    cache = LogitCache(folder / "wide")
+    write_list_columns(cache, folder / "lists.parquet")
+    data = datasets.Dataset.from_parquet(str(folder / "lists.parquet"), cache_dir=str(folder / "datasets"))
+    file = pq.ParquetFile(folder / "lists.parquet")
+    _, examples = run.widen(WIDE, COPIES)
+    order = np.random.default_rng(0).permutation(len(examples))
+    caches = dict.fromkeys(cache, cache)
+    batches = [[examples[n] for n in order[start : start + 32]] for start in range(0, len(order), 32)]
+    ours, trainer, vectorised = time_rates(
+        [
+            [lambda batch=batch: len(collate_targets(batch, caches)["support"]) for batch in batches],
+            [lambda number=int(number): read_as_trainer(data, number) for number in order],
+            [lambda group=group: read_vectorised(file, group) for group in range(file.num_row_groups)],
+        ]
+    )
+    yield Measurement("reader_tokens_per_s", ours, "tokens/s")
+    yield Measurement.against("reader_vs_list_column", ours, trainer, "tokens/s")
+    yield Measurement.against("reader_vs_vectorised_parquet", ours, vectorised, "tokens/s")
+    yield Measurement("bytes_per_token_top64_v151936", quality.bytes_per_token, "bytes/token")
+    yield Measurement("decode_kl_mean", quality.kl_mean, "nats")
+    yield Measurement("decode_kl_p99", quality.kl_p99, "nats")
+
+
+def run(args: list[str]) -> Iterator[Measurement]:
+    """Runs all of it; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="benchmark.py cache")
+    parser.add_argument("--smollm2", help="SmolLM2-135M-Instruct as GGUF")
+    parser.add_argument("--rationales", help="published rationales, jsonl.gz")
+    parser.add_argument("--questions", type=int, default=48, help="how many questions' rationales are read")
+    parser.add_argument("--png", type=Path, help="bytes against KL and gradient angle")
+    given = parser.parse_args(args)
+    if (given.smollm2 is None) != (given.rationales is None):
+        raise ValueError("--smollm2 and --rationales belong together")
+    torch.set_num_threads(2)
+    curves: dict[str, list[Quality]] = {}
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        folder = Path(name)
+        runs = [open_microworld(given.questions)]
+        if given.smollm2:
+            published, greedy = open_smollm2(given.smollm2, given.rationales, given.questions)
+            runs.append(published)
+            [adaptive] = greedy.measure(folder / "greedy", ["adaptive 0.99"])
+            yield Measurement("adaptive_bytes_per_token_smollm2", adaptive.bytes_per_token, "bytes/token")
+            yield Measurement("adaptive_kl_mean_smollm2", adaptive.kl_mean, "nats")
+        yield from measure_readers(runs[-1], folder)
+        for run_ in runs:
+            capture, plain = run_.time_capture(folder / f"{run_.name}-capture")
+            yield Measurement.against("capture_overhead", capture, plain, "s")
+            curves[run_.name] = run_.measure(folder / run_.name)
+    for title, qualities in curves.items():
+        print(Quality.format_table(qualities, title))
+    if given.png:
+        plot_qualities(curves, given.png)

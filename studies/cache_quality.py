@@ -1,0 +1,218 @@
+"""What each kind of logit cache costs, in bytes, and what it loses, in KL and in the gradient of a student's head."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.batching import collate_examples, group_by_length
+from datamodules.logit_codec import decode_rows, encode_rows
+from datamodules.logit_format import DEFAULTS, CacheDescription, Sparsity
+from datamodules.logit_writer import LogitCacheWriter
+from datamodules.tokenization import Example
+from lightning_modules.output_head import OutputHead
+from lightning_modules.sparsify import reduce_example
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One kind on one text.
+
+    Attributes:
+        name: The kind and its settings.
+        bytes_per_token: Of the cache's files, all in, but for a hidden cache's head.
+        kl_mean: KL(p || decoded), in nats, over the support and one bucket for the rest; nan for draws, which are
+            unbiased, not near.
+        kl_p99: Its 99th percentile over tokens.
+        angle: Degrees between the summed gradient of the student's head and that of the full distribution.
+    """
+
+    name: str
+    bytes_per_token: float
+    kl_mean: float
+    kl_p99: float
+    angle: float
+
+    @classmethod
+    def format_table(cls, qualities: list["Quality"], title: str) -> str:
+        """Returns a Markdown table."""
+        lines = [
+            f"| {title} | bytes/token | KL mean | KL p99 | gradient angle |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for q in qualities:
+            kls = ["–" if math.isnan(kl) else f"{kl:.1e}" for kl in (q.kl_mean, q.kl_p99)]
+            lines.append(f"| {q.name} | {q.bytes_per_token:.1f} | {kls[0]} | {kls[1]} | {q.angle:.2f}° |")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One example's exact rows.
+
+    Attributes:
+        example: The example.
+        logits_NV: The teacher's.
+        hidden_ND: The teacher's last hidden states.
+        labels_N: The completion.
+        q_NV: The student's probabilities.
+        student_ND: The student's last hidden states.
+    """
+
+    example: Example
+    logits_NV: Tensor
+    hidden_ND: Tensor
+    labels_N: Tensor
+    q_NV: Tensor
+    student_ND: Tensor
+
+
+def compute_truths(
+    teacher: OutputHead, student: OutputHead, examples: list[Example], pad_id: int, vocabulary: int
+) -> Iterator[Truth]:
+    """Yields each example's exact rows, of the tokenizer's vocabulary."""
+    for numbers in group_by_length([len(example.token_ids) for example in examples], 2048, None):
+        batch = collate_examples([examples[number] for number in numbers], pad_id)
+        hidden_ND, student_ND = teacher.run(batch).hidden_ND, student.run(batch).hidden_ND
+        start = 0
+        for number in numbers:
+            stop = start + len(examples[number].token_ids) - examples[number].num_prompt_tokens
+            rows = slice(start, stop)
+            q_NV = student.project(student_ND[rows])[:, :vocabulary].softmax(-1)
+            logits_NV = teacher.project(hidden_ND[rows])[:, :vocabulary]
+            yield Truth(examples[number], logits_NV, hidden_ND[rows], batch["labels"][rows], q_NV, student_ND[rows])
+            start = stop
+
+
+def _estimate(rows: dict[str, np.ndarray], truth: Truth, teacher: OutputHead) -> tuple[Tensor, Tensor | None]:
+    """Returns the gradient at the student's logits [N, V], and KL(p || decoded) [N] where there is one."""
+    q_NV, log_p_NV = truth.q_NV, truth.logits_NV.double().log_softmax(-1)
+    if "hidden" in rows:
+        log_r_NV = teacher.project(torch.from_numpy(rows["hidden"]))[:, : q_NV.shape[1]].double().log_softmax(-1)
+        return q_NV - log_r_NV.exp().float(), (log_p_NV.exp() * (log_p_NV - log_r_NV)).sum(-1)
+    support_NK = torch.from_numpy(rows["support"])
+    used_NK = support_NK >= 0
+    support_NK = support_NK.clamp(min=0)
+    if "weights" in rows:
+        return q_NV.scatter_add(1, support_NK, -torch.from_numpy(rows["weights"])), None
+    log_r_NK = torch.from_numpy(rows["log_probs"]).double()
+    log_tau_N = torch.from_numpy(rows["log_tails"][:, 0]).double()
+    r_NK = log_r_NK.exp()
+    mask_NV = torch.zeros_like(q_NV).scatter_add(1, support_NK, used_NK.float()) > 0
+    kappa_N = q_NV.masked_fill(mask_NV, 0).sum(-1)
+    tail_NV = q_NV * (1 - log_tau_N.exp().float() / kappa_N.clamp(min=1e-30))[:, None]
+    dense_NV = torch.zeros_like(q_NV).scatter_add(1, support_NK, r_NK.float())
+    gradient_NV = torch.where(mask_NV, q_NV - dense_NV, tail_NV)
+    log_p_NK = log_p_NV.gather(1, support_NK)
+    inside_N = torch.where(used_NK, log_p_NK.exp() * (log_p_NK - log_r_NK), 0).sum(-1)
+    log_outside_N = log_p_NV.masked_fill(mask_NV, -torch.inf).logsumexp(-1)
+    outside_N = torch.where(log_outside_N.isneginf(), 0, log_outside_N.exp() * (log_outside_N - log_tau_N))
+    return gradient_NV, inside_N + outside_N
+
+
+class Variant:
+    """One kind being measured: writes a real cache, and compares what is decoded with the truth.
+
+    Args:
+        name: What the table calls it.
+        made: What is kept.
+        folder: Receives the cache.
+        id_map: int64 [V]: token ids as the cache sees them; None leaves them.
+        copies: How often each example is written; more than once, its id gets a number.
+    """
+
+    def __init__(
+        self, name: str, made: CacheDescription, folder: Path, id_map: np.ndarray | None = None, copies: int = 1
+    ):
+        self.name, self.made, self.folder, self.id_map, self.copies = name, made, folder, id_map, copies
+        self.writer = LogitCacheWriter(folder, made)
+        self.writer.open()
+        self.kls: list[Tensor] = []
+        self.gradient_VD: Tensor | None = None
+
+    def add(self, truth: Truth, teacher: OutputHead) -> None:
+        """Keeps one example's rows, and compares them."""
+        rows = reduce_example([truth.logits_NV.clone()], truth.labels_N, self.made, truth.example.id)
+        if self.made.sparsity.kind == "hidden":
+            rows["hidden"] = truth.hidden_ND.float().numpy()
+        if self.id_map is not None:
+            rows["support"] = np.where(rows["support"] < 0, -1, self.id_map[rows["support"]])
+            rows["token_ids"] = self.id_map[rows["token_ids"]]
+        if self.copies == 1:
+            self.writer.add([(truth.example, rows)])
+        else:
+            ids = [f"{truth.example.id}-{copy}" for copy in range(self.copies)]
+            self.writer.add([(replace(truth.example, id=identifier), rows) for identifier in ids])
+        decoded = decode_rows(self.made, encode_rows(self.made, rows))
+        if self.id_map is not None:
+            back = np.zeros(self.made.vocabulary, np.int64)
+            back[self.id_map] = np.arange(len(self.id_map))
+            decoded["support"] = np.where(decoded["support"] < 0, -1, back[decoded["support"]])
+        gradient_NV, kl_N = _estimate(decoded, truth, teacher)
+        gradient_VD = gradient_NV.T @ truth.student_ND
+        self.gradient_VD = gradient_VD if self.gradient_VD is None else self.gradient_VD + gradient_VD
+        if kl_N is not None:
+            self.kls.append(kl_N)
+
+    def finish(self, tokenizer: Any, full_VD: Tensor) -> Quality:
+        """Ends the cache; `full_VD` is the gradient of the full distribution."""
+        self.writer.flush()
+        head = {"weight": torch.zeros(1, 1), "scale": 1.0, "softcap": None}
+        self.writer.finish(tokenizer, {}, head if self.made.sparsity.kind == "hidden" else None)
+        self.writer.close()
+        kl_N = torch.cat(self.kls) if self.kls else torch.tensor([math.nan])
+        assert self.gradient_VD is not None
+        cosine = torch.nn.functional.cosine_similarity(self.gradient_VD.flatten(), full_VD.flatten(), dim=0)
+        angle = math.degrees(math.acos(min(1.0, cosine.item())))
+        rows = sum(shard.bounds["rows"][-1] for shard in self.writer.find_shards())
+        size = sum(path.stat().st_size for path in self.folder.iterdir() if path.name != "head.safetensors")
+        return Quality(self.name, size / rows, kl_N.mean().item(), kl_N.quantile(0.99).item(), angle)
+
+
+def list_sparsities(vocabulary: int) -> dict[str, Sparsity]:
+    """Returns the kinds of the published curve by name, those that make sense of such a vocabulary."""
+    made = {
+        **{f"top_k {k}": Sparsity.resolve("top_k", top_k=k) for k in (8, 16, 32, 64, 128)},
+        "top_k 64, float16": Sparsity.resolve("top_k", values="float16"),
+        **{f"adaptive {m}": Sparsity.resolve("adaptive", mass=m) for m in (0.9, 0.99, 0.999)},
+        **{f"sampled {n}": Sparsity.resolve("sampled", draws=n) for n in (16, 50, 200)},
+        **{f"hybrid {k} + {k}": Sparsity.resolve("hybrid", top_k=k, draws=k) for k in (8, 16, 32)},
+        "hidden, float16": Sparsity.resolve("hidden"),
+    }
+    return {name: sparsity for name, sparsity in made.items() if (sparsity.top_k or 1) <= vocabulary}
+
+
+def plot_qualities(curves: dict[str, list[Quality]], path: Path) -> None:
+    """Draws bytes per token against KL and gradient angle, one row of axes a text."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(len(curves), 2, figsize=(13, 4.5 * len(curves)), squeeze=False, layout="constrained")
+    for row, (title, qualities) in zip(axes, curves.items(), strict=True):
+        for axis, attribute, label in zip(
+            row,
+            ("kl_mean", "angle"),
+            ("KL(p || decoded), nats", "gradient angle to the full distribution, degrees"),
+            strict=True,
+        ):
+            for kind, marker in zip(DEFAULTS, "osv^D", strict=True):
+                own = [q for q in qualities if q.name.startswith(kind) and not math.isnan(vars(q)[attribute])]
+                values = [max(vars(q)[attribute], 1e-9) for q in own]
+                axis.plot([q.bytes_per_token for q in own], values, marker, label=kind)
+                for q, value in zip(own, values, strict=True):
+                    place = (q.bytes_per_token, value)
+                    axis.annotate(
+                        q.name.removeprefix(kind), place, fontsize=7, xytext=(4, 3), textcoords="offset points"
+                    )
+            axis.set(xscale="log", yscale="log", xlabel="bytes per token", ylabel=label, title=title)
+            axis.grid(alpha=0.3)
+            axis.legend()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)

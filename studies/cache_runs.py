@@ -1,0 +1,166 @@
+"""Teachers, students and texts on which logit caches are measured: the microworld's, and SmolLM2's own."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.batching import collate_examples, group_by_length, pad_rows
+from datamodules.logit_format import CacheDescription, Sparsity
+from datamodules.logit_writer import LogitCacheWriter
+from datamodules.prompts import get_prompt
+from datamodules.questions import Question, load_questions
+from datamodules.rationales import Rationale, load_rationales
+from datamodules.tokenization import (
+    PROMPT,
+    Example,
+    build_example,
+    encode_prompt,
+    fingerprint_tokenizer,
+    load_tokenizer,
+)
+from lightning_modules.generation import generate_completions
+from lightning_modules.output_head import OutputHead
+from lightning_modules.pretrained import load_causal_lm
+from lightning_modules.teacher import LogitScorer
+from studies.cache_quality import Quality, Variant, compute_truths, list_sparsities
+
+MICROWORLD = Path(__file__).parents[1] / "configs" / "models" / "microworld"
+# SmolLM2 without a third of its middle layers stands for a student before it is trained.
+SMOLLM2_STUDENT = [*range(10), *range(20, 30)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A teacher that reads a text, and a student that would learn from it.
+
+    Attributes:
+        name: What tables call it.
+        teacher: The teacher's path.
+        model: The teacher, loaded.
+        student: The student's model.
+        tokenizer: Of both.
+        examples: The text.
+    """
+
+    name: str
+    teacher: str
+    model: Any
+    student: Any
+    tokenizer: Any
+    examples: list[Example]
+
+    def describe(self, sparsity: Sparsity) -> tuple[LogitScorer, CacheDescription]:
+        """Returns a scorer of such a cache, with the model in it, and the cache's description."""
+        given = {name: value for name, value in vars(sparsity).items() if value is not None}
+        scorer = LogitScorer(self.teacher, **given)
+        scorer.model, scorer._head = self.model, OutputHead(self.model)
+        fingerprint = fingerprint_tokenizer(self.tokenizer)
+        return scorer, scorer.describe(fingerprint, "benchmark", len(self.tokenizer))
+
+    def widen(self, vocabulary: int, copies: int) -> tuple[np.ndarray, list[Example]]:
+        """Returns a seeded injective map into a larger vocabulary, and the examples in it, several times over."""
+        id_map = np.random.default_rng(0).permutation(vocabulary)[: len(self.tokenizer)]
+        wide = [replace(example, token_ids=id_map[example.token_ids].astype(np.int32)) for example in self.examples]
+        return id_map, [replace(example, id=f"{example.id}-{copy}") for copy in range(copies) for example in wide]
+
+    def measure(self, folder: Path, names: Sequence[str] | None = None) -> list[Quality]:
+        """Writes a cache of each kind of `list_sparsities` and measures it."""
+        sparsities = list_sparsities(len(self.tokenizer))
+        variants = [
+            Variant(name, self.describe(sparsities[name])[1], folder / name) for name in names or list(sparsities)
+        ]
+        return self._compare(variants)
+
+    def write_wide(self, folder: Path, vocabulary: int, top_k: int, copies: int) -> Quality:
+        """Writes a top-k cache of the examples in a larger vocabulary, `widen`'s, and measures it."""
+        id_map, _ = self.widen(vocabulary, 0)
+        made = self.describe(Sparsity.resolve("top_k", top_k=top_k))[1]
+        wide = replace(made, vocabulary=vocabulary)
+        return self._compare([Variant("wide", wide, folder, id_map, copies)])[0]
+
+    def _compare(self, variants: list[Variant]) -> list[Quality]:
+        teacher, student = OutputHead(self.model), OutputHead(self.student)
+        full_VD: torch.Tensor | float = 0.0
+        for truth in compute_truths(teacher, student, self.examples, 0, len(self.tokenizer)):
+            full_VD = full_VD + (truth.q_NV - truth.logits_NV.softmax(-1)).T @ truth.student_ND
+            for variant in variants:
+                variant.add(truth, teacher)
+        assert isinstance(full_VD, torch.Tensor)
+        return [variant.finish(self.tokenizer, full_VD) for variant in variants]
+
+    def time_capture(self, folder: Path) -> tuple[float, float]:
+        """Returns seconds per pass over the text of capture, top_k 64, to the disk, and of the teacher's plain forward.
+
+        They take turns, batch by batch, on the batches of `tokens_per_batch` 2048.
+        """
+        scorer, made = self.describe(Sparsity.resolve("top_k"))
+        writer = LogitCacheWriter(folder, made)
+        by_id = {example.id: example for example in self.examples}
+        lengths = [len(example.token_ids) for example in self.examples]
+        capture = plain = 0.0
+        batches = [
+            collate_examples([self.examples[number] for number in numbers], 0)
+            for numbers in group_by_length(lengths, 2048, None)
+        ]
+        for turn, batch in enumerate([batches[0], *batches]):
+            start = time.perf_counter()
+            self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+            middle = time.perf_counter()
+            writer.add([(by_id[example_id], rows) for example_id, rows in scorer.score(batch, made)])
+            writer.flush()
+            end = time.perf_counter()
+            if turn:
+                plain, capture = plain + middle - start, capture + end - middle
+        return capture, plain
+
+
+def _answer(model: Any, tokenizer: Any, prompt_name: str, questions: list[Question], num_tokens: int) -> list[Example]:
+    """Returns the model's own greedy completions, as examples."""
+    prompt = get_prompt(prompt_name)
+    examples = []
+    for start in range(0, len(questions), 16):
+        part = questions[start : start + 16]
+        prompts = [encode_prompt(tokenizer, prompt, question) for question in part]
+        input_ids = pad_rows([ids for _, ids in prompts], tokenizer.eos_token_id, left=True)
+        mask = pad_rows([[1] * len(ids) for _, ids in prompts], 0, left=True)
+        completions = generate_completions(model, input_ids, mask, tokenizer.eos_token_id, num_tokens)
+        for question, (_, ids), (completion, _) in zip(part, prompts, completions, strict=True):
+            tokens = np.array([*ids, *completion, tokenizer.eos_token_id], np.int32)
+            segments = np.full(len(tokens), PROMPT + 1, np.int8)
+            segments[: len(ids)] = PROMPT
+            examples.append(Example(f"{question.id}/own/0", question.id, tokens, segments, "0" * 16))
+    return examples
+
+
+def open_microworld(number: int) -> Run:
+    """The microworld's teacher a reads its own greedy rationales; its student is the family's."""
+    teacher = str(MICROWORLD / "a-teacher")
+    model, tokenizer = load_causal_lm(teacher), load_tokenizer(teacher)
+    questions = load_questions(f"microworld:train:{number}:0")
+    examples = _answer(model, tokenizer, "plain", questions, 96)
+    student = load_causal_lm(str(MICROWORLD / "a-student"))
+    return Run("microworld", teacher, model, student, tokenizer, examples)
+
+
+def open_smollm2(path: str, rationales: str, number: int) -> tuple[Run, Run]:
+    """SmolLM2 reads the first teacher's rationales of a published collection, and its own greedy ones."""
+    model, tokenizer = load_causal_lm(path), load_tokenizer(path)
+    student = load_causal_lm(path, keep_layers=SMOLLM2_STUDENT)
+    questions: dict[str, Question] = {question.id: question for question in load_questions(rationales, number)}
+    others = {question.id: None for question in load_questions(rationales) if question.id not in questions}
+    chosen: dict[str, Rationale] = {}
+    for rationale in load_rationales([rationales], {**questions, **others}):
+        if "gpt" in rationale.teacher:
+            chosen.setdefault(rationale.question_id, rationale)
+    prompt = get_prompt("instruction")
+    published = [build_example(tokenizer, prompt, questions[key], rationale) for key, rationale in chosen.items()]
+    own = _answer(model, tokenizer, "cot", list(questions.values())[: number // 2], 128)
+    return (
+        Run("SmolLM2-135M, published rationales", path, model, student, tokenizer, published),
+        Run("SmolLM2-135M, its own rationales", path, model, student, tokenizer, own),
+    )

@@ -14,12 +14,12 @@ from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import atomic_path
-from datamodules.logit_cache import LogitCache
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
 from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
+from lightning_modules.teacher_rows import build_target, check_cache, load_teacher_head
 from losses.distillation import DistillationLoss, LossSums
-from losses.schedules import Schedule, bounds
-from losses.targets import SampledTarget, SparseTarget, Target
+from losses.fused_head import OutputHead
+from losses.targets import Target
 
 
 class DistillationModule(L.LightningModule):
@@ -72,6 +72,7 @@ class DistillationModule(L.LightningModule):
         self._head_settings: HeadSettings | None = None
         self._step_sums: Tensor | None = None
         self._step_names: list[str] = []
+        self._teacher_head: OutputHead | None = None
         self._has_checked_target = False
         self._val_means: dict[str, MeanMetric] = {}
 
@@ -98,23 +99,10 @@ class DistillationModule(L.LightningModule):
                 f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
             )
         for cache in data.caches:
-            self._check_temperatures(cache)
+            check_cache(self.loss, cache)
         if data.supervision == "label" and not self.loss.supervises_answers:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
         check_model(self.student, self.student_revision, self.keep_layers, data.max_length, "data.max_length")
-
-    def _check_temperatures(self, cache: LogitCache) -> None:
-        """Refuses a loss whose temperature, at some step, the cache does not have."""
-        stored = list(cache.description.temperatures)
-        low, high = bounds(self.loss.temperature)
-        between = isinstance(self.loss.temperature, Schedule) and self.loss.temperature.shape != "step"
-        if self.loss.unstored_temperature == "interpolate":
-            fits = min(stored) <= low <= high <= max(stored)
-        else:
-            fits = low in stored and high in stored and (low == high or not between)
-        if not fits:
-            wanted = low if low == high else f"{low} to {high}"
-            raise ValueError(f"model.loss.temperature {wanted} is not in {cache.folder}, which has {stored}")
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in, and finds its output head."""
@@ -122,6 +110,9 @@ class DistillationModule(L.LightningModule):
         self._total_steps = int(self.trainer.estimated_stepping_batches)
         if self.fused_head:
             self._head_settings = find_head_settings(self.model)
+        caches = self.trainer.datamodule.caches
+        if caches and caches[0].description.sparsity.kind == "hidden":
+            self._teacher_head = load_teacher_head(caches[0], self.device)
 
     def compute_loss(self, batch: dict) -> LossSums:
         """Returns the loss sums over the batch's supervised tokens, at the training's present progress."""
@@ -137,18 +128,7 @@ class DistillationModule(L.LightningModule):
 
     def _build_target(self, batch: dict) -> Target:
         """Returns the batch's teacher rows; looks at every value of the first batch's."""
-        planes = batch["target"]
-        target: Target
-        if "weights" in planes:
-            target = SampledTarget(planes["support"], planes["weights"])
-        else:
-            target = SparseTarget(
-                planes["support"],
-                planes["log_probs"],
-                planes["log_normalizers"],
-                planes["log_tails"],
-                batch["temperatures"],
-            )
+        target = build_target(batch["target"], batch["temperatures"], self._teacher_head)
         if not self._has_checked_target:
             target.check(self.model.config.get_text_config().vocab_size)
             self._has_checked_target = True

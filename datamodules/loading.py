@@ -130,7 +130,8 @@ class ResumableLoader(DataLoader):
             "num_done": num_done,
             "total": total,
             "world_size": sampler.world_size,
-            "tokens_per_batch": sampler.tokens_per_batch,
+            # A config's number is of jsonargparse's own type, which no checkpoint may hold.
+            "tokens_per_batch": int(sampler.tokens_per_batch),
             "order": hash_json(sampler.plan(epoch)),
         }
 

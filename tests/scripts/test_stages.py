@@ -20,6 +20,7 @@ from datamodules.logit_cache import LogitCache
 from datamodules.microworld import generate_questions
 from datamodules.rationales import SCHEMA, read_metadata
 from lightning_modules.evaluation import PREDICTION_SCHEMA
+from lightning_modules.run import read_global_step
 from tests.scripts.conftest import MAINS, list_files
 
 ROOT = Path(__file__).parents[2]
@@ -335,6 +336,26 @@ def test_killed_fit_continues_at_its_last_checkpoint(inside, unbroken, tmp_path)
     assert json.loads((run / "meta.json").read_text()) == begun
     assert read_jsonl(run / "metrics.jsonl")[0] == first
     check_resumed(run, unbroken)
+
+
+def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
+    run = tmp_path / "g" / "r"
+    options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.num_workers=1"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    wait_until(process, lambda: read_global_step(run / "checkpoints" / "last.ckpt") >= 4)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (run / "DONE").exists()
+    run_stage("fit", *options)
+    assert json.loads((run / "DONE").read_text()) == json.loads((unbroken / "DONE").read_text())
+    resumed, whole = (
+        {r["step"]: r for r in read_jsonl(f / "metrics.jsonl") if "train/loss" in r} for f in (run, unbroken)
+    )
+    # A kill between a step's checkpoint and its line of metrics loses the line.
+    assert len(set(whole) - set(resumed)) <= 1 and set(resumed) <= set(whole)
+    for step, record in resumed.items():
+        assert record["train/loss"] == pytest.approx(whole[step]["train/loss"], rel=1e-3)
+        assert record["train/learning_rate"] == pytest.approx(whole[step]["train/learning_rate"])
 
 
 def test_ctrl_c_ends_fit_in_order_and_the_same_command_continues(inside, unbroken, tmp_path):

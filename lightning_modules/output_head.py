@@ -85,11 +85,11 @@ class HeadRows:
     def __init__(self, head: OutputHead, hidden_ND: Tensor, logits_NV: Tensor | None):
         self._head, self.hidden_ND, self._logits_NV = head, hidden_ND, logits_NV
 
-    def iterate_logits(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Yields float32 logits, which may be overwritten, of the rows from start to stop, chunk by chunk."""
+    def iterate_logits(self) -> Iterator[Tensor]:
+        """Yields float32 logits, which may be overwritten, of the rows, chunk by chunk."""
         size = max(1, CHUNK_ELEMENTS // self._head.model.config.get_text_config().vocab_size)
-        for first in range(start, stop, size):
-            rows = slice(first, min(first + size, stop))
+        for first in range(0, len(self.hidden_ND), size):
+            rows = slice(first, first + size)
             if self._logits_NV is None:
                 yield self._head.project(self.hidden_ND[rows])
             else:

@@ -19,7 +19,7 @@ from datamodules.rationales import Rationale
 from lightning_modules.generation import generate_completions
 from lightning_modules.output_head import OutputHead
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
-from lightning_modules.sparsify import reduce_example
+from lightning_modules.sparsify import reduce_rows
 
 
 class TeacherModule(L.LightningModule):
@@ -270,15 +270,11 @@ class LogitScorer(TeacherModule):
         if made.sparsity.kind == "hidden" and not self._head.is_chunked:
             raise ValueError(f"{self.teacher}: kind hidden needs logits that are the head of the last hidden state")
         counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
-        results, start = [], 0
-        for example_id, count in zip(batch["example_ids"], counts, strict=True):
-            stop = start + count
-            rows = reduce_example(found.iterate_logits(start, stop), batch["labels"][start:stop], made, example_id)
-            if made.sparsity.kind == "hidden":
-                rows["hidden"] = found.hidden_ND[start:stop].float().cpu().numpy()
-            results.append((example_id, rows))
-            start = stop
-        return results
+        reduced = reduce_rows(found.iterate_logits(), batch["labels"], made, batch["example_ids"], counts)
+        if made.sparsity.kind == "hidden":
+            for rows, hidden_ND in zip(reduced, found.hidden_ND.float().cpu().split(counts), strict=True):
+                rows["hidden"] = hidden_ND.numpy()
+        return list(zip(batch["example_ids"], reduced, strict=True))
 
     def export_head(self) -> dict[str, Any] | None:
         """Returns the output head that turns cached hidden states into logits; None if no hidden states are kept."""

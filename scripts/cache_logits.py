@@ -3,8 +3,15 @@
     python scripts/cache_logits.py --config configs/experiments/obqa_smollm2.yaml
 
 Writes a logit cache (a folder). Interrupted, it continues after its last complete shard.
+
+    python scripts/cache_logits.py inspect DIR [--png FILE] [--verify]
+    python scripts/cache_logits.py inspect DIR --teacher MODEL --questions SOURCE --rationales FILE ...
+
+prints what a cache holds, and with the last how far it is from its teacher, which reads a sample again.
 """
 
+import argparse
+import sys
 from pathlib import Path
 
 from datamodules.distillation import RationaleDataModule
@@ -13,6 +20,7 @@ from datamodules.logit_writer import LogitCacheWriter, refuse_other_folder
 from lightning_modules.teacher import LogitScorer
 from lightning_modules.writers import CacheWriter
 from scripts.stage_cli import PredictCLI, run_main
+from studies.cache_report import inspect_cache, measure_error
 
 
 def parse(args: list[str] | None = None) -> PredictCLI:
@@ -41,5 +49,35 @@ def main(args: list[str] | None = None) -> None:
         print(f"{output}: {len(left)} examples, {rows} completion tokens")
 
 
+def inspect(args: list[str]) -> None:
+    """Prints what a cache holds."""
+    parser = argparse.ArgumentParser(prog="cache_logits.py inspect")
+    parser.add_argument("folder", type=Path, help="the cache")
+    parser.add_argument("--png", type=Path, help="histograms")
+    parser.add_argument("--verify", action="store_true", help="read every byte of every file first")
+    parser.add_argument("--questions", help="the questions' source, for their tasks")
+    parser.add_argument("--teacher", help="run this teacher again on a sample; needs --questions and --rationales")
+    parser.add_argument("--revision", help="commit of a hub teacher")
+    parser.add_argument("--rationales", nargs="+", help="rationale stores and published collections")
+    parser.add_argument("--sample", type=int, default=32, help="how many examples the teacher reads again")
+    given = parser.parse_args(args)
+    if bool(given.teacher) != bool(given.rationales) or (given.teacher and not given.questions):
+        raise ValueError("--teacher, --questions and --rationales belong together")
+    cache = LogitCache(given.folder)
+    if given.verify:
+        cache.verify()
+    report = inspect_cache(cache, given.questions)
+    if given.teacher:
+        report.rows["KL(teacher || cache) on a sample (nats)"] = measure_error(
+            cache, given.teacher, given.revision, given.questions, given.rationales, given.sample
+        )
+    print(report)
+    if given.png:
+        report.plot(given.png)
+
+
 if __name__ == "__main__":
-    run_main(main)
+    if sys.argv[1:2] == ["inspect"]:
+        run_main(lambda: inspect(sys.argv[2:]))
+    else:
+        run_main(main)

@@ -47,7 +47,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 def collect(head: OutputHead) -> torch.Tensor:
     found = head.run(BATCH)
     assert found.hidden_ND.shape == (10, 16)
-    parts = list(found.iterate_logits(0, 10))
+    parts = list(found.iterate_logits())
     assert [len(logits) for logits in parts] == [3, 3, 3, 1]
     return torch.cat(parts)
 
@@ -69,7 +69,7 @@ def test_logits_are_the_models_own(name: str, monkeypatch: pytest.MonkeyPatch) -
         sharded = OutputHead(model, is_sharded=True)
         torch.testing.assert_close(collect(sharded), expected, rtol=1e-5, atol=1e-5)
         # A chunk may be overwritten, which must not reach the rest.
-        for logits in sharded.run(BATCH).iterate_logits(0, 10):
+        for logits in sharded.run(BATCH).iterate_logits():
             logits.zero_()
 
 

@@ -13,6 +13,9 @@ prints what a cache holds, and with the last how far it is from its teacher, whi
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
 
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache import LogitCache
@@ -23,9 +26,19 @@ from scripts.stage_cli import PredictCLI, run_main
 from studies.cache_report import inspect_cache, measure_error
 
 
-def parse(args: list[str] | None = None) -> PredictCLI:
+class CacheCLI(PredictCLI):
+    """A prediction into shards."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds `--rows_per_shard`."""
+        super().add_arguments_to_parser(parser)
+        help_text = "A shard is written when it has so many rows; a kill loses the rows of an unwritten one."
+        parser.add_argument("--rows_per_shard", type=PositiveInt, default=50_000, help=help_text)
+
+
+def parse(args: list[str] | None = None) -> CacheCLI:
     """Checks the whole command line and config, and loads nothing."""
-    return PredictCLI("cache_logits", LogitScorer, RationaleDataModule, "teacher", args)
+    return CacheCLI("cache_logits", LogitScorer, RationaleDataModule, "teacher", args)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -35,7 +48,8 @@ def main(args: list[str] | None = None) -> None:
     refuse_other_folder(output)
     data.setup("predict")
     teacher.check(data)
-    writer = LogitCacheWriter(output, teacher.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)))
+    made = teacher.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
+    writer = LogitCacheWriter(output, made, rows_per_shard=cli.config.rows_per_shard)
     data.done = writer.find_done()
     left = [example for example in data.examples if example.id not in data.done]
     if not left and writer.is_complete():
@@ -68,7 +82,7 @@ def inspect(args: list[str]) -> None:
         cache.verify()
     report = inspect_cache(cache, given.questions)
     if given.teacher:
-        report.rows["KL(teacher || cache) on a sample (nats)"] = measure_error(
+        report.rows["KL from teacher to cache, on a sample (nats)"] = measure_error(
             cache, given.teacher, given.revision, given.questions, given.rationales, given.sample
         )
     print(report)

@@ -30,6 +30,7 @@ class Quality:
             unbiased, not near.
         kl_p99: Its 99th percentile over tokens.
         angle: Degrees between the summed gradient of the student's head and that of the full distribution.
+        support_mean: Mean number of token ids in a row; nan for hidden.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Quality:
     kl_mean: float
     kl_p99: float
     angle: float
+    support_mean: float
 
     @classmethod
     def format_table(cls, qualities: list["Quality"], title: str) -> str:
@@ -47,7 +49,8 @@ class Quality:
         ]
         for q in qualities:
             kls = ["–" if math.isnan(kl) else f"{kl:.1e}" for kl in (q.kl_mean, q.kl_p99)]
-            lines.append(f"| {q.name} | {q.bytes_per_token:.1f} | {kls[0]} | {kls[1]} | {q.angle:.2f}° |")
+            ids = "–" if math.isnan(q.support_mean) else f"{q.support_mean:.1f}"
+            lines.append(f"| {q.name} | {q.bytes_per_token:.1f} | {ids} | {kls[0]} | {kls[1]} | {q.angle:.2f}° |")
         return "\n".join(lines)
 
 
@@ -150,6 +153,7 @@ class Variant:
         self.writer = LogitCacheWriter(folder, made)
         self.writer.open()
         self.kls: list[Tensor] = []
+        self.supports: list[Tensor] = []
         self.gradient_VD: Tensor | None = None
 
     def add(self, truth: Truth, teacher: OutputHead) -> None:
@@ -171,6 +175,8 @@ class Variant:
             back = np.zeros(self.made.vocabulary, np.int64)
             back[self.id_map] = np.arange(len(self.id_map))
             decoded["support"] = np.where(decoded["support"] < 0, -1, back[decoded["support"]])
+        if "support" in decoded:
+            self.supports.append(torch.from_numpy((decoded["support"] >= 0).sum(1)).double())
         gradient_VD = compute_gradient(decoded, truth.q_NV, teacher).T @ truth.student_ND
         self.gradient_VD = gradient_VD if self.gradient_VD is None else self.gradient_VD + gradient_VD
         if "weights" not in decoded:
@@ -189,7 +195,8 @@ class Variant:
         angle = math.degrees(2 * math.asin(min(1.0, distance.item() / 2)))
         rows = sum(shard.bounds["rows"][-1] for shard in self.writer.find_shards())
         size = sum(path.stat().st_size for path in self.folder.iterdir() if path.name != "head.safetensors")
-        return Quality(self.name, size / rows, kl_N.mean().item(), kl_N.quantile(0.99).item(), angle)
+        support_mean = torch.cat(self.supports).mean().item() if self.supports else math.nan
+        return Quality(self.name, size / rows, kl_N.mean().item(), kl_N.quantile(0.99).item(), angle, support_mean)
 
 
 def list_sparsities(vocabulary: int) -> dict[str, Sparsity]:

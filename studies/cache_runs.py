@@ -68,11 +68,12 @@ class Run:
         wide = [replace(example, token_ids=id_map[example.token_ids].astype(np.int32)) for example in self.examples]
         return id_map, [replace(example, id=f"{example.id}-{copy}") for copy in range(copies) for example in wide]
 
-    def measure(self, folder: Path, names: Sequence[str] | None = None) -> list[Quality]:
-        """Writes a cache of each kind of `list_sparsities` and measures it."""
+    def measure(self, folder: Path, copies: int, names: Sequence[str] | None = None) -> list[Quality]:
+        """Writes a cache of each kind of `list_sparsities`, of so many copies of the text, and measures it."""
         sparsities = list_sparsities(len(self.tokenizer))
         variants = [
-            Variant(name, self.describe(sparsities[name])[1], folder / name) for name in names or list(sparsities)
+            Variant(name, self.describe(sparsities[name])[1], folder / name, copies=copies)
+            for name in names or list(sparsities)
         ]
         return self._compare(variants)
 

@@ -28,7 +28,8 @@ from scripts.benchmarks.measure import Measurement
 from studies.cache_quality import Quality, plot_qualities
 from studies.cache_runs import Run, open_microworld, open_smollm2
 
-TOP_K, WIDE, COPIES = 64, 151_936, 8
+# Copies of the text make caches large enough for the manifest, which does not grow with them, to weigh little.
+TOP_K, WIDE, COPIES = 64, 151_936, 32
 ID_BITS = 18
 
 
@@ -139,15 +140,16 @@ def run(args: list[str]) -> Iterator[Measurement]:
         if given.smollm2:
             published, greedy = open_smollm2(given.smollm2, given.rationales, given.questions)
             runs.append(published)
-            [adaptive] = greedy.measure(folder / "greedy", ["adaptive 0.99"])
+            [adaptive] = greedy.measure(folder / "greedy", COPIES, ["adaptive 0.99"])
             yield Measurement("adaptive_bytes_per_token_smollm2", adaptive.bytes_per_token, "bytes/token")
             yield Measurement("adaptive_kl_mean_smollm2", adaptive.kl_mean, "nats")
+            yield Measurement("adaptive_support_smollm2", adaptive.support_mean, "tokens")
         yield from measure_readers(runs[-1], folder)
         torch.set_num_threads(2)
         for run_ in runs:
             capture, plain = run_.time_capture(folder / f"{run_.name}-capture")
             yield Measurement.against("capture_overhead", capture, plain, "s")
-            curves[run_.name] = run_.measure(folder / run_.name)
+            curves[run_.name] = run_.measure(folder / run_.name, COPIES)
     for title, qualities in curves.items():
         print(Quality.format_table(qualities, title))
     if given.png:

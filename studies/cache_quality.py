@@ -18,6 +18,8 @@ from datamodules.tokenization import Example
 from lightning_modules.output_head import OutputHead
 from lightning_modules.sparsify import reduce_rows
 
+BYTE_TICKS = (10, 20, 50, 100, 200, 500, 1000)
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -237,6 +239,8 @@ def plot_qualities(curves: dict[str, list[Quality]], path: Path) -> None:
                         q.name.removeprefix(kind), place, fontsize=7, xytext=(4, 3), textcoords="offset points"
                     )
             axis.set(xscale="log", yscale="log", xlabel="bytes per token", ylabel=label, title=title)
+            axis.set_xticks(BYTE_TICKS, [str(tick) for tick in BYTE_TICKS])
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
             axis.legend()
     figure.savefig(path, dpi=100)

@@ -31,15 +31,15 @@ def _pack_ids(ids: np.ndarray, num_high: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _unpack_ids(low: np.ndarray, sizes: np.ndarray | int, counts: np.ndarray | None) -> np.ndarray:
-    """Returns ids int64 [N, k], -1 where unused, from their low halves [N, k]."""
-    ids = low.astype(np.int64)
-    places = np.arange(low.shape[1], dtype=np.uint16)
-    if counts is not None:
-        starts = np.asarray(sizes)[..., None] - np.cumsum(counts[:, ::-1], axis=1, dtype=np.int64)
-        for start in starts.astype(np.uint16).T:
-            ids += (places >= start[:, None]).astype(np.int64) << 16
-    if not isinstance(sizes, int):
-        ids[places >= sizes[:, None]] = -1
+    """Returns ids, int64, flat, from their low halves; see `_pack_ids`."""
+    if counts is None:
+        return low.astype(np.int64)
+    num_rows, num_high = counts.shape
+    repeats = np.empty((num_rows, 1 + num_high), np.int64)
+    repeats[:, 1:] = counts
+    repeats[:, 0] = sizes - repeats[:, 1:].sum(1)
+    ids = np.repeat(np.tile(LOW_IDS * np.arange(1 + num_high), num_rows), repeats.ravel())
+    ids += low
     return ids
 
 
@@ -124,13 +124,15 @@ def _exponentiate(values: np.ndarray, temperature: float) -> np.ndarray:
 def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
     low, values, stored = planes["support_low"], planes["values"], planes["log_normalizers"]
     if "support_size" in planes:
-        ragged = planes["support_size"].astype(np.int64)
-        low, values = _fill(low, ragged, 0), _fill(values, ragged, 0)
-        sizes: np.ndarray | int = ragged
+        sizes = planes["support_size"].astype(np.int64)
+        support = _fill(_unpack_ids(low, sizes, planes.get("support_high")), sizes, -1)
+        values = _fill(values, sizes, 0)
+        unused = support < 0
     else:
-        sizes = made.support_size
-        low, values = low.reshape(-1, sizes), values.reshape(-1, sizes)
-    support = _unpack_ids(low, sizes, planes.get("support_high"))
+        size = made.support_size
+        support = _unpack_ids(low, size, planes.get("support_high")).reshape(-1, size)
+        values = values.reshape(-1, size)
+        unused = None
     own = stored[:, made.temperatures.index(1.0), None]
     log_probs = decode_values(values) - own
     log_tail = planes["log_tail"].astype(np.float32)
@@ -140,13 +142,13 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
             tails[:, index] = log_tail
             continue
         powers = _exponentiate(values, temperature)
-        if not isinstance(sizes, int):
-            powers[support < 0] = 0
+        if unused is not None:
+            powers[unused] = 0
         left = 1 - powers.sum(1) * np.exp(-stored[:, index])
         # A support of the whole vocabulary has no tail at any temperature.
         tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, _SMALLEST_TAIL)))
-    if not isinstance(sizes, int):
-        log_probs[support < 0] = -np.inf
+    if unused is not None:
+        log_probs[unused] = -np.inf
     return {
         "support": support,
         "log_probs": log_probs,
@@ -157,7 +159,7 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
 
 def _decode_drawn(made: CacheDescription, planes: Arrays) -> Arrays:
     sizes = planes["drawn_size"].astype(np.int64)
-    support = _unpack_ids(_fill(planes["drawn_low"], sizes, 0), sizes, planes.get("drawn_high"))
+    support = _fill(_unpack_ids(planes["drawn_low"], sizes, planes.get("drawn_high")), sizes, -1)
     counts = _fill(planes["drawn_counts"], sizes, 0).astype(np.float32)
     return {"support": support, "weights": counts / np.float32(made.sparsity.draws)}
 

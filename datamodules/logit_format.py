@@ -42,13 +42,14 @@ what is left of 1. `sampled` estimates p by counts / draws (random sampling KD, 
 Horvitz-Thompson weight. Both are unbiased at temperature 1 and nothing else.
 
 The manifest says what the rows depend on, lists the shards with size and sha256, and holds a bitmap of the token
-ids in use (base64, bit i % 8 of byte i // 8, least significant first) with the tokenizer's fingerprint on them.
+ids in use (base64 of zlib, bit i % 8 of byte i // 8, least significant first) with the tokenizer's fingerprint on them.
 Its `checksum` is the hash of its other fields' canonical JSON. A shard that it does not list belongs to a capture
 that has not ended.
 """
 
 import base64
 import json
+import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -61,6 +62,7 @@ SCHEMA_VERSION = 2
 LOW_IDS = 1 << 16
 MAX_VOCABULARY = 4 * LOW_IDS
 DAMAGED_MANIFEST = "damaged; delete it and run scripts/cache_logits.py again, which keeps the shards"
+Dtype = Literal["float32", "bfloat16", "float16"]
 Kind = Literal["top_k", "adaptive", "sampled", "hybrid", "hidden"]
 Values = Literal["uint8", "float16", "bfloat16", "float32"]
 DTYPES: dict[str, np.dtype] = {
@@ -148,7 +150,7 @@ class CacheDescription:
     prompt_id: str
     vocabulary: int
     temperatures: tuple[float, ...]
-    dtype: str
+    dtype: Dtype
     sparsity: Sparsity
 
     @property
@@ -253,10 +255,10 @@ def pack_ids(ids: np.ndarray) -> str:
     """Returns a set of token ids as the manifest's bitmap."""
     bits = np.zeros(int(ids.max()) + 1, np.uint8)
     bits[ids] = 1
-    return base64.b64encode(np.packbits(bits, bitorder="little").tobytes()).decode()
+    return base64.b64encode(zlib.compress(np.packbits(bits, bitorder="little").tobytes())).decode()
 
 
 def unpack_ids(bitmap: str) -> np.ndarray:
     """Returns the token ids of such a bitmap, ascending."""
-    content = np.frombuffer(base64.b64decode(bitmap), np.uint8)
+    content = np.frombuffer(zlib.decompress(base64.b64decode(bitmap)), np.uint8)
     return np.flatnonzero(np.unpackbits(content, bitorder="little"))

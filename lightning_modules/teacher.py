@@ -18,8 +18,8 @@ from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Spa
 from datamodules.rationales import Rationale
 from lightning_modules.generation import generate_completions
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
-from lightning_modules.sparsify import reduce_example
-from lightning_modules.teacher_logits import OutputHead
+from lightning_modules.row_head import RowHead
+from lightning_modules.sparsify import reduce_rows
 
 
 class TeacherModule(L.LightningModule):
@@ -187,7 +187,7 @@ class LogitScorer(TeacherModule):
             kind, top_k=top_k, min_k=min_k, mass=mass, draws=draws, values=values, draw_seed=draw_seed
         )
         self.temperatures = self._choose_temperatures(temperatures)
-        self._head: OutputHead | None = None
+        self._head: RowHead | None = None
         self._forwards_left = 0
 
     def _choose_temperatures(self, given: list[float] | None) -> tuple[float, ...]:
@@ -250,7 +250,7 @@ class LogitScorer(TeacherModule):
         """Loads the teacher, once, and finds its head."""
         super().configure_model()
         if self._head is None:
-            self._head = OutputHead(self.model, self.is_sharded)
+            self._head = RowHead(self.model, self.is_sharded)
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Returns (example id, rows as `logit_codec` takes them) for each example of the batch."""
@@ -267,23 +267,18 @@ class LogitScorer(TeacherModule):
         """
         assert self._head is not None
         found = self._head.run(batch)
-        if made.sparsity.kind == "hidden" and not self._head.is_chunked:
+        if made.sparsity.kind == "hidden" and self._head.settings is None:
             raise ValueError(f"{self.teacher}: kind hidden needs logits that are the head of the last hidden state")
         counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
-        results, start = [], 0
-        for example_id, count in zip(batch["example_ids"], counts, strict=True):
-            stop = start + count
-            rows = reduce_example(found.iterate_logits(start, stop), batch["labels"][start:stop], made, example_id)
-            if made.sparsity.kind == "hidden":
-                rows["hidden"] = found.hidden_ND[start:stop].float().cpu().numpy()
-            results.append((example_id, rows))
-            start = stop
-        return results
+        reduced = reduce_rows(found.iterate_logits(), batch["labels"], made, batch["example_ids"], counts)
+        if made.sparsity.kind == "hidden":
+            for rows, hidden_ND in zip(reduced, found.hidden_ND.float().cpu().split(counts), strict=True):
+                rows["hidden"] = hidden_ND.numpy()
+        return list(zip(batch["example_ids"], reduced, strict=True))
 
     def export_head(self) -> dict[str, Any] | None:
         """Returns the output head that turns cached hidden states into logits; None if no hidden states are kept."""
         if self.sparsity.kind != "hidden":
             return None
         assert self._head is not None
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._head.head.named_parameters()}
-        return {**tensors, "scale": self._head.scale, "softcap": self._head.softcap}
+        return self._head.export()

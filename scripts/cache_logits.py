@@ -3,9 +3,19 @@
     python scripts/cache_logits.py --config configs/experiments/obqa_smollm2.yaml
 
 Writes a logit cache (a folder). Interrupted, it continues after its last complete shard.
+
+    python scripts/cache_logits.py inspect DIR [--png FILE] [--verify]
+    python scripts/cache_logits.py inspect DIR --teacher MODEL --questions SOURCE --rationales FILE ...
+
+prints what a cache holds, and with the last how far it is from its teacher, which reads a sample again.
 """
 
+import argparse
+import sys
 from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
 
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache import LogitCache
@@ -13,11 +23,22 @@ from datamodules.logit_writer import LogitCacheWriter, refuse_other_folder
 from lightning_modules.teacher import LogitScorer
 from lightning_modules.writers import CacheWriter
 from scripts.stage_cli import PredictCLI, run_main
+from studies.cache_report import inspect_cache, measure_error
 
 
-def parse(args: list[str] | None = None) -> PredictCLI:
+class CacheCLI(PredictCLI):
+    """A prediction into shards."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds `--rows_per_shard`."""
+        super().add_arguments_to_parser(parser)
+        help_text = "A shard is written when it has so many rows; a kill loses the rows of an unwritten one."
+        parser.add_argument("--rows_per_shard", type=PositiveInt, default=50_000, help=help_text)
+
+
+def parse(args: list[str] | None = None) -> CacheCLI:
     """Checks the whole command line and config, and loads nothing."""
-    return PredictCLI("cache_logits", LogitScorer, RationaleDataModule, "teacher", args)
+    return CacheCLI("cache_logits", LogitScorer, RationaleDataModule, "teacher", args)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -27,7 +48,8 @@ def main(args: list[str] | None = None) -> None:
     refuse_other_folder(output)
     data.setup("predict")
     teacher.check(data)
-    writer = LogitCacheWriter(output, teacher.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)))
+    made = teacher.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
+    writer = LogitCacheWriter(output, made, rows_per_shard=cli.config.rows_per_shard)
     data.done = writer.find_done()
     left = [example for example in data.examples if example.id not in data.done]
     if not left and writer.is_complete():
@@ -41,5 +63,35 @@ def main(args: list[str] | None = None) -> None:
         print(f"{output}: {len(left)} examples, {rows} completion tokens")
 
 
+def inspect(args: list[str]) -> None:
+    """Prints what a cache holds."""
+    parser = argparse.ArgumentParser(prog="cache_logits.py inspect")
+    parser.add_argument("folder", type=Path, help="the cache")
+    parser.add_argument("--png", type=Path, help="histograms")
+    parser.add_argument("--verify", action="store_true", help="read every byte of every file first")
+    parser.add_argument("--questions", help="the questions' source, for their tasks")
+    parser.add_argument("--teacher", help="run this teacher again on a sample; needs --questions and --rationales")
+    parser.add_argument("--revision", help="commit of a hub teacher")
+    parser.add_argument("--rationales", nargs="+", help="rationale stores and published collections")
+    parser.add_argument("--sample", type=int, default=32, help="how many examples the teacher reads again")
+    given = parser.parse_args(args)
+    if bool(given.teacher) != bool(given.rationales) or (given.teacher and not given.questions):
+        raise ValueError("--teacher, --questions and --rationales belong together")
+    cache = LogitCache(given.folder)
+    if given.verify:
+        cache.verify()
+    report = inspect_cache(cache, given.questions)
+    if given.teacher:
+        report.rows["KL from teacher to cache, on a sample (nats)"] = measure_error(
+            cache, given.teacher, given.revision, given.questions, given.rationales, given.sample
+        )
+    print(report)
+    if given.png:
+        report.plot(given.png)
+
+
 if __name__ == "__main__":
-    run_main(main)
+    if sys.argv[1:2] == ["inspect"]:
+        run_main(lambda: inspect(sys.argv[2:]))
+    else:
+        run_main(main)

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batching import collate_examples, group_by_length
+from datamodules.batching import TokenBudgetBatchSampler, collate_examples
 from datamodules.logit_codec import decode_rows, encode_rows
 from datamodules.logit_format import DEFAULTS, CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
 from datamodules.tokenization import Example
-from lightning_modules.output_head import OutputHead
-from lightning_modules.sparsify import reduce_example
+from lightning_modules.row_head import RowHead
+from lightning_modules.sparsify import reduce_rows
+
+BYTE_TICKS = (10, 20, 50, 100, 200, 500, 1000)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Quality:
             unbiased, not near.
         kl_p99: Its 99th percentile over tokens.
         angle: Degrees between the summed gradient of the student's head and that of the full distribution.
+        support_mean: Mean number of token ids in a row; nan for hidden.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Quality:
     kl_mean: float
     kl_p99: float
     angle: float
+    support_mean: float
 
     @classmethod
     def format_table(cls, qualities: list["Quality"], title: str) -> str:
@@ -47,7 +51,8 @@ class Quality:
         ]
         for q in qualities:
             kls = ["–" if math.isnan(kl) else f"{kl:.1e}" for kl in (q.kl_mean, q.kl_p99)]
-            lines.append(f"| {q.name} | {q.bytes_per_token:.1f} | {kls[0]} | {kls[1]} | {q.angle:.2f}° |")
+            ids = "–" if math.isnan(q.support_mean) else f"{q.support_mean:.1f}"
+            lines.append(f"| {q.name} | {q.bytes_per_token:.1f} | {ids} | {kls[0]} | {kls[1]} | {q.angle:.2f}° |")
         return "\n".join(lines)
 
 
@@ -73,10 +78,11 @@ class Truth:
 
 
 def compute_truths(
-    teacher: OutputHead, student: OutputHead, examples: list[Example], pad_id: int, vocabulary: int
+    teacher: RowHead, student: RowHead, examples: list[Example], pad_id: int, vocabulary: int
 ) -> Iterator[Truth]:
     """Yields each example's exact rows, of the tokenizer's vocabulary."""
-    for numbers in group_by_length([len(example.token_ids) for example in examples], 2048, None):
+    lengths = [len(example.token_ids) for example in examples]
+    for numbers in TokenBudgetBatchSampler(lengths, 2048, seed=None, rank=0, world_size=1):
         batch = collate_examples([examples[number] for number in numbers], pad_id)
         hidden_ND, student_ND = teacher.run(batch).hidden_ND, student.run(batch).hidden_ND
         start = 0
@@ -89,30 +95,47 @@ def compute_truths(
             start = stop
 
 
-def _estimate(rows: dict[str, np.ndarray], truth: Truth, teacher: OutputHead) -> tuple[Tensor, Tensor | None]:
-    """Returns the gradient at the student's logits [N, V], and KL(p || decoded) [N] where there is one."""
-    q_NV, log_p_NV = truth.q_NV, truth.logits_NV.double().log_softmax(-1)
+def compute_kl(rows: dict[str, np.ndarray], logits_NV: Tensor, teacher: RowHead) -> Tensor:
+    """Returns KL(p || decoded) [N], float64, nats, over the support and one bucket, or over all if rows are hidden.
+
+    Args:
+        rows: Decoded, but not draws.
+        logits_NV: The teacher's own.
+        teacher: Projects hidden states.
+    """
+    log_p_NV = logits_NV.double().log_softmax(-1)
     if "hidden" in rows:
-        log_r_NV = teacher.project(torch.from_numpy(rows["hidden"]))[:, : q_NV.shape[1]].double().log_softmax(-1)
-        return q_NV - log_r_NV.exp().float(), (log_p_NV.exp() * (log_p_NV - log_r_NV)).sum(-1)
-    support_NK = torch.from_numpy(rows["support"])
+        hidden_ND = torch.from_numpy(rows["hidden"]).to(teacher.model.dtype)
+        log_r_NV = teacher.project(hidden_ND)[:, : log_p_NV.shape[1]].double().log_softmax(-1)
+        return (log_p_NV.exp() * (log_p_NV - log_r_NV)).sum(-1)
+    support_NK, log_r_NK = torch.from_numpy(rows["support"]), torch.from_numpy(rows["log_probs"]).double()
     used_NK = support_NK >= 0
-    support_NK = support_NK.clamp(min=0)
-    if "weights" in rows:
-        return q_NV.scatter_add(1, support_NK, -torch.from_numpy(rows["weights"])), None
-    log_r_NK = torch.from_numpy(rows["log_probs"]).double()
-    log_tau_N = torch.from_numpy(rows["log_tails"][:, 0]).double()
-    r_NK = log_r_NK.exp()
-    mask_NV = torch.zeros_like(q_NV).scatter_add(1, support_NK, used_NK.float()) > 0
-    kappa_N = q_NV.masked_fill(mask_NV, 0).sum(-1)
-    tail_NV = q_NV * (1 - log_tau_N.exp().float() / kappa_N.clamp(min=1e-30))[:, None]
-    dense_NV = torch.zeros_like(q_NV).scatter_add(1, support_NK, r_NK.float())
-    gradient_NV = torch.where(mask_NV, q_NV - dense_NV, tail_NV)
-    log_p_NK = log_p_NV.gather(1, support_NK)
+    log_p_NK = log_p_NV.gather(1, support_NK.clamp(min=0))
     inside_N = torch.where(used_NK, log_p_NK.exp() * (log_p_NK - log_r_NK), 0).sum(-1)
-    log_outside_N = log_p_NV.masked_fill(mask_NV, -torch.inf).logsumexp(-1)
-    outside_N = torch.where(log_outside_N.isneginf(), 0, log_outside_N.exp() * (log_outside_N - log_tau_N))
-    return gradient_NV, inside_N + outside_N
+    log_outside_N = log_p_NV.masked_fill(_mark(rows["support"], log_p_NV), -torch.inf).logsumexp(-1)
+    log_tau_N = torch.from_numpy(rows["log_tails"][:, 0]).double()
+    return inside_N + torch.where(log_outside_N.isneginf(), 0, log_outside_N.exp() * (log_outside_N - log_tau_N))
+
+
+def _mark(support: np.ndarray, like_NV: Tensor) -> Tensor:
+    """Returns bool [N, V], true in the support."""
+    support_NK = torch.from_numpy(support)
+    counts_NV = torch.zeros(like_NV.shape).scatter_add(1, support_NK.clamp(min=0), (support_NK >= 0).float())
+    return counts_NV > 0
+
+
+def compute_gradient(rows: dict[str, np.ndarray], q_NV: Tensor, teacher: RowHead) -> Tensor:
+    """Returns the gradient [N, V] of forward KL, with one bucket for the rest, at the student's logits."""
+    if "hidden" in rows:
+        return q_NV - teacher.project(torch.from_numpy(rows["hidden"]))[:, : q_NV.shape[1]].softmax(-1)
+    support_NK = torch.from_numpy(rows["support"]).clamp(min=0)
+    if "weights" in rows:
+        return q_NV.scatter_add(1, support_NK, -torch.from_numpy(rows["weights"]))
+    r_NV = torch.zeros_like(q_NV).scatter_add(1, support_NK, torch.from_numpy(rows["log_probs"]).exp())
+    mask_NV = _mark(rows["support"], q_NV)
+    kappa_N = q_NV.masked_fill(mask_NV, 0).sum(-1).clamp(min=1e-30)
+    tau_N = torch.from_numpy(rows["log_tails"][:, 0]).exp()
+    return torch.where(mask_NV, q_NV - r_NV, q_NV * (1 - tau_N / kappa_N)[:, None])
 
 
 class Variant:
@@ -133,11 +156,13 @@ class Variant:
         self.writer = LogitCacheWriter(folder, made)
         self.writer.open()
         self.kls: list[Tensor] = []
+        self.supports: list[Tensor] = []
         self.gradient_VD: Tensor | None = None
 
-    def add(self, truth: Truth, teacher: OutputHead) -> None:
+    def add(self, truth: Truth, teacher: RowHead) -> None:
         """Keeps one example's rows, and compares them."""
-        rows = reduce_example([truth.logits_NV.clone()], truth.labels_N, self.made, truth.example.id)
+        ids, counts = [truth.example.id], [len(truth.labels_N)]
+        [rows] = reduce_rows([truth.logits_NV.clone()], truth.labels_N, self.made, ids, counts)
         if self.made.sparsity.kind == "hidden":
             rows["hidden"] = truth.hidden_ND.float().numpy()
         if self.id_map is not None:
@@ -153,11 +178,12 @@ class Variant:
             back = np.zeros(self.made.vocabulary, np.int64)
             back[self.id_map] = np.arange(len(self.id_map))
             decoded["support"] = np.where(decoded["support"] < 0, -1, back[decoded["support"]])
-        gradient_NV, kl_N = _estimate(decoded, truth, teacher)
-        gradient_VD = gradient_NV.T @ truth.student_ND
+        if "support" in decoded:
+            self.supports.append(torch.from_numpy((decoded["support"] >= 0).sum(1)).double())
+        gradient_VD = compute_gradient(decoded, truth.q_NV, teacher).T @ truth.student_ND
         self.gradient_VD = gradient_VD if self.gradient_VD is None else self.gradient_VD + gradient_VD
-        if kl_N is not None:
-            self.kls.append(kl_N)
+        if "weights" not in decoded:
+            self.kls.append(compute_kl(decoded, truth.logits_NV, teacher))
 
     def finish(self, tokenizer: Any, full_VD: Tensor) -> Quality:
         """Ends the cache; `full_VD` is the gradient of the full distribution."""
@@ -167,11 +193,13 @@ class Variant:
         self.writer.close()
         kl_N = torch.cat(self.kls) if self.kls else torch.tensor([math.nan])
         assert self.gradient_VD is not None
-        cosine = torch.nn.functional.cosine_similarity(self.gradient_VD.flatten(), full_VD.flatten(), dim=0)
-        angle = math.degrees(math.acos(min(1.0, cosine.item())))
+        # Half the angle's sine is half the distance of the unit vectors; a cosine near 1 has no digits left.
+        distance = (self.gradient_VD / self.gradient_VD.norm() - full_VD / full_VD.norm()).norm()
+        angle = math.degrees(2 * math.asin(min(1.0, distance.item() / 2)))
         rows = sum(shard.bounds["rows"][-1] for shard in self.writer.find_shards())
         size = sum(path.stat().st_size for path in self.folder.iterdir() if path.name != "head.safetensors")
-        return Quality(self.name, size / rows, kl_N.mean().item(), kl_N.quantile(0.99).item(), angle)
+        support_mean = torch.cat(self.supports).mean().item() if self.supports else math.nan
+        return Quality(self.name, size / rows, kl_N.mean().item(), kl_N.quantile(0.99).item(), angle, support_mean)
 
 
 def list_sparsities(vocabulary: int) -> dict[str, Sparsity]:
@@ -212,6 +240,8 @@ def plot_qualities(curves: dict[str, list[Quality]], path: Path) -> None:
                         q.name.removeprefix(kind), place, fontsize=7, xytext=(4, 3), textcoords="offset points"
                     )
             axis.set(xscale="log", yscale="log", xlabel="bytes per token", ylabel=label, title=title)
+            axis.set_xticks(BYTE_TICKS, [str(tick) for tick in BYTE_TICKS])
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
             axis.legend()
     figure.savefig(path, dpi=100)

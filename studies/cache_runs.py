@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.batching import collate_examples, group_by_length, pad_rows
+from datamodules.batching import TokenBudgetBatchSampler, collate_examples, pad_rows
 from datamodules.logit_format import CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
 from datamodules.prompts import get_prompt
@@ -18,14 +18,14 @@ from datamodules.rationales import Rationale, load_rationales
 from datamodules.tokenization import (
     PROMPT,
     Example,
-    build_example,
+    build_examples,
     encode_prompt,
     fingerprint_tokenizer,
     load_tokenizer,
 )
 from lightning_modules.generation import generate_completions
-from lightning_modules.output_head import OutputHead
 from lightning_modules.pretrained import load_causal_lm
+from lightning_modules.row_head import RowHead
 from lightning_modules.teacher import LogitScorer
 from studies.cache_quality import Quality, Variant, compute_truths, list_sparsities
 
@@ -58,7 +58,7 @@ class Run:
         """Returns a scorer of such a cache, with the model in it, and the cache's description."""
         given = {name: value for name, value in vars(sparsity).items() if value is not None}
         scorer = LogitScorer(self.teacher, **given)
-        scorer.model, scorer._head = self.model, OutputHead(self.model)
+        scorer.model, scorer._head = self.model, RowHead(self.model)
         fingerprint = fingerprint_tokenizer(self.tokenizer)
         return scorer, scorer.describe(fingerprint, "benchmark", len(self.tokenizer))
 
@@ -68,11 +68,12 @@ class Run:
         wide = [replace(example, token_ids=id_map[example.token_ids].astype(np.int32)) for example in self.examples]
         return id_map, [replace(example, id=f"{example.id}-{copy}") for copy in range(copies) for example in wide]
 
-    def measure(self, folder: Path, names: Sequence[str] | None = None) -> list[Quality]:
-        """Writes a cache of each kind of `list_sparsities` and measures it."""
+    def measure(self, folder: Path, copies: int, names: Sequence[str] | None = None) -> list[Quality]:
+        """Writes a cache of each kind of `list_sparsities`, of so many copies of the text, and measures it."""
         sparsities = list_sparsities(len(self.tokenizer))
         variants = [
-            Variant(name, self.describe(sparsities[name])[1], folder / name) for name in names or list(sparsities)
+            Variant(name, self.describe(sparsities[name])[1], folder / name, copies=copies)
+            for name in names or list(sparsities)
         ]
         return self._compare(variants)
 
@@ -84,7 +85,7 @@ class Run:
         return self._compare([Variant("wide", wide, folder, id_map, copies)])[0]
 
     def _compare(self, variants: list[Variant]) -> list[Quality]:
-        teacher, student = OutputHead(self.model), OutputHead(self.student)
+        teacher, student = RowHead(self.model), RowHead(self.student)
         full_VD: torch.Tensor | float = 0.0
         for truth in compute_truths(teacher, student, self.examples, 0, len(self.tokenizer)):
             full_VD = full_VD + (truth.q_NV - truth.logits_NV.softmax(-1)).T @ truth.student_ND
@@ -105,7 +106,7 @@ class Run:
         capture = plain = 0.0
         batches = [
             collate_examples([self.examples[number] for number in numbers], 0)
-            for numbers in group_by_length(lengths, 2048, None)
+            for numbers in TokenBudgetBatchSampler(lengths, 2048, seed=None, rank=0, world_size=1)
         ]
         for turn, batch in enumerate([batches[0], *batches]):
             start = time.perf_counter()
@@ -151,15 +152,16 @@ def open_smollm2(path: str, rationales: str, number: int) -> tuple[Run, Run]:
     """SmolLM2 reads the first teacher's rationales of a published collection, and its own greedy ones."""
     model, tokenizer = load_causal_lm(path), load_tokenizer(path)
     student = load_causal_lm(path, keep_layers=SMOLLM2_STUDENT)
-    questions: dict[str, Question] = {question.id: question for question in load_questions(rationales, number)}
-    others = {question.id: None for question in load_questions(rationales) if question.id not in questions}
+    questions = {question.id: question for question in load_questions(rationales)}
+    first = list(questions.values())[:number]
     chosen: dict[str, Rationale] = {}
-    for rationale in load_rationales([rationales], {**questions, **others}):
+    for rationale in load_rationales([rationales], questions):
         if "gpt" in rationale.teacher:
             chosen.setdefault(rationale.question_id, rationale)
     prompt = get_prompt("instruction")
-    published = [build_example(tokenizer, prompt, questions[key], rationale) for key, rationale in chosen.items()]
-    own = _answer(model, tokenizer, "cot", list(questions.values())[: number // 2], 128)
+    pairs = [(question, chosen[question.id]) for question in first if question.id in chosen]
+    published = build_examples(tokenizer, prompt, pairs)
+    own = _answer(model, tokenizer, "cot", first[: number // 2], 128)
     return (
         Run("SmolLM2-135M, published rationales", path, model, student, tokenizer, published),
         Run("SmolLM2-135M, its own rationales", path, model, student, tokenizer, own),

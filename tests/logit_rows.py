@@ -50,7 +50,7 @@ def make_rows(made: CacheDescription, example: Example) -> dict[str, np.ndarray]
     """Reduces `make_logits`, as a scorer does."""
     labels = torch.from_numpy(example.token_ids[example.num_prompt_tokens :]).long()
     generator = torch.Generator().manual_seed(int(example.text_hash, 16) % 1000)
-    tensors = sparsify(make_logits(made, example), labels, made, generator)
+    tensors = sparsify(make_logits(made, example), labels, made, [(generator, len(labels))])
     rows = {name: tensor.numpy() for name, tensor in tensors.items()} | {"token_ids": labels.numpy()}
     if made.sparsity.kind == "hidden":
         rows["hidden"] = make_logits(made, example)[:, :6].numpy()

@@ -6,6 +6,7 @@ import torch
 
 from datamodules.logit_codec import LOG_RATIOS, decode_rows, encode_rows
 from datamodules.logit_format import CacheDescription, Sparsity, list_planes
+from lightning_modules.sparsify import sparsify
 from tests.logit_rows import describe, make_example, make_logits, make_rows
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
@@ -94,11 +95,10 @@ def test_weights_of_draws_are_unbiased_and_sum_to_one(kind: str, vocabulary: int
     for seed in range(repeats):
         rows = make_rows(made, example)
         if seed:
-            from lightning_modules.sparsify import sparsify
-
             generator = torch.Generator().manual_seed(seed)
             tokens = torch.from_numpy(example.token_ids[2:]).long()
-            rows |= {k: v.numpy() for k, v in sparsify(make_logits(made, example), tokens, made, generator).items()}
+            streams = [(generator, len(tokens))]
+            rows |= {k: v.numpy() for k, v in sparsify(make_logits(made, example), tokens, made, streams).items()}
         decoded = decode_rows(made, encode_rows(made, rows))
         assert set(decoded) == {"token_ids", "label_log_prob", "support", "weights"}
         np.testing.assert_allclose(decoded["weights"].sum(1), 1, atol=2e-6)
@@ -141,8 +141,6 @@ def test_large_supports_and_many_draws_have_wider_counts() -> None:
 def test_a_very_sure_teacher_keeps_a_finite_tail() -> None:
     made = describe(vocabulary=100, temperatures=TEMPERATURES, top_k=4)
     example = make_example(0, 100)
-    from lightning_modules.sparsify import sparsify
-
     logits = torch.full((1, 100), -60.0)
     logits[0, 7] = 40
     rows = {k: v.numpy() for k, v in sparsify(logits, torch.tensor([7]), made).items()}

@@ -92,7 +92,9 @@ def test_twenty_kills_and_a_rerun_give_the_content_of_an_undisturbed_capture(tmp
 FEW: dict[str, dict] = {"top_k": {"top_k": 2}, "hybrid": {"top_k": 2, "draws": 3}, "hidden": {}}
 
 
-@pytest.mark.parametrize("kind", FEW)
+@pytest.mark.parametrize(
+    "kind", ["top_k", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hybrid", "hidden"))]
+)
 def test_every_flipped_byte_is_noticed(tmp_path: Path, kind: str) -> None:
     """Of a small cache, one at a time, and without the shards' sha256, when they are opened and read."""
     folder = tmp_path / "cache"

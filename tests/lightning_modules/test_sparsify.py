@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.sparsify import sparsify
+from lightning_modules.sparsify import reduce_rows, sparsify
 from tests.logit_rows import describe
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0)
@@ -43,7 +43,7 @@ def test_draws_depend_on_their_generator_alone() -> None:
     for kind in ("sampled", "hybrid"):
         made = describe(kind, 290)
         first, again, other = (
-            sparsify(logits.clone(), LABELS, made, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+            sparsify(logits.clone(), LABELS, made, [(torch.Generator().manual_seed(seed), 7)]) for seed in (1, 1, 2)
         )
         assert first["drawn"].equal(again["drawn"]) and first["drawn_counts"].equal(again["drawn_counts"])
         assert not first["drawn"].equal(other["drawn"])
@@ -54,3 +54,18 @@ def test_draws_depend_on_their_generator_alone() -> None:
         if kind == "hybrid":
             for head, drawn in zip(first["support"], first["drawn"], strict=True):
                 assert not set(head.tolist()) & set(drawn.tolist())
+
+
+@pytest.mark.parametrize("kind", ["top_k", "adaptive", "sampled", "hybrid"])
+def test_rows_do_not_depend_on_chunks_and_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(7, 300, generator=torch.Generator().manual_seed(0))
+    made = describe(kind, 290)
+    whole = reduce_rows([logits.clone()], LABELS, made, ["a", "b"], [4, 3])
+    monkeypatch.setattr("lightning_modules.sparsify.CPU_BLOCK_ELEMENTS", 600)
+    parts = reduce_rows(logits.clone().split(3), LABELS, made, ["a", "b"], [4, 3])
+    alone = reduce_rows([logits[4:].clone()], LABELS[4:], made, ["b"], [3])
+    assert [len(rows["token_ids"]) for rows in whole] == [4, 3]
+    for first, second in [*zip(whole, parts, strict=True), (whole[1], alone[0])]:
+        assert first.keys() == second.keys()
+        for name, plane in first.items():
+            np.testing.assert_allclose(plane, second[name], rtol=1e-5, atol=1e-6)

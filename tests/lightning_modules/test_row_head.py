@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
     CohereConfig,
     CohereForCausalLM,
     Gemma2Config,
@@ -16,8 +18,8 @@ from transformers import (
     GraniteForCausalLM,
 )
 
-from lightning_modules import output_head
-from lightning_modules.teacher_logits import OutputHead
+from lightning_modules import row_head
+from lightning_modules.row_head import RowHead
 from tests.tiny import build_llama
 
 SIZES = {
@@ -44,43 +46,42 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-def collect(head: OutputHead) -> torch.Tensor:
+def collect(head: RowHead) -> torch.Tensor:
     found = head.run(BATCH)
     assert found.hidden_ND.shape == (10, 16)
-    parts = list(found.iterate_logits(0, 10))
+    parts = list(found.iterate_logits())
     assert [len(logits) for logits in parts] == [3, 3, 3, 1]
     return torch.cat(parts)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_the_models_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_head, "CHUNK_ELEMENTS", 150)
+    monkeypatch.setattr(row_head, "CHUNK_ELEMENTS", 150)
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     with torch.no_grad():
         expected = model(BATCH["input_ids"], BATCH["attention_mask"]).logits.reshape(24, 50)[BATCH["rows"]]
         sizes = []
         handle = model.get_output_embeddings().register_forward_hook(lambda m, a, out: sizes.append(out.shape[-2]))
-        head = OutputHead(model)
+        head = RowHead(model)
         for _ in range(2):
             torch.testing.assert_close(collect(head), expected, rtol=1e-5, atol=1e-5)
-        assert head.is_chunked and max(sizes) == 4
+        # The probe's eight tokens are all that the head saw as a module.
+        assert head.settings is not None and sizes == [8]
         handle.remove()
-        sharded = OutputHead(model, is_sharded=True)
+        sharded = RowHead(model, is_sharded=True)
         torch.testing.assert_close(collect(sharded), expected, rtol=1e-5, atol=1e-5)
         # A chunk may be overwritten, which must not reach the rest.
-        for logits in sharded.run(BATCH).iterate_logits(0, 10):
+        for logits in sharded.run(BATCH).iterate_logits():
             logits.zero_()
 
 
-def test_logits_that_are_not_the_heads_own_are_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_head, "CHUNK_ELEMENTS", 150)
-    model = MODELS["scaling"]()
+def test_logits_of_a_model_that_cannot_be_split_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_head, "CHUNK_ELEMENTS", 150)
+    model = BertLMHeadModel(BertConfig(**SIZES, is_decoder=True)).eval()
     with torch.no_grad():
-        expected = model.eval()(BATCH["input_ids"]).logits.reshape(24, 50)[BATCH["rows"]]
-        head = OutputHead(model)
-        head.scale = 1.0
-        with pytest.warns(UserWarning, match="the teacher's logits are not those of its head alone"):
-            torch.testing.assert_close(collect(head), expected, rtol=1e-5, atol=1e-5)
-        assert head.is_chunked is False
+        expected = model(BATCH["input_ids"]).logits.reshape(24, 50)[BATCH["rows"]]
+        head = RowHead(model)
+        with pytest.warns(UserWarning, match="BertLMHeadModel cannot be split"):
+            assert head.settings is None
         torch.testing.assert_close(collect(head), expected, rtol=1e-5, atol=1e-5)

@@ -15,6 +15,8 @@ questions. Lines:
 """
 
 import argparse
+import contextlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -96,23 +98,23 @@ class Clock(L.Callback):
 
 def capture(setting: Setting) -> None:
     """Caches the model's logits of the rationales, as the script does."""
-    cache_logits.main(
-        [
-            f"--model.teacher={setting.model}",
-            f"--data.questions={setting.rationales}",
-            f"--data.rationales=[{setting.rationales}]",
-            f"--data.limit={setting.limit}",
-            f"--data.cache_dir={setting.folder}/tokenized",
-            f"--output={setting.folder}/logits",
-            "--trainer.accelerator=cpu",
-            "--trainer.enable_progress_bar=false",
-        ]
-    )
+    args = [
+        f"--model.teacher={setting.model}",
+        f"--data.questions={setting.rationales}",
+        f"--data.rationales=[{setting.rationales}]",
+        f"--data.limit={setting.limit}",
+        f"--data.cache_dir={setting.folder}/tokenized",
+        f"--output={setting.folder}/logits",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    with contextlib.redirect_stdout(sys.stderr):
+        cache_logits.main(args)
 
 
 def measure_padding(setting: Setting) -> float:
     """Returns the share of padding in an epoch of all the file's rationales, in the default budget."""
-    data = setting.load_data(False, limit=None, correct_only=False, tokens_per_batch=2048)
+    data = setting.load_data(False, limit=None, correct_only=False, max_length=4096, tokens_per_batch=2048)
     data.trainer = L.Trainer(**QUIET)
     lengths = data.train_examples.lengths
     padded = sum(count_padded(batch, lengths) for batch in data.make_sampler(data.train_examples, 0).plan(1))

@@ -213,6 +213,11 @@ def test_complete_stage_says_so_and_changes_nothing(inside, stage):
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in inside.rglob("*")} == before
 
 
+def test_how_fast_and_where_it_is_kept_makes_no_other_run(inside, tmp_path):
+    options = ["--data.num_workers=1", f"--data.cache_dir={tmp_path}", "--run.checkpoint_steps=1"]
+    assert "done already" in run_stage("fit", *options)
+
+
 def test_done_run_outlives_its_checkpoints(inside, tmp_path):
     options = ["--data.supervision=label", "--model.loss.kl_weight=0", "--data.rationales=null", "--data.logits=null"]
     options += [f"--run.root={tmp_path}", "--trainer.max_epochs=1"]

@@ -116,8 +116,8 @@ class LogitCache:
         path = self.folder / MISSING_EXAMPLES
         try:
             write_text(path, "".join(f"{identifier}\n" for identifier in missing))
-        except ValueError:
-            # A cache that others own may be read-only.
+        except (ValueError, OSError):
+            # A cache that others own may be read-only; and what is missing matters more than a full disk.
             return ""
         return f", all are listed in {path}"
 

@@ -88,7 +88,11 @@ def _round_bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def encode_rows(made: CacheDescription, rows: Arrays) -> Arrays:
-    """Returns the planes of one example's rows, in `list_planes`'s order and types."""
+    """Returns the planes of one example's rows, in `list_planes`'s order and types.
+
+    Raises:
+        ValueError: A hidden state does not fit its type.
+    """
     tokens = rows["token_ids"]
     planes = {
         "tokens_low": tokens % LOW_IDS,
@@ -105,6 +109,8 @@ def encode_rows(made: CacheDescription, rows: Arrays) -> Arrays:
         planes["drawn_counts"] = drawn
     if "hidden" in rows:
         is_bfloat16 = made.sparsity.values == "bfloat16"
+        if made.sparsity.values == "float16" and np.abs(rows["hidden"]).max() > np.finfo(np.float16).max:
+            raise ValueError("a hidden state is larger than float16 holds; set model.values to bfloat16 or float32")
         planes["hidden"] = _round_bfloat16(rows["hidden"]) if is_bfloat16 else rows["hidden"]
     return {name: np.ascontiguousarray(planes[name], DTYPES[plane.dtype]) for name, plane in list_planes(made).items()}
 

@@ -39,7 +39,8 @@ log p_T(i) = r_i / T - B_T, and sum_i exp(log p_T(i)) + tau_T = 1: B_T was compu
 is normalised by the reader, and 1 is always among the temperatures. tau_1 is exp(log_tail); any other tau_T is
 what is left of 1. `sampled` estimates p by counts / draws (random sampling KD, Anshumann et al. 2025, arXiv
 2503.16870); `hybrid` keeps the head's own probabilities and gives a drawn token tau_1 * count / draws, its
-Horvitz-Thompson weight. Both are unbiased at temperature 1 and nothing else.
+Horvitz-Thompson weight. Both are unbiased at temperature 1 and nothing else. What mass a padded head has beyond the
+tokenizer's vocabulary is in the tail of `top_k` and `adaptive`, and is left out by draws.
 
 The manifest says what the rows depend on, lists the shards with size and sha256, and holds a bitmap of the token
 ids in use (base64 of zlib, bit i % 8 of byte i // 8, least significant first) with the tokenizer's fingerprint on them.

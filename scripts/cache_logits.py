@@ -82,7 +82,7 @@ def inspect(args: list[str]) -> None:
         cache.verify()
     report = inspect_cache(cache, given.questions)
     if given.teacher:
-        report.rows["KL from teacher to cache, on a sample (nats)"] = measure_error(
+        report.rows["KL(teacher, cache) of a sample (nats)"] = measure_error(
             cache, given.teacher, given.revision, given.questions, given.rationales, given.sample
         )
     print(report)

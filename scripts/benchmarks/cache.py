@@ -6,8 +6,7 @@ The reader is compared, on the same rows of k = 64 and V = 151,936, with a parqu
 columns, 18-bit ids and bfloat16 log-probabilities, which is how DistillKit (arcee-ai, v1.0.0) stores its top-k rows
 with `exact_k = k`, its cheapest setting to decode: once read as its trainer does (a `datasets` row, a tensor of its
 Python lists, the bits unpacked by torch), once as fast as that file allows (pyarrow to numpy, vectorised). There is
-no teacher of that vocabulary here: SmolLM2's ids are spread over it by a seeded injective map. Without --smollm2, the
-rows are the microworld's.
+no teacher of that vocabulary here: SmolLM2's ids, or else the microworld's, are spread over it by a seeded map.
 """
 
 import argparse

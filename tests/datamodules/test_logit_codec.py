@@ -130,6 +130,14 @@ def test_hidden_states_are_rounded_to_the_nearest(values: str, bound: float) -> 
         np.testing.assert_array_equal(decoded["hidden"], nearest)
 
 
+def test_a_hidden_state_that_does_not_fit_is_refused() -> None:
+    made, example = describe("hidden"), make_example(4)
+    rows = make_rows(made, example)
+    rows["hidden"][2, 3] = 1e5
+    with pytest.raises(ValueError, match=r"larger than float16 holds; set model.values to bfloat16 or float32"):
+        encode_rows(made, rows)
+
+
 def test_large_supports_and_many_draws_have_wider_counts() -> None:
     for made in (describe(vocabulary=70_000, top_k=300), describe("adaptive", 70_000, top_k=300, mass=1.0)):
         rows, decoded, _ = round_trip(made)

@@ -55,7 +55,7 @@ def test_inspect_says_what_a_cache_holds(bench, kind):
         assert rows["support size k"] == ["8"] * 6
     if exact:
         bound = {"hidden": 1e-6}.get(kind, 2e-4)
-        assert -1e-9 < float(rows["KL from teacher to cache, on a sample (nats)"][0]) < bound
+        assert -1e-9 < float(rows["KL(teacher, cache) of a sample (nats)"][0]) < bound
 
 
 def test_inspect_refuses_what_it_cannot_compare(bench):

@@ -122,6 +122,10 @@ def decode_values(values: np.ndarray) -> np.ndarray:
 
 def _exponentiate(values: np.ndarray, temperature: float) -> np.ndarray:
     """Returns exp(r / T), float32."""
+    exponent = 4 / temperature
+    if values.dtype == np.uint8 and exponent in (1, 2):
+        # Exact, and four times as fast as a table.
+        return (1 - values * np.float32(1 / 256)) ** np.float32(exponent)
     if values.dtype == np.uint8:
         return np.take(np.exp(LOG_RATIOS.astype(np.float64) / temperature).astype(np.float32), values)
     return np.exp(values.astype(np.float32) / np.float32(temperature))
@@ -140,7 +144,8 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
         values = values.reshape(-1, size)
         unused = None
     own = stored[:, made.temperatures.index(1.0), None]
-    log_probs = decode_values(values) - own
+    log_probs = decode_values(values)
+    log_probs -= own
     log_tail = planes["log_tail"].astype(np.float32)
     tails = np.empty_like(stored)
     for index, temperature in enumerate(made.temperatures):
@@ -150,7 +155,7 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
         powers = _exponentiate(values, temperature)
         if unused is not None:
             powers[unused] = 0
-        left = 1 - powers.sum(1) * np.exp(-stored[:, index])
+        left = 1 - powers @ np.ones(powers.shape[1], np.float32) * np.exp(-stored[:, index])
         # A support of the whole vocabulary has no tail at any temperature.
         tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, _SMALLEST_TAIL)))
     if unused is not None:

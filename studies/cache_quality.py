@@ -46,8 +46,8 @@ class Quality:
     def format_table(cls, qualities: list["Quality"], title: str) -> str:
         """Returns a Markdown table."""
         lines = [
-            f"| {title} | bytes/token | KL mean | KL p99 | gradient angle |",
-            "| --- | ---: | ---: | ---: | ---: |",
+            f"| {title} | bytes/token | ids | KL mean | KL p99 | gradient angle |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
         ]
         for q in qualities:
             kls = ["–" if math.isnan(kl) else f"{kl:.1e}" for kl in (q.kl_mean, q.kl_p99)]

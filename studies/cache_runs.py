@@ -95,7 +95,7 @@ class Run:
         return [variant.finish(self.tokenizer, full_VD) for variant in variants]
 
     def time_capture(self, folder: Path) -> tuple[float, float]:
-        """Returns seconds per pass over the text of capture, top_k 64, to the disk, and of the teacher's plain forward.
+        """Returns the processor's seconds for capture of the text, top_k 64, and for the teacher's plain forward.
 
         They take turns, batch by batch, on the batches of `tokens_per_batch` 2048.
         """
@@ -109,12 +109,12 @@ class Run:
             for numbers in TokenBudgetBatchSampler(lengths, 2048, seed=None, rank=0, world_size=1)
         ]
         for turn, batch in enumerate([batches[0], *batches]):
-            start = time.perf_counter()
+            start = time.process_time()
             self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-            middle = time.perf_counter()
+            middle = time.process_time()
             writer.add([(by_id[example_id], rows) for example_id, rows in scorer.score(batch, made)])
             writer.flush()
-            end = time.perf_counter()
+            end = time.process_time()
             if turn:
                 plain, capture = plain + middle - start, capture + end - middle
         return capture, plain

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from losses.divergences import LOG_ZERO, get_divergence
@@ -110,6 +110,7 @@ def test_tokens_that_the_teacher_rules_out(name: str, top_k: int | None) -> None
 )
 def test_any_shape_ties_and_scale(seed, name, temperature, rows, top_k, scale, tail, kl_weight) -> None:
     """Rounded logits have ties; a scale of 0 makes all of them one, and 100 leaves probabilities of 0."""
+    assume(scale > 0 or name != "total_variation")  # has a kink where p = q
     student, teacher, labels, _ = draw(seed, rows, scale)
     student, teacher = student.round(1), teacher.round(1)
     check(student, teacher, labels, name, kl_weight, temperature, top_k, tail, torch.float64)

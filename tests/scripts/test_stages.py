@@ -302,7 +302,7 @@ def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
     assert [{**record, "family": "a"} for record in records] == pq.read_table(whole).to_pylist()
 
 
-ENDURE = ["--trainer.max_epochs=25", "--data.supervision=rationale", "--data.logits=null", "--model.loss.kl_weight=0"]
+ENDURE = ["--trainer.max_epochs=50", "--data.supervision=rationale", "--data.logits=null", "--model.loss.kl_weight=0"]
 
 
 def check_resumed(folder: Path, whole: Path) -> None:

@@ -236,9 +236,8 @@ def plot_qualities(curves: dict[str, list[Quality]], path: Path) -> None:
                 axis.plot([q.bytes_per_token for q in own], values, marker, label=kind)
                 for q, value in zip(own, values, strict=True):
                     place = (q.bytes_per_token, value)
-                    axis.annotate(
-                        q.name.removeprefix(kind), place, fontsize=7, xytext=(4, 3), textcoords="offset points"
-                    )
+                    text = q.name.removeprefix(kind).strip(", ")
+                    axis.annotate(text, place, fontsize=7, xytext=(4, 3), textcoords="offset points")
             axis.set(xscale="log", yscale="log", xlabel="bytes per token", ylabel=label, title=title)
             axis.set_xticks(BYTE_TICKS, [str(tick) for tick in BYTE_TICKS])
             axis.minorticks_off()

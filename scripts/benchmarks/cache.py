@@ -4,7 +4,7 @@
 
 The reader is compared, on the same rows of k = 64 and V = 151,936, with a parquet file of `list<list<uint8>>`
 columns, 18-bit ids and bfloat16 log-probabilities, which is how DistillKit (arcee-ai, v1.0.0) stores its top-k rows
-with `exact_k = k`, its cheapest setting to decode: once read as its trainer does (a `datasets` row, a tensor of its
+with `exact_k = k`: once read as its trainer does (a `datasets` row, a tensor of its
 Python lists, the bits unpacked by torch), once as fast as that file allows (pyarrow to numpy, vectorised). There is
 no teacher of that vocabulary here: SmolLM2's ids, or else the microworld's, are spread over it by a seeded map.
 """
@@ -39,8 +39,7 @@ def write_list_columns(cache: LogitCache, path: Path) -> None:
     for _, rows in cache.read_all():
         bits = (rows["support"][..., None] & weights > 0).reshape(len(rows["support"]), -1)
         columns["ids"].append(np.packbits(bits, axis=1).tolist())
-        values = torch.from_numpy(rows["log_probs"]).bfloat16().view(torch.uint8)
-        columns["log_probs"].append(values.tolist())
+        columns["log_probs"].append(torch.from_numpy(rows["log_probs"]).bfloat16().view(torch.uint8).tolist())
     schema = pa.schema([(name, pa.list_(pa.list_(pa.uint8()))) for name in columns])
     pq.write_table(pa.table(columns, schema), path, row_group_size=100)
 
@@ -77,13 +76,8 @@ def read_vectorised(file: pq.ParquetFile, group: int) -> int:
 
 
 def time_rates(readers: list, seconds: float = 2.0) -> list[float]:
-    """Returns each reader's tokens per second of the processor, which a busy machine leaves as they are.
-
-    They take turns. A reader is a list of calls, each of which returns its number of tokens.
-    """
+    """Returns tokens per second of the processor's time, by turns, of readers: lists of calls that return tokens."""
     tokens, spent = [0] * len(readers), [0.0] * len(readers)
-    for calls in readers:
-        calls[0]()
     position = 0
     while min(spent) < seconds:
         for number, calls in enumerate(readers):
@@ -133,8 +127,8 @@ def run(args: list[str]) -> Iterator[Measurement]:
     if (given.smollm2 is None) != (given.rationales is None):
         raise ValueError("--smollm2 and --rationales belong together")
     curves: dict[str, list[Quality]] = {}
-    with tempfile.TemporaryDirectory() as name, torch.no_grad():
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
+        folder = Path(temporary)
         runs = [open_microworld(given.questions)]
         if given.smollm2:
             published, greedy = open_smollm2(given.smollm2, given.rationales, given.questions)
@@ -147,7 +141,8 @@ def run(args: list[str]) -> Iterator[Measurement]:
         torch.set_num_threads(2)
         for run_ in runs:
             capture, plain = run_.time_capture(folder / f"{run_.name}-capture")
-            yield Measurement.against("capture_overhead", capture, plain, "s")
+            name = "capture_overhead" if run_ is runs[-1] else f"capture_overhead_{run_.name}"
+            yield Measurement.against(name, capture, plain, "s")
             curves[run_.name] = run_.measure(folder / run_.name, COPIES)
     for title, qualities in curves.items():
         print(Quality.format_table(qualities, title))

@@ -10,6 +10,7 @@ no teacher of that vocabulary here: SmolLM2's ids, or else the microworld's, are
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -145,6 +146,7 @@ def run(args: list[str]) -> Iterator[Measurement]:
             yield Measurement.against(name, capture, plain, "s")
             curves[run_.name] = run_.measure(folder / run_.name, COPIES)
     for title, qualities in curves.items():
-        print(Quality.format_table(qualities, title))
+        # Standard output is for measurements alone.
+        print(Quality.format_table(qualities, title), file=sys.stderr)
     if given.png:
         plot_qualities(curves, given.png)

@@ -13,6 +13,7 @@ Arrays = dict[str, np.ndarray]
 # exp(r / 4) in 256 equal steps: the step in r grows as exp(-r / 4), close to the exp(-r / 3) over the cube root of
 # the entries' density that minimises the mean squared error weighted by probability (Bennett 1948).
 LOG_RATIOS = (4 * np.log1p(-np.arange(256) / 256)).astype(np.float32)
+_LOG_RATIO_PAIRS = LOG_RATIOS[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(np.uint64)
 _BOUNDARIES = -(LOG_RATIOS[1:] + LOG_RATIOS[:-1]) / 2
 # 1 minus a sum of float32 probabilities knows no smaller tail.
 _SMALLEST_TAIL = np.float32(2.0**-24)
@@ -31,14 +32,14 @@ def _pack_ids(ids: np.ndarray, num_high: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _unpack_ids(low: np.ndarray, sizes: np.ndarray | int, counts: np.ndarray | None) -> np.ndarray:
-    """Returns ids, int64, flat, from their low halves; see `_pack_ids`."""
+    """Returns ids, int32, flat, from their low halves; see `_pack_ids`."""
     if counts is None:
-        return low.astype(np.int64)
+        return low.astype(np.int32)
     num_rows, num_high = counts.shape
     repeats = np.empty((num_rows, 1 + num_high), np.int64)
     repeats[:, 1:] = counts
     repeats[:, 0] = sizes - repeats[:, 1:].sum(1)
-    ids = np.repeat(np.tile(LOW_IDS * np.arange(1 + num_high), num_rows), repeats.ravel())
+    ids = np.repeat(np.tile(LOW_IDS * np.arange(1 + num_high, dtype=np.int32), num_rows), repeats.ravel())
     ids += low
     return ids
 
@@ -117,7 +118,12 @@ def encode_rows(made: CacheDescription, rows: Arrays) -> Arrays:
 
 def decode_values(values: np.ndarray) -> np.ndarray:
     """Returns r = log p - log p_max, float32, from uint8 codes or float16."""
-    return np.take(LOG_RATIOS, values) if values.dtype == np.uint8 else values.astype(np.float32)
+    if values.dtype != np.uint8:
+        return values.astype(np.float32)
+    if values.shape[-1] % 2 or not values.flags.c_contiguous:
+        return np.take(LOG_RATIOS, values)
+    # Two codes at a time: taking from a table costs by the number of indices.
+    return np.take(_LOG_RATIO_PAIRS, values.view(np.uint16)).view(np.float32)
 
 
 def _exponentiate(values: np.ndarray, temperature: float) -> np.ndarray:
@@ -184,7 +190,7 @@ def decode_tokens(planes: Arrays) -> np.ndarray:
 def decode_rows(made: CacheDescription, planes: Arrays) -> Arrays:
     """Returns the rows that losses take, beside `token_ids` int32 [N] and `label_log_prob` float32 [N].
 
-    top_k, adaptive: `support` int64 [N, k], -1 where unused; `log_probs` float32 [N, k], -inf there;
+    top_k, adaptive: `support` int32 [N, k], -1 where unused; `log_probs` float32 [N, k], -inf there;
     `log_normalizers` float32 [N, T] and `log_tails` float32 [N, T], so that log p_T = log_probs / T - A_T, with
     A_1 = 0. sampled, hybrid: `support` and `weights` float32 [N, m], 0 where unused, of sum 1. hidden: `hidden`
     float32 [N, d].

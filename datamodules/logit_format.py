@@ -29,10 +29,11 @@ over the shard's examples.
     index.examples        U8                 JSON list of the examples' ids
     index.text_hash       U64 [examples]     hash of each example's prompt and completion text
     index.rows            U32 [examples]     (index.entries for adaptive, index.drawn for sampled and hybrid likewise)
-    index.crc32           U32 [examples]     of the example's bytes of every plane above, planes in the order of names
+    index.checksum        U32 [examples]     of the example's bytes of every plane above, planes in the order of names:
+                                             the low half of their XXH3-64
     __metadata__          `signature`: hash of the manifest's fields that the rows depend on
-    index.check           U8  [8]            two U32, the last bytes of the file: crc32 of the header with its length,
-                                             crc32 of the other index planes in the order of names
+    index.check           U8  [8]            two U32, the last bytes of the file: checksum of the header with its
+                                             length, and of the other index planes in the order of names
 
 Sizes and counts are U16 instead where `top_k`, or `draws`, is above 255. Then at each stored temperature
 log p_T(i) = r_i / T - B_T, and sum_i exp(log p_T(i)) + tau_T = 1: B_T was computed from the decoded r, so nothing

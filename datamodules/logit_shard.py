@@ -1,20 +1,20 @@
 """One shard of a logit cache: a safetensors file that knows when it is damaged; `logit_format` says what is in it."""
 
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from datamodules.logit_format import DTYPES, CacheDescription, list_planes
 
 
 def checksum_arrays(arrays: list[np.ndarray]) -> int:
-    """Returns the crc32 of the arrays' bytes, one after the other."""
-    checksum = 0
+    """Returns the checksum of the arrays' bytes, one after the other: the low half of their XXH3, 32 bits."""
+    checksum = xxhash.xxh3_64()
     for array in arrays:
-        checksum = zlib.crc32(array.data, checksum)
-    return checksum
+        checksum.update(array.data)
+    return checksum.intdigest() & 0xFFFFFFFF
 
 
 def write_shard(
@@ -59,7 +59,7 @@ class Shard:
         layout: Its planes.
         ids: The examples' ids.
         text_hashes: Their text hashes, as numbers.
-        checksums: Their crc32.
+        checksums: See `checksum_arrays`.
         bounds: For `rows`, `entries` and `drawn`: where each example begins, and the last one ends.
 
     Raises:
@@ -78,7 +78,7 @@ class Shard:
             head = file.read(8 + length)
             file.seek(-8, 2)
             header_check, index_check = np.frombuffer(file.read(), "<u4").tolist()
-        if zlib.crc32(head) != header_check:
+        if checksum_arrays([np.frombuffer(head, np.uint8)]) != header_check:
             raise damaged
         header = json.loads(head[8:])
         if header.pop("__metadata__")["signature"] != description.signature:
@@ -95,7 +95,7 @@ class Shard:
             raise damaged
         self.ids: list[str] = json.loads(index["index.examples"].tobytes())
         self.text_hashes: list[int] = index["index.text_hash"].tolist()
-        self.checksums: list[int] = index["index.crc32"].tolist()
+        self.checksums: list[int] = index["index.checksum"].tolist()
         self.bounds = {
             name: [0, *np.cumsum(index[f"index.{name}"], dtype=np.int64).tolist()]
             for name in ("rows", "entries", "drawn")

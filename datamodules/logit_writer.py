@@ -121,7 +121,7 @@ class LogitCacheWriter:
         index: dict[str, tuple[str, np.ndarray]] = {
             "index.examples": ("U8", np.frombuffer(identifiers, np.uint8)),
             "index.text_hash": ("U64", np.array([int(e.text_hash, 16) for e in self._examples], "<u8")),
-            "index.crc32": ("U32", np.array(checksums, "<u4")),
+            "index.checksum": ("U32", np.array(checksums, "<u4")),
         }
         counted = {"rows": "tokens_low"}
         if "support_size" in layout:

@@ -32,10 +32,10 @@ def collate_targets(examples: Sequence[Example], caches: Mapping[str, LogitCache
         caches: By example id; of the same temperatures, and of kinds whose rows mean the same.
 
     Returns:
-        top_k, adaptive: `support` int64 [N, k], -1 where a row has fewer entries; `log_probs` float32 [N, k], -inf
+        top_k, adaptive: `support` int32 [N, k], -1 where a row has fewer entries; `log_probs` float32 [N, k], -inf
         there; `log_normalizers` float32 [N, T] (A_T) and `log_tails` float32 [N, T], so that log p_T(i) =
         log_probs / T - A_T and exp(log p_T).sum() + exp(log_tail_T) = 1 for every stored T, and A_1 = 0. sampled,
-        hybrid: `support` int64 [N, m] and `weights` float32 [N, m], 0 where unused; each row sums to 1. hidden:
+        hybrid: `support` int32 [N, m] and `weights` float32 [N, m], 0 where unused; each row sums to 1. hidden:
         `hidden` float32 [N, d].
 
     Raises:

@@ -62,12 +62,12 @@ def build_target(planes: dict[str, Tensor], temperatures: tuple[float, ...], tea
         teacher_head: The teacher's; of hidden states.
     """
     if "weights" in planes:
-        return SampledTarget(planes["support"], planes["weights"])
+        return SampledTarget(planes["support"].long(), planes["weights"])
     if "hidden" in planes:
         assert teacher_head is not None
         weight_VD, bias_V, scale, softcap = teacher_head
         hidden_ND = (scale * planes["hidden"]).to(weight_VD.dtype)
         return FullTarget(hidden_ND, weight_VD, None if bias_V is None else scale * bias_V, softcap)
-    return SparseTarget(
-        planes["support"], planes["log_probs"], planes["log_normalizers"], planes["log_tails"], temperatures
-    )
+    # Half as wide on the way from the worker and to the device.
+    support_NK = planes["support"].long()
+    return SparseTarget(support_NK, planes["log_probs"], planes["log_normalizers"], planes["log_tails"], temperatures)

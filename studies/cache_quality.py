@@ -108,7 +108,7 @@ def compute_kl(rows: dict[str, np.ndarray], logits_NV: Tensor, teacher: RowHead)
         hidden_ND = torch.from_numpy(rows["hidden"]).to(teacher.model.dtype)
         log_r_NV = teacher.project(hidden_ND)[:, : log_p_NV.shape[1]].double().log_softmax(-1)
         return (log_p_NV.exp() * (log_p_NV - log_r_NV)).sum(-1)
-    support_NK, log_r_NK = torch.from_numpy(rows["support"]), torch.from_numpy(rows["log_probs"]).double()
+    support_NK, log_r_NK = torch.from_numpy(rows["support"]).long(), torch.from_numpy(rows["log_probs"]).double()
     used_NK = support_NK >= 0
     log_p_NK = log_p_NV.gather(1, support_NK.clamp(min=0))
     inside_N = torch.where(used_NK, log_p_NK.exp() * (log_p_NK - log_r_NK), 0).sum(-1)
@@ -128,7 +128,7 @@ def compute_gradient(rows: dict[str, np.ndarray], q_NV: Tensor, teacher: RowHead
     """Returns the gradient [N, V] of forward KL, with one bucket for the rest, at the student's logits."""
     if "hidden" in rows:
         return q_NV - teacher.project(torch.from_numpy(rows["hidden"]))[:, : q_NV.shape[1]].softmax(-1)
-    support_NK = torch.from_numpy(rows["support"]).clamp(min=0)
+    support_NK = torch.from_numpy(rows["support"]).long().clamp(min=0)
     if "weights" in rows:
         return q_NV.scatter_add(1, support_NK, -torch.from_numpy(rows["weights"]))
     r_NV = torch.zeros_like(q_NV).scatter_add(1, support_NK, torch.from_numpy(rows["log_probs"]).exp())

@@ -68,7 +68,7 @@ def test_a_shard_is_a_safetensors_file_of_the_documented_planes(tmp_path: Path, 
     writer.flush()
     [path] = (tmp_path / "cache").iterdir()
     high = {"tokens_high"} if vocabulary > 65_536 else set()
-    planes = {"tokens_low", "label_log_prob", "index.examples", "index.text_hash", "index.rows", "index.crc32"}
+    planes = {"tokens_low", "label_log_prob", "index.examples", "index.text_hash", "index.rows", "index.checksum"}
     planes |= {"index.check"} | high
     if kind in ("top_k", "adaptive", "hybrid"):
         planes |= {"support_low", "values", "log_tail", "log_normalizers"} | ({"support_high"} if high else set())

@@ -42,7 +42,7 @@ def test_decoded_rows_are_the_teachers(vocabulary: int, kind: str, values: str) 
     made = describe(kind, vocabulary, TEMPERATURES, top_k=40, values=values)
     rows, decoded, log_p = round_trip(made)
     assert {name: plane.dtype for name, plane in decoded.items() if plane.ndim == 2} == {
-        "support": np.int64, "log_probs": np.float32, "log_normalizers": np.float32, "log_tails": np.float32,
+        "support": np.int32, "log_probs": np.float32, "log_normalizers": np.float32, "log_tails": np.float32,
     }  # fmt: skip
     assert_sums_to_one(decoded, TEMPERATURES)
     for row, exact in enumerate(log_p):
@@ -103,7 +103,7 @@ def test_weights_of_draws_are_unbiased_and_sum_to_one(kind: str, vocabulary: int
         assert set(decoded) == {"token_ids", "label_log_prob", "support", "weights"}
         np.testing.assert_allclose(decoded["weights"].sum(1), 1, atol=2e-6)
         assert ((decoded["support"] >= 0) == (decoded["weights"] > 0)).all()
-        weights, support = torch.from_numpy(decoded["weights"]).double(), torch.from_numpy(decoded["support"])
+        weights, support = torch.from_numpy(decoded["weights"]).double(), torch.from_numpy(decoded["support"]).long()
         mean.scatter_add_(1, support.clamp(min=0), weights / repeats)
     if vocabulary == 50:
         # Draws alone have a standard error of sqrt(p (1 - p) / (20 * 400)) at most: 0.006.
@@ -117,7 +117,7 @@ def test_hybrid_without_a_tail_draws_nothing() -> None:
     _, decoded, log_p = round_trip(describe("hybrid", 30, top_k=64))
     assert decoded["support"].shape[1] == 30
     weights = np.zeros_like(log_p)
-    np.put_along_axis(weights, decoded["support"], decoded["weights"], 1)
+    np.put_along_axis(weights, decoded["support"].astype(np.int64), decoded["weights"], 1)
     np.testing.assert_allclose(weights, np.exp(log_p), atol=0.02)
 
 

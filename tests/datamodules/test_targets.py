@@ -42,7 +42,7 @@ def test_rows_are_in_the_examples_order(tmp_path: Path, kind: str) -> None:
     cache = LogitCache(tmp_path / "cache")
     target = collate_targets(ORDER, dict.fromkeys(cache, cache))
     assert set(target) == NAMES[kind]
-    kinds = {"support": torch.int64}
+    kinds = {"support": torch.int32}
     assert all(tensor.dtype == kinds.get(name, torch.float32) for name, tensor in target.items())
     assert_rows_are_the_examples(target, dict.fromkeys(cache, cache))
 

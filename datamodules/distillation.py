@@ -48,10 +48,10 @@ class RationaleDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
-            questions: A file, `hub:NAME[@REVISION]:CONFIG:SPLIT`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             teachers: Use only the rationales of these teachers; null uses all that the files hold.
-            prompt: Name of the prompt that the student reads: cot, instruction or plain.
+            prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions.
             samples_per_question: Use at most so many rationales of each question and teacher.
             correct_only: Use only rationales that reached the gold answer.
@@ -190,7 +190,7 @@ class DistillationDataModule(RationaleDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the student's own by default.
-            questions: A file, `hub:NAME[@REVISION]:CONFIG:SPLIT`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             supervision: label, rationale, or rationale+logits.
             logits: Logit caches, one for each teacher; used with rationale+logits only.
             logits_teacher: Take logits of this teacher whoever wrote the rationale; null takes the writer's.

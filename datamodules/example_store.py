@@ -26,7 +26,7 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
-from datamodules import answers, prompts, tokenization
+from datamodules import answers, expressions, prompts, statements, tokenization
 from datamodules.files import atomic_path, hash_json, hash_path, require_file, write_json
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
@@ -198,7 +198,10 @@ def open_store(
     """
     depends_on = {
         # The code and the library that turn text into tokens; nobody has to remember to count a version up.
-        "code": [hash_path(Path(str(module.__file__))) for module in (answers, prompts, tokenization)],
+        "code": [
+            hash_path(Path(str(module.__file__)))
+            for module in (answers, expressions, prompts, statements, tokenization)
+        ],
         "tokenizers": version("tokenizers"),
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,

@@ -118,7 +118,11 @@ _EXAMPLES: dict[AnswerKind, list[tuple[str, tuple[str, ...] | None, str, str]]] 
 }
 EXEMPLARS: dict[AnswerKind, list[tuple[Question, str, str]]] = {
     kind: [
-        (Question(f"{kind}-{number}", "exemplars", "train", text, choices, answer), reasoning, answer)
+        (
+            Question(f"{kind}-{number}", "exemplars", "train", text, choices, answer, expression=kind == "expression"),
+            reasoning,
+            answer,
+        )
         for number, (text, choices, reasoning, answer) in enumerate(examples)
     ]
     for kind, examples in _EXAMPLES.items()

@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-_DELIMITERS = re.compile(r"\\[()\[\]]|\$")
+_DELIMITERS = re.compile(r"\\[()\[\]]|\\?\$")
 _NOISE = re.compile(
     r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;:%$]|%|\^\{?\\circ\}?|\\(?:degree|qquad|quad)(?![A-Za-z])"
 )

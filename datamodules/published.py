@@ -4,11 +4,14 @@ Each collection has a reader of its files as they are. A published rationale fin
 with or without the options; one that finds none, or several, is left out and counted, as is all that is cleaned.
 """
 
+import ast
 import json
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +97,31 @@ def _clean(pattern: str, replacement: str, text: str, counts: Counter[str], what
     return cleaned
 
 
+_OPERATIONS: dict[type, Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def _calculate(formula: str) -> str | None:
+    """Returns the value of a formula of numbers, `+ - * /` and parentheses, or None for anything else."""
+
+    def value(node: ast.expr) -> Fraction:
+        match node:
+            case ast.BinOp(left, operation, right) if type(operation) in _OPERATIONS:
+                return _OPERATIONS[type(operation)](value(left), value(right))
+            case ast.Constant(int() | float() as number):
+                return Fraction(str(number))
+        raise ValueError(formula)
+
+    try:
+        return str(float(value(ast.parse(formula.strip(), mode="eval").body)))
+    except (SyntaxError, ValueError, ArithmeticError):
+        return None
+
+
 def _read_eit(path: Path, counts: Counter[str]) -> Iterator[Published]:
     """EIT-NLP/Distilling-CoT-Reasoning: one file for each task, teacher and granularity (L1 short, L6 long)."""
     name = path.stem.lower()
@@ -142,11 +170,14 @@ def _read_palm(path: Path, counts: Counter[str]) -> Iterator[Published]:
         raise ValueError(f"{path}: more rationales than {dataset}_{split}.json has questions ({len(questions)})")
     for record, text in zip(questions[start:], texts, strict=False):
         own = _clean(r"(?s)\n\nQ:.*", "", text, counts, "invented next questions cut off")
+        # SVAMP's answers are formulas: "The answer is (84 / 2)."
+        formula = re.search(r"[Tt]he answer is (\([^a-z]*\))\.?$", own) if dataset == "svamp" else None
         yield Published(
             question=record.get("question") or record["input"],
             teacher="palm-540b",
             text=own,
             gold_conditioned=False,
+            answer=_calculate(formula.group(1)) if formula else None,
             cut=_is_cut(own),
         )
 

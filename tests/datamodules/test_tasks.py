@@ -227,7 +227,7 @@ def test_a_bad_source_is_refused(source: str, message: str) -> None:
 
 def test_a_folder_without_the_split_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train", ROWS["gsm8k"][1])
-    with pytest.raises(ValueError, match="cannot be loaded: .*test"):
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*test"):
         load_questions(f"task:gsm8k:test@{tmp_path}")
 
 

@@ -18,7 +18,7 @@ from datamodules.loading import Collate, ResumableLoader, loader_options
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
 from datamodules.questions import load_questions
-from datamodules.rationales import read_metadata
+from datamodules.rationales import read_gold_conditions, read_metadata
 from datamodules.tokenization import Supervision, fingerprint_tokenizer, load_tokenizer
 
 
@@ -38,6 +38,8 @@ class RationaleDataModule(L.LightningDataModule):
         limit: PositiveInt | None = None,
         samples_per_question: PositiveInt | None = None,
         correct_only: bool = True,
+        answered_by: list[str] | None = None,
+        solved_by: list[str] | None = None,
         max_length: PositiveInt = 1024,
         skip_too_long: bool = False,
         tokens_per_batch: PositiveInt = 2048,
@@ -48,13 +50,16 @@ class RationaleDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
-            questions: A file, `hub:NAME[@REVISION]:CONFIG:SPLIT`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             teachers: Use only the rationales of these teachers; null uses all that the files hold.
-            prompt: Name of the prompt that the student reads: cot, instruction or plain.
+            prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions.
             samples_per_question: Use at most so many rationales of each question and teacher.
             correct_only: Use only rationales that reached the gold answer.
+            answered_by: Use only questions that each of these teachers answered, whether it is used or not; `teachers`
+                says whose rationales are. Arms with one teacher each then learn from the same questions.
+            solved_by: Likewise, only questions that each of these teachers answered right at least once.
             max_length: Longest example in tokens.
             skip_too_long: Leave out longer examples, counted in a warning, rather than refuse them.
             tokens_per_batch: Budget of a batch, in padded tokens.
@@ -67,6 +72,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.rationale_paths, self.teachers = rationales or [], teachers
         self.prompt = get_prompt(prompt)
         self.samples_per_question, self.correct_only = samples_per_question, correct_only
+        self.answered_by, self.solved_by = answered_by or [], solved_by or []
         self.max_length, self.skip_too_long = max_length, skip_too_long
         self.tokens_per_batch = tokens_per_batch
         self.cache_dir = Path(cache_dir)
@@ -96,16 +102,20 @@ class RationaleDataModule(L.LightningDataModule):
             raise ValueError("data.rationales is empty; name at least one file of rationales")
         paths = ", ".join(self.rationale_paths)
         examples = self.open_examples(self.rationale_paths)
+        teachers = examples.column("teacher")
+        if absent := sorted({*(self.teachers or []), *self.answered_by, *self.solved_by} - set(teachers)):
+            raise ValueError(f"{paths}: no rationale of {absent}; there are {sorted(set(teachers))}")
+        self._warn_of_mixed_conditions(set(self.teachers or teachers))
+        number = len(examples)
+        shared = self._find_shared_questions(examples)
+        kept = np.array([question_id in shared for question_id in examples.column("question_id")])
         if self.teachers is not None:
-            teachers = examples.column("teacher")
-            if absent := sorted(set(self.teachers) - set(teachers)):
-                raise ValueError(f"{paths}: no rationale of {absent}; there are {sorted(set(teachers))}")
-            examples = examples.where(np.isin(teachers.astype(str), self.teachers))
+            kept &= np.isin(teachers.astype(str), self.teachers)
+        examples = examples.where(kept)
         empty = (examples.lengths == 0) & examples.column("imported").astype(bool)
         if num_empty := int(empty.sum()):
             warnings.warn(f"{paths}: {num_empty} published rationales are empty and are left out", stacklevel=2)
             examples = examples.where(~empty)
-        number = len(examples)
         if self.correct_only:
             examples = examples.where(examples.column("correct") == True)  # noqa: E712 (null where unknown)
         if self.samples_per_question is not None:
@@ -116,14 +126,40 @@ class RationaleDataModule(L.LightningDataModule):
                 seen[key] += 1
             examples = examples.where(np.array(places) < self.samples_per_question)
         if not len(examples):
+            filters = ", ".join(
+                f"{name} is on" for name in ("correct_only", "answered_by", "solved_by") if vars(self)[name]
+            )
             raise ValueError(
                 f"{paths}: none of {number} rationales is left after filtering"
-                f"{' (correct_only is on)' if self.correct_only else ''}; there is nothing to supervise"
+                f"{f' ({filters})' if filters else ''}; there is nothing to supervise"
             )
         if (examples.lengths == 0).any():
             identifier = examples.where(examples.lengths == 0)[0].id
             raise ValueError(f"rationale {identifier!r} has an empty completion; correct_only leaves such ones out")
         return examples
+
+    def _find_shared_questions(self, examples: ExampleView) -> set[str]:
+        """Returns the questions that the teachers of `answered_by` answered and those of `solved_by` answered right."""
+        ids, teachers = examples.column("question_id"), examples.column("teacher")
+        shared = set(ids)
+        for names, column in ((self.answered_by, "answered"), (self.solved_by, "correct")):
+            fits = examples.column(column) == True  # noqa: E712 (null where unknown)
+            for name in names:
+                shared &= set(ids[fits & (teachers == name)])
+        return shared
+
+    def _warn_of_mixed_conditions(self, teachers: set[str]) -> None:
+        """Warns if some teachers of this comparison were shown the gold answers and others were not."""
+        conditions = read_gold_conditions(self.rationale_paths)
+        compared = {*teachers, *self.answered_by, *self.solved_by} & set(conditions)
+        shown = sorted(teacher for teacher in compared if conditions[teacher])
+        if shown and len(shown) < len(compared):
+            free = sorted(compared - set(shown))
+            warnings.warn(
+                f"{', '.join(shown)} wrote with the gold answer in view, {', '.join(free)} without: that alone "
+                "may be what differs between them",
+                stacklevel=2,
+            )
 
     def setup(self, stage: str) -> None:
         """Reads, and tokenizes what no run has tokenized yet; once."""
@@ -190,7 +226,7 @@ class DistillationDataModule(RationaleDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the student's own by default.
-            questions: A file, `hub:NAME[@REVISION]:CONFIG:SPLIT`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             supervision: label, rationale, or rationale+logits.
             logits: Logit caches, one for each teacher; used with rationale+logits only.
             logits_teacher: Take logits of this teacher whoever wrote the rationale; null takes the writer's.

@@ -5,6 +5,7 @@ A folder named by the hash of all that the tokens depend on, with `examples.arro
 `ROWS_PER_BATCH` rows, it has one row per rationale, or per question where gold labels are the supervision:
 
     id, question_id, teacher   string
+    answered                   bool       whether the rationale reached an answer
     correct                    bool       null where unknown
     imported                   bool       whether the rationale comes from a published collection
     text_hash                  string
@@ -26,7 +27,7 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
-from datamodules import answers, prompts, tokenization
+from datamodules import answers, expressions, prompts, statements, tokenization
 from datamodules.files import atomic_path, hash_json, hash_path, require_file, write_json
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
@@ -36,12 +37,13 @@ from datamodules.tokenization import Example, build_examples, hash_tokenizer
 ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("id", "question_id", "teacher")]
-    + [pa.field("correct", pa.bool_()), pa.field("imported", pa.bool_())]
+    + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported")]
     + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32())]
     + [pa.field("token_ids", pa.list_(pa.int32())), pa.field("segments", pa.list_(pa.int8()))]
 )
 
 _LISTS = ("token_ids", "segments")
+_TEXT_TO_TOKENS = (answers, expressions, prompts, statements, tokenization)
 
 
 class ExampleStore:
@@ -173,6 +175,7 @@ def _tokenize(tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale |
             },
             "teacher": [example.teacher for example in examples],
             "num_prompt_tokens": [example.num_prompt_tokens for example in examples],
+            "answered": [rationale is not None and rationale.answer is not None for rationale in rationales],
             "correct": [rationale.correct if rationale else None for rationale in rationales],
             "imported": [rationale.finish_reason == "imported" if rationale else False for rationale in rationales],
         }
@@ -198,7 +201,7 @@ def open_store(
     """
     depends_on = {
         # The code and the library that turn text into tokens; nobody has to remember to count a version up.
-        "code": [hash_path(Path(str(module.__file__))) for module in (answers, prompts, tokenization)],
+        "code": [hash_path(Path(file)) for file in (__file__, *(str(module.__file__) for module in _TEXT_TO_TOKENS))],
         "tokenizers": version("tokenizers"),
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,

@@ -48,8 +48,8 @@ class QuestionDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
-            questions: A file, `hub:NAME[@REVISION]:CONFIG:SPLIT`, or `microworld:SPLIT:NUMBER:SEED`.
-            prompt: Name of the prompt: cot, instruction or plain.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions.
             max_length: Longest prompt in tokens.
             skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.

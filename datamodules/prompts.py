@@ -2,11 +2,27 @@
 
 from dataclasses import dataclass
 
+from datamodules.exemplars import EXEMPLARS
 from datamodules.files import hash_json
-from datamodules.questions import Question
+from datamodules.questions import AnswerKind, Question
 
-INSTRUCTION = "Choose the answer to the question only from options {letters}."
-MULTIPLE_CHOICE = "Question: {question}\nChoices:\n{choices}"
+INSTRUCTIONS: dict[AnswerKind, str] = {
+    "choice": "Choose the answer to the question only from options {letters}.",
+    "boolean": "Choose the answer to the question only from options {letters}.",
+    "number": "Answer the question with a number.",
+    "expression": "Answer the question, and put the final answer in \\boxed{{}}.",
+}
+QUESTIONS: dict[AnswerKind, str] = {
+    "choice": "Question: {question}\nChoices:\n{choices}",
+    "boolean": "Question: {question}\nChoices:\n{choices}",
+    "number": "Question: {question}",
+    "expression": "Question: {question}",
+}
+
+
+def _fill(template: str, question: Question) -> str:
+    lines = [f"{letter}) {choice}" for letter, choice in zip(question.letters, question.choices or (), strict=True)]
+    return template.format(question=question.question, choices="\n".join(lines), letters=", ".join(question.letters))
 
 
 @dataclass(frozen=True)
@@ -15,16 +31,14 @@ class Prompt:
 
     Attributes:
         name: What a config names.
-        choice_text: Template of a multiple-choice question: `{question}`, `{choices}`, `{letters}`.
-        open_text: Template of a question without options.
+        texts: For each kind of answer, the template: `{question}`, `{choices}`, `{letters}`.
         cue: Ends the prompt where the student reads raw text, and in a chat if `cue_in_chat`.
         cue_in_chat: A chat template marks the reply itself; then a bare `Answer:` is only noise.
         answer: The answer sentence of a multiple-choice question: `{letter}`, `{text}`.
     """
 
     name: str
-    choice_text: str
-    open_text: str
+    texts: dict[AnswerKind, str]
     cue: str
     cue_in_chat: bool
     answer: str = "The answer is {letter}) {text}."
@@ -40,49 +54,76 @@ class Prompt:
         Raw text ends with a newline so that a completion starts a line, which every tokenizer splits the
         same way whatever follows.
         """
-        if question.choices is None:
-            text = self.open_text.format(question=question.question)
-        else:
-            lines = [f"{letter}) {choice}" for letter, choice in zip(question.letters, question.choices, strict=True)]
-            text = self.choice_text.format(
-                question=question.question, choices="\n".join(lines), letters=", ".join(question.letters)
-            )
+        text = _fill(self.texts[question.kind], question)
         if chat:
             return text + self.cue if self.cue_in_chat else text
         return text + self.cue + "\n"
 
     def answer_sentence(self, question: Question, answer: str) -> str:
-        """Returns the sentence that ends a completion, for an option's letter or a number."""
+        """Returns the sentence that ends a completion, for an option's letter, a number or an expression."""
+        if question.expression:
+            return f"The answer is $\\boxed{{{answer}}}$."
         if question.choices is None:
             return f"The answer is {answer}."
         # Many options (ARC's) are sentences; the template has the full stop.
         return self.answer.format(letter=answer, text=question.choice(answer).removesuffix("."))
 
 
+def _with_instruction(instruction: str, body: str) -> dict[AnswerKind, str]:
+    """Returns, for each kind, a template of which `{instruction}` and `{body}` are the kind's own."""
+    return {
+        kind: instruction.replace("{instruction}", INSTRUCTIONS[kind]) + body.replace("{body}", QUESTIONS[kind])
+        for kind in INSTRUCTIONS
+    }
+
+
+# Ranaldi & Freitas (EACL 2024), their repository's figure; zero-shot, no exemplars. They print only the form for
+# multiple choice; the other kinds' instructions are ours, under the same cue.
+_COT = Prompt(
+    name="cot",
+    texts=_with_instruction("{instruction}\n", "{body}"),
+    cue="\nAnswer: Let's think step-by-step",
+    cue_in_chat=True,
+)
+
+
+def _write_exemplars(kind: AnswerKind) -> str:
+    """Returns the worked examples of this kind, as part of a template."""
+    texts = [
+        f"{_fill(QUESTIONS[kind], question)}\nAnswer: {reasoning} {_COT.answer_sentence(question, answer)}"
+        for question, reasoning, answer in EXEMPLARS[kind]
+    ]
+    return "\n\n".join(texts).replace("{", "{{").replace("}", "}}")
+
+
 _PROMPTS = [
-    # Ranaldi & Freitas (EACL 2024), their repository's figure; zero-shot, no exemplars. They print no form
-    # for questions without options; `open_text` keeps the same cue.
+    _COT,
+    # Chain of thought after Wei et al. (2022): fixed worked examples in the same form, then the question.
     Prompt(
-        name="cot",
-        choice_text=f"{INSTRUCTION}\n{MULTIPLE_CHOICE}",
-        open_text="Question: {question}",
-        cue="\nAnswer: Let's think step-by-step",
+        name="few_shot",
+        texts={kind: f"{INSTRUCTIONS[kind]}\n\n{_write_exemplars(kind)}\n\n{QUESTIONS[kind]}" for kind in INSTRUCTIONS},
+        cue="\nAnswer:",
         cue_in_chat=True,
+    ),
+    # The answer alone: the baseline that chain of thought is compared with.
+    Prompt(
+        name="direct",
+        texts=_with_instruction("{instruction} Give only the answer, without an explanation.\n", "{body}"),
+        cue="\nAnswer:",
+        cue_in_chat=False,
     ),
     # The paper's student format: the fields Instruction, Input and Output. It does not print the wrapper
     # around the fields; plain headers are used.
     Prompt(
         name="instruction",
-        choice_text=f"Instruction: {INSTRUCTION}\nInput: {MULTIPLE_CHOICE}",
-        open_text="Instruction: Answer the question with a number.\nInput: Question: {question}",
+        texts=_with_instruction("Instruction: {instruction}\n", "Input: {body}"),
         cue="\nOutput:",
         cue_in_chat=False,
     ),
     # For models too small to read instructions, which find an option's text more easily than its letter.
     Prompt(
         name="plain",
-        choice_text=MULTIPLE_CHOICE,
-        open_text="Question: {question}",
+        texts=QUESTIONS,
         cue="\nAnswer:",
         cue_in_chat=False,
         answer="The answer is {text}.",

@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from datamodules.answers import EXTRACTORS
 from datamodules.files import hash_json
+from datamodules.tasks import find_commit
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "safetensors")
 
@@ -36,9 +38,12 @@ def describe_creation(config: dict) -> dict:
     Args:
         config: The resolved configuration, JSON-serialisable.
     """
+    source = config.get("data", {}).get("questions") or ""
     return {
         "config_hash": hash_json(config),
         "git_commit": find_git_commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "extractors": [extractor.id for extractor in EXTRACTORS.values()],
+        "questions_commit": find_commit(source) if source.startswith("task:") else None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -1,16 +1,18 @@
-"""Questions: one item of a task each, from the Hugging Face hub or from a local file."""
+"""Questions: one item of a task each, from a task's hub files, the microworld's generator, or a local file."""
 
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from datamodules.expressions import normalize_expression, normalize_number
 from datamodules.files import read_records
 from datamodules.microworld import generate_questions
+from datamodules.tasks import read_task
 
 LETTERS = string.ascii_uppercase
+AnswerKind = Literal["choice", "boolean", "number", "expression"]
 
 
 @dataclass(frozen=True)
@@ -22,9 +24,11 @@ class Question:
         task: For example `openbookqa`.
         split: `train`, `validation` or `test`.
         question: The text, without the options.
-        choices: The options' texts in order, or None for a question with a free (numeric) answer.
-        gold: The right option's letter, the number as text where there are no options, or None if unknown.
+        choices: The options' texts in order, or None for a question with a free answer.
+        gold: The right option's letter; where there are no options, the number or the expression as text,
+            normalised; None if unknown.
         language: BCP 47 tag.
+        expression: Whether a free answer is a LaTeX expression (MATH) rather than a decimal number.
     """
 
     id: str
@@ -34,6 +38,15 @@ class Question:
     choices: tuple[str, ...] | None
     gold: str | None
     language: str = "en"
+    expression: bool = False
+
+    @property
+    def kind(self) -> AnswerKind:
+        """What the answer is: an option, true or false (or yes or no), a number, or an expression."""
+        if self.choices is None:
+            return "expression" if self.expression else "number"
+        texts = {choice.casefold() for choice in self.choices}
+        return "boolean" if texts in ({"true", "false"}, {"yes", "no"}) else "choice"
 
     @property
     def letters(self) -> str:
@@ -46,25 +59,8 @@ class Question:
         return self.choices[self.letters.index(letter)]
 
 
-def normalize_number(value: Any) -> str:
-    """Writes a number the one way answers are compared: no thousands commas, `72` for `72.0`.
-
-    Raises:
-        ValueError: The value is no finite number.
-    """
-    try:
-        number = Decimal(str(value).replace(",", ""))
-    except InvalidOperation:
-        raise ValueError(f"answer {value!r} is no number") from None
-    if not number.is_finite():
-        raise ValueError(f"answer {value!r} is no finite number")
-    text = f"{number:f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if number == 0 else text
-
-
-def normalize_gold(gold: Any, choices: tuple[str, ...] | None) -> str | None:
-    """Returns the gold answer as an option letter or a normalised number.
+def normalize_gold(gold: Any, choices: tuple[str, ...] | None, expression: bool = False) -> str | None:
+    """Returns the gold answer as an option letter, or as a normalised number or expression.
 
     Raises:
         ValueError: The gold answer is neither a letter nor the text of an option, nor a number.
@@ -72,7 +68,7 @@ def normalize_gold(gold: Any, choices: tuple[str, ...] | None) -> str | None:
     if gold is None or gold == "":
         return None
     if choices is None:
-        return normalize_number(gold)
+        return normalize_expression(str(gold)) if expression else normalize_number(gold)
     letters = LETTERS[: len(choices)]
     if isinstance(gold, str) and len(gold) == 1 and gold in letters:
         return gold
@@ -82,10 +78,7 @@ def normalize_gold(gold: Any, choices: tuple[str, ...] | None) -> str | None:
 
 
 def parse_question(record: dict, where: str, task: str, split: str) -> Question:
-    """Makes a Question from a record of design.md's shape or of the hub's multiple-choice shape.
-
-    The hub's shape (OpenBookQA, CommonsenseQA, ARC) has `question_stem` or `question`, `choices` with
-    `text` and `label`, and `answerKey`.
+    """Makes a Question from a record of design.md's shape.
 
     Args:
         record: The raw fields.
@@ -97,19 +90,14 @@ def parse_question(record: dict, where: str, task: str, split: str) -> Question:
         ValueError: A field is missing or wrong; the message begins with `where`.
     """
     try:
-        identifier = record["id"]
-        text = record.get("question_stem") or record["question"]
-        choices, gold = record.get("choices"), record.get("gold")
-        if isinstance(choices, dict):
-            labels, choices = choices["label"], choices["text"]
-            key = record.get("answerKey")
-            if key and key not in labels:
-                raise ValueError(f"gold answer {key!r} is no option (labels {labels})")
-            gold = LETTERS[labels.index(key)] if key else None
+        identifier, text = record["id"], record["question"]
+        choices, expression = record.get("choices"), record.get("expression") or False
         if not isinstance(identifier, str) or not identifier or not isinstance(text, str) or not text.strip():
             raise ValueError("`id` and `question` must be non-empty texts")
         if not isinstance(choices, list | None):
             raise ValueError(f"`choices` must be a list of texts or null, found {type(choices).__name__}")
+        if not isinstance(expression, bool) or (expression and choices):
+            raise ValueError("`expression` must be true or false, and false where there are choices")
         choices = tuple(str(choice) for choice in choices) if choices else None
         if choices is not None and len(choices) > len(LETTERS):
             raise ValueError(f"{len(choices)} options; at most {len(LETTERS)} can be lettered")
@@ -119,8 +107,9 @@ def parse_question(record: dict, where: str, task: str, split: str) -> Question:
             split=record.get("split") or split,
             question=text,
             choices=choices,
-            gold=normalize_gold(gold, choices),
+            gold=normalize_gold(record.get("gold"), choices, expression),
             language=record.get("language") or "en",
+            expression=expression,
         )
     except KeyError as error:
         raise ValueError(f"{where}: question without field {error}") from None
@@ -129,22 +118,10 @@ def parse_question(record: dict, where: str, task: str, split: str) -> Question:
 
 
 def _read_source(source: str) -> Iterator[tuple[str, dict, str, str]]:
-    """Yields (where, record, task, split) of a `hub:` or `microworld:` source or a file."""
-    if source.startswith("hub:"):
-        # Heavy, and only this branch needs it.
-        from datasets import load_dataset
-
-        parts = source.removeprefix("hub:").rsplit(":", 2)
-        if len(parts) != 3:
-            raise ValueError(f"{source}: write hub:NAME[@REVISION]:CONFIG:SPLIT, like hub:allenai/openbookqa:main:test")
-        name, config, split = parts
-        name, _, revision = name.partition("@")
-        try:
-            rows = load_dataset(name, config or None, split=split, revision=revision or None)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{source}: cannot be loaded from the hub: {error}") from None
-        for number, record in enumerate(rows):
-            yield f"{source}:row {number}", record, Path(name).name, split
+    """Yields (where, record, task, split) of a `task:` or `microworld:` source or a file."""
+    if source.startswith("task:"):
+        for where, record in read_task(source):
+            yield where, record, record["task"], record["split"]
         return
     if source.startswith("microworld:"):
         try:
@@ -162,10 +139,10 @@ def _read_source(source: str) -> Iterator[tuple[str, dict, str, str]]:
 
 
 def load_questions(source: str, limit: int | None = None) -> list[Question]:
-    """Loads questions from the hub, from the microworld's generator, or from a file.
+    """Loads questions from a task's hub files, from the microworld's generator, or from a file.
 
-    Sources are `hub:NAME[@REVISION]:CONFIG:SPLIT`, `microworld:SPLIT:NUMBER:SEED`, and paths of jsonl, jsonl.gz
-    or parquet files.
+    Sources are `task:NAME:SPLIT[@FOLDER]` (see `datamodules.tasks`), `microworld:SPLIT:NUMBER:SEED`, and paths of
+    jsonl, jsonl.gz or parquet files.
 
     A file's record that names no task or split takes them from the file's name: `obqa_train.jsonl.gz`.
 

@@ -82,6 +82,18 @@ def read_metadata(path: Path) -> dict:
     return json.loads(stored.get(METADATA_KEY, b"{}"))
 
 
+def read_gold_conditions(paths: list[str]) -> dict[str, bool]:
+    """Returns, for each teacher of these stores, whether it was shown the gold answers.
+
+    An annotated store's teacher was not; an imported one's metadata say. Of published collections nothing is known.
+    """
+    conditions: dict[str, bool] = {}
+    for metadata in (read_metadata(Path(path)) for path in paths if path.endswith(".parquet")):
+        annotated = {metadata["teacher"]: False} if "teacher" in metadata else {}
+        conditions |= metadata.get("gold_conditioned", annotated)
+    return conditions
+
+
 def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:
     """Writes a rationale store; `metadata` names the teacher's revision, tokenizer, prompt and decoding."""
     write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
@@ -102,7 +114,7 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
             raise ValueError(f"{where}: rationale of {teacher!r} has no text")
         if "answer" in entry:
             try:
-                answer = normalize_gold(entry["answer"], question.choices)
+                answer = normalize_gold(entry["answer"], question.choices, question.expression)
             except ValueError:
                 answer = None
         else:

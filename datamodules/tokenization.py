@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.answers import split_answer_sentence
 from datamodules.files import hash_json, hash_text
-from datamodules.pretrained import locate_pretrained
+from datamodules.pretrained import find_card, locate_pretrained
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
@@ -61,6 +61,8 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
         raise ValueError(f"{model}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise ValueError(f"{model}: Kindred needs a fast tokenizer (tokenizer.json) with an end token")
+    if (card := find_card(model)) is not None and card.chat_template != bool(tokenizer.chat_template):
+        raise ValueError(f"{model}: configs/models says chat_template: {card.chat_template}; its tokenizer differs")
     return tokenizer
 
 

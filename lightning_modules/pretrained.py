@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
-from datamodules.pretrained import locate_pretrained
+from datamodules.pretrained import locate_pretrained, resolve_model
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 SAMPLED_BYTES = 1 << 20
@@ -17,6 +17,7 @@ SAMPLED_BYTES = 1 << 20
 
 def name_model(model: str) -> str:
     """Returns how artefacts name a model: the hub id, the folder's name, or the GGUF file's stem."""
+    model, _ = resolve_model(model, None)
     path = Path(model)
     if path.suffix == ".gguf":
         return path.stem
@@ -28,6 +29,7 @@ def identify_weights(model: str, revision: str | None) -> str:
 
     Whole files are not read, since a large teacher's take minutes.
     """
+    model, revision = resolve_model(model, revision)
     path = Path(model)
     if not path.exists():
         # A branch such as `main` moves; the hub's cache keeps files in a folder named by their commit.
@@ -78,7 +80,7 @@ def load_causal_lm(
     """Loads a causal language model; weights are read from safetensors or GGUF, never from pickles.
 
     Args:
-        model: Hub id, local folder, or `.gguf` file.
+        model: Hub id, local folder, `.gguf` file, or `model:NAME`.
         revision: Commit of a hub model.
         dtype: Of the weights in memory.
         keep_layers: Keep only these decoder layers.
@@ -105,7 +107,7 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
     """Refuses, without loading it, a model that lacks weights, one of the layers to keep, or enough context.
 
     Args:
-        model: Hub id, local folder, or `.gguf` file; only its config is read.
+        model: Hub id, local folder, `.gguf` file, or `model:NAME`; only its config is read.
         revision: Commit of a hub model.
         keep_layers: Layers to keep; None keeps all.
         length: Longest sequence.
@@ -124,6 +126,6 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
         raise ValueError(f"{model}: holds no weights (*.safetensors); others are not read")
     if keep_layers is not None:
         check_layers(keep_layers, config.get_text_config().num_hidden_layers)
-    context = config.to_dict().get("max_position_embeddings")
+    context = config.get_text_config().to_dict().get("max_position_embeddings")
     if context is not None and length > context:
         raise ValueError(f"{what} is {length}, more than the context of {context} tokens of {model}; lower it")

@@ -1,6 +1,7 @@
 """Tests of answer extraction: tables of styles, the paper's scorer, real rationales, and fuzzing."""
 
 import random
+import re
 import string
 from collections import Counter
 from pathlib import Path
@@ -10,214 +11,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.answers import EXTRACTORS, extract_neutral, extract_paper, split_answer_sentence
+from datamodules.expressions import normalize_expression, normalize_number
+from datamodules.files import hash_json
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import load_rationales
-
-
-def ask(*choices: str, gold: str | None = None) -> Question:
-    return Question("q", "t", "test", "Which?", choices or None, gold)
-
-
-CANALS = ask("Michigan", "New York", "Amsterdam", "Venice", "Bridge", gold="D")
-CITIES = ask("Rome", "Oslo", "London", "Paris")
-LENGTHS = ask("3.5 meters", "3 meters", "35 meters", "0.35 meters")
-TINS = ask("tin", "tin can", "can", "a tin roof")
-POLAR = ask("True", "False")
-PETS = ask("cat", "bird", "dog", "Bach")
-ARTICLES = ask("the sun", "a star", "the moon", "an eclipse")
-SENTENCES = ask("It rains. It pours.", "Dr. Smith went home.", "Record the details.", "It snows!")
-LETTERED = ask("a rock", "an insect", "both", "A and B above")
-NUMERIC = ask("1", "2", "3", "10")
-MATHS = ask()
-
-LLAMA_FIGURE = (
-    "The answer is D) Venice. Venice, Italy is known for its extensive network of canals, which run through the "
-    "city. A) Michigan is a state in the United States and B) New York is a city there. C) Amsterdam has canals "
-    "too, but it is not in Southern Europe."
-)
-GPT_FIGURE = (
-    "Let's evaluate the options: A) Michigan is in the United States and B) New York is too. C) Amsterdam is in "
-    "Northern Europe. D) Venice is a city in Italy, which is located in Southern Europe. E) Bridge is no place. "
-    "The correct answer is: D) Venice"
+from tests.datamodules.answer_tables import (
+    BOOLEANS,
+    CANALS,
+    CHOICES,
+    EXPRESSIONS,
+    FORMULA,
+    GPT_FIGURE,
+    LENGTHS,
+    LLAMA_FIGURE,
+    MATHS,
+    NUMBERS,
+    NUMERIC,
+    POLAR,
+    SENTENCES,
+    TINS,
+    ask,
 )
 
-CHOICES = [
-    # The paper's figure and the table of in-family-evidence.md, 2.4.
-    (CANALS, LLAMA_FIGURE, "D"),
-    (CANALS, GPT_FIGURE, "D"),
-    (CANALS, "The answer is D) Venice.", "D"),
-    (CANALS, "The correct answer is: D) Venice", "D"),
-    (CANALS, "The correct answer is: D) Venice.", "D"),
-    (CANALS, "The correct answer is D) Venice", "D"),
-    (CANALS, "the answer is (D) Venice.", "D"),
-    (CANALS, "The answer is D.", "D"),
-    (CANALS, "The answer is E) Bridge.", "E"),
-    (CITIES, "The answer is C) Paris.", "C"),
-    (LENGTHS, "The answer is A) 3.5 meters.", "A"),
-    # A letter only.
-    (CANALS, "D", "D"),
-    (CANALS, "D)", "D"),
-    (CANALS, "(D)", "D"),
-    (CANALS, "**D**", "D"),
-    (CANALS, "D.", "D"),
-    (CANALS, "D) Venice", "D"),
-    (CANALS, "It has many canals.\nD) Venice", "D"),
-    (CANALS, "It has many canals.\n\nD", "D"),
-    # Other ways to announce it.
-    (CANALS, "Answer: D", "D"),
-    (CANALS, "Answer: (D)", "D"),
-    (CANALS, "Answer:\nD) Venice", "D"),
-    (CANALS, "Final Answer: D) Venice", "D"),
-    (CANALS, "Final answer (one letter): D", "D"),
-    (CANALS, "Thus, the correct option is (d).", "D"),
-    (CANALS, "Hence, option (d) is correct.\n\n# Solution\nans = ['a', 'b']", "D"),
-    (CANALS, "The correct answer is option D.", "D"),
-    (CANALS, "The best choice would be D, because Venice has canals.", "D"),
-    (CANALS, "The answer is D because it has canals.", "D"),
-    (CANALS, "The answer is D - Venice.", "D"),
-    (CANALS, "The answer is D Venice", "D"),
-    (CANALS, "Therefore, the answer must be Venice.", "D"),
-    (CANALS, "The answer to the question of where there is water is D.", "D"),
-    (CANALS, "The correct answer choice is D.", "D"),
-    (CANALS, "I would choose D) Venice.", "D"),
-    (CANALS, "Option D is correct.", "D"),
-    (CANALS, "So (D) Venice is the most likely answer. Option A is too cold.", "D"),
-    (CANALS, "D is the correct answer.", "D"),
-    (CANALS, "Venice is the right answer, since A is a state.", "D"),
-    (CITIES, "C) Paris is the correct answer.", "C"),
-    (CANALS, "The answer is **D) Venice**.", "D"),
-    (CANALS, "**Answer:** D", "D"),
-    (CANALS, "**Answer: (D) Venice**", "D"),
-    (CANALS, "### Answer: `D`", "D"),
-    (CANALS, 'The answer is "Venice".', "D"),
-    (CANALS, r"The final answer is $\boxed{D}$.", "D"),
-    (CANALS, r"\boxed{\text{D) Venice}}", "D"),
-    (CANALS, r"So we get \boxed{D}. It was easy, since A is in America.", "D"),
-    # What is not an answer.
-    (CANALS, "The answer is not A.", None),
-    (CANALS, "The answer is not A) Michigan.", None),
-    (CANALS, "The answer isn't Michigan.", None),
-    (CANALS, "Option A is not correct.", None),
-    (CANALS, "A is the wrong answer.", None),
-    (CANALS, "Option B is incorrect.", None),
-    (CANALS, "The answer is A or B.", None),
-    (CANALS, "The answer is A, B and C.", None),
-    (CANALS, "The answer is F) Lagos.", None),
-    (CANALS, "The answer choices are:\nA) Michigan\nB) New York\nC) Amsterdam\nD) Venice\nE) Bridge", None),
-    (CANALS, "Step 3: Analyze answer choice A: Michigan is cold. Venice and Amsterdam remain.", None),
-    (CANALS, "Evaluate the options: A: a state. B: a city.", None),
-    (CANALS, "Option A: Michigan has lakes. Option E: Bridge spans canals. So it is Venice.", "D"),
-    (CANALS, "", None),
-    (CANALS, "Let's think step by step.", None),
-    # Which statement counts.
-    (CANALS, "It might seem that the answer is A. But no, the answer is D.", "D"),
-    (CANALS, "The answer is C) Amsterdam. Wait, that lies in the north. Option D is correct.", "D"),
-    (CANALS, "The canals are in Venice. Michigan is not in Europe.", "D"),
-    (CANALS, "Michigan is a state. There are canals in Venice.", "D"),
-    (CANALS, "Both Venice and Amsterdam have canals.", None),
-    # Options that contain each other, repeat a letter, or are sentences.
-    (TINS, "The answer is tin.", "A"),
-    (TINS, "The answer is tin can.", "B"),
-    (TINS, "The answer is a tin can.", "B"),
-    (TINS, "The answer is tin roof.", "D"),
-    (TINS, "So it is kept in a tin can.", "B"),
-    (TINS, "So it is kept in a can.", "C"),
-    (PETS, "The answer is A dog because it barks.", "C"),
-    (PETS, "The answer is a dog.", "C"),
-    (PETS, "The answer is Bach.", "D"),
-    (PETS, "The answer is a) cat.", "A"),
-    (PETS, "A dog is the best answer.", "C"),
-    (PETS, "The answer is doghouse.", None),
-    (ARTICLES, "The answer is sun.", "A"),
-    (ARTICLES, "The answer is the star.", "B"),
-    (ARTICLES, "The answer is: A", "A"),
-    (SENTENCES, "The answer is A) It rains. It pours.", "A"),
-    (SENTENCES, "The answer is Dr. Smith went home.", "B"),
-    (SENTENCES, "The answer is C) Record the details.", "C"),
-    (LENGTHS, "The answer is 3.5 meters.", "A"),
-    (LENGTHS, "The answer is 3 meters.", "B"),
-    (LENGTHS, "The answer is (D) 0.35 meters, not 3.5.", "D"),
-    (LETTERED, "The answer is A and B above.", "D"),
-    (LETTERED, "The answer is D) A and B above.", "D"),
-    (NUMERIC, "The answer is 10.", "D"),
-    (NUMERIC, "The answer is 1.", "A"),
-    (ask("B", "A"), "The answer is B) A.", "B"),
-    (ask("B", "A"), "The answer is A.", "B"),
-    (ask("bridge", "bridge"), "The answer is bridge.", None),
-    (ask("bridge", "bridge"), "The answer is B) bridge.", "B"),
-    # True and false.
-    (POLAR, "The answer is True.", "A"),
-    (POLAR, "The answer is B) False.", "B"),
-    (POLAR, "Therefore, the answer is false.", "B"),
-    (POLAR, "So the answer is yes.", "A"),
-    (POLAR, "So the answer is no.", "B"),
-    (POLAR, "No, you cannot buy watches there.", "B"),
-    (POLAR, "There is no evidence for it.", None),
-    (ask("Yes", "No"), "The answer is true.", "A"),
-    # More lines.
-    (CANALS, "Step 1: Venice is in Italy.\nStep 2: Italy is south.\n\nThe answer is\n\nD) Venice", "D"),
-    (CANALS, "The answer is D) Venice.\n\nQuestion: Where is the sea?\nA) here", "D"),
-]
 
-NUMBERS = [
-    ("The answer is 18.", "18"),
-    ("#### 72", "72"),
-    ("Natalia sold 48+24 = 72 clips.\n#### 72", "72"),
-    ("The answer is $1,000.", "1000"),
-    ("The answer is 1,000,000 dollars.", "1000000"),
-    ("The answer is -5.", "-5"),
-    ("The answer is -$5.", "-5"),
-    ("The answer is $-5.", "-5"),
-    ("The answer is 3.50.", "3.5"),
-    ("The answer is 72.0.", "72"),
-    ("The answer is .5.", "0.5"),
-    ("The answer is 007.", "7"),
-    ("The answer is: 72", "72"),
-    ("The answer is **72**.", "72"),
-    ("**Answer:** 72", "72"),
-    ("Answer: 72 clips", "72"),
-    ("Answer:\n72", "72"),
-    ("Final Answer: $5$", "5"),
-    (r"The final answer is: $\boxed{72}$.", "72"),
-    (r"Thus \boxed{72} clips were sold in 2 months.", "72"),
-    (r"So $10 - 5 = \boxed{5}$ peaches. Jill has 7.", "5"),
-    (r"The answer is \$12.", "12"),
-    ("The answer is £12.", "12"),
-    ("The answer is 20%.", "20"),
-    ("The answer is 10 - 6 = 4 birds.", "4"),
-    ("The answer is 16 - 3 - 4 = 9 * 2 = $18.", "18"),
-    ("so the answer is 95 - 64 = 31", "31"),
-    ("To get the answer: 2 packs + 12 packs = 14 packs", "14"),
-    ("The answer is 2 because 2 x 3 = 6.", "2"),
-    ("The answer is 5. Thus 7 are left.", "5"),
-    ("The answer is 5, since 3 + 2 = 5 and 9 are gone.", "5"),
-    ("The answer is 5 apples for 3 days.", "5"),
-    ("Therefore, the answer is approximately 5 hours, 3 less.", "5"),
-    ("The correct answer would be 23. Therefore, the path has 4 steps.", "23"),
-    ("The answer to 3 x 4 is 12.", "12"),
-    ("The answer is x = 24.", "24"),
-    ("It might be that the answer is 5. In fact the answer is 6.", "6"),
-    ("To get this answer, add the packs: 2 cookies + 12 cakes = 14 packs", "14"),
-    ("To get this answer, subtract the trees left, which is 4, from 20, and so find 16", "16"),
-    ("To get to the answer:\n\n1. Subtract 3 from 80, which gives 77.", "77"),
-    ("Solution:\nSteven has 8 peaches. Jake has 13.", "13"),
-    ("To Answer the question:\n\n269 like bacon and 330 like tomatoes, so it is 61", "61"),
-    ("Claire makes 3 omelets a day, so she eats 21.", "21"),
-    ("48/2=24", "24"),
-    ("10-5=5", "5"),
-    ("He has 1,234.56", "1234.56"),
-    ("The points are 3,4", "4"),
-    ("He won $1,000, then lost 20,", "20"),
-    ("There is no number.", None),
-    ("The answer is seventy-two.", None),
-    ("The answer is not 5, but 6.", "6"),
-    ("", None),
-    ("Model v2 beat x86.", None),
-]
-
-
-@pytest.mark.parametrize(("question", "completion", "answer"), CHOICES)
+@pytest.mark.parametrize(("question", "completion", "answer"), CHOICES + BOOLEANS)
 def test_neutral_reads_an_option(question: Question, completion: str, answer: str | None) -> None:
     found = extract_neutral(completion, question)
     assert (found and found.answer) == answer, found
@@ -229,7 +47,70 @@ def test_neutral_reads_a_number(completion: str, answer: str | None) -> None:
     assert (found and found.answer) == answer, found
 
 
-# The table of in-family-evidence.md, 2.4: what the released scorer counts as correct.
+@pytest.mark.parametrize(("completion", "answer"), EXPRESSIONS)
+def test_neutral_reads_an_expression(completion: str, answer: str | None) -> None:
+    found = extract_neutral(completion, FORMULA)
+    assert (found and found.answer) == answer, found
+
+
+def test_the_tables_have_eighty_completions_for_each_kind() -> None:
+    assert min(map(len, (CHOICES, BOOLEANS, NUMBERS))) >= 80
+    assert {question.kind for question, *_ in BOOLEANS} == {"boolean"}
+
+
+# lm-evaluation-harness, tasks gsm8k and gsm8k_cot: what its regular expressions read, and how it then compares.
+HARNESS = {
+    "strict": re.compile(r"#### (\-?[0-9\.\,]+)"),
+    "strict of gsm8k_cot": re.compile(r"The answer is (\-?[0-9\.\,]+)."),
+    "flexible": re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)"),
+}
+
+
+def read_as_harness(rule: str, completion: str) -> str | None:
+    """Returns what a rule reads: the strict ones the first match, the flexible one the last."""
+    matches = list(HARNESS[rule].finditer(completion))
+    if not matches:
+        return None
+    match = matches[-1 if rule == "flexible" else 0]
+    text = next(filter(None, match.groups())).replace(",", "").replace("$", "").removesuffix(".")
+    return normalize_number(text) if text.strip(".-") else None
+
+
+@pytest.mark.parametrize("rule", ["strict", "strict of gsm8k_cot"])
+def test_neutral_reads_what_the_harness_strict_rules_read(rule: str) -> None:
+    read = {completion: answer for completion, _ in NUMBERS if (answer := read_as_harness(rule, completion))}
+    # The last dot of gsm8k_cot's rule stands for any character: without a full stop it eats the last digit.
+    read = {completion: answer for completion, answer in read.items() if rule == "strict" or completion.endswith(".")}
+    # A calculation, "The answer is 16 - 3 = 13", has its value at its end, of which the harness takes the beginning.
+    read = {completion: answer for completion, answer in read.items() if not re.search(r"is \S+ [-+*]", completion)}
+    assert len(read) >= 5
+    for completion, answer in read.items():
+        found = extract_neutral(completion, MATHS)
+        assert found is not None and found.answer == answer, completion
+
+
+# Not where digits join with what is no number (v2), nor where a list of numbers ends in one.
+UNMARKED = [text for text, _ in NUMBERS if not re.search(r"(?i)answer|####|boxed|v2|3,4|48/2|10-5", text)]
+
+
+@pytest.mark.parametrize("completion", UNMARKED)
+def test_without_a_marked_answer_neutral_reads_what_the_harness_flexible_rule_reads(completion: str) -> None:
+    found = extract_neutral(completion, MATHS)
+    assert (found and found.answer) == read_as_harness("flexible", completion)
+
+
+def test_a_changed_reading_needs_a_new_version() -> None:
+    """What this version reads from all the tables; where this fails, count the extractor's version up."""
+    rows = [(question, text) for question, text, _ in CHOICES + BOOLEANS]
+    rows += [(MATHS, text) for text, _ in NUMBERS] + [(FORMULA, text) for text, _ in EXPRESSIONS]
+    read = {
+        extractor.id: hash_json([(found := extractor(text, question)) and found.answer for question, text in rows])
+        for extractor in EXTRACTORS.values()
+    }
+    assert read == {"neutral-2": "d49fe34206cc2574", "paper-1": "dcdadabf8e4df251"}
+
+
+# The paper's two styles and their like: what the released scorer counts as correct.
 @pytest.mark.parametrize(
     ("question", "completion", "correct"),
     [
@@ -303,7 +184,7 @@ texts = st.one_of(
 )
 option_texts = st.one_of(st.text(max_size=12), st.sampled_from(WORDS))
 questions = st.one_of(
-    st.sampled_from([CANALS, TINS, POLAR, MATHS, NUMERIC, SENTENCES]),
+    st.sampled_from([CANALS, TINS, POLAR, MATHS, FORMULA, NUMERIC, SENTENCES]),
     st.lists(option_texts, min_size=1, max_size=26).map(lambda choices: ask(*choices)),
 )
 
@@ -317,8 +198,10 @@ def test_extraction_never_raises_nor_invents_an_option(text: str, question: Ques
     assert 0 <= found.start <= found.end and found.start <= len(text)
     if question.choices is not None:
         assert found.answer in question.letters
+    elif question.expression:
+        assert found.answer and normalize_expression(found.answer) == found.answer
     else:
-        assert float(found.answer) == float(found.answer)
+        assert normalize_number(found.answer) == found.answer
 
 
 @given(text=texts, question=questions, space=st.text(" \n\t", max_size=4))
@@ -344,7 +227,7 @@ NAMES = st.text(string.ascii_lowercase, min_size=3, max_size=9)
 @given(
     choices=st.lists(NAMES, min_size=2, max_size=26, unique=True),
     rationale=st.lists(NAMES, max_size=8).map(" ".join),
-    prompt=st.sampled_from(["cot", "instruction", "plain"]),
+    prompt=st.sampled_from(["cot", "few_shot", "direct", "instruction", "plain"]),
     data=st.data(),
 )
 @settings(max_examples=200, deadline=None)

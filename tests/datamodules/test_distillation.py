@@ -12,6 +12,7 @@ import pytest
 from datamodules.batching import TokenBudgetBatchSampler, count_padded
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache import LogitCache
+from datamodules.rationales import write_rationales
 from datamodules.tokenization import ANSWER, PROMPT
 from tests.tiny import (
     build_tokenizer,
@@ -74,6 +75,55 @@ def test_filters(folder: Path) -> None:
     assert ids(make_data(folder, ("ada", "bob"), teachers=["bob"], limit=2)) == [
         f"q{index}/bob/{sample}" for index in range(2) for sample in (0, 2)
     ]
+
+
+@pytest.fixture(scope="module")
+def uneven(folder: Path) -> Path:
+    """Two stores: cleo leaves every third question without an answer, dan errs on every fourth."""
+    cleo = [
+        replace(make_rationale(question, "cleo"), **({"answer": None, "correct": False} if index % 3 == 0 else {}))
+        for index, question in enumerate(QUESTIONS)
+    ]
+    dan = [make_rationale(question, "dan", right=index % 4 != 0) for index, question in enumerate(QUESTIONS)]
+    write_rationales(folder / "cleo.parquet", cleo, {"gold_conditioned": {"cleo": True}})
+    write_rationales(folder / "dan.parquet", dan, {"teacher": "dan", "revision": "1"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ({"answered_by": ["cleo"]}, [1, 2, 4, 5, 7, 8]),
+        ({"answered_by": ["cleo", "dan"]}, [1, 2, 4, 5, 7, 8]),
+        ({"solved_by": ["dan"]}, [1, 2, 3, 5, 6, 7, 9]),
+        ({"solved_by": ["cleo", "dan"]}, [1, 2, 5, 7]),
+        ({"answered_by": ["cleo"], "solved_by": ["dan"]}, [1, 2, 5, 7]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:cleo wrote with the gold answer")
+def test_arms_can_learn_from_the_questions_that_all_teachers_share(uneven: Path, options: dict, kept: list) -> None:
+    """An arm of one teacher alone, and one of both, have the same questions."""
+    for teachers in (["dan"], None):
+        data = make_data(uneven, ("cleo", "dan"), teachers=teachers, correct_only=False, **options)
+        assert [int(question_id[1:]) for question_id in dict.fromkeys(data.examples.column("question_id"))] == kept
+        assert len(data.examples) == len(kept) * (1 if teachers else 2)
+
+
+def test_an_unknown_teacher_of_shared_questions_is_refused(uneven: Path) -> None:
+    with pytest.raises(ValueError, match=r"no rationale of \['eve'\]; there are \['dan'\]"):
+        make_data(uneven, ("dan",), solved_by=["eve"])
+
+
+def test_mixing_gold_conditioned_and_free_teachers_warns(uneven: Path) -> None:
+    message = "^cleo wrote with the gold answer in view, dan without"
+    with pytest.warns(UserWarning, match=message):
+        make_data(uneven, ("cleo", "dan"))
+    with pytest.warns(UserWarning, match=message):
+        make_data(uneven, ("cleo", "dan"), teachers=["dan"], solved_by=["cleo"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_data(uneven, ("cleo", "dan"), teachers=["cleo"])
 
 
 def test_nothing_left_is_refused(folder: Path, tmp_path: Path) -> None:

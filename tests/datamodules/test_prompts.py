@@ -4,6 +4,8 @@ from dataclasses import fields, replace
 
 import pytest
 
+from datamodules.answers import extract_neutral
+from datamodules.exemplars import EXEMPLARS
 from datamodules.prompts import PROMPTS, Prompt, get_prompt
 from datamodules.questions import Question
 
@@ -48,10 +50,48 @@ def test_plain_has_no_instruction() -> None:
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_a_question_without_options_is_posed_as_it_is(name: str) -> None:
+def test_a_question_without_options_is_posed_without_them(name: str) -> None:
     raw = get_prompt(name).render(MATHS, chat=False)
     assert "Question: How many {clips}?\n" in raw and "Choices" not in raw and "options" not in raw
     assert get_prompt(name).answer_sentence(MATHS, "72") == "The answer is 72."
+
+
+def test_maths_forms() -> None:
+    number = get_prompt("cot").render(MATHS, chat=True)
+    cue = "Answer: Let's think step-by-step"
+    assert number == f"Answer the question with a number.\nQuestion: How many {{clips}}?\n{cue}"
+    expression = replace(MATHS, expression=True, gold=r"\frac{1}{3}")
+    text = get_prompt("cot").render(expression, chat=True)
+    assert text.startswith(r"Answer the question, and put the final answer in \boxed{}.")
+    assert get_prompt("cot").answer_sentence(expression, r"\frac{1}{3}") == r"The answer is $\boxed{\frac{1}{3}}$."
+
+
+def test_direct_asks_for_the_answer_alone() -> None:
+    raw = get_prompt("direct").render(CANALS, chat=False)
+    assert "without an explanation" in raw and "step" not in raw and raw.endswith("\nAnswer:\n")
+
+
+POSED = {
+    "choice": CANALS,
+    "boolean": replace(CANALS, choices=("True", "False"), gold="A"),
+    "number": MATHS,
+    "expression": replace(MATHS, expression=True),
+}
+
+
+@pytest.mark.parametrize("kind", POSED)
+def test_few_shot_shows_worked_examples_that_the_extractor_reads(kind: str) -> None:
+    question = POSED[kind]
+    assert question.kind == kind
+    blocks = get_prompt("few_shot").render(question, chat=False).split("\n\n")
+    assert len(blocks) == 2 + len(EXEMPLARS[kind]) and len(EXEMPLARS[kind]) >= 4
+    for block, (example, _, answer) in zip(blocks[1:-1], EXEMPLARS[kind], strict=True):
+        assert example.kind == kind and example.gold == answer
+        body, _, completion = block.partition("\nAnswer: ")
+        assert example.question in body
+        found = extract_neutral(completion, example)
+        assert found is not None and found.answer == answer
+    assert question.question in blocks[-1] and blocks[-1].endswith("\nAnswer:\n")
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -78,7 +118,9 @@ def test_an_option_that_is_a_sentence_keeps_one_full_stop() -> None:
 def test_every_edit_changes_the_id(field: str) -> None:
     prompt = get_prompt("cot")
     value = vars(prompt)[field]
-    edited = replace(prompt, **{field: not value if isinstance(value, bool) else value + " "})
+    longer = {"number": "Other: {question}"}
+    edits = {bool: lambda: not value, str: lambda: value + " ", dict: lambda: {**value, **longer}}
+    edited = replace(prompt, **{field: edits[type(value)]()})
     assert edited.id != prompt.id
     assert replace(edited, **{field: value}).id == prompt.id
 
@@ -90,5 +132,5 @@ def test_ids_name_the_prompt_and_differ() -> None:
 
 
 def test_an_unknown_prompt_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="prompt 'cto' is unknown; there are: cot, instruction, plain"):
+    with pytest.raises(ValueError, match="prompt 'cto' is unknown; there are: cot, few_shot, direct"):
         get_prompt("cto")

@@ -128,7 +128,10 @@ def test_file_of_questions_cannot_be_read(bench, name):
         "microworld:practice:8:0",
         "microworld:train:many:0",
         "microworld:train:0:0",
-        "hub:openbookqa",
+        "task:openbookqa",
+        "task:openbook:train",
+        "task:openbookqa:dev",
+        "task:openbookqa:train@nowhere",
     ],
 )
 def test_source_of_questions_is_malformed(bench, source):

@@ -116,7 +116,7 @@ def test_rationales_have_the_documented_columns_and_metadata(pipeline):
     metadata = read_metadata(path)
     assert metadata["teacher"] == "a-teacher" and len(metadata["revision"]) == 16
     assert metadata["decoding"] == {"max_new_tokens": 96, "temperature": 0.0, "num_samples": 1, "seed": 0}
-    assert metadata["prompt"]["name"] == "plain" and "{question}" in metadata["prompt"]["choice_text"]
+    assert metadata["prompt"]["name"] == "plain" and "{question}" in metadata["prompt"]["texts"]["choice"]
     assert {"config_hash", "git_commit", "versions", "created"} <= set(metadata["creation"])
 
 

@@ -1,0 +1,112 @@
+r"""Free answers in the one way they are compared: numbers as numbers, LaTeX expressions as texts in one notation.
+
+Of expressions, what is only notation is taken away: spaces, `\left` and `\right`, `\dfrac` for `\frac`, braces around
+one character, units and degrees, `$`, `%`, a leading `x =`, thousands commas. Numbers are then compared exactly by
+value: `0.5`, `1/2`, `\frac{2}{4}` are one answer, as are `3\frac12` and `3.5`. Values of anything else are not
+compared: `\sqrt{8}` is not `2\sqrt{2}`, `x+1` is not `1+x`, `\{1,2\}` is not `\{2,1\}`, and 3.14 is not `\pi`. This
+follows Hendrycks et al. (MATH, 2021), whose one special case of 0.5 is replaced by comparing every rational number.
+"""
+
+import re
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Any
+
+_DELIMITERS = re.compile(r"\\[()\[\]]|\\?\$")
+_NOISE = re.compile(
+    r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;:%$]|%|\^\{?\\circ\}?|\\(?:degree|qquad|quad)(?![A-Za-z])"
+)
+# A text that begins with a space, after something else, is a unit: `18\text{ cm}^2`.
+_UNIT = re.compile(r"(?<=.)\\(?:text|mbox|textrm)\{\s[^{}]*\}(?:\^\{?\w\}?)?$")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\{([^{}]*)\}")
+# Arguments without braces: `\frac12`, `\frac{1}2`, `\sqrt3`.
+_FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z{])\s*(\w)\s*(?=[\w{])")
+_DENOMINATOR = re.compile(r"(\\frac\{[^{}]*\})\s*(\w)")
+_ROOT = re.compile(r"\\sqrt\s*(\w)")
+_NAME = re.compile(r"^[A-Za-z]\w?\s*(?:=|\\in(?![A-Za-z]))\s*(?=.)(?!.*=)")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_DIGITS = r"([0-9]{1,99})"
+_RATIONAL = re.compile(rf"(-?){_DIGITS}?\\frac\{{(-?){_DIGITS}\}}\{{{_DIGITS}\}}|(-?){_DIGITS}/{_DIGITS}")
+_DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+
+
+def normalize_number(value: Any) -> str:
+    """Writes a number the one way answers are compared: no thousands commas, `72` for `72.0`.
+
+    Raises:
+        ValueError: The value is no finite number.
+    """
+    try:
+        # Python takes 1_0 for ten; in mathematics it is another base.
+        number = Decimal(str(value).replace(",", "").replace("_", "?"))
+    except InvalidOperation:
+        raise ValueError(f"answer {value!r} is no number") from None
+    if not number.is_finite():
+        raise ValueError(f"answer {value!r} is no finite number")
+    text = f"{number:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if number == 0 else text
+
+
+def _write_fraction(value: Fraction) -> str:
+    """Writes a rational number as a decimal if it has a finite one, else as a fraction in lowest terms."""
+    rest, places = value.denominator, 0
+    for prime in (2, 5):
+        power = 0
+        while rest % prime == 0:
+            rest, power = rest // prime, power + 1
+        places = max(places, power)
+    if rest == 1:
+        digits = f"{abs(value.numerator) * 10**places // value.denominator:0{places + 1}d}"
+        number = f"{digits[:-places]}.{digits[-places:]}" if places else digits
+    else:
+        number = rf"\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+    return f"-{number}" if value < 0 else number
+
+
+def read_braces(text: str, start: int) -> tuple[str, int] | None:
+    """Returns what stands in the braces that open at `start` and where it ends; None if they never close."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[start + 1 : place], place + 1
+    return None
+
+
+def find_boxed(text: str) -> str | None:
+    r"""Returns the content of the last `\boxed{...}`, or after `\boxed` the rest of its formula; None without one."""
+    start = text.rfind(r"\boxed")
+    if start < 0:
+        return None
+    rest = text[start + len(r"\boxed") :].lstrip()
+    if not rest.startswith("{"):
+        return rest.split("$")[0].strip() or None
+    braces = read_braces(rest, 0)
+    return braces[0].strip() if braces else None
+
+
+def normalize_expression(latex: str) -> str:
+    r"""Writes an expression in the one notation that answers are compared in; see the module.
+
+    Args:
+        latex: With or without `$`; of a text with `\boxed{...}`, only the last box's content counts.
+    """
+    boxed = find_boxed(latex)
+    text = latex if boxed is None else boxed
+    text = _NOISE.sub("", _DELIMITERS.sub("", text.replace("\n", " "))).strip().rstrip(".,;").strip()
+    text = _NAME.sub("", _TEXT.sub(r"\1", _UNIT.sub("", text)))
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = _DENOMINATOR.sub(r"\1{\2}", _FRACTION.sub(r"\\frac{\1}", text))
+    text = re.sub(r"([\^_])\{(\w)\}", r"\1\2", _ROOT.sub(r"\\sqrt{\1}", text))
+    text = re.sub(r"\s+", "", text.replace("{,}", ","))
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    if match := _RATIONAL.fullmatch(text):
+        minus, whole, inner, above, below, slash_minus, slash_above, slash_below = match.groups()
+        if slash_above:
+            minus, whole, inner, above, below = slash_minus, "", "", slash_above, slash_below
+        if int(below):
+            value = int(whole or 0) + Fraction(int(inner + above), int(below))
+            return _write_fraction(-value if minus else value)
+    return normalize_number(text) if _DECIMAL.fullmatch(text) else text

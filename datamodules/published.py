@@ -1,0 +1,362 @@
+"""Published collections of rationales, read from a local clone into rationales of our own questions.
+
+Each collection has a reader of its files as they are. A published rationale finds its question by the question's text,
+with or without the options; one that finds none, or several, is left out and counted, as is all that is cleaned.
+"""
+
+import ast
+import json
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from datamodules.answers import extract_neutral
+from datamodules.files import read_records
+from datamodules.questions import Question
+from datamodules.rationales import Rationale
+from datamodules.statements import squash
+
+# A family shares tokenizer and lineage; the first pattern that a teacher's name has.
+_FAMILIES = {
+    r"llama-?2": "llama-2",
+    r"llama-?3": "llama-3",
+    r"qwen2": "qwen2",
+    r"gemma-2": "gemma-2",
+    r"mixtral|mistral": "mistral",
+    r"gpt-3-": "gpt-3",
+    r"gpt|^o1": "gpt",
+    r"palm": "palm",
+    r"t5": "t5",
+    r"claude": "claude",
+    r"gemini": "gemini",
+    r"deepseek": "deepseek",
+    r"\byi-": "yi",
+    r"phi-3": "phi-3",
+    r"command-r": "command-r",
+    r"reka": "reka",
+    r"human": "human",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A rationale as a collection has it, cleaned.
+
+    Attributes:
+        question: The question's text, with or without its options.
+        teacher: Who wrote it.
+        text: The reasoning.
+        gold_conditioned: Whether the teacher was shown the gold answer; None if unknown.
+        answer: The answer that the collection records beside the text, if it does.
+        cut: Whether the text ends in the middle.
+    """
+
+    question: str
+    teacher: str
+    text: str
+    gold_conditioned: bool | None
+    answer: str | None = None
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A published collection.
+
+    Attributes:
+        files: Glob of its files in a clone.
+        licence: Of the repository; what a provider's model wrote is under the provider's terms, too.
+        read: Yields the rationales of one file, and counts what it cleans or leaves out.
+    """
+
+    files: str
+    licence: str
+    read: Callable[[Path, Counter[str]], Iterator[Published]]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+
+
+def _is_cut(text: str) -> bool:
+    return not re.search(r"[.!?)\]}\"'”’`*$]\s*$", text)
+
+
+def _clean(pattern: str, replacement: str, text: str, counts: Counter[str], what: str) -> str:
+    """Substitutes a pattern, and counts the text if that changed it."""
+    cleaned = re.sub(pattern, replacement, text)
+    counts[what] += cleaned != text
+    return cleaned
+
+
+_OPERATIONS: dict[type, Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def _calculate(formula: str) -> str | None:
+    """Returns the value of a formula of numbers, `+ - * /` and parentheses, or None for anything else."""
+
+    def value(node: ast.expr) -> Fraction:
+        match node:
+            case ast.BinOp(left, operation, right) if type(operation) in _OPERATIONS:
+                return _OPERATIONS[type(operation)](value(left), value(right))
+            case ast.Constant(int() | float() as number):
+                return Fraction(str(number))
+        raise ValueError(formula)
+
+    try:
+        return str(float(value(ast.parse(formula.strip(), mode="eval").body)))
+    except (SyntaxError, ValueError, ArithmeticError):
+        return None
+
+
+def _read_eit(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """EIT-NLP/Distilling-CoT-Reasoning: one file for each task, teacher and granularity (L1 short, L6 long)."""
+    name = path.stem.lower()
+    writers = {"chatgpt": "gpt-4o", "gemini": "gemini-1.5-flash", "llama": "llama-3-70b", "human": "human"}
+    key = next((key for key in writers if key in name), None)
+    # Files of answers alone, and of several teachers' texts mixed.
+    if key is None or "mix" in name:
+        counts["files without one teacher's rationales"] += 1
+        return
+    level = re.search(r"level_?(\d)", name)
+    form = re.search(r"bsm|rar|sym", name)
+    variants = ["L" + level.group(1)] if level else []
+    variants += [form.group()] if form else []
+    variants += [re.sub("_ranked", "", name[name.index("0_shot") :])] if "0_shot" in name else []
+    teacher = "/".join([writers[key], *variants])
+    for record in _read_json(path):
+        text = record.get("solution" if key == "human" else f"{key}_output") or record["output"]
+        yield Published(
+            question=record.get("problem") or record["instruction"],
+            teacher=teacher,
+            text=_clean(r"</?(?:Solution Path|Rationale)>", "", text, counts, "tags removed"),
+            gold_conditioned="without_gt" not in name,
+            answer=record["output"] if "problem" in record else None,
+        )
+
+
+def _read_tinyllm(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """YikunHan42/TinyLLM: FLAN-T5's and Llama-2's rationales and the question, in one text."""
+    for text in _read_json(path):
+        flan, _, rest = text.partition("\n\nQ: ")
+        question, _, llama = rest.partition(" llama rationale: ")
+        yield Published(question, "flan-t5", flan, gold_conditioned=True)
+        if llama:
+            yield Published(question, "llama-2", llama, gold_conditioned=True, cut=_is_cut(llama))
+
+
+def _read_palm(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """google-research/distilling-step-by-step: PaLM 540B's texts, in the order of the split's own file of questions."""
+    dataset = path.parents[1].name
+    split, _, number = path.stem.partition("_CoT_")
+    # What the repository calls test is its validation split; the files before this one hold the questions before.
+    questions = [record for _, record in _read_lines(path.parents[1] / f"{dataset}_{split}.json")]
+    start = sum(len(_read_json(path.with_name(f"{split}_CoT_{before}.json"))) for before in range(int(number)))
+    texts = _read_json(path)
+    if start + len(texts) > len(questions):
+        raise ValueError(f"{path}: more rationales than {dataset}_{split}.json has questions ({len(questions)})")
+    for record, text in zip(questions[start:], texts, strict=False):
+        own = _clean(r"(?s)\n\nQ:.*", "", text, counts, "invented next questions cut off")
+        # SVAMP's answers are formulas: "The answer is (84 / 2)."
+        formula = re.search(r"[Tt]he answer is (\([^a-z]*\))\.?$", own) if dataset == "svamp" else None
+        yield Published(
+            question=record.get("question") or record["input"],
+            teacher="palm-540b",
+            text=own,
+            gold_conditioned=False,
+            answer=_calculate(formula.group(1)) if formula else None,
+            cut=_is_cut(own),
+        )
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        yield f"{path}:{number}", json.loads(line)
+
+
+def _read_chatqa(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """cnalty/distilling-step-by-step-rag: Llama3-ChatQA-1.5-8B, with examples retrieved or drawn at random."""
+    teacher = "llama3-chatqa-1.5-8b/" + ("random" if "random" in path.stem else "rag")
+    for record in _read_json(path):
+        text = _clean(r"^\s*Rationale:\s*", "", record["gen_label"], counts, "headings removed")
+        yield Published(record["input"], teacher, text, gold_conditioned=False)
+
+
+def _read_zeroeval(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """WildEval/ZeroEval: many models' greedy answers to one prompt, as JSON with a reasoning and an answer."""
+    for record in _read_json(path):
+        for output in record["output"]:
+            try:
+                reply = json.loads(output[output.index("{") : output.rindex("}") + 1], strict=False)
+                text, answer = reply["reasoning"], reply["answer"]
+            except (ValueError, KeyError, TypeError):
+                counts["unreadable replies left out"] += 1
+                continue
+            yield Published(
+                question=record.get("question") or record["problem"],
+                teacher=path.stem,
+                text=text if isinstance(text, str) else json.dumps(text, ensure_ascii=False),
+                gold_conditioned=False,
+                answer=str(answer),
+            )
+
+
+def _read_mentor(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """2hojae/mentor-kd: GPT-3.5's chains, kept where right, and those of mentors that were trained on them."""
+    mentor = {"t5_large": "t5-large-mentor", "flan-t5_large": "flan-t5-large-mentor"}.get(path.parent.name)
+    for record in _read_json(path):
+        answer = record.get("completion") or record["answer"]
+        yield Published(record["input"], mentor or "gpt-3.5-turbo", record["chain"], False, str(answer))
+
+
+def _read_gsm8k(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """openai/grade-school-math: solutions of GPT-3 6B and 175B, finetuned, and the best of many by a verifier."""
+    for _, record in read_records(path):
+        for name, entry in record.items():
+            if not isinstance(entry, dict):
+                continue
+            size, _, method = name.partition("_")
+            text = _clean(r"<<[^<>]*>>", "", entry["solution"], counts, "calculator notes removed")
+            own, line, answer = text.rpartition("\nA: ")
+            counts["answer lines made answers"] += bool(line)
+            yield Published(
+                question=record["question"],
+                teacher=f"gpt-3-{size}/{method}",
+                text=own if line else text,
+                gold_conditioned=False,
+                answer=answer if line else None,
+                cut=not line,
+            )
+
+
+def _read_jsonl(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """Lines of `question`, `teacher`, `text`, `gold_conditioned` (null if unknown), and perhaps `answer`."""
+    for where, record in read_records(path):
+        if missing := [name for name in ("question", "teacher", "text", "gold_conditioned") if name not in record]:
+            raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
+        answer = record.get("answer")
+        yield Published(
+            record["question"],
+            record["teacher"],
+            record["text"],
+            record["gold_conditioned"],
+            None if answer is None else str(answer),
+        )
+
+
+COLLECTIONS = {
+    "eit": Collection("data/*.json", "Apache-2.0", _read_eit),
+    "tinyllm": Collection("datasets/*/llm/*_CoT_*.json", "Apache-2.0", _read_tinyllm),
+    "palm": Collection("datasets/*/palm/*_CoT_*.json", "Apache-2.0", _read_palm),
+    "chatqa": Collection("datasets/*/*_llama3.json", "Apache-2.0", _read_chatqa),
+    "zeroeval": Collection("result_dirs/gsm/*.json", "Apache-2.0", _read_zeroeval),
+    "mentor_kd": Collection("data/[ma]*/**/*3*.json", "Apache-2.0", _read_mentor),
+    "gsm8k_solutions": Collection("grade_school_math/data/example_model_solutions.jsonl", "MIT", _read_gsm8k),
+    "jsonl": Collection("**/*.jsonl*", "unstated", _read_jsonl),
+}
+
+
+def find_family(teacher: str) -> str:
+    """Returns the family that a published teacher's name tells, or `unknown`."""
+    return next((family for pattern, family in _FAMILIES.items() if re.search(pattern, teacher.casefold())), "unknown")
+
+
+def _key(text: str) -> str:
+    return squash(text).removeprefix("q ")
+
+
+class QuestionIndex:
+    """Finds questions by their text, whatever its punctuation, case, and way to list the options."""
+
+    def __init__(self, questions: Iterable[Question]):
+        self._found: dict[str, list[Question]] = {}
+        for question in questions:
+            options = zip(question.letters, question.choices or (), strict=True)
+            listed = " ".join(f"{letter} {text}" for letter, text in options)
+            for key in {_key(question.question), _key(f"{question.question} answer choices {listed}")}:
+                self._found.setdefault(key, []).append(question)
+
+    def find(self, text: str) -> list[Question]:
+        """Returns the questions that the text may be: none, one, or several."""
+        return self._found.get(_key(text), [])
+
+
+def import_rationales(
+    name: str, clone: Path, questions: Iterable[Question], files: str | None = None
+) -> tuple[list[Rationale], dict[str, bool], Counter[str]]:
+    """Reads a collection's rationales of these questions.
+
+    Args:
+        name: One of `COLLECTIONS`.
+        clone: Local clone of its repository; for jsonl, any folder.
+        questions: What the rationales are about.
+        files: Glob below the clone, for some of the collection's files; None reads all.
+
+    Returns:
+        The rationales, by question and teacher; for each teacher whether it was shown the gold answer, where that
+        is known; and how many texts were cleaned, or left out, and why.
+
+    Raises:
+        ValueError: There are no such files, or one is malformed.
+    """
+    if name not in COLLECTIONS:
+        raise ValueError(f"collection {name!r} is unknown; there are: {', '.join(COLLECTIONS)}")
+    collection = COLLECTIONS[name]
+    pattern = files or collection.files
+    paths = sorted(clone.glob(pattern))
+    if not paths:
+        raise ValueError(f"{clone}: no files {pattern}")
+    index, counts = QuestionIndex(questions), Counter[str]()
+    rationales: list[Rationale] = []
+    samples: Counter[tuple[str, str]] = Counter()
+    conditions: dict[str, bool] = {}
+    for path in paths:
+        try:
+            published = list(collection.read(path, counts))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not as the collection {name} has it: {error!r}") from None
+        for item in published:
+            counts["published"] += 1
+            found = index.find(item.question)
+            if len(found) != 1 or not item.text.strip():
+                reason = "of unknown questions" if not found else "of ambiguous questions" if found[1:] else "empty"
+                counts[f"left out: {reason}"] += 1
+                continue
+            [question] = found
+            stated = item.text if item.answer is None else f"The answer is {item.answer}."
+            extraction = extract_neutral(stated, question)
+            answer = extraction.answer if extraction else None
+            counts["cut in the middle"] += item.cut
+            rationales.append(
+                Rationale(
+                    question_id=question.id,
+                    task=question.task,
+                    split=question.split,
+                    teacher=item.teacher,
+                    family=find_family(item.teacher),
+                    sample=samples[question.id, item.teacher],
+                    text=item.text.strip(),
+                    answer=answer,
+                    correct=None if question.gold is None else answer == question.gold,
+                    finish_reason="length" if item.cut else "imported",
+                    prompt_id="imported",
+                )
+            )
+            samples[question.id, item.teacher] += 1
+            if item.gold_conditioned is not None:
+                conditions[item.teacher] = item.gold_conditioned
+    rationales.sort(key=lambda rationale: (rationale.question_id, rationale.teacher, rationale.sample))
+    return rationales, conditions, +counts

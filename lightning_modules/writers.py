@@ -21,21 +21,21 @@ class RecordWriter(BasePredictionWriter):
 
     def __init__(self, output: Path, config: dict, finish: Callable[[list[dict]], None]):
         super().__init__(write_interval="batch")
-        self.log = RecordLog(output, config, finish)
+        self.records = RecordLog(output, config, finish)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Opens this process's part."""
-        self.log.open(trainer.global_rank)
+        self.records.open(trainer.global_rank)
 
     def write_on_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, *_: Any) -> None:
         """Appends one batch's records."""
-        self.log.append(prediction)
+        self.records.append(prediction)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Merges the parts of all processes, once."""
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            self.log.merge()
+            self.records.merge()
 
 
 class CacheWriter(BasePredictionWriter):

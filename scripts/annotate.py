@@ -111,7 +111,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"{output}: {len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated")
 
     writer = RecordWriter(output, config, finish)
-    data.done = {(record["question_id"], record["sample"]) for record in writer.log.collect()}
+    data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
     if teacher.backend.takes_text:
         data.tokenizer_name = None
     data.setup("predict")
@@ -129,14 +129,14 @@ def main(args: list[str] | None = None) -> None:
 def ask(data: QuestionDataModule, teacher: Annotator, writer: RecordWriter) -> None:
     """Annotates with a backend that needs no trainer."""
     missing = data.find_missing()
-    writer.log.open()
+    writer.records.open()
     teacher.backend.load(teacher.source, data.tokenizer)
     try:
         for record in tqdm(teacher.annotate(data, missing), total=len(missing), disable=None):
-            writer.log.append([record])
+            writer.records.append([record])
     finally:
         print(teacher.backend.summarize())
-    writer.log.merge()
+    writer.records.merge()
 
 
 if __name__ == "__main__":

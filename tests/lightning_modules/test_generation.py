@@ -82,7 +82,10 @@ def test_samples_depend_on_their_prompt_and_seed_alone(model: PreTrainedModel) -
     seeds = list(range(len(prompts)))
     sampled = generate_completions(model, prompts, 1, 12, 1.0, seeds)
     assert len({tuple(ids) for ids, _ in sampled}) > 6
-    alone = [generate_completions(model, [prompt], 1, 12, 1.0, [seed])[0] for prompt, seed in zip(prompts, seeds)]
+    alone = [
+        generate_completions(model, [prompt], 1, 12, 1.0, [seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
     assert sampled == alone
     order = [7, 2, 11, 0]
     assert generate_completions(model, [prompts[n] for n in order], 1, 12, 1.0, order) == [sampled[n] for n in order]
@@ -131,7 +134,7 @@ def annotate(world: World, output: Path, callbacks: tuple = (), config: dict | N
 
     writer = RecordWriter(output, config or {"a": 1}, finish)
     data = make_data(world)
-    data.done = {(record["question_id"], record["sample"]) for record in writer.log.collect()}
+    data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
     trainer = L.Trainer(**TRAINER, callbacks=[writer, *callbacks])
     trainer.predict(Annotator(world.teacher, max_new_tokens=6), data, return_predictions=False)
     return merged

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import numpy as np
 from jsonargparse.typing import PositiveInt
 from torch.utils.data import DataLoader
 
-from datamodules.batching import TokenBudgetBatchSampler, pad_rows
+from datamodules.batching import TokenBudgetBatchSampler
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question, load_questions
 from datamodules.tokenization import encode_completion, encode_prompt, fingerprint_tokenizer, load_tokenizer
@@ -21,39 +20,49 @@ class PosedQuestion:
 
     Attributes:
         question: The question.
-        prompt_ids: The prompt's token ids.
+        text: The prompt, chat template and all; without a tokenizer, the user's message of a chat.
+        prompt_ids: The prompt's token ids; empty without a tokenizer.
         option_ids: For each option, the ids of the answer sentence that chooses it, end token included.
     """
 
     question: Question
+    text: str
     prompt_ids: list[int]
     option_ids: list[list[int]]
 
 
 class QuestionDataModule(L.LightningDataModule):
-    """Renders each question with a prompt; `predict` hands out every question that is not `done` once."""
+    """Renders each question with a prompt; `predict` hands out every question and sample that is not `done` once.
+
+    Attributes:
+        num_samples: Completions of each question; set by the module that predicts.
+        max_new_tokens: Longest completion, which a batch has room for; likewise.
+        done: Which (question id, sample) to leave out.
+        posed: The questions by id, after `setup`.
+    """
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: str | None,
         questions: str,
         prompt: str = "cot",
         limit: PositiveInt | None = None,
         max_length: PositiveInt = 1024,
         skip_too_long: bool = False,
-        tokens_per_batch: PositiveInt = 4096,
+        tokens_per_batch: PositiveInt = 8192,
         revision: str | None = None,
     ):
         """Stores the settings; files are read in `setup`.
 
         Args:
-            tokenizer: Hub id, local folder or GGUF file; the model's own by default.
+            tokenizer: Hub id, local folder or GGUF file; the model's own by default. Null, for a teacher that takes
+                text, leaves prompts untokenized and their length unchecked.
             questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions.
             max_length: Longest prompt in tokens.
             skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.
-            tokens_per_batch: Budget of a batch, in padded prompt tokens.
+            tokens_per_batch: Budget of a batch: completions x (longest prompt + longest completion), in tokens.
             revision: Commit of a hub tokenizer.
         """
         super().__init__()
@@ -61,17 +70,20 @@ class QuestionDataModule(L.LightningDataModule):
         self.questions_source, self.limit = questions, limit
         self.prompt = get_prompt(prompt)
         self.max_length, self.skip_too_long, self.tokens_per_batch = max_length, skip_too_long, tokens_per_batch
-        self.done: set[str] = set()
+        self.num_samples, self.max_new_tokens = 1, 0
+        self.done: set[tuple[str, int]] = set()
         # A process may have nothing left to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.posed: dict[str, PosedQuestion] = {}
 
     def pose(self, question: Question) -> PosedQuestion:
         """Tokenizes a question's prompt and the answer sentences that choose its options."""
-        _, prompt_ids = encode_prompt(self.tokenizer, self.prompt, question)
+        if self.tokenizer is None:
+            return PosedQuestion(question, self.prompt.render(question, chat=True), [], [])
+        text, prompt_ids = encode_prompt(self.tokenizer, self.prompt, question)
         sentences = [self.prompt.answer_sentence(question, letter) for letter in question.letters]
         options = [encode_completion(self.tokenizer, "", sentence)[0] for sentence in sentences]
-        return PosedQuestion(question, prompt_ids, options)
+        return PosedQuestion(question, text, prompt_ids, options)
 
     def setup(self, stage: str) -> None:
         """Reads and tokenizes, once.
@@ -81,8 +93,10 @@ class QuestionDataModule(L.LightningDataModule):
         """
         if self.posed:
             return
-        self.tokenizer = load_tokenizer(self.tokenizer_name, self.revision)
-        self.fingerprint = fingerprint_tokenizer(self.tokenizer)
+        self.tokenizer: Any = (
+            None if self.tokenizer_name is None else load_tokenizer(self.tokenizer_name, self.revision)
+        )
+        self.fingerprint = None if self.tokenizer is None else fingerprint_tokenizer(self.tokenizer)
         posed = [self.pose(question) for question in load_questions(self.questions_source, self.limit)]
         long = [item.question.id for item in posed if len(item.prompt_ids) > self.max_length]
         if long and (not self.skip_too_long or len(long) == len(posed)):
@@ -94,22 +108,21 @@ class QuestionDataModule(L.LightningDataModule):
             warnings.warn(f"{len(long)} of {len(posed)} questions are too long and are left out", stacklevel=2)
         self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.max_length}
 
-    def collate(self, items: list[PosedQuestion]) -> dict[str, Any]:
-        """Returns `question_ids`, and left-padded `input_ids` and `attention_mask`, int64 [B, S]."""
-        pad_id = self.tokenizer.pad_token_id
-        rows = [np.array(item.prompt_ids) for item in items]
-        return {
-            "question_ids": [item.question.id for item in items],
-            "input_ids": pad_rows(rows, self.tokenizer.eos_token_id if pad_id is None else pad_id, left=True),
-            "attention_mask": pad_rows([np.ones_like(row) for row in rows], 0, left=True),
-        }
+    def find_missing(self) -> list[tuple[str, int]]:
+        """Returns every (question id, sample) that is not in `done`, question by question."""
+        asked = [(identifier, sample) for identifier in self.posed for sample in range(self.num_samples)]
+        return [item for item in asked if item not in self.done]
+
+    def collate(self, items: list[tuple[str, int]]) -> dict[str, Any]:
+        """Returns `question_ids` and `samples`."""
+        return {"question_ids": [item[0] for item in items], "samples": [item[1] for item in items]}
 
     def predict_dataloader(self) -> DataLoader:
-        """Every question that is not in `done`, longest prompts first."""
+        """What `find_missing` finds, longest prompts first."""
         assert self.trainer is not None
-        left: Any = [item for identifier, item in self.posed.items() if identifier not in self.done]
-        lengths = [len(item.prompt_ids) for item in left]
+        missing: Any = self.find_missing()
+        lengths = [len(self.posed[identifier].prompt_ids) + self.max_new_tokens for identifier, _ in missing]
         sampler = TokenBudgetBatchSampler(
             lengths, self.tokens_per_batch, None, self.trainer.global_rank, self.trainer.world_size
         )
-        return DataLoader(left, batch_sampler=sampler, collate_fn=self.collate)
+        return DataLoader(missing, batch_sampler=sampler, collate_fn=self.collate)

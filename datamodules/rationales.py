@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +30,10 @@ class Rationale:
         text: The reasoning, with the answer sentence if the teacher wrote one.
         answer: An option's letter or a number, or None if none could be extracted.
         correct: Whether `answer` is the gold answer; None where gold is unknown.
-        finish_reason: `stop`, `length` (truncated), or `imported`.
+        finish_reason: `stop`, `length` (truncated), `content_filter` (withheld by a provider), or `imported`.
         prompt_id: The prompt that was answered, or `imported`.
+        num_prompt_tokens: Of the teacher's tokenizer; None where unknown.
+        num_completion_tokens: Likewise, as generated, an end token included.
     """
 
     question_id: str
@@ -43,8 +45,10 @@ class Rationale:
     text: str
     answer: str | None
     correct: bool | None
-    finish_reason: Literal["stop", "length", "imported"]
+    finish_reason: Literal["stop", "length", "content_filter", "imported"]
     prompt_id: str
+    num_prompt_tokens: int | None = None
+    num_completion_tokens: int | None = None
 
     @property
     def id(self) -> str:
@@ -58,6 +62,7 @@ SCHEMA = pa.schema(
     + [pa.field(name, pa.string()) for name in ("text", "answer")]
     + [pa.field("correct", pa.bool_())]
     + [pa.field(name, pa.string()) for name in ("finish_reason", "prompt_id")]
+    + [pa.field(name, pa.int32()) for name in ("num_prompt_tokens", "num_completion_tokens")]
 )
 
 
@@ -100,11 +105,20 @@ def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict
 
 
 def _parse_flat(record: dict, where: str) -> Rationale:
-    names = [field.name for field in fields(Rationale)]
-    missing = [name for name in names if name not in record]
+    known = fields(Rationale)
+    missing = [field.name for field in known if field.default is MISSING and field.name not in record]
     if missing:
         raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
-    return Rationale(**{name: record[name] for name in names})
+    return Rationale(**{field.name: record[field.name] for field in known if field.name in record})
+
+
+def read_flat_rationales(path: str) -> list[Rationale]:
+    """Reads a rationale store whose questions need not be at hand.
+
+    Raises:
+        ValueError: The file or a record is malformed.
+    """
+    return [_parse_flat(record, where) for where, record in read_records(Path(path))]
 
 
 def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:

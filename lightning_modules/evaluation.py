@@ -68,13 +68,16 @@ class Evaluator(L.LightningModule):
         what = "data.max_length + model.max_new_tokens"
         check_model(self.student, self.student_revision, self.keep_layers, length, what)
 
+    def setup(self, stage: str) -> None:
+        """Tells the data what a batch needs room for."""
+        self.trainer.datamodule.max_new_tokens = self.max_new_tokens
+
     def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
         """Returns one record for each question."""
         data: QuestionDataModule = self.trainer.datamodule
         posed = [data.posed[identifier] for identifier in batch["question_ids"]]
-        completions = generate_completions(
-            self.model, batch["input_ids"], batch["attention_mask"], data.tokenizer.eos_token_id, self.max_new_tokens
-        )
+        prompts = [item.prompt_ids for item in posed]
+        completions = generate_completions(self.model, prompts, data.tokenizer.eos_token_id, self.max_new_tokens)
         scores = self._score_options(posed, data.tokenizer.eos_token_id) if self.score_options else [[]] * len(posed)
         records = []
         for item, (ids, finish_reason), likelihoods in zip(posed, completions, scores, strict=True):

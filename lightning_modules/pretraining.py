@@ -340,9 +340,7 @@ def generate(
     completions: list[str] = []
     for start in range(0, len(prompts), batch):
         rows = tokenizer(list(prompts[start : start + batch]))["input_ids"]
-        ids = pad_rows(rows, tokenizer.pad_token_id, left=True)
-        mask = pad_rows([[1] * len(row) for row in rows], 0, left=True)
-        generated = generate_completions(model, ids, mask, tokenizer.eos_token_id, limit)
+        generated = generate_completions(model, rows, tokenizer.eos_token_id, limit)
         completions += [tokenizer.decode(tokens) for tokens, _ in generated]
     return completions
 

@@ -1,6 +1,7 @@
 """The teacher under `Trainer.predict`: it answers questions (annotate) and scores rationales (cache logits)."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -16,7 +17,7 @@ from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.rationales import Rationale
-from lightning_modules.generation import generate_completions
+from lightning_modules.backends import Backend, Decoding, Request, Source, TransformersBackend
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
 from lightning_modules.row_head import RowHead
 from lightning_modules.sparsify import reduce_rows
@@ -86,18 +87,25 @@ class Annotator(TeacherModule):
     def __init__(
         self,
         teacher: str,
+        backend: Backend | None = None,
         max_new_tokens: PositiveInt = 256,
         temperature: NonNegativeFloat = 0.0,
         num_samples: PositiveInt = 1,
+        stop: tuple[str, ...] = (),
+        seed: NonNegativeInt = 0,
         **kwargs,
     ):
         """Stores the settings.
 
         Args:
-            teacher: Hub id, local folder, or GGUF file.
+            teacher: Hub id, local folder, or GGUF file; the model's name at an endpoint.
+            backend: What runs the teacher: TransformersBackend, which null is; VLLMBackend; or OpenAIBackend, an
+                endpoint. Its own arguments change where and how fast, not what is written.
             max_new_tokens: Truncates a rationale, which is then marked `length`.
             temperature: 0 is greedy.
             num_samples: Rationales of each question; more than one needs a temperature.
+            stop: Texts that end a rationale, which is cut before them.
+            seed: Of the draws; each question and sample has its own, whatever the batch.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
@@ -105,30 +113,42 @@ class Annotator(TeacherModule):
             raise ValueError(f"model.temperature must be finite, not {temperature}")
         if num_samples > 1 and temperature == 0:
             raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
-        self.max_new_tokens, self.temperature, self.num_samples = max_new_tokens, temperature, num_samples
+        if "" in stop:
+            raise ValueError("model.stop holds an empty text, which every completion begins with")
+        self.backend = backend or TransformersBackend()
+        self.source = Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+        self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
+        self.num_samples = num_samples
 
     def check(self, data: QuestionDataModule) -> None:
-        """Raises a ValueError if the teacher cannot be loaded, or a generation may leave its context."""
-        length = data.max_length + self.max_new_tokens
-        what = "data.max_length + model.max_new_tokens"
-        check_model(self.teacher, self.teacher_revision, self.keep_layers, length, what)
+        """Raises a ValueError if the backend cannot run the teacher, or a generation may leave its context."""
+        self.backend.check(self.source, data.max_length + self.decoding.max_new_tokens)
+
+    def prepare(self, data: QuestionDataModule) -> None:
+        """Tells the data what it is asked for."""
+        data.num_samples, data.max_new_tokens = self.num_samples, self.decoding.max_new_tokens
+
+    def setup(self, stage: str) -> None:
+        """Prepares the trainer's data."""
+        self.prepare(self.trainer.datamodule)
+
+    def configure_model(self) -> None:
+        """Loads the backend's model, once."""
+        self.model = self.backend.load(self.source, self.trainer.datamodule.tokenizer)
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
-        """Returns one Rationale record for each question and sample."""
-        data: QuestionDataModule = self.trainer.datamodule
-        completions = generate_completions(
-            self.model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            data.tokenizer.eos_token_id,
-            self.max_new_tokens,
-            self.temperature,
-            self.num_samples,
-        )
-        records = []
-        for number, (ids, finish_reason) in enumerate(completions):
-            question = data.posed[batch["question_ids"][number // self.num_samples]].question
-            text = data.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        """Returns one record for each question and sample."""
+        items = list(zip(batch["question_ids"], batch["samples"], strict=True))
+        return list(self.annotate(self.trainer.datamodule, items))
+
+    def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict]:
+        """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample)."""
+        requests = []
+        for question_id, sample in items:
+            posed = data.posed[question_id]
+            requests.append(Request(question_id, sample, posed.text, tuple(posed.prompt_ids)))
+        for request, completion in self.backend.generate(requests, self.decoding):
+            question, text = data.posed[request.question_id].question, completion.text.strip()
             extraction = extract_neutral(text, question)
             answer = extraction.answer if extraction else None
             rationale = Rationale(
@@ -137,15 +157,16 @@ class Annotator(TeacherModule):
                 split=question.split,
                 teacher=self.teacher_name,
                 family=self.family,
-                sample=number % self.num_samples,
+                sample=request.sample,
                 text=text,
                 answer=answer,
                 correct=None if question.gold is None else answer == question.gold,
-                finish_reason="stop" if finish_reason == "stop" else "length",
+                finish_reason=completion.finish_reason,
                 prompt_id=data.prompt.id,
+                num_prompt_tokens=completion.num_prompt_tokens,
+                num_completion_tokens=completion.num_completion_tokens,
             )
-            records.append(vars(rationale))
-        return records
+            yield {"revision": completion.revision, **vars(rationale)}
 
 
 class LogitScorer(TeacherModule):

@@ -1,19 +1,32 @@
 """Stage 1: a teacher answers questions with a chain of thought.
 
     python scripts/annotate.py --config configs/experiments/obqa_smollm2.yaml
+    python scripts/annotate.py summary FILE... [--questions SOURCE] [--png FILE]
+    python scripts/annotate.py tasks
 
-Writes a rationale store (parquet). Interrupted, it continues where it was; `--help` lists every setting.
+The first writes a rationale store (parquet). Interrupted, it continues where it was; `--help` lists every setting, and
+`--dry-run` prints the prompts and asks nothing. `summary` compares the teachers of stores and published collections;
+`tasks` lists the tasks.
 """
 
+import sys
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from datamodules.files import hash_json
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
 from datamodules.rationales import Rationale, read_metadata, write_rationales
+
+# Imported, so that `--model.backend` knows them by name.
+from lightning_modules.openai_backend import OpenAIBackend  # noqa: F401
 from lightning_modules.teacher import Annotator
+from lightning_modules.vllm_backend import VLLMBackend  # noqa: F401
 from lightning_modules.writers import RecordWriter
 from scripts.stage_cli import PredictCLI, run_main
+from studies.rationale_quality import summarize
 
 
 def refuse_other_output(output: Path, config: dict) -> bool:
@@ -26,13 +39,50 @@ def refuse_other_output(output: Path, config: dict) -> bool:
     return True
 
 
-def parse(args: list[str] | None = None) -> PredictCLI:
+class AnnotateCLI(PredictCLI):
+    """The stage's command line."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds `--dry-run`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--dry-run", action="store_true", help="Print the prompts and their number; ask nothing.")
+
+    def result_config(self) -> dict:
+        """Leaves out what only says where and how fast the teacher runs."""
+        config = super().result_config()
+        config["model"]["backend"] = (config["model"]["backend"] or {}).get("class_path")
+        del config["data"]["tokens_per_batch"]
+        return config
+
+
+def parse(args: list[str] | None = None) -> AnnotateCLI:
     """Checks the whole command line and config, and loads nothing."""
-    return PredictCLI("annotate", Annotator, QuestionDataModule, "teacher", args)
+    return AnnotateCLI("annotate", Annotator, QuestionDataModule, "teacher", args)
+
+
+def print_prompts(data: QuestionDataModule, max_new_tokens: int) -> None:
+    """Prints every prompt that is missing, and what asking would take at most."""
+    missing = data.find_missing()
+    for question_id, sample in missing:
+        print(f"--- {question_id}, sample {sample}\n{data.posed[question_id].text}")
+    characters = sum(len(data.posed[question_id].text) for question_id, _ in missing)
+    print(
+        f"--- {len(missing)} requests, prompts of {characters} characters in all, "
+        f"completions of {len(missing) * max_new_tokens} tokens at most; nothing was asked"
+    )
 
 
 def main(args: list[str] | None = None) -> None:
-    """Annotates."""
+    """Annotates, or runs the subcommand that the first argument names."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["summary"]:
+        summarize(args[1:])
+        return
+    if args[:1] == ["tasks"]:
+        from datamodules.tasks import format_tasks
+
+        print(format_tasks())
+        return
     cli = parse(args)
     output, config = Path(cli.config.output), cli.result_config()
     if refuse_other_output(output, config):
@@ -42,17 +92,16 @@ def main(args: list[str] | None = None) -> None:
     def finish(records: list[dict]) -> None:
         order = {identifier: number for number, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: (order[record["question_id"]], record["sample"]))
+        revisions = sorted({record.pop("revision") for record in records})
+        if len(revisions) > 1:
+            print(f"warning: {output}: several versions answered: {', '.join(revisions)}", file=sys.stderr)
         metadata = {
             "teacher": teacher.teacher_name,
-            "revision": teacher.weights_id,
+            "revision": " | ".join(revisions),
             "tokenizer_fingerprint": data.fingerprint,
             "prompt": vars(data.prompt),
-            "decoding": {
-                "max_new_tokens": teacher.max_new_tokens,
-                "temperature": teacher.temperature,
-                "num_samples": teacher.num_samples,
-                "seed": config["seed_everything"],
-            },
+            "decoding": {**vars(teacher.decoding), "num_samples": teacher.num_samples},
+            "backend": type(teacher.backend).__name__,
             "creation": describe_creation(config),
         }
         write_rationales(output, [Rationale(**record) for record in records], metadata)
@@ -62,11 +111,32 @@ def main(args: list[str] | None = None) -> None:
         print(f"{output}: {len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated")
 
     writer = RecordWriter(output, config, finish)
-    data.done = {record["question_id"] for record in writer.collect()}
+    data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
+    if teacher.backend.takes_text:
+        data.tokenizer_name = None
     data.setup("predict")
+    teacher.prepare(data)
     teacher.check(data)
-    cli.trainer.callbacks.append(writer)
-    cli.trainer.predict(teacher, data, return_predictions=False)
+    if cli.config.dry_run:
+        print_prompts(data, teacher.decoding.max_new_tokens)
+    elif teacher.backend.is_local:
+        cli.trainer.callbacks.append(writer)
+        cli.trainer.predict(teacher, data, return_predictions=False)
+    else:
+        ask(data, teacher, writer)
+
+
+def ask(data: QuestionDataModule, teacher: Annotator, writer: RecordWriter) -> None:
+    """Annotates with a backend that needs no trainer."""
+    missing = data.find_missing()
+    writer.records.open()
+    teacher.backend.load(teacher.source, data.tokenizer)
+    try:
+        for record in tqdm(teacher.annotate(data, missing), total=len(missing), disable=None):
+            writer.records.append([record])
+    finally:
+        print(teacher.backend.summarize())
+    writer.records.merge()
 
 
 if __name__ == "__main__":

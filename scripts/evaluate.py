@@ -65,7 +65,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"{output}: {len(records)} predictions\n{summarize(records)}")
 
     writer = RecordWriter(output, config, finish)
-    data.done = {record["question_id"] for record in writer.collect()}
+    data.done = {(record["question_id"], 0) for record in writer.records.collect()}
     cli.trainer.callbacks.append(writer)
     cli.trainer.predict(student, data, return_predictions=False)
 

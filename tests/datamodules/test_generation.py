@@ -23,22 +23,35 @@ def make_data(paths: tuple[str, str], **options) -> QuestionDataModule:
     return data
 
 
-def test_each_question_is_posed_once_unless_done(paths: tuple[str, str]) -> None:
+def test_each_question_and_sample_is_asked_once_unless_done(paths: tuple[str, str]) -> None:
     data = make_data(paths)
-    data.done = {"q2", "q5"}
+    data.num_samples, data.max_new_tokens = 2, 20
+    data.done = {("q2", 0), ("q5", 0), ("q5", 1)}
     seen = []
     for batch in data.predict_dataloader():
-        assert batch["input_ids"].numel() <= 200 or len(batch["question_ids"]) == 1
-        for identifier, ids, mask in zip(
-            batch["question_ids"], batch["input_ids"], batch["attention_mask"], strict=True
-        ):
-            seen.append(identifier)
-            question = data.posed[identifier].question
-            text = data.tokenizer.decode(ids[mask.bool()])
-            assert text == data.prompt.render(question, chat=False)
-            # Padding is on the left, so that a completion follows the prompt.
-            assert mask.tolist() == sorted(mask.tolist())
-    assert sorted(seen) == [f"q{index}" for index in range(9) if index not in (2, 5)]
+        items = list(zip(batch["question_ids"], batch["samples"], strict=True))
+        # A batch has room for prompts and completions.
+        longest = max(len(data.posed[identifier].prompt_ids) for identifier, _ in items)
+        assert len(items) * (longest + 20) <= 200 or len(items) == 1
+        seen += items
+    asked = [(f"q{index}", sample) for index in range(9) for sample in range(2)]
+    assert sorted(seen) == [item for item in asked if item not in data.done] == data.find_missing()
+
+
+def test_a_prompt_is_what_the_model_reads(paths: tuple[str, str]) -> None:
+    data = make_data(paths)
+    for item in data.posed.values():
+        assert item.text == data.prompt.render(item.question, chat=False)
+        assert data.tokenizer.decode(item.prompt_ids) == item.text
+
+
+def test_without_a_tokenizer_a_prompt_is_a_chats_message(paths: tuple[str, str]) -> None:
+    data = QuestionDataModule(None, paths[1], prompt="cot")
+    data.setup("predict")
+    assert data.fingerprint is None
+    for item in data.posed.values():
+        assert item.text == data.prompt.render(item.question, chat=True)
+        assert item.prompt_ids == [] == item.option_ids
 
 
 def test_options_are_whole_answer_sentences(paths: tuple[str, str]) -> None:

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from datamodules.batching import pad_rows
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_cache import LogitCache
 from lightning_modules.evaluation import Evaluator
-from lightning_modules.generation import generate_completions, score_completions
+from lightning_modules.generation import choose_tokens, generate_completions, score_completions
 from lightning_modules.teacher import Annotator
 from lightning_modules.writers import RecordWriter
 from tests.lightning_modules.conftest import World
@@ -24,10 +24,6 @@ PROMPTS = [[5, 9, 30], [7] * 11, list(range(40, 61)), [100]]
 @pytest.fixture
 def model(world: World) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(world.teacher).eval()
-
-
-def batch(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    return pad_rows(prompts, 0, left=True), pad_rows([[1] * len(row) for row in prompts], 0, left=True)
 
 
 def continue_greedily(model: PreTrainedModel, prompt: list[int], number: int) -> list[int]:
@@ -42,45 +38,72 @@ def continue_greedily(model: PreTrainedModel, prompt: list[int], number: int) ->
 def test_a_batch_of_mixed_lengths_continues_each_prompt_as_if_alone(model: PreTrainedModel) -> None:
     expected = [continue_greedily(model, prompt, 12) for prompt in PROMPTS]
     assert len({tuple(ids) for ids in expected}) == len(PROMPTS)
-    completions = generate_completions(model, *batch(PROMPTS), eos_id=1, max_new_tokens=12)
+    completions = generate_completions(model, PROMPTS, eos_id=1, max_new_tokens=12)
     for (ids, reason), free in zip(completions, expected, strict=True):
         end = free.index(1) if 1 in free else None
         assert (ids, reason) == (free[:end], "length" if end is None else "stop")
 
 
+def test_a_row_that_ends_leaves_the_others_as_they_were(model: PreTrainedModel) -> None:
+    """Whatever ends a row, and wherever: each row of a batch has an end token of its own place."""
+    free = [continue_greedily(model, prompt, 12) for prompt in PROMPTS]
+    for end in {token for ids in free for token in ids}:
+        found = generate_completions(model, [*PROMPTS, PROMPTS[0]], eos_id=end, max_new_tokens=12)
+        for (ids, reason), own in zip(found, [*free, free[0]], strict=True):
+            place = own.index(end) if end in own else None
+            assert (ids, reason) == (own[:place], "length" if place is None else "stop")
+
+
 def test_completions_stop_at_any_end_token(model: PreTrainedModel) -> None:
     free = continue_greedily(model, PROMPTS[2], 12)
     place = next(number for number in range(2, 12) if free[number] not in free[:number])
-    (found,) = generate_completions(model, *batch(PROMPTS[2:3]), eos_id=free[place], max_new_tokens=12)
+    (found,) = generate_completions(model, PROMPTS[2:3], eos_id=free[place], max_new_tokens=12)
     assert found == (free[:place], "stop")
     # The model's own end tokens count beside the tokenizer's.
     model.generation_config.eos_token_id = [1, free[place]]
-    (found,) = generate_completions(model, *batch(PROMPTS[2:3]), eos_id=1, max_new_tokens=12)
+    (found,) = generate_completions(model, PROMPTS[2:3], eos_id=1, max_new_tokens=12)
     assert found == (free[:place], "stop")
-    (found,) = generate_completions(model, *batch(PROMPTS[2:3]), eos_id=1, max_new_tokens=place)
+    (found,) = generate_completions(model, PROMPTS[2:3], eos_id=1, max_new_tokens=place)
     assert found == (free[:place], "length")
 
 
 def test_a_published_models_own_decoding_settings_play_no_part(model: PreTrainedModel) -> None:
-    greedy = generate_completions(model, *batch(PROMPTS), eos_id=1, max_new_tokens=12)
-    torch.manual_seed(0)
-    sampled = generate_completions(model, *batch(PROMPTS), 1, 12, temperature=1.0, num_samples=3)
+    arguments = (model, PROMPTS, 1, 12)
+    greedy = generate_completions(*arguments)
+    sampled = generate_completions(*arguments, temperature=1.0, seeds=[1, 2, 3, 4])
     own = {"repetition_penalty": 5.0, "top_p": 0.01, "min_new_tokens": 12, "no_repeat_ngram_size": 1}
     model.generation_config.update(**own)
-    assert generate_completions(model, *batch(PROMPTS), eos_id=1, max_new_tokens=12) == greedy
-    torch.manual_seed(0)
-    assert generate_completions(model, *batch(PROMPTS), 1, 12, temperature=1.0, num_samples=3) == sampled
-    assert model.generation_config.repetition_penalty == 5.0
+    assert generate_completions(*arguments) == greedy
+    assert generate_completions(*arguments, temperature=1.0, seeds=[1, 2, 3, 4]) == sampled
 
 
-def test_samples_follow_their_prompt_and_differ(model: PreTrainedModel) -> None:
-    torch.manual_seed(0)
-    sampled = generate_completions(model, *batch(PROMPTS), 1, 12, temperature=1.0, num_samples=3)
-    assert len(sampled) == 12 and len({tuple(ids) for ids, _ in sampled}) > 6
-    # Almost no temperature is greedy, so each prompt's samples show whose they are.
-    cold = generate_completions(model, *batch(PROMPTS), 1, 6, temperature=1e-4, num_samples=3)
-    greedy = generate_completions(model, *batch(PROMPTS), 1, 6)
-    assert cold == [completion for completion in greedy for _ in range(3)]
+def test_samples_depend_on_their_prompt_and_seed_alone(model: PreTrainedModel) -> None:
+    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
+    seeds = list(range(len(prompts)))
+    sampled = generate_completions(model, prompts, 1, 12, 1.0, seeds)
+    assert len({tuple(ids) for ids, _ in sampled}) > 6
+    alone = [
+        generate_completions(model, [prompt], 1, 12, 1.0, [seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    assert sampled == alone
+    order = [7, 2, 11, 0]
+    assert generate_completions(model, [prompts[n] for n in order], 1, 12, 1.0, order) == [sampled[n] for n in order]
+    # Almost no temperature is greedy.
+    cold = generate_completions(model, prompts, 1, 6, 1e-4, seeds)
+    assert cold == generate_completions(model, prompts, 1, 6)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
+    logits = torch.tensor([[0.0, 1.0, float("-inf"), 2.0, -1.0]])
+    draws = torch.from_numpy(np.random.default_rng(0).random(20_000))
+    for temperature in (0.5, 1.0, 2.0):
+        tokens = choose_tokens(logits.expand(len(draws), -1), temperature, draws)
+        p = (logits[0] / temperature).softmax(-1)
+        # Three standard errors of a share of a half are 0.011.
+        torch.testing.assert_close(tokens.bincount(minlength=5) / len(draws), p, rtol=0, atol=0.011)
+        edges = choose_tokens(logits.expand(2, -1), temperature, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+        assert edges.tolist() == [0, 4]
 
 
 def test_scores_are_sums_over_prefixes(model: PreTrainedModel) -> None:
@@ -96,7 +119,7 @@ def test_scores_are_sums_over_prefixes(model: PreTrainedModel) -> None:
 
 
 def make_data(world: World, **options) -> QuestionDataModule:
-    data = QuestionDataModule(world.teacher, world.questions, prompt="plain", tokens_per_batch=150, **options)
+    data = QuestionDataModule(world.teacher, world.questions, prompt="plain", **{"tokens_per_batch": 150, **options})
     data.setup("predict")
     return data
 
@@ -111,7 +134,7 @@ def annotate(world: World, output: Path, callbacks: tuple = (), config: dict | N
 
     writer = RecordWriter(output, config or {"a": 1}, finish)
     data = make_data(world)
-    data.done = {record["question_id"] for record in writer.collect()}
+    data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
     trainer = L.Trainer(**TRAINER, callbacks=[writer, *callbacks])
     trainer.predict(Annotator(world.teacher, max_new_tokens=6), data, return_predictions=False)
     return merged

@@ -32,7 +32,7 @@ def test_kept_layers_are_a_hand_built_shallow_model(tmp_path: Path, layers: list
     with torch.no_grad():
         torch.testing.assert_close(shallow(IDS).logits, built(IDS).logits, rtol=0, atol=1e-6)
     # Generation addresses the key-value cache by layer number.
-    arguments = (IDS, torch.ones_like(IDS), 1, 8)
+    arguments = (IDS.tolist(), 1, 8)
     assert generate_completions(shallow, *arguments) == generate_completions(built, *arguments)
     # It is saved and loaded as what it now is.
     shallow.save_pretrained(tmp_path / "shallow")

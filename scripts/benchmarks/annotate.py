@@ -1,0 +1,63 @@
+"""Annotation: a teacher that answers many questions at once, against one `generate` call a question.
+
+    python scripts/benchmark.py annotate --smollm2 FILE.gguf --questions FILE.jsonl.gz
+
+The baseline is what a script written in an afternoon does: transformers' own `generate`, greedy, with its key-value
+cache, one prompt after another. Both answer the same questions with the same loaded weights and the same greatest
+length, in turns; the share of equal texts says that both do the same work.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from datamodules.generation import QuestionDataModule
+from lightning_modules.backends import Decoding, Request, Source, TransformersBackend
+from scripts.benchmarks.measure import Measurement
+
+
+def annotate_naively(model: Any, tokenizer: Any, requests: list[Request], max_new_tokens: int) -> dict[str, str]:
+    """Generates one completion after another; returns the texts by question."""
+    texts = {}
+    for request in requests:
+        ids = torch.tensor([request.prompt_ids], device=model.device)
+        with torch.inference_mode():
+            generated = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
+            )
+        texts[request.question_id] = tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def run(args: list[str]) -> Iterator[Measurement]:
+    """Runs it; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="benchmark.py annotate")
+    parser.add_argument("--smollm2", required=True, help="the teacher: SmolLM2-135M-Instruct as GGUF, or any other")
+    parser.add_argument("--questions", required=True, help="a source of questions, such as a jsonl.gz file")
+    parser.add_argument("--number", type=int, default=16, help="how many questions")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3, help="turns, of which each side's fastest counts")
+    parsed = parser.parse_args(args)
+    data = QuestionDataModule(parsed.smollm2, parsed.questions, limit=parsed.number)
+    data.setup("predict")
+    backend = TransformersBackend()
+    backend.load(Source(parsed.smollm2, None, "float32", None), data.tokenizer)
+    decoding = Decoding(parsed.max_new_tokens, 0.0, (), 0)
+    requests = [Request(item.question.id, 0, item.text, tuple(item.prompt_ids)) for item in data.posed.values()]
+    ours, naive = [], []
+    for _ in range(parsed.repeats):
+        start = time.perf_counter()
+        found = {request.question_id: completion for request, completion in backend.generate(requests, decoding)}
+        middle = time.perf_counter()
+        texts = annotate_naively(backend.model, data.tokenizer, requests, parsed.max_new_tokens)
+        ours.append(middle - start)
+        naive.append(time.perf_counter() - middle)
+    rates = [len(requests) / min(times) for times in (ours, naive)]
+    tokens = sum(completion.num_completion_tokens or 0 for completion in found.values())
+    equal = sum(found[identifier].text == text for identifier, text in texts.items())
+    yield Measurement.against("annotate_vs_naive", *rates, "questions/s")
+    yield Measurement("annotate_tokens_per_s", tokens / min(ours), "tokens/s")
+    yield Measurement("annotate_equal_texts", equal / len(texts), "share")

@@ -112,6 +112,8 @@ def _calculate(formula: str) -> str | None:
         match node:
             case ast.BinOp(left, operation, right) if type(operation) in _OPERATIONS:
                 return _OPERATIONS[type(operation)](value(left), value(right))
+            case ast.UnaryOp(ast.USub(), operand):
+                return -value(operand)
             case ast.Constant(int() | float() as number):
                 return Fraction(str(number))
         raise ValueError(formula)
@@ -144,7 +146,8 @@ def _read_eit(path: Path, counts: Counter[str]) -> Iterator[Published]:
             teacher=teacher,
             text=_clean(r"</?(?:Solution Path|Rationale)>", "", text, counts, "tags removed"),
             gold_conditioned="without_gt" not in name,
-            answer=record["output"] if "problem" in record else None,
+            # MATH's `output` is the gold answer, which only the human solution is sure to reach.
+            answer=record["output"] if "problem" in record and key == "human" else None,
         )
 
 
@@ -170,8 +173,8 @@ def _read_palm(path: Path, counts: Counter[str]) -> Iterator[Published]:
         raise ValueError(f"{path}: more rationales than {dataset}_{split}.json has questions ({len(questions)})")
     for record, text in zip(questions[start:], texts, strict=False):
         own = _clean(r"(?s)\n\nQ:.*", "", text, counts, "invented next questions cut off")
-        # SVAMP's answers are formulas: "The answer is (84 / 2)."
-        formula = re.search(r"[Tt]he answer is (\([^a-z]*\))\.?$", own) if dataset == "svamp" else None
+        # SVAMP's answers are formulas: "The answer is (6 * 14) + 11."
+        formula = re.search(r"[Tt]he answer is ([-+*/(). \d]+?)\.?$", own) if dataset == "svamp" else None
         yield Published(
             question=record.get("question") or record["input"],
             teacher="palm-540b",

@@ -44,7 +44,7 @@ _SUBJECT_LETTER = re.compile(
 _SUBJECT_TEXT = re.compile(r"(?<!\w)([A-Z])[)\].:][\s*\"']*([^\n]+)$")
 NUMBER = re.compile(r"(?<![\w.])-?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<![\w.])-?\$?\.\d+")
 # An expression: a whole formula, or what follows until the sentence or the line ends.
-FORMULA = re.compile(r"\$[^$]+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
+FORMULA = re.compile(r"(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
 _PHRASE = re.compile(r"(?:[^\n.]|\.(?=\d))+")
 _LIST_MARKER = re.compile(r"[.)] +[A-Za-z]")
 # A number may begin a calculation, `16 - 3 = 13`, whose value comes after its last equals sign.
@@ -177,7 +177,8 @@ def _match_expression(text: str, start: int) -> tuple[str, str, int] | None:
         formula = FORMULA.match(text, start) or _PHRASE.match(text, start)
         if formula is None:
             return None
-        content, end = formula.group(), formula.end()
+        # Of "6840 + 120 = 6960" the last side is the answer.
+        content, end = formula.group().rpartition("=")[2], formula.end()
     answer = normalize_expression(content)
     return (answer, "stated expression", end) if answer and not NEGATION.search(content) else None
 

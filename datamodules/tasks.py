@@ -92,7 +92,10 @@ def _parse_source(source: str) -> tuple[Task, str, Path | None]:
     name, _, split = place.rpartition(":")
     if not name:
         raise ValueError(f"{source}: write task:NAME:SPLIT or task:NAME:SPLIT@FOLDER, like task:openbookqa:train")
-    task = load_task(name)
+    try:
+        task = load_task(name)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
     if split not in task.splits:
         raise ValueError(f"{source}: {name} has no split {split!r} with answers; there are {', '.join(task.splits)}")
     if folder and not Path(folder).is_dir():

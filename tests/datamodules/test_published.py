@@ -43,7 +43,7 @@ def make_eit(clone: Path) -> None:
         ("openbookQA_onlyans", sun, "B"),
     ]:
         write(clone / "data" / f"{name}.json", [{"instruction": instruction, "output": output}])
-    record = {"problem": "Half of $x$?", "level": "Level 1", "type": "Algebra", "solution": "x.", "output": r"\frac x2"}
+    record = {"problem": "Half of $x$?", "level": "Level 1", "type": "Algebra", "solution": "x.", "output": "gold"}
     write(clone / "data" / "math_gemini_level1_ranked.json", [{**record, "gemini_output": "Divide. The answer is x/2"}])
 
 
@@ -64,7 +64,7 @@ def make_palm(clone: Path) -> None:
     write(clone / "datasets/cqa/palm/train_CoT_1.json", [invented])
     luke = {"input": "Luke scored 84 points in 2 rounds.\nHow many per round?", "label": "( 84.0 / 2.0 )"}
     write_lines(clone / "datasets/svamp/svamp_test.json", [luke, luke])
-    texts = ["84 / 2 = 42. The answer is (84 / 2).\n\nQ: There are", "Luke scored 84 points and"]
+    texts = ["84 / 2 = 42. The answer is (80 / 2) - (-2).\n\nQ: There are", "Luke scored 84 points and"]
     write(clone / "datasets/svamp/palm/test_CoT_0.json", texts)
 
 
@@ -134,7 +134,7 @@ CASES: dict[str, tuple[Callable[[Path], None], set[tuple], dict[str, int]]] = {
         make_palm,
         {
             ("6b", "palm-540b", "Only maths. So the answer is (b) maths.", "B", "palm", False),
-            ("chal-1", "palm-540b", "84 / 2 = 42. The answer is (84 / 2).", "42", "palm", False),
+            ("chal-1", "palm-540b", "84 / 2 = 42. The answer is (80 / 2) - (-2).", "42", "palm", False),
             ("chal-1", "palm-540b", "Luke scored 84 points and", "84", "palm", True),
         },
         {

@@ -139,7 +139,16 @@ def test_run_has_the_documented_files(pipeline):
         "config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "student", "DONE",
     }  # fmt: skip
     meta = json.loads((run / "meta.json").read_text())
-    assert {"config_hash", "git_commit", "versions", "created", "seeds", "data"} == set(meta)
+    assert {
+        "config_hash",
+        "git_commit",
+        "versions",
+        "created",
+        "extractors",
+        "questions_commit",
+        "seeds",
+        "data",
+    } == set(meta)
     assert set(meta["seeds"]) == {"seed_everything", "split", "order"}
     assert {"torch", "lightning", "transformers", "python"} <= set(meta["versions"])
     assert {path.name for path in (run / "student").iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.batching import TokenBudgetBatchSampler, collate_examples, pad_rows
+from datamodules.batching import TokenBudgetBatchSampler, collate_examples
 from datamodules.logit_format import CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
 from datamodules.prompts import get_prompt
@@ -126,11 +126,9 @@ def _answer(model: Any, tokenizer: Any, prompt_name: str, questions: list[Questi
     examples = []
     for start in range(0, len(questions), 16):
         part = questions[start : start + 16]
-        prompts = [encode_prompt(tokenizer, prompt, question) for question in part]
-        input_ids = pad_rows([ids for _, ids in prompts], tokenizer.eos_token_id, left=True)
-        mask = pad_rows([[1] * len(ids) for _, ids in prompts], 0, left=True)
-        completions = generate_completions(model, input_ids, mask, tokenizer.eos_token_id, num_tokens)
-        for question, (_, ids), (completion, _) in zip(part, prompts, completions, strict=True):
+        prompts = [encode_prompt(tokenizer, prompt, question)[1] for question in part]
+        completions = generate_completions(model, prompts, tokenizer.eos_token_id, num_tokens)
+        for question, ids, (completion, _) in zip(part, prompts, completions, strict=True):
             tokens = np.array([*ids, *completion, tokenizer.eos_token_id], np.int32)
             segments = np.full(len(tokens), PROMPT + 1, np.int8)
             segments[: len(ids)] = PROMPT

@@ -58,6 +58,6 @@ def run(args: list[str]) -> Iterator[Measurement]:
     rates = [len(requests) / min(times) for times in (ours, naive)]
     tokens = sum(completion.num_completion_tokens or 0 for completion in found.values())
     equal = sum(found[identifier].text == text for identifier, text in texts.items())
-    yield Measurement.against("annotate_vs_naive", *rates, "questions/s")
+    yield Measurement.against("annotate_vs_naive", rates[0], rates[1], "questions/s")
     yield Measurement("annotate_tokens_per_s", tokens / min(ours), "tokens/s")
     yield Measurement("annotate_equal_texts", equal / len(texts), "share")

@@ -29,6 +29,14 @@ def choose_tokens(logits_BV: Tensor, temperature: float, uniform_B: Tensor | Non
     return torch.searchsorted(sums_BV, draws_B1, right=True)[:, 0]
 
 
+def count_shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Returns how many tokens all prompts begin with alike, of which each leaves one at least; 0 for one prompt."""
+    if len(prompts) == 1:
+        return 0
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    return next((place for place, tokens in enumerate(columns) if len(set(tokens)) > 1), min(map(len, prompts)) - 1)
+
+
 def generate_completions(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -40,7 +48,8 @@ def generate_completions(
 ) -> list[tuple[list[int], Literal["stop", "length"]]]:
     """Continues each prompt, in one batch with a key-value cache, which a row leaves as soon as it has ended.
 
-    Prompts are padded on the left. A prompt that is there several times is read once. Each row draws from a generator
+    A prompt that is there several times is read once, and so is what all prompts begin with, such as exemplars; what
+    follows is padded on the left. Each row draws from a generator
     of its own, so that its tokens depend on its prompt and seed alone, but for rounding: a sum over more padding or
     other rows may differ in its last bit, and two tokens that close may then change places. In float32 that is rare,
     in bfloat16 it is not.
@@ -66,16 +75,23 @@ def generate_completions(
         draws = [np.random.default_rng(seed).random(max_new_tokens) for seed in seeds]
         draws_BL = torch.from_numpy(np.stack(draws)).to(model.device)
     places = {tuple(prompt): place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    input_ids_BS = pad_rows(list(places), eos_id, left=True).to(model.device)
-    mask_BS = pad_rows([[1] * len(prompt) for prompt in places], 0, left=True).to(model.device)
-    positions_BS = (mask_BS.cumsum(-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
+    # A sliding window counts the padding that would come between the shared tokens and the rest.
+    shared = 0 if any(cache.is_sliding) else count_shared(list(places))
+    input_ids_BS = pad_rows([prompt[shared:] for prompt in places], eos_id, left=True).to(model.device)
+    mask_BS = pad_rows([[1] * (len(prompt) - shared) for prompt in places], 0, left=True)
+    mask_BS = torch.cat([torch.ones(len(places), shared, dtype=torch.int64), mask_BS], 1).to(model.device)
+    positions_BS = (mask_BS.cumsum(-1) - 1).clamp(min=0)[:, shared:]
     completions: list[list[int]] = [[] for _ in prompts]
     reasons: list[Literal["stop", "length"]] = ["length"] * len(prompts)
     rows = list(range(len(prompts)))
     # From here on a row is a completion, not a prompt.
     kept = torch.tensor([places[tuple(prompt)] for prompt in prompts], device=model.device)
     with torch.inference_mode():
+        if shared:
+            first = torch.tensor([prompts[0][:shared]], device=model.device)
+            model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(len(places))
         for step in range(max_new_tokens):
             logits_BV = model(
                 input_ids=input_ids_BS,

@@ -5,7 +5,7 @@ import json
 import os
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -175,11 +175,15 @@ class OpenAIBackend(Backend):
             if waiting:
                 raise ValueError(f"{self._name_cap()} reached, {len(waiting)} of {len(requests)} not asked; {GOES_ON}")
         finally:
-            for task in running:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*running, return_exceptions=True))
-            loop.run_until_complete(client.close())
+            loop.run_until_complete(self._end(client, running))
             loop.close()
+
+    @staticmethod
+    async def _end(client: Any, running: Iterable[asyncio.Task]) -> None:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await client.close()
 
     def _bound_tokens(self, request: Request, decoding: Decoding) -> int:
         return len(request.text.encode()) + TEMPLATE_TOKENS + decoding.max_new_tokens

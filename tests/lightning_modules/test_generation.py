@@ -7,12 +7,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_cache import LogitCache
 from lightning_modules.evaluation import Evaluator
-from lightning_modules.generation import choose_tokens, generate_completions, score_completions
+from lightning_modules.generation import choose_tokens, count_shared, generate_completions, score_completions
 from lightning_modules.teacher import Annotator
 from lightning_modules.writers import RecordWriter
 from tests.lightning_modules.conftest import World
@@ -42,6 +42,28 @@ def test_a_batch_of_mixed_lengths_continues_each_prompt_as_if_alone(model: PreTr
     for (ids, reason), free in zip(completions, expected, strict=True):
         end = free.index(1) if 1 in free else None
         assert (ids, reason) == (free[:end], "length" if end is None else "stop")
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(window: int | None) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=120, num_key_value_heads=1, sliding_window=window, initializer_range=0.3, **sizes)
+    mistral = MistralForCausalLM(config).eval()
+    exemplars = list(range(60, 90))
+    prompts = [exemplars + prompt for prompt in [*PROMPTS, [5]]]
+    assert count_shared(prompts) == 30 and count_shared([exemplars, exemplars[:4]]) == 3 == count_shared([[1] * 4] * 2)
+    completions = generate_completions(mistral, prompts, eos_id=119, max_new_tokens=12)
+    for (ids, _), prompt in zip(completions, prompts, strict=True):
+        free = continue_greedily(mistral, prompt, 12)
+        assert ids == (free[: free.index(119)] if 119 in free else free)
+    read = []
+    handle = mistral.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    generate_completions(mistral, prompts, eos_id=119, max_new_tokens=1)
+    handle.remove()
+    assert read == ([(1, 30), (5, 21)] if window is None else [(5, 51)])
 
 
 def test_a_row_that_ends_leaves_the_others_as_they_were(model: PreTrainedModel) -> None:

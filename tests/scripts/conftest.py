@@ -76,8 +76,12 @@ class Bench:
 
     def run(self, stage: str, *more: str) -> str:
         """Runs a stage that must succeed; returns what it printed."""
+        return self.run_main(MAINS[stage], [*COMMANDS[stage], *more])
+
+    def run_main(self, main: Callable, args: list[str]) -> str:
+        """Likewise, for any script and its whole command line."""
         self.capsys.readouterr()
-        MAINS[stage]([*COMMANDS[stage], *more])
+        main(args)
         return self.capsys.readouterr().out
 
     def refuse(self, stage: str, *more: str, writes: str | None = None) -> str:

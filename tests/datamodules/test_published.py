@@ -117,7 +117,7 @@ CASES: dict[str, tuple[Callable[[Path], None], set[tuple], dict[str, int]]] = {
             ("7-980", "gpt-4o/0_shot_without_gt", "1. Hm.The answer is B: wilting", "B", "gpt", False),
             ("2b", "llama-3-70b/L2", "He died. The answer is False", "B", "llama-3", False),
             ("2b", "gpt-4o/L1", "He died. The answer is True", "A", "gpt", False),
-            ("m-0", "gemini-1.5-flash/L1", "Divide. The answer is x/2", r"\frac{x}{2}", "gemini", False),
+            ("m-0", "gemini-1.5-flash/L1", "Divide. The answer is x/2", "x/2", "gemini", False),
         },
         {"published": 7, "tags removed": 1, "files without one teacher's rationales": 1},
     ),

@@ -115,7 +115,7 @@ def test_rationales_have_the_documented_columns_and_metadata(pipeline):
         assert record["text"].strip() and record["correct"] == (record["answer"] == question["gold"])
     metadata = read_metadata(path)
     assert metadata["teacher"] == "a-teacher" and len(metadata["revision"]) == 16
-    assert metadata["decoding"] == {"max_new_tokens": 96, "temperature": 0.0, "num_samples": 1, "seed": 0}
+    assert metadata["decoding"] == {"max_new_tokens": 96, "temperature": 0.0, "num_samples": 1, "seed": 0, "stop": []}
     assert metadata["prompt"]["name"] == "plain" and "{question}" in metadata["prompt"]["texts"]["choice"]
     assert {"config_hash", "git_commit", "versions", "created"} <= set(metadata["creation"])
 
@@ -274,6 +274,8 @@ def spawn(stage: str, args: list[str], folder: Path, **environment: str) -> subp
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in its background with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -64,12 +64,13 @@ def read_reply(body: str) -> tuple[str, FinishReason, int | None, int | None, st
         choice = reply["choices"][0]
         text, reason = choice["message"].get("content") or "", choice["finish_reason"]
         usage = reply.get("usage") or {}
+        counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
         revision = " ".join(filter(None, (reply.get("model"), reply.get("system_fingerprint"))))
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"a malformed reply: {body[:100]!r}") from None
     if not isinstance(text, str) or reason not in get_args(FinishReason):
         raise ValueError(f"a reply with finish_reason {reason!r}")
-    return text, reason, usage.get("prompt_tokens"), usage.get("completion_tokens"), revision or "unknown"
+    return text, reason, *counts, revision or "unknown"
 
 
 class OpenAIBackend(Backend):

@@ -55,9 +55,9 @@ def run(args: list[str]) -> Iterator[Measurement]:
         texts = annotate_naively(backend.model, data.tokenizer, requests, parsed.max_new_tokens)
         ours.append(middle - start)
         naive.append(time.perf_counter() - middle)
-    rates = [len(requests) / min(times) for times in (ours, naive)]
+    rate, baseline = len(requests) / min(ours), len(requests) / min(naive)
     tokens = sum(completion.num_completion_tokens or 0 for completion in found.values())
     equal = sum(found[identifier].text == text for identifier, text in texts.items())
-    yield Measurement.against("annotate_vs_naive", rates[0], rates[1], "questions/s")
+    yield Measurement.against("annotate_vs_naive", rate, baseline, "questions/s")
     yield Measurement("annotate_tokens_per_s", tokens / min(ours), "tokens/s")
     yield Measurement("annotate_equal_texts", equal / len(texts), "share")

@@ -112,10 +112,12 @@ def test_rationales_have_the_documented_columns_and_metadata(pipeline):
         assert record["teacher"] == "a-teacher" and record["family"] == "a" and record["sample"] == 0
         assert record["task"] == "microworld" and record["split"] == "train"
         assert record["finish_reason"] in ("stop", "length") and record["prompt_id"].startswith("plain-")
+        assert record["num_prompt_tokens"] > 10 and 1 < record["num_completion_tokens"] <= 96
         assert record["text"].strip() and record["correct"] == (record["answer"] == question["gold"])
     metadata = read_metadata(path)
     assert metadata["teacher"] == "a-teacher" and len(metadata["revision"]) == 16
-    assert metadata["decoding"] == {"max_new_tokens": 96, "temperature": 0.0, "num_samples": 1, "seed": 0, "stop": []}
+    expected = {"max_new_tokens": 96, "temperature": 0.0, "stop": [], "num_samples": 1, "seed": 0}
+    assert metadata["decoding"] == expected and metadata["backend"] == "TransformersBackend"
     assert metadata["prompt"]["name"] == "plain" and "{question}" in metadata["prompt"]["texts"]["choice"]
     assert {"config_hash", "git_commit", "versions", "created"} <= set(metadata["creation"])
 

@@ -38,7 +38,7 @@ from losses.mixture import (
 from losses.targets import FullTarget, Target, soften
 
 # A chunk's logits, counted in float32. The weight is read again for every chunk, which larger chunks hide.
-CPU_CHUNK_BYTES = 64 << 20
+CPU_CHUNK_BYTES = 96 << 20
 GPU_CHUNK_BYTES = 512 << 20
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
 BLOCK_BYTES = 16 << 20

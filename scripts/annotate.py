@@ -116,10 +116,12 @@ def main(args: list[str] | None = None) -> None:
         data.tokenizer_name = None
     data.setup("predict")
     teacher.prepare(data)
-    teacher.check(data)
     if cli.config.dry_run:
+        # Before the check, so that it needs no key.
         print_prompts(data, teacher.decoding.max_new_tokens)
-    elif teacher.backend.is_local:
+        return
+    teacher.check(data)
+    if teacher.backend.is_local:
         cli.trainer.callbacks.append(writer)
         cli.trainer.predict(teacher, data, return_predictions=False)
     else:

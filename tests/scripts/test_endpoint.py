@@ -225,7 +225,7 @@ def test_no_more_is_sent_than_the_caps_allow(bench: Bench, server: ChatServer) -
 
 
 def test_a_dry_run_prints_every_missing_prompt_and_sends_nothing(bench: Bench, server: ChatServer) -> None:
-    said = bench.run_main(annotate.main, make_command(server, "--dry-run"))
+    said = bench.run_main(annotate.main, make_command(server, "--dry-run", "--model.backend.key_variable=NOT_SET"))
     for question in make_questions(8):
         assert get_prompt("cot").render(question, chat=True) in said
     assert "8 requests" in said and "completions of 48 tokens at most; nothing was asked" in said

@@ -195,7 +195,7 @@ class _FusedHead(torch.autograd.Function):
         # The first chunk writes it; without rows there is none.
         d_weight_VD = (torch.empty_like if N else torch.zeros_like)(weight_VD, dtype=exact) if needs[1] else None
         d_bias_V = torch.zeros(V, dtype=exact, device=hidden_ND.device) if needs[2] else None
-        names = STATISTICS + (TEACHER_STATISTICS if target is not None else ())
+        names = STATISTICS if target is None else TEACHER_STATISTICS
         statistics = torch.empty(len(names), N, dtype=exact, device=hidden_ND.device)
         loss_N = torch.empty(N, dtype=exact, device=hidden_ND.device)
 
@@ -300,5 +300,5 @@ def mix_fused(
             max(1, chunk_bytes // (4 * len(weight_VD))),
             torch.is_grad_enabled(),
         )
-    names = STATISTICS + (TEACHER_STATISTICS if target is not None else ())
+    names = STATISTICS if target is None else TEACHER_STATISTICS
     return total, dict(zip(names, statistics, strict=True))

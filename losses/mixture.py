@@ -15,7 +15,7 @@ from losses.divergences import Divergence, forward_kl, weigh
 from losses.targets import FullTarget, SampledTarget, SparseTarget, Tail, Target, UnstoredTemperature, soften
 
 STATISTICS = ("ce", "accuracy", "student_entropy")
-TEACHER_STATISTICS = ("divergence", "teacher_entropy", "student_tail", "teacher_tail", "agreement")
+TEACHER_STATISTICS = (*STATISTICS, "divergence", "teacher_entropy", "student_tail", "teacher_tail", "agreement")
 
 
 @dataclass(frozen=True)

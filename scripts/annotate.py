@@ -19,6 +19,7 @@ from datamodules.files import hash_json
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
 from datamodules.rationales import Rationale, read_metadata, write_rationales
+from datamodules.tasks import format_tasks
 
 # Imported, so that `--model.backend` knows them by name.
 from lightning_modules.openai_backend import OpenAIBackend  # noqa: F401
@@ -79,8 +80,6 @@ def main(args: list[str] | None = None) -> None:
         summarize(args[1:])
         return
     if args[:1] == ["tasks"]:
-        from datamodules.tasks import format_tasks
-
         print(format_tasks())
         return
     cli = parse(args)

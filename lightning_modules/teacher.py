@@ -63,7 +63,8 @@ class TeacherModule(L.LightningModule):
         return identify_weights(self.teacher, self.teacher_revision)
 
     @property
-    def _source(self) -> Source:
+    def source(self) -> Source:
+        """The teacher, as backends load it."""
         return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
 
     @property
@@ -127,7 +128,7 @@ class Annotator(TeacherModule):
 
     def check(self, data: QuestionDataModule) -> None:
         """Raises a ValueError if the backend cannot run the teacher, or a generation may leave its context."""
-        self.backend.check(self._source, data.max_length + self.decoding.max_new_tokens)
+        self.backend.check(self.source, data.max_length + self.decoding.max_new_tokens)
 
     def prepare(self, data: QuestionDataModule) -> None:
         """Tells the data what it is asked for."""
@@ -139,7 +140,7 @@ class Annotator(TeacherModule):
 
     def configure_model(self) -> None:
         """Loads the backend's model, once."""
-        self.model = self.backend.load(self._source, self.trainer.datamodule.tokenizer)
+        self.model = self.backend.load(self.source, self.trainer.datamodule.tokenizer)
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
         """Returns one record for each question and sample."""
@@ -261,7 +262,7 @@ class LogitScorer(TeacherModule):
             longest, what = longest + 1, "data.max_length and the token that vLLM generates"
         check_model(self.teacher, self.teacher_revision, self.keep_layers, longest, what)
         if self.vllm is not None:
-            self.vllm.check(self._source, longest)
+            self.vllm.check(self.source, longest)
 
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""
@@ -287,7 +288,7 @@ class LogitScorer(TeacherModule):
         if self.vllm is not None:
             assert self.sparsity.top_k is not None
             self.vllm.keep_log_probs(self.sparsity.top_k)
-            self.vllm.load(self._source, None)
+            self.vllm.load(self.source, None)
             return
         super().configure_model()
         if self._head is None:

@@ -70,7 +70,7 @@ class QuestionDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer: str | None,
-        questions: str,
+        questions: list[str] | str,
         prompt: str = "cot",
         limit: PositiveInt | None = None,
         max_length: PositiveInt = 1024,
@@ -85,9 +85,9 @@ class QuestionDataModule(L.LightningDataModule):
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default. Null, for a teacher that takes
                 text, leaves prompts untokenized and their length unchecked.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a list of these.
             prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
-            limit: Use only the first so many questions.
+            limit: Use only the first so many questions of each source.
             max_length: Longest prompt in tokens.
             skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.
             tokens_per_batch: Budget of a batch: completions x (longest prompt + longest completion), in tokens.

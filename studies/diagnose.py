@@ -38,7 +38,7 @@ NUM_SHIFTED = 20
 
 
 @dataclass(frozen=True)
-class TaskSpec:
+class TaskSource:
     """One task's questions, and what teachers answered.
 
     Attributes:
@@ -84,7 +84,7 @@ class Diagnosis:
 
     name: str
     students: dict[str, StudentSpec]
-    tasks: dict[str, TaskSpec]
+    tasks: dict[str, TaskSource]
     teacher_tokenizers: dict[str, str] = field(default_factory=dict)
     prompt: str = "instruction"
     num_questions: PositiveInt = 200
@@ -131,7 +131,7 @@ class TaskData:
     families: dict[str, str]
 
 
-def load_task(name: str, spec: TaskSpec, num_questions: int, seed: int) -> TaskData:
+def load_task(name: str, spec: TaskSource, num_questions: int, seed: int) -> TaskData:
     """Draws questions that all teachers answered, so that teachers are compared on the same ones.
 
     Raises:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from datamodules.prompts import get_prompt
 from datamodules.rationales import write_rationales
-from studies.diagnose import Diagnosis, TaskSpec, diagnose, load_task, parse
+from studies.diagnose import Diagnosis, TaskSource, diagnose, load_task, parse
 from studies.diagnostics import reader as reader_module
 from studies.diagnostics.reader import StudentReader
 from studies.grid import StudentSpec
@@ -32,7 +32,7 @@ def diagnosis(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
     logits = capture(folder / "logits", teacher, source, [own])
     others = [make_rationale(item, name, right=item.gold != "A") for item in questions[:7] for name in ("u", "v")]
     write_rationales(folder / "uv.parquet", others, {"gold_conditioned": {"u": False, "v": True}})
-    task = TaskSpec(source, [own, str(folder / "uv.parquet")], logits={"t": logits})
+    task = TaskSource(source, [own, str(folder / "uv.parquet")], logits={"t": logits})
     return Diagnosis(
         "d",
         {"s": StudentSpec(student, "tiny"), "x": StudentSpec(stranger, "strange")},
@@ -167,7 +167,7 @@ def test_teachers_without_a_shared_question_are_refused(tmp_path: Path) -> None:
     questions = make_questions(3)
     rationales = [make_rationale(questions[0], "t"), *(make_rationale(item, "u") for item in questions[1:])]
     write_rationales(tmp_path / "r.parquet", rationales, {})
-    spec = TaskSpec(write_questions(tmp_path / "q.jsonl", questions), [str(tmp_path / "r.parquet")])
+    spec = TaskSource(write_questions(tmp_path / "q.jsonl", questions), [str(tmp_path / "r.parquet")])
     with pytest.raises(ValueError, match=r"c: no question was answered by all teachers; 't' answered fewest"):
         load_task("c", spec, 4, 0)
 

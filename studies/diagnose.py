@@ -1,9 +1,9 @@
 """Diagnostics of teacher-student fit before any training: any number of teachers, one or several students."""
 
-import warnings
-from collections import defaultdict
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,21 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from datamodules.files import read_records, write_json, write_text
+from datamodules.files import write_json, write_text
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
-from datamodules.published import find_family
-from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales, read_gold_conditions
+from datamodules.questions import Question
 from datamodules.tokenization import load_tokenizer
-from lightning_modules.pretrained import Dtype
+from lightning_modules.pretrained import Dtype, name_model
 from studies.diagnostics import gradients, likelihood, logits, ranks, surface, tokenizers
 from studies.diagnostics.metrics import Diagnostic, Fit
+from studies.diagnostics.prediction import format_predictions, predict
 from studies.diagnostics.reader import StudentReader
+from studies.diagnostics.sources import TaskData, TaskSource, load_task, read_rewards
 from studies.diagnostics.table import format_tables, plot_heat_map
 from studies.diagnostics.texts import Reading
 from studies.grid import StudentSpec
+from studies.plan import StudyPlan
 
 METRICS: list[Diagnostic] = [
     *likelihood.METRICS,
@@ -38,27 +39,6 @@ NUM_SHIFTED = 20
 
 
 @dataclass(frozen=True)
-class TaskSource:
-    """One task's questions, and what teachers answered.
-
-    Attributes:
-        questions: See `load_questions`.
-        rationales: Rationale stores and published collections.
-        teachers: Use only these; null uses all that the files hold.
-        gold_conditioned: Which teachers were shown the gold answers, where the files do not say.
-        logits: Logit caches by teacher; used where the tokenizer is the student's.
-        rewards: File of {"id": rationale id, "reward": number} lines, from a reward model; null takes right answers.
-    """
-
-    questions: str
-    rationales: list[str]
-    teachers: list[str] | None = None
-    gold_conditioned: dict[str, bool] = field(default_factory=dict)
-    logits: dict[str, str] = field(default_factory=dict)
-    rewards: str | None = None
-
-
-@dataclass(frozen=True)
 class Diagnosis:
     """What is diagnosed.
 
@@ -66,7 +46,6 @@ class Diagnosis:
         name: Names the folder of the results.
         students: By name.
         tasks: By name.
-        teacher_tokenizers: Hub id, local folder or GGUF file, of teachers whose tokenizer is known.
         prompt: What the students read before a rationale.
         num_questions: Drawn from those that all teachers of a task answered.
         gradient_questions: The first so many of them, for what needs a gradient; 0 for none.
@@ -85,7 +64,6 @@ class Diagnosis:
     name: str
     students: dict[str, StudentSpec]
     tasks: dict[str, TaskSource]
-    teacher_tokenizers: dict[str, str] = field(default_factory=dict)
     prompt: str = "instruction"
     num_questions: PositiveInt = 200
     gradient_questions: NonNegativeInt = 32
@@ -112,79 +90,6 @@ class Diagnosis:
         return Path(self.root) / self.name
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """One task's part of the diagnosis.
-
-    Attributes:
-        questions: The drawn questions.
-        pairs: Their rationales, teacher by teacher.
-        accuracies: Each teacher's share of right answers in the files; None where gold is unknown.
-        gold_conditioned: By teacher; None where it is unknown.
-        families: By teacher.
-    """
-
-    questions: list[Question]
-    pairs: list[tuple[Question, Rationale]]
-    accuracies: dict[str, float | None]
-    gold_conditioned: dict[str, bool | None]
-    families: dict[str, str]
-
-
-def load_task(name: str, spec: TaskSource, num_questions: int, seed: int) -> TaskData:
-    """Draws questions that all teachers answered, so that teachers are compared on the same ones.
-
-    Raises:
-        ValueError: A teacher is absent, or no question has an answer from all.
-    """
-    questions = {question.id: question for question in load_questions(spec.questions)}
-    by_teacher: dict[str, dict[str, list[Rationale]]] = defaultdict(lambda: defaultdict(list))
-    for rationale in load_rationales(spec.rationales, questions):
-        if rationale.text.strip():
-            by_teacher[rationale.teacher][rationale.question_id].append(rationale)
-    teachers = spec.teachers or sorted(by_teacher)
-    if absent := sorted({*teachers, *spec.logits, *spec.gold_conditioned} - set(by_teacher)):
-        raise ValueError(f"{name}: no rationale of {absent[0]!r}; there are {', '.join(sorted(by_teacher))}")
-    shared = [key for key in questions if all(key in by_teacher[teacher] for teacher in teachers)]
-    if not shared:
-        fewest = min(teachers, key=lambda teacher: len(by_teacher[teacher]))
-        raise ValueError(f"{name}: no question was answered by all teachers; {fewest!r} answered fewest, leave it out")
-    order = np.random.default_rng(seed).permutation(len(shared))[:num_questions]
-    drawn = [questions[shared[number]] for number in order]
-    conditions: dict[str, bool | None] = {**read_gold_conditions(spec.rationales), **spec.gold_conditioned}
-    known = {teacher: conditions.get(teacher) for teacher in teachers}
-    if len(set(known.values())) > 1:
-        groups = {value: [teacher for teacher in teachers if known[teacher] is value] for value in (True, False, None)}
-        warnings.warn(
-            f"{name}: teachers that saw the gold answer ({', '.join(groups[True])}) are kept apart from others "
-            f"({', '.join(groups[False] + groups[None])}); their rationales are another kind of text",
-            stacklevel=2,
-        )
-    answers = {teacher: [item for group in by_teacher[teacher].values() for item in group] for teacher in teachers}
-    return TaskData(
-        questions=drawn,
-        pairs=[
-            (question, item) for teacher in teachers for question in drawn for item in by_teacher[teacher][question.id]
-        ],
-        accuracies={teacher: _share_right(items) for teacher, items in answers.items()},
-        gold_conditioned=known,
-        families={teacher: _name_family(items[0]) for teacher, items in answers.items()},
-    )
-
-
-def _share_right(rationales: Sequence[Rationale]) -> float | None:
-    known = [rationale.correct for rationale in rationales if rationale.correct is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _name_family(rationale: Rationale) -> str:
-    return find_family(rationale.teacher) if rationale.family == "unknown" else rationale.family
-
-
-def _read_rewards(path: str | None) -> dict[str, float]:
-    return {record["id"]: record["reward"] for _, record in read_records(Path(path))} if path else {}
-
-
 def _group_texts(readings: Sequence[Reading], questions: Sequence[Question]) -> list[list[str]]:
     """Returns the completions of each question."""
     groups: dict[str, list[str]] = {question.id: [] for question in questions}
@@ -195,7 +100,6 @@ def _group_texts(readings: Sequence[Reading], questions: Sequence[Question]) -> 
 
 def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskData) -> Iterator[dict[str, Any]]:
     """Yields a row for each teacher: every diagnostic's value, and its interval over questions."""
-    spec = diagnosis.tasks[task]
     reader = StudentReader(
         diagnosis.students[student],
         get_prompt(diagnosis.prompt),
@@ -204,27 +108,32 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
         diagnosis.dtype,
         diagnosis.tokens_per_batch,
     )
-    texts = reader.prepare(data.pairs)
-    reader.open_caches({teacher: LogitCache(Path(path)) for teacher, path in spec.logits.items()}, texts)
+    by_id = {question.id: question for question in data.questions}
+    texts = reader.prepare([(by_id[item.question_id], item) for items in data.rationales.values() for item in items])
+    caches = {
+        data.rationales[teacher][0].teacher: LogitCache(Path(source.logits))
+        for teacher, source in data.teachers.items()
+        if source.logits
+    }
+    reader.open_caches(caches, texts)
     readings = reader.read(texts, diagnosis.local_steps)
     own = reader.answer(data.questions, diagnosis.own_prompt, diagnosis.own_tokens) if diagnosis.own_tokens else {}
     sampled = {question.id for question in data.questions[: diagnosis.gradient_questions]}
     first = [text for text in texts if text.question.id in sampled and text.rationale.sample == 0]
     found = reader.differentiate(first, diagnosis.projection, diagnosis.seed) if first else {}
-    groups: dict[str, list[Reading]] = defaultdict(list)
-    for reading in readings:
-        groups[reading.text.rationale.teacher].append(reading)
+    rest = iter(readings)
+    groups = {teacher: list(islice(rest, len(items))) for teacher, items in data.rationales.items()}
     words: dict[str, Any] = {teacher: _group_texts(group, data.questions) for teacher, group in groups.items()}
     if own:
         words[surface.OWN] = [[own[question.id]] for question in data.questions]
     counts = {n: surface.count_ngrams(words, n) for n in (1, 2)}
-    rewards = _read_rewards(spec.rewards)
-    student_vocabulary = tokenizers.list_vocabulary(reader.tokenizer) if diagnosis.teacher_tokenizers else set()
+    rewards = read_rewards(diagnosis.tasks[task].rewards)
+    vocabulary = tokenizers.list_vocabulary(reader.tokenizer)
     numbers = {question.id: number for number, question in enumerate(data.questions)}
     rng = np.random.default_rng(diagnosis.seed)
     weights_RQ = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=diagnosis.num_resamples)
     for teacher, group in groups.items():
-        tokenizer = diagnosis.teacher_tokenizers.get(teacher)
+        source = data.teachers[teacher]
         fit = Fit(
             teacher=teacher,
             readings=group,
@@ -233,7 +142,7 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
             counts=counts,
             teacher_accuracy=data.accuracies[teacher],
             vocabularies=(
-                (tokenizers.list_vocabulary(load_tokenizer(tokenizer)), student_vocabulary) if tokenizer else None
+                (tokenizers.list_vocabulary(load_tokenizer(source.tokenizer)), vocabulary) if source.tokenizer else None
             ),
             rewards=rewards,
             gradients=found,
@@ -244,11 +153,11 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
         known = {name: estimate for name, estimate in estimates.items() if estimate is not None}
         yield {
             "teacher": teacher,
-            "teacher_family": data.families[teacher],
+            "teacher_family": source.family,
             "student": student,
             "student_family": diagnosis.students[student].family,
             "task": task,
-            "gold_conditioned": data.gold_conditioned[teacher],
+            "gold_conditioned": source.gold_conditioned,
             "num_rationales": len(group),
             "num_questions": len(numbers),
             **{name: estimate.value for name, estimate in known.items()},
@@ -258,7 +167,10 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
 
 
 def diagnose(diagnosis: Diagnosis) -> str:
-    """Computes what is missing; writes diagnostics.json, diagnostics.md and diagnostics.png; returns the tables."""
+    """Computes what is missing; writes diagnostics.json, diagnostics.md and diagnostics.png; returns the tables.
+
+    Where the study's results.json is there, the tables end with what the diagnostics predict of it.
+    """
     tasks = {
         name: load_task(name, spec, diagnosis.num_questions, diagnosis.seed) for name, spec in diagnosis.tasks.items()
     }
@@ -273,11 +185,48 @@ def diagnose(diagnosis: Diagnosis) -> str:
         for metric in METRICS
         if any(metric.name in row for row in rows)
     }
-    write_json(diagnosis.folder / "diagnostics.json", {"rows": rows, "metrics": metrics})
+    content: dict[str, Any] = {"rows": rows, "metrics": metrics}
     table = format_tables(rows, metrics)
+    results = diagnosis.folder / "results.json"
+    if results.exists():
+        content["predictions"] = list(
+            predict(rows, list(metrics), json.loads(results.read_text(encoding="utf-8")), diagnosis.seed)
+        )
+        table += f"\n\n{format_predictions(content['predictions'])}"
+    write_json(diagnosis.folder / "diagnostics.json", content)
     write_text(diagnosis.folder / "diagnostics.md", table + "\n")
     plot_heat_map(rows, metrics, diagnosis.folder / "diagnostics.png")
     return table
+
+
+def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, Any]:
+    """Returns the settings of the diagnosis of a study's own teachers and students, on its training questions.
+
+    Args:
+        plan: The study.
+        prompt: What its students learn to answer.
+        own_prompt: What they are evaluated with.
+    """
+    study = plan.study
+    tasks = {}
+    for task, spec in study.tasks.items():
+        teachers = {}
+        for teacher, source in study.teachers.items():
+            logits = Path(plan.logits(teacher, task))
+            teachers[teacher] = {
+                "name": source.name or name_model(str(source.model)),
+                "family": source.family,
+                "logits": str(logits) if (logits / "manifest.json").exists() else None,
+                "tokenizer": source.model,
+            }
+        files = list(dict.fromkeys(plan.rationales(teacher, task) for teacher in study.teachers))
+        tasks[task] = {"questions": spec.train, "rationales": files, "teachers": teachers}
+    students = {
+        name: {"model": spec.model, "family": spec.family, "keep_layers": spec.keep_layers}
+        for name, spec in study.students.items()
+    }
+    base = {"name": study.name, "root": study.root, "prompt": prompt, "own_prompt": own_prompt}
+    return {**base, "students": students, "tasks": tasks}
 
 
 def parse(args: list[str]) -> Diagnosis:

@@ -24,10 +24,10 @@ class Fit:
         readings: Of the questions that all teachers answered.
         pool: Of all teachers, these among them.
         own: The student's own answers to these questions, by id; empty if it was not asked.
-        counts: For n = 1, 2 the words' n-grams, [questions, features], by teacher; `own` are the student's.
+        counts: For n = 1, 2 the words' n-grams, [questions, features], by teacher; the student's own by the empty name.
         teacher: The teacher's name.
         teacher_accuracy: Share of right answers of all rationales in the teacher's files; None where gold is unknown.
-        vocabularies: The teacher's and the student's tokens; None if the teacher's tokenizer is unknown.
+        vocabularies: Texts of the teacher's and of the student's tokens; None if the teacher's tokenizer is unknown.
         rewards: By rationale id, from a reward model; empty without.
         gradients: Squared norm and projection of the student's gradient on a sample of the readings, by text key.
         reward_weight: How much the loss weighs in CAR.

@@ -15,7 +15,8 @@ from studies.diagnostics.metrics import Diagnostic, Fit, Mean, OfSet, OnSet, Val
 from studies.diagnostics.texts import Reading
 from studies.rationale_quality import locate_answer, names_options
 
-OWN = "own"
+# No teacher has this name.
+OWN = ""
 _WORD = re.compile(r"\w+")
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from datamodules.prompts import get_prompt
 from datamodules.rationales import write_rationales
-from studies.diagnose import Diagnosis, TaskSource, diagnose, load_task, parse
+from studies.diagnose import Diagnosis, diagnose, parse
 from studies.diagnostics import reader as reader_module
 from studies.diagnostics.reader import StudentReader
+from studies.diagnostics.sources import TaskSource, TeacherSource, load_task
 from studies.grid import StudentSpec
 from tests.tiny import capture, make_questions, make_rationale, save_model, write_questions, write_store
 
@@ -32,12 +33,12 @@ def diagnosis(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
     logits = capture(folder / "logits", teacher, source, [own])
     others = [make_rationale(item, name, right=item.gold != "A") for item in questions[:7] for name in ("u", "v")]
     write_rationales(folder / "uv.parquet", others, {"gold_conditioned": {"u": False, "v": True}})
-    task = TaskSource(source, [own, str(folder / "uv.parquet")], logits={"t": logits})
+    teachers = {"t": TeacherSource(logits=logits, tokenizer=teacher), "u": TeacherSource(), "v": TeacherSource()}
+    task = TaskSource(source, [own, str(folder / "uv.parquet")], teachers)
     return Diagnosis(
         "d",
         {"s": StudentSpec(student, "tiny"), "x": StudentSpec(stranger, "strange")},
         {"colours": task},
-        teacher_tokenizers={"t": teacher},
         prompt="plain",
         own_prompt="plain",
         own_tokens=8,
@@ -59,7 +60,7 @@ def test_a_diagnosis_has_a_row_for_each_teacher_and_student(
     diagnosis: Diagnosis, recwarn: pytest.WarningsRecorder
 ) -> None:
     table = diagnose(diagnosis)
-    assert any("kept apart" in str(warning.message) for warning in recwarn)
+    assert any("v were shown the gold answers" in str(warning.message) for warning in recwarn)
     content = json.loads((diagnosis.folder / "diagnostics.json").read_text())
     rows = read_rows(diagnosis)
     assert list(rows) == [(student, teacher) for student in "sx" for teacher in "tuv"]
@@ -97,9 +98,7 @@ def test_kl_is_that_of_both_models(diagnosis: Diagnosis) -> None:
         StudentReader(StudentSpec(str(folder / name), "f"), get_prompt("plain"), folder, "k", "float32", 64)
         for name in ("t", "student")
     ]
-    for question, rationale in data.pairs:
-        if rationale.teacher != "t":
-            continue
+    for question, rationale in zip(data.questions, data.rationales["t"], strict=True):
         [text] = models[1].prepare([(question, rationale)])
         ids = torch.tensor([[*models[1].prompts[question.id], *text.token_ids]])
         rows = slice(len(models[1].prompts[question.id]) - 1, -1)
@@ -157,10 +156,11 @@ def test_teachers_are_compared_on_the_questions_that_all_answered(diagnosis: Dia
     assert {question.id for question in data.questions} == {f"q{number}" for number in range(7)}
     fewer = load_task("colours", spec, 4, 0)
     assert fewer.questions == data.questions[:4] != load_task("colours", spec, 4, 1).questions
-    alone = load_task("colours", replace(spec, teachers=["t"], logits={}), 100, 0)
-    assert len(alone.questions) == 9 and alone.accuracies == {"t": 1.0}
+    alone = load_task("colours", replace(spec, teachers={"x": TeacherSource(name="t", family="f")}), 100, 0)
+    assert len(alone.questions) == 9 and alone.accuracies == {"x": 1.0}
+    assert alone.teachers["x"].family == "f" and data.teachers["t"].family == "tiny"
     with pytest.raises(ValueError, match=r"colours: no rationale of 'w'; there are t, u, v"):
-        load_task("colours", replace(spec, teachers=["w"]), 4, 0)
+        load_task("colours", replace(spec, teachers={"w": TeacherSource()}), 4, 0)
 
 
 def test_teachers_without_a_shared_question_are_refused(tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 A rationale teaches by what it says, by its form, by its length and by where its answer stands. Where the answer stands
 is made the same for all (`remove_answer`), what is said is taken away and the form kept (`shuffle_rationales`), or
-equally many of each length are chosen (`match_lengths`).
+equally many of nearly the same lengths are chosen (`match_lengths`).
 """
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,8 +21,8 @@ from datamodules.statements import SENTENCE_END, list_statements
 
 AnswerPosition = Literal["first", "last"]
 Pair = tuple[Question, Rationale]
-# Lengths within one bin differ by at most a quarter.
-BIN_RATIO = 1.25
+# Between the longest and the shortest rationale of a set of matched lengths.
+MAX_RATIO = 1.25
 
 
 @dataclass(frozen=True)
@@ -93,33 +92,38 @@ def shuffle_rationales(pairs: Sequence[Pair], seed: int) -> list[Pair]:
 
 
 def match_lengths(
-    lengths: np.ndarray, teachers: Sequence[str], question_ids: Sequence[str], compared: Sequence[str], seed: int
+    lengths: Sequence[int], teachers: Sequence[str], question_ids: Sequence[str], compared: Sequence[str], seed: int
 ) -> np.ndarray:
-    """Chooses equally many rationales of each teacher from each range of lengths (coarsened exact matching).
+    """Chooses as many sets as there are of one rationale of each teacher, of nearly the same length.
 
-    A range spans a quarter. Where a teacher has more than the one with the fewest, questions are drawn; all teachers
-    draw them in the same order.
+    From the shortest up: where the shortest left of each teacher fit together they are a set, else the shortest of all
+    fits nothing that is left and is dropped.
 
     Args:
-        lengths: int64 [N], tokens of each completion.
+        lengths: Of each rationale, above 0.
         teachers: Who wrote it.
         question_ids: About what.
         compared: The teachers that are matched.
-        seed: Of the draw.
+        seed: Orders rationales of the same length; all teachers take questions in the same order.
 
     Returns:
         bool [N]; False for all rationales of other teachers.
     """
-    bins = defaultdict[int, list[int]](list)
-    for number, (length, teacher) in enumerate(zip(lengths.tolist(), teachers, strict=True)):
-        if teacher in compared:
-            bins[int(math.log(length, BIN_RATIO))].append(number)
+    queues = {teacher: list[int]() for teacher in compared}
+    order = sorted(
+        range(len(lengths)), key=lambda number: (lengths[number], hash_text(f"{seed}{question_ids[number]}"))
+    )
+    for number in order:
+        if teachers[number] in queues:
+            queues[teachers[number]].append(number)
     kept = np.zeros(len(lengths), dtype=bool)
-    for members in bins.values():
-        counts = Counter(teachers[number] for number in members)
-        fewest = min(counts[teacher] for teacher in compared)
-        seen: Counter[str] = Counter()
-        for number in sorted(members, key=lambda number: hash_text(f"{seed}{question_ids[number]}")):
-            kept[number] = seen[teachers[number]] < fewest
-            seen[teachers[number]] += 1
+    heads = dict.fromkeys(compared, 0)
+    while all(heads[teacher] < len(queues[teacher]) for teacher in compared):
+        chosen = {teacher: queues[teacher][heads[teacher]] for teacher in compared}
+        shortest = min(compared, key=lambda teacher: lengths[chosen[teacher]])
+        if max(lengths[number] for number in chosen.values()) <= MAX_RATIO * lengths[chosen[shortest]]:
+            kept[list(chosen.values())] = True
+            heads = {teacher: place + 1 for teacher, place in heads.items()}
+        else:
+            heads[shortest] += 1
     return kept

@@ -65,8 +65,8 @@ class RationaleDataModule(L.LightningDataModule):
             answered_by: Use only questions that each of these teachers answered, whether it is used or not; `teachers`
                 says whose rationales are. Arms with one teacher each then learn from the same questions.
             solved_by: Likewise, only questions that each of these teachers answered right at least once.
-            matched_with: Use only so many rationales of each length as each of these teachers has, the used one among
-                them; an arm for each of them then has equally many, of the same lengths. Chosen after the filters.
+            matched_with: Use only rationales to which each of these teachers, the used one among them, has another with
+                nearly as many words; the arms of all then have equally many. Chosen after the filters.
             answer_position: Put every answer first or last, in the prompt's words; null leaves it where it is.
             shuffled: Give each rationale the reasoning of another question of its task, and leave it its own answer:
                 what the form of a rationale teaches. Its plain arm is one with answer_position last, which it implies.

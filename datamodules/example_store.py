@@ -10,6 +10,7 @@ A folder named by the hash of all that the tokens depend on, with `examples.arro
     imported                   bool       whether the rationale comes from a published collection
     text_hash                  string
     num_prompt_tokens          int32
+    num_words                  int32      of the rationale's text, whatever the tokenizer; 0 for gold labels
     token_ids                  list<int32>
     segments                   list<int8>
 
@@ -39,7 +40,7 @@ ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("id", "question_id", "teacher")]
     + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported")]
-    + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32())]
+    + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32()), pa.field("num_words", pa.int32())]
     + [pa.field("token_ids", pa.list_(pa.int32())), pa.field("segments", pa.list_(pa.int8()))]
 )
 
@@ -181,6 +182,7 @@ def _tokenize(
             },
             "teacher": [example.teacher for example in examples],
             "num_prompt_tokens": [example.num_prompt_tokens for example in examples],
+            "num_words": [len(rationale.text.split()) if rationale else 0 for rationale in rationales],
             "answered": [rationale is not None and rationale.answer is not None for rationale in rationales],
             "correct": [rationale.correct if rationale else None for rationale in rationales],
             "imported": [rationale.finish_reason == "imported" if rationale else False for rationale in rationales],

@@ -75,10 +75,9 @@ def select_rationales(
         identifier = examples.where(examples.lengths == 0)[0].id
         raise ValueError(f"rationale {identifier!r} has an empty completion; correct_only leaves such ones out")
     if filters.matched_with:
-        lengths = examples.lengths - examples.column("num_prompt_tokens").astype(np.int64)
-        teachers, question_ids = (examples.column(name).tolist() for name in ("teacher", "question_id"))
-        matched = match_lengths(lengths, teachers, question_ids, filters.matched_with, filters.seed)
-        keep("matched lengths", matched)
+        # Words, so that students with different tokenizers get the same rationales.
+        lengths, names, ids = (examples.column(name).tolist() for name in ("num_words", "teacher", "question_id"))
+        keep("matched lengths", match_lengths(lengths, names, ids, filters.matched_with, filters.seed))
         keep("matched lengths", np.isin(examples.column("teacher").astype(str), sorted(used)))
     if not len(examples):
         on = [name for name in ("correct_only", "answered_by", "solved_by", "matched_with") if vars(filters)[name]]

@@ -104,23 +104,32 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, questions: Sequence[Question]
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, questions: Sequence[Question], rationale: str = ""
 ) -> list[tuple[str, list[int]]]:
-    """Returns each prompt's text and ids: through the chat template if the tokenizer has one, else raw text."""
+    """Returns each prompt's text and ids: through the chat template if the tokenizer has one, else raw text.
+
+    Args:
+        tokenizer: The model's.
+        prompt: How the questions are posed.
+        questions: The questions.
+        rationale: What is to be rewritten, if the prompt asks for that.
+    """
     if tokenizer.chat_template:
-        chats = [[{"role": "user", "content": prompt.render(question, chat=True)}] for question in questions]
+        chats = [[{"role": "user", "content": prompt.render(question, True, rationale)}] for question in questions]
         texts = [str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)) for chat in chats]
         return list(zip(texts, tokenizer(texts, add_special_tokens=False).input_ids, strict=True))
-    texts = [prompt.render(question, chat=False) for question in questions]
+    texts = [prompt.render(question, False, rationale) for question in questions]
     encoded = tokenizer(texts).input_ids
     return [
         (text, ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids) for text, ids in zip(texts, encoded, strict=True)
     ]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question) -> tuple[str, list[int]]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question, rationale: str = ""
+) -> tuple[str, list[int]]:
     """Returns one prompt's text and ids."""
-    [encoded] = encode_prompts(tokenizer, prompt, [question])
+    [encoded] = encode_prompts(tokenizer, prompt, [question], rationale)
     return encoded
 
 

@@ -112,9 +112,10 @@ def diagnose(args: list[str]) -> None:
     """Diagnoses a study's teachers and students, or those of a file that lists its own."""
     config, settings = split_args(args)
     if config and select_section(config, "study") != config:
-        prompts = [json.loads(select_section(config, stage))["data"]["prompt"] for stage in ("fit", "evaluate")]
-        own = describe_study(parse([f"--config={config}"]), *prompts)
-        diagnosis = parse_diagnosis([f"--config={json.dumps(own)}", *settings])
+        plan = parse([f"--config={config}"])
+        commands = {job.stage: job.args for job in plan.jobs()}
+        prompts = [STAGES[stage].parse(commands[stage]).datamodule.prompt.name for stage in ("fit", "evaluate")]
+        diagnosis = parse_diagnosis([f"--config={json.dumps(describe_study(plan, *prompts))}", *settings])
     else:
         diagnosis = parse_diagnosis(args)
     print(f"{run_diagnosis(diagnosis)}\n\nEverything is in {diagnosis.folder}/")

@@ -16,7 +16,7 @@ from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question
 from datamodules.tokenization import load_tokenizer
-from lightning_modules.pretrained import Dtype, name_model
+from lightning_modules.pretrained import Dtype
 from studies.diagnostics import gradients, likelihood, logits, ranks, surface, tokenizers
 from studies.diagnostics.metrics import Diagnostic, Fit
 from studies.diagnostics.prediction import format_predictions, predict
@@ -24,7 +24,7 @@ from studies.diagnostics.reader import StudentReader
 from studies.diagnostics.sources import TaskData, TaskSource, load_task, read_rewards
 from studies.diagnostics.table import format_tables, plot_heat_map
 from studies.diagnostics.texts import Reading
-from studies.grid import StudentSpec
+from studies.grid import StudentSpec, expand
 from studies.plan import StudyPlan
 
 METRICS: list[Diagnostic] = [
@@ -207,19 +207,27 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
         prompt: What its students learn to answer.
         own_prompt: What they are evaluated with.
     """
-    study = plan.study
+    study, caches = plan.study, {}
+    for arm in expand(study):
+        if (
+            arm.supervision == "rationale+logits"
+            and arm.control is None
+            and (done := Path(plan.cache(arm).done)).exists()
+        ):
+            caches[arm.teacher, plan.task(arm)] = str(done.parent)
     tasks = {}
     for task, spec in study.tasks.items():
-        teachers = {}
-        for teacher, source in study.teachers.items():
-            logits = Path(plan.logits(teacher, task))
-            teachers[teacher] = {
-                "name": source.name or name_model(str(source.model)),
+        texts = {teacher: plan.text(teacher, task) for teacher in study.teachers}
+        teachers = {
+            teacher: {
+                "name": texts[teacher].writer,
                 "family": source.family,
-                "logits": str(logits) if (logits / "manifest.json").exists() else None,
+                "logits": caches.get((teacher, task)),
                 "tokenizer": source.model,
             }
-        files = list(dict.fromkeys(plan.rationales(teacher, task) for teacher in study.teachers))
+            for teacher, source in study.teachers.items()
+        }
+        files = list(dict.fromkeys(text.path for text in texts.values()))
         tasks[task] = {"questions": spec.train, "rationales": files, "teachers": teachers}
     students = {
         name: {"model": spec.model, "family": spec.family, "keep_layers": spec.keep_layers}

@@ -134,7 +134,10 @@ class OfSet(Diagnostic):
         if found is None:
             return None
         function, number = found
-        value = function(np.ones(number, bool))
-        left_out = np.array([function(np.arange(number) != question) for question in range(number)])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = function(np.ones(number, bool))
+            left_out = np.array([function(np.arange(number) != question) for question in range(number)])
+        if not np.isfinite([value, *left_out]).all():
+            return None
         half = 1.96 * np.sqrt((number - 1) / number * ((left_out - left_out.mean()) ** 2).sum())
         return Estimate(float(value), float(value - half), float(value + half))

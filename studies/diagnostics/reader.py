@@ -85,7 +85,7 @@ class StudentReader:
         return texts
 
     def open_caches(self, caches: dict[str, LogitCache], texts: Sequence[Text]) -> None:
-        """Takes teachers' caches whose tokenizer is the student's, and leaves out the others.
+        """Takes what of the texts is in teachers' caches; those of another tokenizer than the student's are left out.
 
         Args:
             caches: By teacher.
@@ -103,7 +103,7 @@ class StudentReader:
                 kind = cache.description.sparsity.kind
                 raise ValueError(f"{cache.folder}: is of the kind {kind}; diagnostics need top_k or adaptive")
             pairs = [(text.question, text.rationale) for text in texts if text.rationale.teacher == teacher]
-            examples = build_examples(self.tokenizer, self.prompt, pairs)
+            examples = [item for item in build_examples(self.tokenizer, self.prompt, pairs) if item.id in cache]
             cache.check(self.name, self.tokenizer, self.prompt.id, examples)
             self.examples |= {example.id: example for example in examples}
             self.caches |= {example.id: cache for example in examples}
@@ -122,16 +122,22 @@ class StudentReader:
         def compute(missing: set[str]) -> Iterator[list[dict]]:
             head = RowHead(self.model)
             for question_id, group in by_question.items():
-                if group := [text for text in group if text.key in missing]:
+                if group := [text for text in group if self._name_scores(text) in missing]:
                     yield self._score(head, self.prompts[question_id], group, local_steps)
 
-        caches = sorted({hash_path(cache.folder / "manifest.json") for cache in self.caches.values()})
-        config = {**self.identity, "local_steps": local_steps, "caches": caches}
+        config = {**self.identity, "local_steps": local_steps}
         path = self.folder / f"{self.name}-scores.parquet"
-        records = complete_records(path, SCORES, config, [text.key for text in texts], compute)
+        keys = [self._name_scores(text) for text in texts]
+        records = complete_records(path, SCORES, config, keys, compute)
         return [
-            Reading(text, *(np.array(records[text.key][name], dtype=np.float64) for name in PLANES)) for text in texts
+            Reading(text, *(np.array(records[key][name], dtype=np.float64) for name in PLANES))
+            for key, text in zip(keys, texts, strict=True)
         ]
+
+    def _name_scores(self, text: Text) -> str:
+        """Names a text's scores, which hold the comparison with a cache if there is one."""
+        cache = self.caches.get(text.rationale.id)
+        return text.key if cache is None else f"{text.key}#{hash_path(cache.folder / 'manifest.json')[:16]}"
 
     def _score(self, head: RowHead, prompt_ids: list[int], texts: list[Text], local_steps: int) -> list[dict]:
         """Returns the records of one question's texts."""
@@ -164,7 +170,9 @@ class StudentReader:
             steps = np.split(score.nll, text.steps[1:])
             means = [local.get((number, step), part.mean()) for step, part in enumerate(steps)]
             own = {**score._asdict(), "alone": other.nll, "local": means}
-            records.append({"key": text.key, **{name: [float(value) for value in own[name]] for name in PLANES}})
+            records.append(
+                {"key": self._name_scores(text), **{name: [float(value) for value in own[name]] for name in PLANES}}
+            )
         return records
 
     def answer(self, questions: Sequence[Question], prompt: str, max_new_tokens: int) -> dict[str, str]:

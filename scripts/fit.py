@@ -32,9 +32,11 @@ from lightning_modules.checkpoints import (
     StepCheckpoint,
     find_checkpoint,
     read_global_step,
+    remove_torn,
 )
 from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
+from lightning_modules.throughput import Throughput
 from scripts.stage_cli import StageCLI, run_main
 
 
@@ -42,9 +44,10 @@ class FitCLI(StageCLI):
     """Adds the run's folder, its loggers and its checkpoints to the trainer."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--run.*`."""
+        """Adds `--run.*` and `--throughput.*`."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--run", type=RunSettings, default=RunSettings())
+        parser.add_lightning_class_args(Throughput, "throughput")
 
     def before_instantiate_classes(self) -> None:
         """Finds the run's folder, and refuses one of another config before anything is built."""
@@ -101,6 +104,8 @@ def main(args: list[str] | None = None) -> Path:
     data.setup("fit")
     student.check(data)
     with run.lock() if rank_zero_only.rank == 0 else nullcontext():
+        if rank_zero_only.rank == 0:
+            remove_torn(run.checkpoints)
         resume = find_checkpoint(run.checkpoints)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)

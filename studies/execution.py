@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
 from studies.plan import Job, StudyPlan
 
 Main = Callable[[list[str]], Any]
@@ -28,8 +29,9 @@ def log_path(plan: StudyPlan, job: Job) -> Path:
 
 
 def _start_worker(num_threads: int) -> None:
-    """Shares the machine's cores between the workers, and ends this one when the study's process is gone."""
+    """Shares the machine's cores between the workers; lets this one stop in order, and end with the study's process."""
     torch.set_num_threads(num_threads)
+    StopListener().listen()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -57,7 +59,8 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
 def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
     """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
 
-    A failing job stops what needs it and nothing else.
+    A failing job stops what needs it and nothing else. Where a scheduler asks this process to stop, the jobs that run
+    save what they have, and it leaves with `EXIT_STOPPED`.
 
     Args:
         plan: Of the study.
@@ -74,7 +77,7 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
     failed: dict[str, BaseException] = {}
     progress = tqdm(total=len(jobs), unit="job", desc=plan.study.name)
     # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
-    hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hears, listener = signal.signal(signal.SIGINT, signal.SIG_IGN), find_listener()
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
         try:
             while True:
@@ -84,7 +87,10 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
                 signal.signal(signal.SIGINT, hears)
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if listener is not None and listener.received is not None:
+                    print(f"stopped by {listener.received}; the same command continues", flush=True)
+                    raise SystemExit(EXIT_STOPPED)
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     error = future.exception()
                     if error is None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from studies.grid import Study, expand, find_scorers
 from studies.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
+from studies.power import measure_components
 from studies.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.statistics import Estimate, adjust_holm, compare_models, estimate_accuracy, estimate_contrast
 
@@ -145,6 +146,16 @@ class Analysis:
                 groups[key.supervision, key.control, key.trained_on, key.task].append(key)
         return groups
 
+    def describe_components(self) -> list[dict[str, Any]]:
+        """Returns how answers vary in each group of cells, from which the power of the next study follows."""
+        rows = []
+        for (supervision, control, trained_on, task), members in self._groups().items():
+            cells = [self.cells[key].correct_SQ for key in members if len(self.cells[key].correct_SQ) > 1]
+            if len(cells) > 1:
+                where = {"supervision": supervision, "control": control, "trained_on": trained_on, "task": task}
+                rows.append({**where, **asdict(measure_components(cells))})
+        return rows
+
     def _families(self, students: list[str], teachers: list[str]) -> tuple[list[str], list[str]]:
         own, other = self.study.students, self.study.teachers
         return [own[name].family for name in students], [other[name].family for name in teachers]
@@ -238,6 +249,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "contrasts": contrasts,
         "effects": effects,
         "gamma": gammas,
+        "components": analysis.describe_components(),
     }
 
 

@@ -3,7 +3,10 @@
 import contextlib
 import fcntl
 import multiprocessing
+import os
 import shlex
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,8 +28,17 @@ def log_path(plan: StudyPlan, job: Job) -> Path:
 
 
 def _start_worker(num_threads: int) -> None:
-    """Shares the machine's cores between the workers."""
+    """Shares the machine's cores between the workers, and ends this one when the study's process is gone."""
     torch.set_num_threads(num_threads)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    # What a job has written survives that, as it survives any kill.
+    os._exit(1)
 
 
 def _run_job(main: Main, job: Job, log: Path) -> None:
@@ -61,12 +73,15 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
     failed: dict[str, BaseException] = {}
     progress = tqdm(total=len(jobs), unit="job", desc=plan.study.name)
+    # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
+    hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
         try:
             while True:
                 for job in [job for job in waiting if finished.issuperset(job.needs)]:
                     waiting.remove(job)
                     running[pool.submit(_run_job, mains[job.stage], job, log_path(plan, job))] = job
+                signal.signal(signal.SIGINT, hears)
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -86,6 +101,8 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
                     progress.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
     if failed:
         first = next(job for job in jobs if job.name in failed)
@@ -101,7 +118,7 @@ def find_state(plan: StudyPlan, job: Job) -> tuple[State, str]:
     if not log.is_file():
         return "pending", ""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
     with log.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

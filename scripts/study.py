@@ -107,11 +107,17 @@ def power(args: list[str]) -> None:
     study = parse(rest).study
     given = Components(**{name: getattr(own, name) for name in vars(Components())})
     components = read_components(own.pilot) if own.pilot else given
-    families = [[spec.family for spec in specs.values()] for specs in (study.students, study.teachers)]
-    print(format_power(*families, components, own.effect))
+    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
+    print(format_power(students, teachers, components, own.effect))
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "status": status, "jobs": jobs, "analyze": analyze}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": run,
+    "status": status,
+    "jobs": jobs,
+    "analyze": analyze,
+    "power": power,
+}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -87,17 +87,19 @@ class Analysis:
         """Yields what is compared: the kind, and the cells of either side, all of one student and task."""
         for key in self.cells:
             plain, text = key._replace(control=None), key._replace(control=None, supervision="rationale")
-            label = key._replace(supervision="label", teacher=None)
+            others: list[tuple[str, list[CellKey]]] = []
             if key.control:
+                control = self.study.controls[key.control]
                 # Logits of another teacher than the writer have no plain arm; the same text without logits has.
-                others = [("control", plain if plain in self.cells else text)]
-                if self.study.controls[key.control].in_family_logits:
-                    others.append(("text", plain._replace(teacher=find_scorers(self.study, key.student)[0])))
-            else:
-                others = {"rationale+logits": [("logits", text)], "rationale": [("rationale", label)]}.get(
-                    key.supervision, []
-                )
-            yield from ((kind, [key], [other]) for kind, other in others if other in self.cells)
+                alone = [plain._replace(teacher=name) for name in control.together]
+                others = [("control", alone or [plain if plain in self.cells else text])]
+                if control.in_family_logits:
+                    others.append(("text", [plain._replace(teacher=find_scorers(self.study, key.student)[0])]))
+            elif key.supervision == "rationale+logits":
+                others = [("logits", [text])]
+            elif key.supervision == "rationale":
+                others = [("rationale", [key._replace(supervision="label", teacher=None)])]
+            yield from ((kind, [key], right) for kind, right in others if all(other in self.cells for other in right))
         for members in self._groups().values():
             for student in dict.fromkeys(key.student for key in members):
                 sides: dict[bool, list[CellKey]] = {True: [], False: []}

@@ -3,6 +3,7 @@
     python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
     python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
     python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
+    python scripts/study.py power --config ... --effect 0.03   # what it can see, before it runs
     python scripts/study.py analyze --config ...   # the table of arms x students, and the family interaction
     python scripts/study.py diagnose --config ...  # how well teachers and students fit, before any training
 
@@ -16,6 +17,7 @@ if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
     StopListener().listen()
 
+import argparse
 import json
 import sys
 import warnings
@@ -37,6 +39,7 @@ from studies.diagnose import parse as parse_diagnosis
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
+from studies.power import Components, format_power, read_components
 
 STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
 
@@ -122,12 +125,28 @@ def diagnose(args: list[str]) -> None:
     print(f"{run_diagnosis(diagnosis)}\n\nEverything is in {diagnosis.folder}/")
 
 
+def power(args: list[str]) -> None:
+    """Prints with how many seeds and questions a study's grid would find an effect."""
+    parser = argparse.ArgumentParser(prog="study.py power", allow_abbrev=False)
+    parser.add_argument("--effect", type=float, default=0.03, help="as a share: 0.03 is 3 points")
+    parser.add_argument("--pilot", type=Path, metavar="RESULTS", help="a results.json, whose variances are expected")
+    for name, value in vars(Components()).items():
+        parser.add_argument(f"--{name}", type=float, default=value, help="without a pilot; default %(default)s")
+    own, rest = parser.parse_known_args(args)
+    study = parse(rest).study
+    given = Components(**{name: getattr(own, name) for name in vars(Components())})
+    components = read_components(own.pilot) if own.pilot else given
+    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
+    print(format_power(students, teachers, components, own.effect))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": run,
     "status": status,
     "jobs": jobs,
     "analyze": analyze,
     "diagnose": diagnose,
+    "power": power,
 }
 
 

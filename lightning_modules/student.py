@@ -9,13 +9,22 @@ import torch
 from einops import rearrange
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
 from torch import Tensor
-from torchmetrics import MeanMetric
 from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import atomic_path
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
 from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
+from lightning_modules.sharding import (
+    call_inside,
+    check_strategy,
+    count_forwards,
+    gather_state,
+    is_sharded,
+    run_idle,
+    shard_causal_lm,
+    whole,
+)
 from lightning_modules.teacher_rows import build_target, check_cache, load_teacher_head
 from losses.distillation import DistillationLoss, LossSums
 from losses.fused_head import OutputHead
@@ -74,13 +83,24 @@ class DistillationModule(L.LightningModule):
         self._step_names: list[str] = []
         self._teacher_head: OutputHead | None = None
         self._has_checked_target = False
-        self._val_means: dict[str, MeanMetric] = {}
+        self._val_sums: dict[str, Tensor] = {}
+        self._is_sharded = False
+        self._forwards_left = 0
+
+    def setup(self, stage: str) -> None:
+        """Learns whether the trainer's strategy spreads the student's weights over the processes."""
+        check_strategy(self.trainer)
+        self._is_sharded = is_sharded(self.trainer)
 
     def configure_model(self) -> None:
-        """Loads the student, once."""
+        """Loads the student, once, and finds its output head; a sharding strategy spreads it over the processes."""
         if self.model is None:
             self.model = load_causal_lm(self.student, self.student_revision, self.student_dtype, self.keep_layers)
             self.model.config.use_cache = False
+            if self.fused_head:
+                self._head_settings = find_head_settings(self.model)
+            if self._is_sharded:
+                shard_causal_lm(self.model, self.trainer)
 
     def check(self, data: DistillationDataModule) -> None:
         """Refuses data that does not fit the loss or the student, before anything is written.
@@ -105,11 +125,9 @@ class DistillationModule(L.LightningModule):
         check_model(self.student, self.student_revision, self.keep_layers, data.max_length, "data.max_length")
 
     def on_fit_start(self) -> None:
-        """Starts in training mode, whatever mode the student was saved in, and finds its output head."""
+        """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
         self._total_steps = int(self.trainer.estimated_stepping_batches)
-        if self.fused_head:
-            self._head_settings = find_head_settings(self.model)
         caches = self.trainer.datamodule.caches
         if caches and caches[0].description.sparsity.kind == "hidden":
             self._teacher_head = load_teacher_head(caches[0], self.device)
@@ -122,9 +140,14 @@ class DistillationModule(L.LightningModule):
         if self._head_settings is None:
             output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             return loss(rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]], *inputs)
-        hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"])
-        hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
-        return loss.from_hidden(hidden_ND, get_head(self.model, self._head_settings), *inputs)
+        settings = self._head_settings
+
+        def forward() -> LossSums:
+            hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"])
+            hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
+            return loss.from_hidden(hidden_ND, get_head(self.model, settings), *inputs)
+
+        return call_inside(self.model, forward)
 
     def _build_target(self, batch: dict) -> Target:
         """Returns the batch's teacher rows; looks at every value of the first batch's."""
@@ -156,37 +179,48 @@ class DistillationModule(L.LightningModule):
         """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means."""
         pairs = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
         self._step_sums = None
-        weight = pairs[self._step_names.index("loss"), 1]
-        # Lightning divided the loss by the accumulated batches, and DDP averages over the processes.
-        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / weight
-        # Nothing weighed anything: the gradient is 0, and stays 0.
-        scale = torch.where(weight > 0, scale, 0.0)
+        sums = dict(zip(self._step_names, pairs.tolist(), strict=True))
+        _, weight = sums["loss"]
+        # Lightning divided the loss by the accumulated batches; DDP and FSDP average over the processes.
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        torch._foreach_mul_(gradients, scale)
-        for name, (total, count) in zip(self._step_names, pairs.tolist(), strict=True):
+        # Where nothing weighed anything, the gradient is 0, and stays 0.
+        torch._foreach_mul_(gradients, scale / weight if weight > 0 else 0.0)
+        for name, (total, count) in sums.items():
             if count > 0:
                 self.log(f"train/{name}", total / count)
-        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
-        """Starts new means over tokens, whatever the batches and processes that they are spread over."""
-        self._val_means = {}
+        """Starts new sums over tokens, whatever the batches and processes that they are spread over."""
+        self._val_sums = {}
+        if self._is_sharded:
+            trainer = self.trainer
+            counts = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+            self._forwards_left = count_forwards(trainer, sum(counts))
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Adds a batch of held-out questions to the `val/` metrics."""
+        self._forwards_left -= self._is_sharded
         for name, (total, weight) in self._sums_by_name(self.compute_loss(batch)).items():
-            if name not in self._val_means:
-                self._val_means[name] = MeanMetric(nan_strategy="ignore").to(self.device)
-            # A segment that this batch lacks is 0 / 0, which the mean leaves out.
-            self._val_means[name].update(total / weight, weight)
+            pair = torch.stack([total, weight.to(total)])
+            self._val_sums[name] = self._val_sums[name] + pair if name in self._val_sums else pair
 
     def on_validation_epoch_end(self) -> None:
         """Logs the `val/` metrics: means over the tokens of all processes."""
-        for name, metric in self._val_means.items():
-            mean = metric.compute()
-            if not mean.isnan():
-                self.log(f"val/{name}", mean)
+        run_idle(self.model, self._forwards_left, self.device)
+        # The first process has a batch if any has.
+        names = self.trainer.strategy.broadcast(list(self._val_sums))
+        if not names:
+            return
+        nothing = torch.zeros(2, device=self.device)
+        pairs = torch.stack([self._val_sums.get(name, nothing) for name in names])
+        pairs = self.trainer.strategy.reduce(pairs, reduce_op="sum")
+        for name, (total, weight) in zip(names, pairs.tolist(), strict=True):
+            # A segment that no example has is 0 / 0.
+            if weight > 0:
+                self.log(f"val/{name}", total / weight)
 
     @staticmethod
     def _sums_by_name(sums: LossSums) -> dict[str, tuple[Tensor, Tensor]]:
@@ -197,7 +231,8 @@ class DistillationModule(L.LightningModule):
         """Returns AdamW with decay on matrices only, and a schedule over all steps."""
         groups: list[dict] = [{"params": [], "weight_decay": self.weight_decay}, {"params": [], "weight_decay": 0.0}]
         for parameter in self.parameters():
-            groups[parameter.ndim < 2]["params"].append(parameter)
+            if parameter.requires_grad:
+                groups[parameter.ndim < 2]["params"].append(parameter)
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(
@@ -209,8 +244,11 @@ class DistillationModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def export(self, folder: Path) -> None:
-        """Saves the student and its tokenizer as a plain Hugging Face folder, atomically."""
+        """Saves the student and its tokenizer as a plain Hugging Face folder, atomically; every process calls it."""
+        state = gather_state(self.model) if self._is_sharded else None
+        if not self.trainer.is_global_zero:
+            return
         self.model.config.use_cache = True
         with atomic_path(folder) as temporary:
-            self.model.save_pretrained(temporary, safe_serialization=True)
+            self.model.save_pretrained(temporary, state_dict=state)
             self.trainer.datamodule.tokenizer.save_pretrained(temporary)

@@ -97,11 +97,11 @@ def main(args: list[str] | None = None) -> Path:
         run.begin(cli.dump_config(), hashes, seeds)
     resume = run.checkpoint if run.checkpoint.is_file() else None
     cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
+    if cli.trainer.is_global_zero and run.student.exists():
+        # An earlier attempt was killed between the export and DONE.
+        shutil.rmtree(run.student)
+    student.export(run.student)
     if cli.trainer.is_global_zero:
-        if run.student.exists():
-            # An earlier attempt was killed between the export and DONE.
-            shutil.rmtree(run.student)
-        student.export(run.student)
         run.finish(
             {
                 "global_step": cli.trainer.global_step,

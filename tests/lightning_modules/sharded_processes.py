@@ -1,0 +1,101 @@
+"""Runs under two processes that share one student's weights: `sharded_processes.py JOB`; test_sharding.py reads it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
+
+from datamodules.files import write_json
+from lightning_modules.run import AtomicCheckpointIO, RngState
+from lightning_modules.student import DistillationModule
+from tests.lightning_modules.two_processes import make_student
+from tests.tiny import fit
+
+STEPS = 3
+HELD_OUT = {"validation_fraction": 0.4, "split_seed": 3}
+# (accumulated batches, data): eight examples a step in one batch, two or eight.
+SPLITS: dict[str, tuple[int, dict]] = {"whole": (1, {}), "accumulated": (4, {"tokens_per_batch": 1})}
+
+
+class Metrics(L.Callback):
+    """Keeps what each step logged."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if len(self.steps) < trainer.global_step:
+            self.steps.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def train(
+    world: dict,
+    dtype: str,
+    accumulate: int,
+    data: dict,
+    ckpt_path: str | None = None,
+    learning_rate: float = 1e-2,
+    **options: Any,
+) -> tuple[DistillationModule, L.Trainer, list[dict[str, float]]]:
+    """Trains with clipped gradients, and returns the module, its trainer, and each step's metrics."""
+    L.seed_everything(7, verbose=False)
+    module, make_data = make_student(world)
+    module.learning_rate = learning_rate
+    module.student_dtype = dtype  # type: ignore[assignment]  # float64 is not offered to users
+    metrics = Metrics()
+    options["callbacks"] = [metrics, *options.get("callbacks", ())]
+    options = {"max_epochs": STEPS, "gradient_clip_val": 0.5, "accumulate_grad_batches": accumulate, **options}
+    return module, fit(module, make_data(**data), ckpt_path, **options), metrics.steps
+
+
+def main(job: dict) -> None:
+    """Runs every scenario in one process group."""
+    world, output = job["world"], Path(job["output"])
+    for name, (accumulate, data) in SPLITS.items():
+        for student in ("student", "tied"):
+            strategy = ModelParallelStrategy()
+            module, _, _ = train(
+                {**world, "student": world[student]}, "float64", accumulate, data, strategy=strategy, devices=2
+            )
+            assert all(isinstance(parameter, DTensor) for parameter in module.parameters())
+            module.export(output / f"{student}-{name}")
+        for kind, strategy in (("ddp", "ddp"), ("fsdp", ModelParallelStrategy())):
+            _, trainer, metrics = train(world, "float32", accumulate, data, strategy=strategy, devices=2)
+            write_json(output / f"{kind}-{name}-{trainer.global_rank}.json", metrics)
+
+    # Three held-out questions in batches of one: the processes' shares differ.
+    options = {"strategy": ModelParallelStrategy(), "devices": 2, "num_sanity_val_steps": 2, "learning_rate": 0.0}
+    _, trainer, _ = train(world, "float32", 1, {"tokens_per_batch": 1, **HELD_OUT}, **options)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    write_json(output / f"val-{trainer.global_rank}.json", metrics)
+
+    # Dropout is on.
+    world = {**world, "student": world["forgetful"]}
+    for kind, distributed in (("sharded", True), ("full", False)):
+        place = output / f"checkpoints-{kind}"
+        for name, ckpt_path in (("uninterrupted", None), ("resumed", place / "1.ckpt")):
+            keep = ModelCheckpoint(dirpath=place, filename="{step}", auto_insert_metric_name=False, save_top_k=-1)
+            strategy = ModelParallelStrategy(save_distributed_checkpoint=distributed)
+            module, _, _ = train(
+                world,
+                "float32",
+                1,
+                {},
+                ckpt_path and str(ckpt_path),
+                strategy=strategy,
+                devices=2,
+                enable_checkpointing=True,
+                callbacks=[RngState(), *([keep] if ckpt_path is None else [])],
+                plugins=[AtomicCheckpointIO()],
+                default_root_dir=output,
+            )
+            module.export(output / f"{kind}-{name}")
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

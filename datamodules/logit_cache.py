@@ -12,7 +12,7 @@ from datamodules.files import hash_path, write_text
 from datamodules.logit_codec import decode_rows, decode_tokens
 from datamodules.logit_format import CacheDescription, read_manifest, unpack_ids
 from datamodules.logit_shard import Shard
-from datamodules.tokenization import PROMPT, Example, fingerprint_tokenizer
+from datamodules.tokenization import Example, fingerprint_tokenizer
 
 MISSING_EXAMPLES = ".missing-examples.txt"
 
@@ -131,7 +131,7 @@ class LogitCache:
         parts = [self._shards[number].slice_example(position) for number, position in places]
         planes = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         rows = decode_rows(self.description, planes)
-        tokens = [example.token_ids[example.segments != PROMPT] for example in examples]
+        tokens = [example.token_ids[example.num_prompt_tokens :] for example in examples]
         if not np.array_equal(rows["token_ids"], np.concatenate(tokens)):
             for example, part, own, (number, _) in zip(examples, parts, tokens, places, strict=True):
                 if not np.array_equal(decode_tokens(part), own):

@@ -126,15 +126,18 @@ def decode_values(values: np.ndarray) -> np.ndarray:
     return np.take(_LOG_RATIO_PAIRS, values.view(np.uint16)).view(np.float32)
 
 
-def _exponentiate(values: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns exp(r / T), float32."""
-    exponent = 4 / temperature
-    if values.dtype == np.uint8 and exponent in (1, 2):
-        # Exact, and four times as fast as a table.
-        return (1 - values * np.float32(1 / 256)) ** np.float32(exponent)
+def _sum_powers(values: np.ndarray, temperature: float, used: np.ndarray | None) -> np.ndarray:
+    """Returns the sum over each row's used entries of exp(r / T), float32 [N]."""
+    if values.dtype == np.uint8 and temperature in (2, 4):
+        # exp(r / 4) is a step of 1 / 256; squares and sums are several times as fast as a table, and as near.
+        steps = np.subtract(256, values, dtype=np.float32)
+        powers = steps if used is None else steps * used
+        return np.einsum("nk,nk->n", powers, steps) / 65536 if temperature == 2 else powers.sum(1) / 256
     if values.dtype == np.uint8:
-        return np.take(np.exp(LOG_RATIOS.astype(np.float64) / temperature).astype(np.float32), values)
-    return np.exp(values.astype(np.float32) / np.float32(temperature))
+        powers = np.take(np.exp(LOG_RATIOS.astype(np.float64) / temperature).astype(np.float32), values)
+    else:
+        powers = np.exp(values.astype(np.float32) / np.float32(temperature))
+    return (powers if used is None else powers * used) @ np.ones(powers.shape[1], np.float32)
 
 
 def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
@@ -143,12 +146,12 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
         sizes = planes["support_size"].astype(np.int64)
         support = _fill(_unpack_ids(low, sizes, planes.get("support_high")), sizes, -1)
         values = _fill(values, sizes, 0)
-        unused = support < 0
+        used = support >= 0
     else:
         size = made.support_size
         support = _unpack_ids(low, size, planes.get("support_high")).reshape(-1, size)
         values = values.reshape(-1, size)
-        unused = None
+        used = None
     own = stored[:, made.temperatures.index(1.0), None]
     log_probs = decode_values(values)
     log_probs -= own
@@ -158,14 +161,11 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
         if temperature == 1:
             tails[:, index] = log_tail
             continue
-        powers = _exponentiate(values, temperature)
-        if unused is not None:
-            powers[unused] = 0
-        left = 1 - powers @ np.ones(powers.shape[1], np.float32) * np.exp(-stored[:, index])
+        left = 1 - _sum_powers(values, temperature, used) * np.exp(-stored[:, index])
         # A support of the whole vocabulary has no tail at any temperature.
         tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, _SMALLEST_TAIL)))
-    if unused is not None:
-        log_probs[unused] = -np.inf
+    if used is not None:
+        log_probs[~used] = -np.inf
     return {
         "support": support,
         "log_probs": log_probs,

@@ -1,6 +1,7 @@
 """One shard of a logit cache: a safetensors file that knows when it is damaged; `logit_format` says what is in it."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import xxhash
 from datamodules.logit_format import DTYPES, CacheDescription, list_planes
 
 
-def checksum_arrays(arrays: list[np.ndarray]) -> int:
+def checksum_arrays(arrays: Iterable[np.ndarray]) -> int:
     """Returns the checksum of the arrays' bytes, one after the other: the low half of their XXH3, 32 bits."""
     checksum = xxhash.xxh3_64()
     for array in arrays:
@@ -91,7 +92,7 @@ class Shard:
             raise damaged
         names = sorted(name for name in header if name.startswith("index.") and name != "index.check")
         index = {name: self._load(name) for name in names}
-        if checksum_arrays(list(index.values())) != index_check:
+        if checksum_arrays(index.values()) != index_check:
             raise damaged
         self.ids: list[str] = json.loads(index["index.examples"].tobytes())
         self.text_hashes: list[int] = index["index.text_hash"].tolist()
@@ -103,7 +104,7 @@ class Shard:
         }
         if "entries" not in self.bounds and "support_low" in self.layout:
             self.bounds["entries"] = [bound * description.support_size for bound in self.bounds["rows"]]
-        self._views: dict[str, np.ndarray] | None = None
+        self._views: dict[str, tuple[np.ndarray, list[int]]] | None = None
 
     def _load(self, name: str) -> np.ndarray:
         dtype, shape, offset = self._places[name]
@@ -113,17 +114,15 @@ class Shard:
         # A spawned worker maps the file itself; a pickled map would be its whole content.
         return {**vars(self), "_views": None}
 
-    @property
-    def views(self) -> dict[str, np.ndarray]:
-        """The planes, mapped read-only."""
-        if self._views is None:
-            content = np.asarray(np.memmap(self.path, np.uint8, mode="r"))
-            self._views = {}
-            for name in self.layout:
-                dtype, shape, offset = self._places[name]
-                end = offset + int(np.prod(shape)) * dtype.itemsize
-                self._views[name] = content[offset:end].view(dtype).reshape(shape)
-        return self._views
+    def _map_planes(self) -> dict[str, tuple[np.ndarray, list[int]]]:
+        """Returns the planes, mapped read-only, and where their examples begin."""
+        content = np.asarray(np.memmap(self.path, np.uint8, mode="r"))
+        views = {}
+        for name, plane in self.layout.items():
+            dtype, shape, offset = self._places[name]
+            end = offset + int(np.prod(shape)) * dtype.itemsize
+            views[name] = content[offset:end].view(dtype).reshape(shape), self.bounds[plane.per]
+        return views
 
     def slice_example(self, number: int) -> dict[str, np.ndarray]:
         """Returns one example's part of every plane, mapped, not copied.
@@ -131,11 +130,10 @@ class Shard:
         Raises:
             ValueError: Its bytes are not those that were written.
         """
-        views, parts = self.views, {}
-        for name, plane in self.layout.items():
-            bounds = self.bounds[plane.per]
-            parts[name] = views[name][bounds[number] : bounds[number + 1]]
-        if checksum_arrays(list(parts.values())) != self.checksums[number]:
+        if self._views is None:
+            self._views = self._map_planes()
+        parts = {name: view[bounds[number] : bounds[number + 1]] for name, (view, bounds) in self._views.items()}
+        if checksum_arrays(parts.values()) != self.checksums[number]:
             raise ValueError(
                 f"{self.path}: the rows of {self.ids[number]!r} are damaged; delete this file and run "
                 "scripts/cache_logits.py again"

@@ -116,7 +116,7 @@ class LogitCacheWriter:
         planes = {
             name: (plane.dtype, np.concatenate([part[name] for part in self._planes])) for name, plane in layout.items()
         }
-        checksums = [checksum_arrays(list(part.values())) for part in self._planes]
+        checksums = [checksum_arrays(part.values()) for part in self._planes]
         identifiers = json.dumps([example.id for example in self._examples], ensure_ascii=False).encode()
         index: dict[str, tuple[str, np.ndarray]] = {
             "index.examples": ("U8", np.frombuffer(identifiers, np.uint8)),

@@ -9,7 +9,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from datamodules.answers import EXTRACTORS
 from datamodules.generation import PosedQuestion, QuestionDataModule
 from lightning_modules.generation import generate_completions, score_completions
-from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
+from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
 
 PREDICTION_SCHEMA = pa.schema(
     [pa.field("arm", pa.string()), pa.field("seed", pa.int32())]
@@ -29,7 +29,7 @@ class Evaluator(L.LightningModule):
         self,
         student: str,
         revision: str | None = None,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
         max_new_tokens: PositiveInt = 256,
         score_options: bool = True,
@@ -41,7 +41,7 @@ class Evaluator(L.LightningModule):
         Args:
             student: Hub id, local folder (an exported student), or GGUF file.
             revision: Commit of a hub model.
-            dtype: Of the weights in memory.
+            dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
             max_new_tokens: Truncates a completion.
             score_options: Also compute each option's log-likelihood as the answer sentence.
@@ -50,7 +50,7 @@ class Evaluator(L.LightningModule):
         """
         super().__init__()
         self.student, self.student_revision = student, revision
-        self.student_dtype: Dtype = dtype
+        self.student_dtype: Dtype = dtype or default_dtype(student)
         self.keep_layers = keep_layers
         self.max_new_tokens, self.score_options = max_new_tokens, score_options
         self.arm, self.seed = arm, seed

@@ -1,20 +1,25 @@
 """The student: a causal language model trained on completions, with a teacher's distributions where there are any."""
 
 import math
+import os
 from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from einops import rearrange
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
 from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import atomic_path
+from lightning_modules.adapters import Adapter, add_adapter, check_adapter
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
-from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
+from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.sharding import (
     call_inside,
     check_strategy,
@@ -30,6 +35,9 @@ from losses.distillation import DistillationLoss, LossSums
 from losses.fused_head import OutputHead
 from losses.targets import Target
 
+# What these precisions make of the weights, whatever dtype they were loaded in.
+HALF_PRECISIONS: dict[str, Dtype] = {"bf16-true": "bfloat16", "16-true": "float16"}
+
 
 class DistillationModule(L.LightningModule):
     """Trains a student with the distillation loss, normalised by the global sum of token weights.
@@ -43,13 +51,17 @@ class DistillationModule(L.LightningModule):
         student: str,
         loss: DistillationLoss = DistillationLoss(),  # noqa: B008 (frozen)
         revision: str | None = None,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
         learning_rate: PositiveFloat = 1e-4,
         weight_decay: NonNegativeFloat = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup_ratio: ClosedUnitInterval = 0.05,
         fused_head: bool = True,
+        adapter: Adapter | None = None,
+        export: Literal["merged", "adapter"] | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -57,7 +69,8 @@ class DistillationModule(L.LightningModule):
             student: Hub id, local folder, or GGUF file.
             loss: The mixture, its divergence and its weights.
             revision: Commit of a hub model.
-            dtype: Of the weights in memory.
+            dtype: Of the weights in memory; null is float32, or what a true half `trainer.precision` says, or, for the
+                frozen weights under an adapter, the model card's.
             keep_layers: Keep only these decoder layers: a smaller student of the same family.
             learning_rate: AdamW's peak learning rate.
             weight_decay: AdamW's, on matrices only.
@@ -65,18 +78,33 @@ class DistillationModule(L.LightningModule):
             warmup_ratio: Share of all steps over which the learning rate rises.
             fused_head: Compute the loss from hidden states, chunk by chunk. Off keeps all logits: the same loss in
                 several times the memory, to check against.
+            adapter: Train low-rank matrices (LoRA) in place of the weights; null trains the weights.
+            export: With an adapter: the whole model, merged, which null is, or the adapter alone.
+            activation_checkpointing: Keep only each decoder block's input for the backward pass, and compute the rest
+                again: less memory for a third more time.
+            compile: Compile each decoder block (torch.compile); the CPU needs a C++ compiler.
         """
         super().__init__()
         for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
             if not math.isfinite(value):
                 raise ValueError(f"model.{name} must be finite, not {value}")
         self.student, self.student_revision = student, revision
-        self.student_dtype: Dtype = dtype
+        self.student_dtype = dtype
         self.keep_layers = keep_layers
         self.loss = loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
         self.fused_head = fused_head
+        if export is not None and adapter is None:
+            raise ValueError(f"model.export {export} is given, but there is no model.adapter; leave it out")
+        if export == "adapter" and keep_layers is not None:
+            raise ValueError("model.export adapter would not say which layers were kept; export merged")
+        if adapter is not None and adapter.quantize and compile:
+            raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
+        self.adapter, self.export_form = adapter, export or "merged"
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
+        # The frozen weights are not in its checkpoints.
+        self.strict_loading = adapter is None
         self.model: Any = None
         self._head_settings: HeadSettings | None = None
         self._step_sums: Tensor | None = None
@@ -84,23 +112,61 @@ class DistillationModule(L.LightningModule):
         self._teacher_head: OutputHead | None = None
         self._has_checked_target = False
         self._val_sums: dict[str, Tensor] = {}
+        self._weights_dtype: Dtype = dtype or "float32"
         self._is_sharded = False
         self._forwards_left = 0
 
     def setup(self, stage: str) -> None:
         """Learns whether the trainer's strategy spreads the student's weights over the processes."""
-        check_strategy(self.trainer)
+        self.check_trainer(self.trainer)
         self._is_sharded = is_sharded(self.trainer)
+        if self.student_dtype is None:
+            frozen = "float32" if self.adapter is None else default_dtype(self.student)
+            self._weights_dtype = HALF_PRECISIONS.get(self.trainer.precision, frozen)
 
     def configure_model(self) -> None:
-        """Loads the student, once, and finds its output head; a sharding strategy spreads it over the processes."""
-        if self.model is None:
-            self.model = load_causal_lm(self.student, self.student_revision, self.student_dtype, self.keep_layers)
-            self.model.config.use_cache = False
-            if self.fused_head:
-                self._head_settings = find_head_settings(self.model)
-            if self._is_sharded:
-                shard_causal_lm(self.model, self.trainer)
+        """Loads the student, once, and makes it what is trained: see `adapter`, `compile`, `trainer.strategy`."""
+        if self.model is not None:
+            return
+        quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
+        self.model = model = load_causal_lm(
+            self.student, self.student_revision, self._weights_dtype, self.keep_layers, quantize_on
+        )
+        model.config.use_cache = False
+        if self.fused_head:
+            self._head_settings = find_head_settings(model)
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.adapter is not None:
+            done = add_adapter(model, self.adapter, self.student, self.student_revision)
+            if self._head_settings is not None and type(model.get_output_embeddings()) is not nn.Linear:
+                raise ValueError("model.adapter.target_modules has the output head; that needs model.fused_head=false")
+            rank_zero_only(print)(f"{self.student} in {self._weights_dtype}; {done}")
+        if self.compile_blocks:
+            for layer in model.base_model.layers:
+                # Not the module: hooks that gather its weights stay outside.
+                layer.forward = torch.compile(layer.forward, dynamic=True)
+        if self._is_sharded:
+            shard_causal_lm(model, self.trainer)
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Refuses a precision or a strategy that does not go with the student's settings.
+
+        Raises:
+            ValueError: They clash.
+        """
+        check_strategy(trainer)
+        precision, dtype = trainer.precision, self.student_dtype
+        forced = HALF_PRECISIONS.get(precision, dtype)
+        if dtype not in (None, forced):
+            raise ValueError(f"model.dtype {dtype} is given, but trainer.precision {precision} makes it {forced}")
+        if precision.endswith("mixed") and self.adapter is None and dtype not in (None, "float32"):
+            raise ValueError(
+                f"trainer.precision {precision} trains float32 weights, but model.dtype is {dtype}; leave it out, or "
+                "use a true precision"
+            )
+        if self.adapter is not None and self.adapter.quantize and is_sharded(trainer):
+            raise ValueError("trainer.strategy: 4-bit weights are not sharded; use ddp, or no model.adapter.quantize")
 
     def check(self, data: DistillationDataModule) -> None:
         """Refuses data that does not fit the loss or the student, before anything is written.
@@ -120,6 +186,10 @@ class DistillationModule(L.LightningModule):
             )
         for cache in data.caches:
             check_cache(self.loss, cache)
+        if self.adapter is not None:
+            check_adapter(self.adapter, self.student)
+        if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
+            raise ValueError("model.compile needs a C++ compiler on a CPU; install g++, or name one in CXX")
         if data.supervision == "label" and not self.loss.supervises_answers:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
         check_model(self.student, self.student_revision, self.keep_layers, data.max_length, "data.max_length")
@@ -227,6 +297,13 @@ class DistillationModule(L.LightningModule):
         """Returns (sum, weight) by metric, of the same metrics for every batch; a segment may weigh 0."""
         return {"loss": (sums.total.detach(), sums.weight), **sums.parts}
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Leaves out the frozen weights, which are where they were loaded from."""
+        if self.adapter is not None and not self._is_sharded:
+            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}
+
     def configure_optimizers(self) -> dict:
         """Returns AdamW with decay on matrices only, and a schedule over all steps."""
         groups: list[dict] = [{"params": [], "weight_decay": self.weight_decay}, {"params": [], "weight_decay": 0.0}]
@@ -245,10 +322,16 @@ class DistillationModule(L.LightningModule):
 
     def export(self, folder: Path) -> None:
         """Saves the student and its tokenizer as a plain Hugging Face folder, atomically; every process calls it."""
-        state = gather_state(self.model) if self._is_sharded else None
+        state = gather_state(self.model, self.adapter is not None) if self._is_sharded else None
         if not self.trainer.is_global_zero:
             return
         self.model.config.use_cache = True
         with atomic_path(folder) as temporary:
-            self.model.save_pretrained(temporary, state_dict=state)
+            if self.adapter is None or self.export_form == "adapter":
+                self.model.save_pretrained(temporary, state_dict=state)
+            else:
+                # Into weights that were never in 4 bits.
+                with TemporaryDirectory() as alone:
+                    self.model.save_pretrained(alone, state_dict=state)
+                    load_causal_lm(alone, None, self._weights_dtype, self.keep_layers).save_pretrained(temporary)
             self.trainer.datamodule.tokenizer.save_pretrained(temporary)

@@ -88,6 +88,7 @@ def main(args: list[str] | None = None) -> Path:
         return run.path
     data.setup("fit")
     student.check(data)
+    student.check_trainer(cli.trainer)
     if rank_zero_only.rank == 0:
         sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
         # The examples' own hash covers questions that are generated or come from the hub, and every filter.

@@ -46,7 +46,7 @@ def train(
     L.seed_everything(7, verbose=False)
     module, make_data = make_student(world)
     module.learning_rate = learning_rate
-    module.student_dtype = dtype  # type: ignore[assignment]  # float64 is not offered to users
+    module.student_dtype = module._weights_dtype = dtype  # type: ignore[assignment]  # float64 is not offered to users
     metrics = Metrics()
     options["callbacks"] = [metrics, *options.get("callbacks", ())]
     options = {"max_epochs": STEPS, "gradient_clip_val": 0.5, "accumulate_grad_batches": accumulate, **options}

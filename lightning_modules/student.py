@@ -221,7 +221,7 @@ class DistillationModule(L.LightningModule):
 
     def _build_target(self, batch: dict) -> Target:
         """Returns the batch's teacher rows; looks at every value of the first batch's."""
-        target = build_target(batch["target"], batch["temperatures"], self._teacher_head)
+        target = build_target(batch["target"].tensors, batch["temperatures"], self._teacher_head)
         if not self._has_checked_target:
             target.check(self.model.config.get_text_config().vocab_size)
             self._has_checked_target = True

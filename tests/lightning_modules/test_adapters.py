@@ -49,9 +49,9 @@ def test_an_export_is_the_trained_student(
         base = AutoModelForCausalLM.from_pretrained(world.student)(ids).logits
         logits = loaded(ids).logits
     # Merged weights are rounded once more.
-    tolerance = 1e-4 if precision != "bf16-true" else 0.1
+    tolerance = 1e-4 if precision != "bf16-true" else 0.3
     torch.testing.assert_close(logits, expected, rtol=0, atol=tolerance)
-    assert (logits - base).abs().max() > 10 * tolerance
+    assert (logits - base).abs().max() > 3 * tolerance
     assert not [name for name, _ in loaded.named_parameters() if "lora" in name]
     check_model(student, None, None, 1024, "data.max_length")
     with pytest.raises(ValueError, match="more than the context of 1024"):

@@ -1,6 +1,8 @@
 """FSDP2: a causal language model's weights spread over all processes, which gather one decoder block at a time."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
@@ -11,9 +13,93 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
+from lightning_modules.checkpoints import keep_previous, sync_folder
+
 T = TypeVar("T")
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 whose checkpoint is a folder of one file for each process: its own shards, plain tensors.
+
+    So no process holds the whole, and nothing is unpickled; but it is continued from with as many processes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Lightning is to call `load_optimizer_state_dict`."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Returns this process's shards of the weights."""
+        return tree_map(local, self.lightning_module.state_dict())
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Returns this process's shards of the optimizer's state."""
+        return tree_map(local, optimizer.state_dict())
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Writes all processes' files beside the target; the first process renames the folder when all are there."""
+        target = Path(self.broadcast(filepath))
+        temporary = target.with_name(f".{target.name}.tmp")
+        if self.is_global_zero:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.barrier()
+        torch.save(checkpoint, temporary / name_shard(self.global_rank, self.world_size))
+        self.barrier()
+        if self.is_global_zero:
+            sync_folder(temporary)
+            keep_previous(target)
+            temporary.replace(target)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads this process's file.
+
+        Raises:
+            ValueError: Another number of processes wrote the checkpoint.
+        """
+        path = Path(checkpoint_path) / name_shard(self.global_rank, self.world_size)
+        if not path.is_file():
+            raise ValueError(f"{checkpoint_path}: not the checkpoint of {self.world_size} processes that share a model")
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Takes this process's shards of the weights."""
+        state = self.lightning_module.state_dict()
+        assert not strict or state.keys() == checkpoint["state_dict"].keys()
+        with torch.no_grad():
+            for name, shard in checkpoint["state_dict"].items():
+                local(state[name]).copy_(shard)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Takes this process's shards of the optimizer's state."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for number, values in state["state"].items():
+                like = parameters[number]
+                for name, shard in values.items():
+                    if isinstance(like, DTensor) and shard.ndim:  # AdamW's step is a number
+                        values[name] = DTensor.from_local(
+                            shard, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+                        )
+            optimizer.load_state_dict(state)
+
+
+def name_shard(rank: int, world_size: int) -> str:
+    """Returns the name of a process's file in a checkpoint."""
+    return f"{rank}-of-{world_size}.pt"
+
+
+def local(value: Any) -> Any:
+    """Returns this process's part of a tensor that is spread over the processes; anything else as it is."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def is_sharded(trainer: L.Trainer) -> bool:

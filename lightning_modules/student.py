@@ -21,6 +21,7 @@ from lightning_modules.adapters import Adapter, add_adapter, check_adapter
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
 from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.sharding import (
+    ShardedStrategy,
     call_inside,
     check_strategy,
     count_forwards,
@@ -156,6 +157,8 @@ class DistillationModule(L.LightningModule):
             ValueError: They clash.
         """
         check_strategy(trainer)
+        if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
+            raise ValueError("trainer.strategy: a student is shared by several processes with ShardedStrategy")
         precision, dtype = trainer.precision, self.student_dtype
         forced = HALF_PRECISIONS.get(precision, dtype)
         if dtype not in (None, forced):
@@ -299,7 +302,7 @@ class DistillationModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leaves out the frozen weights, which are where they were loaded from."""
-        if self.adapter is not None and not self._is_sharded:
+        if self.adapter is not None:
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}

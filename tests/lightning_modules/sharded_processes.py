@@ -7,16 +7,18 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from datamodules.files import write_json
-from lightning_modules.run import AtomicCheckpointIO, RngState
+from lightning_modules.adapters import Adapter
+from lightning_modules.checkpoints import RngState
+from lightning_modules.sharding import ShardedStrategy
 from lightning_modules.student import DistillationModule
 from tests.lightning_modules.two_processes import make_student
 from tests.tiny import fit
 
 STEPS = 3
+LORA: dict[str, Any] = {"adapter": Adapter(dropout=0.0), "activation_checkpointing": True}
 HELD_OUT = {"validation_fraction": 0.4, "split_seed": 3}
 # (accumulated batches, data): eight examples a step in one batch, two or eight.
 SPLITS: dict[str, tuple[int, dict]] = {"whole": (1, {}), "accumulated": (4, {"tokens_per_batch": 1})}
@@ -40,11 +42,12 @@ def train(
     data: dict,
     ckpt_path: str | None = None,
     learning_rate: float = 1e-2,
+    student: dict | None = None,
     **options: Any,
 ) -> tuple[DistillationModule, L.Trainer, list[dict[str, float]]]:
     """Trains with clipped gradients, and returns the module, its trainer, and each step's metrics."""
     L.seed_everything(7, verbose=False)
-    module, make_data = make_student(world)
+    module, make_data = make_student(world, **(student or {}))
     module.learning_rate = learning_rate
     module.student_dtype = module._weights_dtype = dtype  # type: ignore[assignment]  # float64 is not offered to users
     metrics = Metrics()
@@ -58,43 +61,44 @@ def main(job: dict) -> None:
     world, output = job["world"], Path(job["output"])
     for name, (accumulate, data) in SPLITS.items():
         for student in ("student", "tied"):
-            strategy = ModelParallelStrategy()
+            strategy = ShardedStrategy()
             module, _, _ = train(
                 {**world, "student": world[student]}, "float64", accumulate, data, strategy=strategy, devices=2
             )
             assert all(isinstance(parameter, DTensor) for parameter in module.parameters())
             module.export(output / f"{student}-{name}")
-        for kind, strategy in (("ddp", "ddp"), ("fsdp", ModelParallelStrategy())):
+        for kind, strategy in (("ddp", "ddp"), ("fsdp", ShardedStrategy())):
             _, trainer, metrics = train(world, "float32", accumulate, data, strategy=strategy, devices=2)
             write_json(output / f"{kind}-{name}-{trainer.global_rank}.json", metrics)
 
+    for kind, strategy in (("ddp", "ddp"), ("fsdp", ShardedStrategy())):
+        module, _, _ = train(world, "float32", 1, {}, strategy=strategy, devices=2, student=LORA)
+        module.export(output / f"lora-{kind}")
+
     # Three held-out questions in batches of one: the processes' shares differ.
-    options = {"strategy": ModelParallelStrategy(), "devices": 2, "num_sanity_val_steps": 2, "learning_rate": 0.0}
+    options = {"strategy": ShardedStrategy(), "devices": 2, "num_sanity_val_steps": 2, "learning_rate": 0.0}
     _, trainer, _ = train(world, "float32", 1, {"tokens_per_batch": 1, **HELD_OUT}, **options)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     write_json(output / f"val-{trainer.global_rank}.json", metrics)
 
     # Dropout is on.
     world = {**world, "student": world["forgetful"]}
-    for kind, distributed in (("sharded", True), ("full", False)):
-        place = output / f"checkpoints-{kind}"
-        for name, ckpt_path in (("uninterrupted", None), ("resumed", place / "1.ckpt")):
-            keep = ModelCheckpoint(dirpath=place, filename="{step}", auto_insert_metric_name=False, save_top_k=-1)
-            strategy = ModelParallelStrategy(save_distributed_checkpoint=distributed)
-            module, _, _ = train(
-                world,
-                "float32",
-                1,
-                {},
-                ckpt_path and str(ckpt_path),
-                strategy=strategy,
-                devices=2,
-                enable_checkpointing=True,
-                callbacks=[RngState(), *([keep] if ckpt_path is None else [])],
-                plugins=[AtomicCheckpointIO()],
-                default_root_dir=output,
-            )
-            module.export(output / f"{kind}-{name}")
+    place = output / "checkpoints"
+    keep = ModelCheckpoint(dirpath=place, filename="{step}", auto_insert_metric_name=False, save_top_k=-1)
+    for name, ckpt_path, saves in (("uninterrupted", None, [keep]), ("resumed", place / "1.ckpt", [])):
+        module, _, _ = train(
+            world,
+            "float32",
+            1,
+            {},
+            ckpt_path and str(ckpt_path),
+            strategy=ShardedStrategy(),
+            devices=2,
+            enable_checkpointing=True,
+            callbacks=[RngState(), *saves],
+            default_root_dir=output,
+        )
+        module.export(output / name)
 
 
 if __name__ == "__main__":

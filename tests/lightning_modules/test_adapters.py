@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from lightning_modules import adapters
 from lightning_modules.adapters import Adapter
+from lightning_modules.checkpoints import RngState, RotatingCheckpointIO
 from lightning_modules.evaluation import Evaluator
 from lightning_modules.pretrained import check_model, identify_weights, load_causal_lm
-from lightning_modules.run import AtomicCheckpointIO, RngState
 from lightning_modules.student import DistillationModule
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.test_student import MIXTURE, make_data
@@ -70,7 +70,10 @@ def test_only_the_adapter_is_trained_and_saved_and_it_resumes_to_the_bit(
         torch.manual_seed(7)
         module = make_module(world, adapter=Adapter(r=4, dropout=0.5))
         keep = ModelCheckpoint(dirpath=tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1)
-        options = {"callbacks": [RngState(), *([keep] if ckpt_path is None else [])], "plugins": [AtomicCheckpointIO()]}
+        options = {
+            "callbacks": [RngState(), *([keep] if ckpt_path is None else [])],
+            "plugins": [RotatingCheckpointIO()],
+        }
         fit(module, make_data(world), ckpt_path, max_epochs=3, enable_checkpointing=True, **options)
         return module
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from lightning_modules.checkpoints import find_checkpoint, read_global_step
 from tests.lightning_modules.conftest import World
-from tests.lightning_modules.sharded_processes import HELD_OUT, SPLITS, STEPS, train
+from tests.lightning_modules.sharded_processes import HELD_OUT, LORA, SPLITS, STEPS, train
 from tests.tiny import save_model
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,17 @@ def test_weights_are_those_of_one_process(paths: dict[str, str], output: Path, s
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_an_adapter_is_that_of_one_process(paths: dict[str, str], output: Path, kind: str) -> None:
+    """Exported merged; activations are computed twice."""
+    module, _, _ = train(paths, "float32", 1, {}, student=LORA)
+    ids = torch.arange(10, 40)[None]
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(output / f"lora-{kind}")(ids).logits
+        torch.testing.assert_close(logits, module.model.eval()(ids).logits, rtol=0, atol=1e-4)
+        assert (logits - AutoModelForCausalLM.from_pretrained(paths["student"])(ids).logits).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_every_step_logs_what_one_process_logs(paths: dict[str, str], output: Path, kind: str, split: str) -> None:
@@ -77,10 +90,21 @@ def test_validation_metrics_are_those_of_one_process(paths: dict[str, str], outp
         assert two[0][name] == pytest.approx(trainer.callback_metrics[name].item(), rel=1e-5), name
 
 
-@pytest.mark.parametrize("kind", ["sharded", "full"])
-def test_resumed_from_its_checkpoint_it_is_to_the_bit_what_it_was(output: Path, kind: str) -> None:
-    assert (output / f"checkpoints-{kind}" / "1.ckpt").is_dir() == (kind == "sharded")
-    whole, resumed = (
-        load_file(output / f"{kind}-{name}" / "model.safetensors") for name in ("uninterrupted", "resumed")
-    )
+def test_resumed_from_its_checkpoint_it_is_to_the_bit_what_it_was(output: Path) -> None:
+    whole, resumed = (load_file(output / name / "model.safetensors") for name in ("uninterrupted", "resumed"))
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_checkpoint_is_whole_with_all_its_files(output: Path, tmp_path: Path) -> None:
+    first, last = tmp_path / "previous.ckpt", tmp_path / "last.ckpt"
+    shutil.copytree(output / "checkpoints" / "1.ckpt", first)
+    shutil.copytree(output / "checkpoints" / "2.ckpt", last)
+    assert find_checkpoint(tmp_path) == last and read_global_step(last) == 2
+    torn = last / "1-of-2.pt"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged; going on from previous.ckpt"):
+        assert find_checkpoint(tmp_path) == first
+    assert not last.exists()
+    (first / "1-of-2.pt").unlink()
+    with pytest.raises(ValueError, match=r"previous.ckpt: damaged; delete the run's folder"):
+        find_checkpoint(tmp_path)

@@ -6,16 +6,31 @@ Writes predictions (parquet). Interrupted, it continues where it was.
 """
 
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+from datamodules.answers import EXTRACTORS
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
 from datamodules.rationales import write_table
 from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
 from lightning_modules.pretrained import identify_weights
+from lightning_modules.wandb_logging import EvaluationLog, log_evaluation
 from lightning_modules.writers import RecordWriter
 from scripts.annotate import refuse_other_output
 from scripts.stage_cli import PredictCLI, run_main
 from studies.statistics import wilson_interval
+
+
+def measure(records: list[dict]) -> dict[str, float]:
+    """Returns accuracy and extraction rate by extractor."""
+    graded = [record for record in records if record["gold"] is not None]
+    metrics = {}
+    for name in EXTRACTORS:
+        metrics[f"extraction_rate_{name}"] = fmean(record[f"answer_{name}"] is not None for record in records)
+        if graded:
+            metrics[f"accuracy_{name}"] = fmean(record[f"correct_{name}"] for record in graded)
+    return metrics
 
 
 def summarize(records: list[dict]) -> str:
@@ -35,9 +50,18 @@ def summarize(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def parse(args: list[str] | None = None) -> PredictCLI:
+class EvaluateCLI(PredictCLI):
+    """Adds how the evaluation is shown."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds `--wandb.*`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--wandb", type=EvaluationLog, default=EvaluationLog())
+
+
+def parse(args: list[str] | None = None) -> EvaluateCLI:
     """Checks the whole command line and config, and loads nothing."""
-    return PredictCLI("evaluate", Evaluator, QuestionDataModule, "student", args)
+    return EvaluateCLI("evaluate", Evaluator, QuestionDataModule, "student", args)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -63,6 +87,9 @@ def main(args: list[str] | None = None) -> None:
         }
         write_table(output, records, metadata, PREDICTION_SCHEMA)
         print(f"{output}: {len(records)} predictions\n{summarize(records)}")
+        settings = EvaluationLog(**cli.config.wandb.as_dict())
+        questions = {identifier: posed.question for identifier, posed in data.posed.items()}
+        log_evaluation(settings, output, config, questions, records, measure(records))
 
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], 0) for record in writer.records.collect()}

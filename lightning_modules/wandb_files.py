@@ -35,7 +35,7 @@ def read_records(path: Path) -> Iterator[Any]:
             return
         message += data[place - length : place]
         if kind in (_FULL, _LAST):
-            record = protocol.Record()
+            record = protocol.Record()  # type: ignore[attr-defined]
             record.ParseFromString(message)
             yield record
             message = b""

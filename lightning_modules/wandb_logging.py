@@ -157,9 +157,12 @@ class RunRecord(L.Callback):
         experiment.config.update(asdict(axes), allow_val_change=True)
         experiment.tags = axes.tags
         hashes = _read_hashes(self.run)
-        paths = {"rationales": data.rationale_paths if axes.teacher else [], "logit-cache": data.logit_paths}
-        for kind, path in ((kind, Path(path)) for kind in paths for path in paths[kind]):
-            experiment.log_artifact(_refer(path.stem, kind, path, hashes[str(path)], teacher=axes.teacher))
+        inputs = [("logit-cache", path) for path in data.logit_paths]
+        if axes.teacher is not None:
+            inputs += [("rationales", path) for path in data.rationale_paths]
+        for kind, path in inputs:
+            artifact = _refer(Path(path).stem, kind, Path(path), hashes[path], teacher=axes.teacher)
+            experiment.log_artifact(artifact)
 
 
 def log_student(trainer: L.Trainer, run: RunFolder) -> None:
@@ -243,7 +246,7 @@ def log_evaluation(
         mode="online" if _get_mode() == "online" else "offline",
         settings=wandb.Settings(silent=True),
     )
-    columns = ["question", "gold", "teacher_rationale", "completion", "answer", "correct"]
+    columns: list[str | int] = ["question", "gold", "teacher_rationale", "completion", "answer", "correct"]
     table = wandb.Table(columns=columns)
     for record in sorted(records, key=lambda record: hash_text(record["question_id"]))[: settings.samples]:
         question = questions[record["question_id"]]

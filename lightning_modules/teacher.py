@@ -21,6 +21,8 @@ from lightning_modules.backends import Backend, Decoding, Request, Source, Trans
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
 from lightning_modules.row_head import RowHead
 from lightning_modules.sparsify import reduce_rows
+from lightning_modules.vllm_backend import VLLMBackend
+from lightning_modules.vllm_teacher import read_prompt_logprobs, refuse_unknown
 
 
 class TeacherModule(L.LightningModule):
@@ -59,6 +61,11 @@ class TeacherModule(L.LightningModule):
     def weights_id(self) -> str:
         """The hub revision or the local weights' hash."""
         return identify_weights(self.teacher, self.teacher_revision)
+
+    @property
+    def source(self) -> Source:
+        """The teacher, as backends load it."""
+        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
 
     @property
     def is_sharded(self) -> bool:
@@ -116,7 +123,6 @@ class Annotator(TeacherModule):
         if "" in stop:
             raise ValueError("model.stop holds an empty text, which every completion begins with")
         self.backend = backend or TransformersBackend()
-        self.source = Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
         self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
         self.num_samples = num_samples
 
@@ -183,6 +189,7 @@ class LogitScorer(TeacherModule):
         values: Values | None = None,
         draw_seed: NonNegativeInt | None = None,
         temperatures: list[float] | None = None,
+        vllm: VLLMBackend | None = None,
         **kwargs,
     ):
         """Stores the settings. One that the kind would ignore is refused.
@@ -199,15 +206,19 @@ class LogitScorer(TeacherModule):
             values: uint8 or float16 for log-probabilities, float16, bfloat16 or float32 for hidden states; null is
                 uint8, or float16 if hidden.
             draw_seed: Of the draws, if sampled or hybrid; null is 0.
-            temperatures: For which training will be exact, beside 1; null is [1, 2], or [1] if sampled or hybrid.
+            temperatures: For which training will be exact, beside 1; null is [1, 2], or [1] if sampled, hybrid or vllm.
                 Hidden states are exact at any.
+            vllm: Reads with vLLM in place of transformers: kind top_k at temperature 1.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
+        self.vllm = vllm
         self.sparsity = Sparsity.resolve(
             kind, top_k=top_k, min_k=min_k, mass=mass, draws=draws, values=values, draw_seed=draw_seed
         )
         self.temperatures = self._choose_temperatures(temperatures)
+        if vllm is not None:
+            refuse_unknown(self.sparsity, self.temperatures)
         self._head: RowHead | None = None
         self._forwards_left = 0
 
@@ -217,7 +228,7 @@ class LogitScorer(TeacherModule):
             if given is not None:
                 raise ValueError("model.temperatures is given, but kind hidden ignores it; it is exact at any")
             return ()
-        default = [1.0] if self.sparsity.draws is not None else [1.0, 2.0]
+        default = [1.0] if self.sparsity.draws is not None or self.vllm is not None else [1.0, 2.0]
         temperatures = tuple(sorted({1.0, *(default if given is None else given)}))
         if not all(0 < temperature < float("inf") for temperature in temperatures):
             raise ValueError(f"temperatures must be above 0 and finite, not {given}")
@@ -246,7 +257,12 @@ class LogitScorer(TeacherModule):
 
     def check(self, data: RationaleDataModule) -> None:
         """Raises a ValueError if the teacher cannot be loaded, or an example may leave its context."""
-        check_model(self.teacher, self.teacher_revision, self.keep_layers, data.max_length, "data.max_length")
+        longest, what = data.max_length, "data.max_length"
+        if self.vllm is not None:
+            longest, what = longest + 1, "data.max_length and the token that vLLM generates"
+        check_model(self.teacher, self.teacher_revision, self.keep_layers, longest, what)
+        if self.vllm is not None:
+            self.vllm.check(self.source, longest)
 
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""
@@ -269,6 +285,11 @@ class LogitScorer(TeacherModule):
 
     def configure_model(self) -> None:
         """Loads the teacher, once, and finds its head."""
+        if self.vllm is not None:
+            assert self.sparsity.top_k is not None
+            self.vllm.keep_log_probs(self.sparsity.top_k)
+            self.vllm.load(self.source, None)
+            return
         super().configure_model()
         if self._head is None:
             self._head = RowHead(self.model, self.is_sharded)
@@ -286,11 +307,19 @@ class LogitScorer(TeacherModule):
         Raises:
             ValueError: Hidden states are wanted, but the teacher's logits are not those of its head alone.
         """
+        counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
+        if self.vllm is not None:
+            padded = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+            sequences = [ids[mask].tolist() for ids, mask in padded]
+            answers = self.vllm.score(sequences, made.support_size)
+            return [
+                (example_id, read_prompt_logprobs(answer, ids, len(ids) - count, made))
+                for example_id, answer, ids, count in zip(batch["example_ids"], answers, sequences, counts, strict=True)
+            ]
         assert self._head is not None
         found = self._head.run(batch)
         if made.sparsity.kind == "hidden" and self._head.settings is None:
             raise ValueError(f"{self.teacher}: kind hidden needs logits that are the head of the last hidden state")
-        counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
         reduced = reduce_rows(found.iterate_logits(), batch["labels"], made, batch["example_ids"], counts)
         if made.sparsity.kind == "hidden":
             for rows, hidden_ND in zip(reduced, found.hidden_ND.float().cpu().split(counts), strict=True):

@@ -74,6 +74,11 @@ class VLLMBackend(Backend):
         self.requests_per_call = requests_per_call
         self.longest = 0
         self.engine: Any = None
+        self._engine_options: dict[str, Any] = {}
+
+    def keep_log_probs(self, number: int) -> None:
+        """Makes the engine, when it is loaded, able to return so many of each token's log-probabilities."""
+        self._engine_options = {"max_logprobs": number, "logprobs_mode": "raw_logprobs"}
 
     def check(self, source: Source, longest: int) -> None:
         """Refuses what cannot be loaded, and prompts that may leave the context."""
@@ -97,8 +102,16 @@ class VLLMBackend(Backend):
                 trust_remote_code=False,
                 # A model's own sampling settings play no part.
                 generation_config="vllm",
+                **self._engine_options,
             )
         return None
+
+    def score(self, sequences: Sequence[Sequence[int]], number: int) -> list[list]:
+        """Returns, for each sequence of token ids, vLLM's `prompt_logprobs` with the most probable tokens."""
+        vllm = import_vllm()
+        sampling = vllm.SamplingParams(max_tokens=1, temperature=1.0, prompt_logprobs=number, detokenize=False)
+        prompts = [vllm.TokensPrompt(prompt_token_ids=list(sequence)) for sequence in sequences]
+        return [output.prompt_logprobs for output in self.engine.generate(prompts, sampling, use_tqdm=False)]
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates some requests at a time."""

@@ -5,13 +5,26 @@ from typing import Protocol
 
 import numpy as np
 
-from datamodules.logit_format import CacheDescription
+from datamodules.logit_format import CacheDescription, Sparsity
 
 
 class Logprob(Protocol):
     """What is used of vLLM's own class."""
 
     logprob: float
+
+
+def refuse_unknown(sparsity: Sparsity, temperatures: tuple[float, ...]) -> None:
+    """Refuses what log-probabilities of some tokens cannot tell: the normaliser of another temperature, a draw.
+
+    Raises:
+        ValueError: The kind is not top_k, or there is a temperature beside 1.
+    """
+    if sparsity.kind != "top_k" or temperatures != (1.0,):
+        raise ValueError(
+            f"vLLM's prompt_logprobs give kind top_k at temperature 1 only, not {sparsity.kind} at "
+            f"{list(temperatures)}; set model.kind to top_k and model.temperatures to [1], or leave model.vllm"
+        )
 
 
 def read_prompt_logprobs(
@@ -22,25 +35,16 @@ def read_prompt_logprobs(
 ) -> dict[str, np.ndarray]:
     """Returns one example's rows, as `logit_codec` takes them.
 
-    Ask vLLM for `SamplingParams(max_tokens=1, temperature=1, prompt_logprobs=top_k)` with `max_logprobs` of at
-    least `top_k` and `logprobs_mode="raw_logprobs"`.
-
     Args:
         prompt_logprobs: Of one request, an entry for each token: None for the first, else log-probabilities by token
             id, of the `top_k` most probable tokens and of the token itself.
         token_ids: The request's prompt: an example's prompt and completion.
         num_prompt_tokens: How many of them are not supervised.
-        made: Of the kind top_k, for temperature 1 alone: no other normaliser can be known from log-probabilities of
-            some tokens.
+        made: Of the kind top_k, for temperature 1 alone, see `refuse_unknown`.
 
     Raises:
-        ValueError: The cache is of another kind or has other temperatures, or vLLM returned fewer tokens than top_k.
+        ValueError: vLLM returned fewer tokens than top_k.
     """
-    if made.sparsity.kind != "top_k" or made.temperatures != (1.0,):
-        raise ValueError(
-            f"vLLM's prompt_logprobs give kind top_k at temperature 1 only, not {made.sparsity.kind} at "
-            f"{list(made.temperatures)}; set model.temperatures to [1]"
-        )
     assert len(prompt_logprobs) == len(token_ids)
     size = made.support_size
     completion = np.array(token_ids[num_prompt_tokens:], dtype=np.int64)

@@ -42,7 +42,11 @@ def parse(args: list[str] | None = None) -> CacheCLI:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Caches logits."""
+    """Caches logits, or runs the subcommand `inspect`."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["inspect"]:
+        inspect(args[1:])
+        return
     cli = parse(args)
     output, data, teacher = Path(cli.config.output), cli.datamodule, cli.model
     refuse_other_folder(output)
@@ -91,7 +95,4 @@ def inspect(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["inspect"]:
-        run_main(lambda: inspect(sys.argv[2:]))
-    else:
-        run_main(main)
+    run_main(main)

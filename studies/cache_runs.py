@@ -146,20 +146,21 @@ def open_microworld(number: int) -> Run:
     return Run("microworld", teacher, model, student, tokenizer, examples)
 
 
-def open_smollm2(path: str, rationales: str, number: int) -> tuple[Run, Run]:
-    """SmolLM2 reads the first teacher's rationales of a published collection, and its own greedy ones."""
+def open_smollm2(path: str, rationales: Sequence[str], number: int) -> tuple[Run, Run]:
+    """SmolLM2 reads a teacher's rationales of the first published collection, and its own greedy ones, on them all."""
     model, tokenizer = load_causal_lm(path), load_tokenizer(path)
     student = load_causal_lm(path, keep_layers=SMOLLM2_STUDENT)
-    questions = {question.id: question for question in load_questions(rationales)}
+    questions = {question.id: question for question in load_questions(rationales[0])}
     first = list(questions.values())[:number]
     chosen: dict[str, Rationale] = {}
-    for rationale in load_rationales([rationales], questions):
+    for rationale in load_rationales([rationales[0]], questions):
         if "gpt" in rationale.teacher:
             chosen.setdefault(rationale.question_id, rationale)
     prompt = get_prompt("instruction")
     pairs = [(question, chosen[question.id]) for question in first if question.id in chosen]
     published = build_examples(tokenizer, prompt, pairs)
-    own = _answer(model, tokenizer, "cot", first[: number // 2], 128)
+    posed = [question for path_ in rationales for question in load_questions(path_)[: number // 2]]
+    own = _answer(model, tokenizer, "cot", posed, 128)
     return (
         Run("SmolLM2-135M, published rationales", path, model, student, tokenizer, published),
         Run("SmolLM2-135M, its own rationales", path, model, student, tokenizer, own),

@@ -1,13 +1,30 @@
-"""The commands of a study: each stage's own command line, made from the experiment's file and the grid."""
+"""A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from studies.comparison import predictions_path
 from studies.grid import Arm, Study, expand
 
-# A name, and the commands to run in order: (stage, its arguments).
-Job = tuple[str, list[tuple[str, list[str]]]]
+
+@dataclass(frozen=True)
+class Job:
+    """One command: `python scripts/{stage}.py {args}`.
+
+    Attributes:
+        name: Names the job, for example `fit-b-rationale-a-seed0`.
+        stage: The script.
+        args: Its command line.
+        done: The file that exists when the job is finished.
+        needs: Names of the jobs that must be finished first; they come before it in the list.
+    """
+
+    name: str
+    stage: str
+    args: list[str]
+    done: str
+    needs: list[str]
 
 
 class StudyPlan:
@@ -15,71 +32,98 @@ class StudyPlan:
 
     Args:
         study: The grid.
-        config: The experiment's file, whose sections hold what all arms share.
+        config: The study's file, whose sections hold what all arms share.
+        overrides: What the command line changes in its section `study`.
     """
 
-    def __init__(self, study: Study, config: str):
-        self.study, self.config = study, config
+    def __init__(self, study: Study, config: str, overrides: list[str] | None = None):
+        self.study, self.config, self.overrides = study, config, overrides or []
         self.folder = Path(study.root) / study.name
 
-    def rationales(self, teacher: str) -> str:
-        """Returns where a teacher's rationales are."""
-        return self.study.teachers[teacher].rationales or str(self.folder / "teachers" / teacher / "rationales.parquet")
+    def task(self, arm: Arm) -> str:
+        """Returns the name of the task that a trained arm learns."""
+        return arm.task or next(iter(self.study.tasks))
 
-    def logits(self, teacher: str) -> str:
-        """Returns where a teacher's logits are."""
-        return str(self.folder / "teachers" / teacher / "logits")
+    def rationales(self, teacher: str, task: str) -> str:
+        """Returns where a teacher's rationales for a task are."""
+        published = self.study.teachers[teacher].rationales
+        if published is None:
+            return str(self.folder / "teachers" / teacher / f"{task}.parquet")
+        return published if isinstance(published, str) else published[task]
 
-    def annotate(self, teacher: str) -> Job:
-        """Returns the job in which a teacher answers the training questions."""
-        spec = self.study.teachers[teacher]
-        return f"annotate-{teacher}", [
-            ("annotate", self._command(
-                model__teacher=spec.model, model__family=spec.family, data__questions=self.study.train_questions,
-                output=self.rationales(teacher),
-            ))
-        ]  # fmt: skip
+    def logits(self, teacher: str, task: str) -> str:
+        """Returns where a teacher's logits for a task are."""
+        return str(self.folder / "teachers" / teacher / f"{task}-logits")
 
-    def cache(self, teacher: str) -> Job:
-        """Returns the job in which a teacher scores its rationales."""
-        return f"cache_logits-{teacher}", [
-            ("cache_logits", self._command(
-                model__teacher=self.study.teachers[teacher].model, data__questions=self.study.train_questions,
-                data__rationales=[self.rationales(teacher)], output=self.logits(teacher),
-            ))
-        ]  # fmt: skip
-
-    def arm(self, arm: Arm) -> Job:
-        """Returns the job that trains and evaluates an arm."""
-        spec = self.study.students[arm.student]
-        model, layers, commands = spec.model, spec.keep_layers, []
-        if arm.supervision != "untuned":
-            has_logits = arm.supervision == "rationale+logits"
-            overrides: dict[str, object] = {
-                "model__student": spec.model,
-                "model__keep_layers": spec.keep_layers,
-                "data__questions": self.study.train_questions,
-                "data__supervision": arm.supervision,
-                "data__rationales": [self.rationales(arm.teacher)] if arm.teacher else None,
-                "data__teachers": [name] if arm.teacher and (name := self.study.teachers[arm.teacher].name) else None,
-                "data__logits": [self.logits(arm.teacher)] if arm.teacher and has_logits else None,
-                "data__order_seed": arm.seed,
-                "seed_everything": arm.seed,
-                "run__root": self.study.root,
-                "run__group": self.study.name,
-                "run__id": arm.id,
-            }
-            if not has_logits:
-                overrides["model__loss__kl_weight"] = 0.0
-            commands.append(("fit", self._command(**overrides)))
-            model, layers = str(self.folder / arm.id / "student"), None
-        commands.append(
-            ("evaluate", self._command(
-                model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
-                data__questions=self.study.test_questions, output=str(predictions_path(self.study, arm)),
-            ))
+    def annotate(self, teacher: str, task: str) -> Job:
+        """Returns the job in which a teacher answers a task's training questions."""
+        spec, output = self.study.teachers[teacher], self.rationales(teacher, task)
+        args = self._command(
+            model__teacher=spec.model, model__family=spec.family, data__questions=self.study.tasks[task].train,
+            output=output,
         )  # fmt: skip
-        return arm.id, commands
+        return Job(f"annotate-{teacher}-{task}", "annotate", args, done=output, needs=[])
+
+    def cache(self, teacher: str, task: str) -> Job:
+        """Returns the job in which a teacher scores its rationales."""
+        output = self.logits(teacher, task)
+        args = self._command(
+            model__teacher=self.study.teachers[teacher].model, data__questions=self.study.tasks[task].train,
+            data__rationales=[self.rationales(teacher, task)], output=output,
+        )  # fmt: skip
+        needs = [self.annotate(teacher, task).name]
+        return Job(f"cache_logits-{teacher}-{task}", "cache_logits", args, f"{output}/manifest.json", needs)
+
+    def fit(self, arm: Arm) -> Job:
+        """Returns the job that trains an arm."""
+        spec, task = self.study.students[arm.student], self.task(arm)
+        settings: dict[str, object] = {
+            "model__student": spec.model,
+            "model__keep_layers": spec.keep_layers,
+            "data__questions": self.study.tasks[task].train,
+            "data__supervision": arm.supervision,
+            "data__rationales": None,
+            "data__teachers": None,
+            "data__logits": None,
+            "data__order_seed": arm.seed,
+            "seed_everything": arm.seed,
+            "run__root": self.study.root,
+            "run__group": self.study.name,
+            "run__id": arm.id,
+        }
+        needs = []
+        if arm.teacher:
+            teacher = self.study.teachers[arm.teacher]
+            settings["data__rationales"] = [self.rationales(arm.teacher, task)]
+            settings["data__teachers"] = [teacher.name] if teacher.name else None
+            if teacher.model:
+                needs.append(self.annotate(arm.teacher, task).name)
+        if arm.supervision == "rationale+logits":
+            assert arm.teacher is not None
+            settings["data__logits"] = [self.logits(arm.teacher, task)]
+            needs.append(self.cache(arm.teacher, task).name)
+        else:
+            settings["model__loss__kl_weight"] = 0.0
+        return Job(f"fit-{arm.id}", "fit", self._command(**settings), str(self.folder / arm.id / "DONE"), needs)
+
+    def evaluate(self, arm: Arm) -> Job:
+        """Returns the job in which an arm answers the test questions."""
+        spec, output = self.study.students[arm.student], str(predictions_path(self.study, arm))
+        model, layers, needs = spec.model, spec.keep_layers, []
+        if arm.supervision != "untuned":
+            model, layers, needs = str(self.folder / arm.id / "student"), None, [self.fit(arm).name]
+        tasks = self.study.tasks.values() if arm.task is None else [self.study.tasks[arm.task]]
+        tests = list(dict.fromkeys(source for task in tasks for source in task.test))
+        args = self._command(
+            model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
+            data__questions=tests if len(tests) > 1 else tests[0], output=output,
+        )  # fmt: skip
+        return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
+
+    def analyze(self, needs: list[str]) -> Job:
+        """Returns the job that compares the arms."""
+        args = ["analyze", f"--config={self.config}", *self.overrides]
+        return Job("analyze", "study", args, str(self.folder / "results.json"), needs)
 
     def _command(self, **overrides: object) -> list[str]:
         return [f"--config={self.config}"] + [
@@ -87,15 +131,16 @@ class StudyPlan:
             for key, value in overrides.items()
         ]
 
-    def phases(self) -> list[list[Job]]:
-        """Returns the jobs in phases; those of one phase can run side by side."""
-        models = [teacher for teacher, spec in self.study.teachers.items() if spec.model is not None]
+    def jobs(self) -> list[Job]:
+        """Returns all jobs, each after what it needs; the last one compares the arms."""
         arms = expand(self.study)
-        cached = sorted({arm.teacher for arm in arms if arm.teacher and arm.supervision == "rationale+logits"})
-        waiting = [arm for arm in arms if arm.teacher in models]
-        ready = [arm for arm in arms if arm not in waiting]
-        return [
-            [self.annotate(teacher) for teacher in models] + [self.arm(arm) for arm in ready],
-            [self.cache(teacher) for teacher in cached],
-            [self.arm(arm) for arm in waiting],
+        models = [teacher for teacher, spec in self.study.teachers.items() if spec.model is not None]
+        cached = {(arm.teacher, self.task(arm)) for arm in arms if arm.supervision == "rationale+logits"}
+        jobs = [self.annotate(teacher, task) for teacher in models for task in self.study.tasks]
+        jobs += [
+            self.cache(teacher, task) for teacher in models for task in self.study.tasks if (teacher, task) in cached
         ]
+        for arm in arms:
+            jobs += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+        needs = [job.name for job in jobs if job.stage == "evaluate"]
+        return [*jobs, self.analyze(needs)]

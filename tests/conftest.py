@@ -1,6 +1,8 @@
 """Fixtures that several test modules use."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +25,32 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("cwd"))
     yield
     os.chdir(before)
+
+
+class LockedFolder:
+    """A folder that this process may not write to once it is locked, even if root runs the tests."""
+
+    def __init__(self, path: Path):
+        self.path, self._user = path, os.geteuid()
+
+    def lock(self) -> None:
+        self.path.chmod(0o555)
+        if self._user == 0:
+            os.seteuid(65534)
+
+    def unlock(self) -> None:
+        os.seteuid(self._user)
+        self.path.chmod(0o755)
+
+
+@pytest.fixture
+def locked_folder() -> Iterator[LockedFolder]:
+    """An empty folder `locked`; fill it, then lock it."""
+    # Not tmp_path: only its owner may enter it.
+    base = Path(tempfile.mkdtemp())
+    base.chmod(0o755)
+    folder = LockedFolder(base / "locked")
+    folder.path.mkdir()
+    yield folder
+    folder.unlock()
+    shutil.rmtree(base)

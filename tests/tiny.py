@@ -130,10 +130,17 @@ def capture(
     tokens_per_batch = options.pop("tokens_per_batch", 400)
     rows_per_shard = options.pop("rows_per_shard", 100)
     data = RationaleDataModule(
-        teacher, questions, rationales, correct_only=False, prompt="plain", tokens_per_batch=tokens_per_batch
+        teacher,
+        questions,
+        rationales,
+        correct_only=False,
+        prompt="plain",
+        tokens_per_batch=tokens_per_batch,
+        max_length=options.pop("max_length", 1024),
     )
     scorer = LogitScorer(teacher, top_k=top_k, temperatures=temperatures and list(temperatures), **options)
     data.setup("predict")
+    scorer.check(data)
     description = scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
     writer = LogitCacheWriter(folder, description, rows_per_shard=rows_per_shard)
     data.done = writer.find_done()

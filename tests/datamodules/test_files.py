@@ -2,13 +2,9 @@
 
 import gzip
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +21,7 @@ from datamodules.files import (
     write_jsonl,
     write_text,
 )
+from tests.conftest import LockedFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -129,30 +126,13 @@ def test_two_writers_of_one_target_do_not_share_a_temporary_path(tmp_path: Path)
     assert list_names(tmp_path) == ["x.txt"]
 
 
-@pytest.fixture
-def read_only_folder() -> Iterator[Path]:
-    """A folder that this process may not write to, even if root runs the tests."""
-    # Not tmp_path: only its owner may enter it.
-    base = Path(tempfile.mkdtemp())
-    base.chmod(0o755)
-    folder = base / "locked"
-    folder.mkdir(mode=0o555)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        os.seteuid(user)
-        shutil.rmtree(base)
-
-
-def test_a_read_only_folder_is_named_in_one_line(read_only_folder: Path) -> None:
+def test_a_read_only_folder_is_named_in_one_line(locked_folder: LockedFolder) -> None:
+    locked_folder.lock()
     with pytest.raises(ValueError, match=r"locked/x\.txt: its folder is read-only; choose another place$"):
-        write_text(read_only_folder / "x.txt", "new")
+        write_text(locked_folder.path / "x.txt", "new")
     with pytest.raises(ValueError, match=r"locked/sub/x\.txt: its folder cannot be made: Permission denied$"):
-        write_text(read_only_folder / "sub" / "x.txt", "new")
-    assert list_names(read_only_folder) == []
+        write_text(locked_folder.path / "sub" / "x.txt", "new")
+    assert list_names(locked_folder.path) == []
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:

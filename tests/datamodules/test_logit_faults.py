@@ -6,9 +6,8 @@ import random
 import resource
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 
 from datamodules.logit_cache import LogitCache
 from datamodules.logit_writer import LogitCacheWriter
+from tests.conftest import LockedFolder
 from tests.logit_rows import TOKENIZER, describe, make_example, make_rows, write_cache
 
 EXAMPLES = [make_example(number) for number in range(20)]
@@ -227,29 +227,13 @@ def test_a_full_disk_is_refused_and_the_old_content_stays(cache: Path) -> None:
     assert read_content(cache) == expected
 
 
-@pytest.fixture
-def read_only(cache: Path) -> Iterator[Path]:
-    """The cache, in a folder that this process may not write to, even if root runs the tests."""
-    base = Path(tempfile.mkdtemp())
-    base.chmod(0o755)
-    folder = shutil.copytree(cache, base / "cache")
-    folder.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        os.seteuid(user)
-        folder.chmod(0o755)
-        shutil.rmtree(base)
-
-
-def test_a_read_only_folder_is_read_and_not_written(read_only: Path) -> None:
+def test_a_read_only_folder_is_read_and_not_written(cache: Path, locked_folder: LockedFolder) -> None:
+    read_only = shutil.copytree(cache, locked_folder.path, dirs_exist_ok=True)
+    locked_folder.lock()
     expected = read_content(read_only)
     writer = LogitCacheWriter(read_only, describe())
     assert len(writer.find_done()) == 20 and writer.is_complete()
-    with pytest.raises(ValueError, match="cache: cannot be written: Permission denied; choose another output"):
+    with pytest.raises(ValueError, match="locked: cannot be written: Permission denied; choose another output"):
         writer.open()
     with pytest.raises(ValueError, match="1 of 1 examples are not cached, the first is 'q70/owner/teacher/0'; run"):
         LogitCache(read_only).check("student", TOKENIZER, "cot-1", [make_example(70)])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scripts import demo
+from scripts import study
 
 STAGES = ("annotate", "cache_logits", "fit", "evaluate")
 
@@ -101,8 +101,7 @@ def test_cached_temperature_is_wrong(bench, value):
 
 STUDY = {
     "name": "tiny",
-    "train_questions": "colours_train.jsonl",
-    "test_questions": "colours_train.jsonl",
+    "tasks": {"colours": {"train": "colours_train.jsonl", "test": ["colours_train.jsonl"]}},
     "students": {"s": {"model": "models/student", "family": "tiny"}},
     "teachers": {"t": {"model": "models/teacher", "family": "tiny"}},
     "supervisions": ["label"],
@@ -116,7 +115,9 @@ STUDY = {
         ({"seeds": 0}, "seeds"),
         ({"seeds": "two"}, "seeds"),
         ({"workers": -1}, "workers"),
-        ({"supervisions": ["labels"]}, "'labels'"),
+        ({"supervisions": ["labels"]}, "supervisions"),
+        ({"tasks": {"colours": {"train": "x.jsonl"}}}, "test"),
+        ({"tasks": {"colours": {"train": "x.jsonl", "tests": ["x.jsonl"]}}}, "tests"),
         ({"students": {}}, "student"),
         ({"students": {"s": {"model": "models/student"}}}, "family"),
         ({"students": {"s": {"modle": "models/student", "family": "tiny"}}}, "modle"),
@@ -127,7 +128,7 @@ STUDY = {
 )
 def test_study_is_wrong(bench, change, named):
     (bench.folder / "x.yaml").write_text(json.dumps({"study": {**STUDY, **change}}))
-    assert named in bench.refuse_main(demo.main, ["--config=x.yaml"])
+    assert named in bench.refuse_main(study.main, ["run", "--config=x.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -142,11 +143,12 @@ def test_study_is_wrong(bench, change, named):
 )
 def test_section_is_refused_before_any_stage_runs(bench, sections, named):
     (bench.folder / "x.yaml").write_text(json.dumps({"study": STUDY, "annotate": {}, **sections}))
-    assert named in bench.refuse_main(demo.main, ["--config=x.yaml"])
+    assert named in bench.refuse_main(study.main, ["run", "--config=x.yaml"])
 
 
 def test_study_needs_one_config(bench):
     (bench.folder / "x.yaml").write_text(json.dumps({"study": STUDY}))
-    assert "--config" in bench.refuse_main(demo.main, [])
-    assert "--config" in bench.refuse_main(demo.main, ["--config=x.yaml", "--config=x.yaml"])
-    assert "nowhere.yaml" in bench.refuse_main(demo.main, ["--config=nowhere.yaml"])
+    assert "--config" in bench.refuse_main(study.main, ["run"])
+    assert "--config" in bench.refuse_main(study.main, ["run", "--config=x.yaml", "--config=x.yaml"])
+    assert "'demo'" in bench.refuse_main(study.main, ["demo"])
+    assert "nowhere.yaml" in bench.refuse_main(study.main, ["run", "--config=nowhere.yaml"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.logit_cache import LogitCache
-from scripts.cache_logits import inspect
+from scripts.cache_logits import main
 from tests.scripts.conftest import COMMANDS
 from tests.tiny import save_model
 
@@ -29,7 +29,7 @@ SETTINGS = {
 def report(bench, *args: str) -> dict[str, list[str]]:
     """Returns the printed table's rows, by their first cell."""
     bench.capsys.readouterr()
-    inspect(list(args))
+    main(["inspect", *args])
     lines = [line for line in bench.capsys.readouterr().out.splitlines() if line]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {name: values for name, *values in cells}
@@ -60,7 +60,7 @@ def test_inspect_says_what_a_cache_holds(bench, kind):
 
 def test_inspect_refuses_what_it_cannot_compare(bench):
     def refuse(*args: str) -> str:
-        return bench.refuse_main(inspect, list(args))
+        return bench.refuse_main(main, ["inspect", *args])
 
     assert "is not the teacher of logits" in refuse("logits", "--teacher=models/other", *RERUN[1:])
     renewed = save_model(bench.folder / "renewed" / "teacher", seed=9)

@@ -8,9 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from scripts import demo
+from scripts import study as study_script
 from scripts.stage_cli import STAGES
-from studies.plan import StudyPlan
 from tests.scripts.conftest import MAINS
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +45,7 @@ def test_there_is_the_embedded_default_and_a_real_experiment():
 def test_section_is_a_stage_that_reads_it(checkout, file, stage):
     assert stage in STAGES
     if stage == "study":
-        study, config = demo.parse(["--config", str(file)])
-        demo.check_sections(StudyPlan(study, config).phases())
+        study_script.check_sections(study_script.parse(["--config", str(file)]).jobs())
     else:
         importlib.import_module(f"scripts.{stage}").parse(["--config", str(file)])
     assert [path.name for path in checkout.iterdir()] == ["configs"]

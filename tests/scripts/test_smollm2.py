@@ -11,7 +11,7 @@ import yaml
 
 from datamodules.logit_cache import LogitCache
 from datamodules.rationales import read_metadata
-from scripts import demo
+from scripts import study as script
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.smollm2
@@ -33,8 +33,12 @@ def study(gguf: str, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("smollm2")
     content = yaml.safe_load((ROOT / "configs/experiments/obqa_smollm2.yaml").read_text())
     content["study"] |= {
-        "train_questions": str(shared_data / "obqa_train.jsonl.gz"),
-        "test_questions": str(shared_data / "obqa_valid.jsonl.gz"),
+        "tasks": {
+            "obqa": {
+                "train": str(shared_data / "obqa_train.jsonl.gz"),
+                "test": [str(shared_data / "obqa_valid.jsonl.gz")],
+            }
+        },
         "supervisions": ["rationale", "rationale+logits"],
     }
     content["study"]["students"]["smollm2"] |= {"model": gguf, "keep_layers": list(range(0, 30, 2))}
@@ -53,17 +57,18 @@ def study(gguf: str, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
         patch.chdir(folder)
         patch.setenv("WANDB_MODE", "disabled")
         patch.setenv("PYTHONPATH", str(ROOT))
-        table = demo.run_study(*demo.parse(["--config=x.yaml"]))
+        script.main(["run", "--config=x.yaml"])
     for checkpoints in folder.rglob("checkpoints"):
         shutil.rmtree(checkpoints)
-    return folder / "runs" / "obqa_smollm2", table
+    runs = folder / "runs" / "obqa_smollm2"
+    return runs, (runs / "table.md").read_text()
 
 
 ARMS = ("untuned", "rationale-gpt-4o", "rationale-smollm2", "rationale+logits-smollm2")
 
 
 def test_teacher_answered_the_questions(study, gguf):
-    path = study[0] / "teachers" / "smollm2" / "rationales.parquet"
+    path = study[0] / "teachers" / "smollm2" / "obqa.parquet"
     records = pq.read_table(path).to_pylist()
     assert len(records) == 4
     assert {(record["teacher"], record["family"]) for record in records} == {(Path(gguf).stem, "smollm2")}
@@ -72,7 +77,7 @@ def test_teacher_answered_the_questions(study, gguf):
 
 
 def test_teacher_scored_its_rationales(study):
-    cache = LogitCache(study[0] / "teachers" / "smollm2" / "logits")
+    cache = LogitCache(study[0] / "teachers" / "smollm2" / "obqa-logits")
     assert len(cache) == 4 and cache.description.sparsity.top_k == 64
     assert cache.description.prompt_id.startswith("instruction-")
 

@@ -7,15 +7,14 @@ from scipy.stats import binomtest
 from datamodules.files import write_json
 from datamodules.rationales import write_table
 from studies.comparison import compare, format_comparison, predictions_path
-from studies.grid import Arm, StudentSpec, Study, TeacherSpec, expand
+from studies.grid import Arm, StudentSpec, Study, TaskSpec, TeacherSpec, expand
 
 
 def make_study(root: Path, families: str = "ab", **changes) -> Study:
     return Study(
         **{
             "name": "s",
-            "train_questions": "train.jsonl",
-            "test_questions": "test.jsonl",
+            "tasks": {"obqa": TaskSpec("train.jsonl", ["test.jsonl"])},
             "students": {family: StudentSpec("m", family) for family in families},
             "teachers": {family: TeacherSpec(family, model="m") for family in families},
             "supervisions": ["rationale"],

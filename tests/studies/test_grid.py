@@ -1,14 +1,18 @@
 import pytest
 
-from studies.grid import Arm, StudentSpec, Study, TeacherSpec, expand
-from studies.plan import StudyPlan
+from studies.grid import Arm, StudentSpec, Study, TaskSpec, TeacherSpec, expand
+from studies.plan import Job, StudyPlan
+
+TWO_TASKS = {
+    "obqa": TaskSpec("train.jsonl", ["test.jsonl", "arc_test.jsonl"]),
+    "arc": TaskSpec("arc_train.jsonl", ["arc_test.jsonl"]),
+}
 
 
 def make_study(**changes) -> Study:
     fields = {
         "name": "s",
-        "train_questions": "train.jsonl",
-        "test_questions": "test.jsonl",
+        "tasks": {"obqa": TaskSpec("train.jsonl", ["test.jsonl"])},
         "students": {"l": StudentSpec("m/l", "llama"), "q": StudentSpec("m/q", "qwen", [0, 2])},
         "teachers": {
             "L": TeacherSpec("llama", model="m/L"),
@@ -58,9 +62,13 @@ def test_arm_is_named_without_student_and_seed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"supervisions": ["rationales"]}, "'rationales'"),
-        ({"students": {}}, "student"),
-        ({"teachers": {}}, "teacher"),
+        ({"students": {}}, "students"),
+        ({"teachers": {}}, "teachers"),
+        ({"tasks": {}}, "tasks"),
+        ({"tasks": {"obqa": TaskSpec("train.jsonl", [])}}, "obqa.test"),
+        ({"students": {"a/b": StudentSpec("m", "x")}}, "'a/b'"),
+        ({"tasks": TWO_TASKS}, r"G.rationales.*\['arc', 'obqa'\]"),
+        ({"teachers": {"G": TeacherSpec("gpt", rationales={"arc": "g"}, name="n")}}, r"\['arc'\].*\['obqa'\]"),
     ],
 )
 def test_study_is_refused(change, message):
@@ -77,46 +85,53 @@ def test_teacher_is_refused(fields):
         TeacherSpec("llama", **fields)
 
 
-def test_phases_make_what_later_ones_read():
-    phases = [[name for name, _ in phase] for phase in StudyPlan(make_study(seeds=1), "x.yaml").phases()]
-    assert phases[0] == [
-        "annotate-L", "annotate-Q",
-        "l-untuned-seed0", "q-untuned-seed0",
-        "l-label-seed0", "l-rationale-G-seed0", "q-label-seed0", "q-rationale-G-seed0",
-    ]  # fmt: skip
-    assert phases[1] == ["cache_logits-L", "cache_logits-Q"]
-    assert set(phases[2]) == {
-        f"{student}-rationale-{teacher}-seed0" for student in "lq" for teacher in "LQ"
-    } | {"l-rationale+logits-L-seed0", "q-rationale+logits-Q-seed0"}  # fmt: skip
+def find_jobs(**changes) -> dict[str, Job]:
+    return {job.name: job for job in StudyPlan(make_study(**changes), "x.yaml", ["--seeds=2"]).jobs()}
+
+
+def test_jobs_need_what_makes_their_input():
+    jobs = find_jobs(seeds=1)
+    needs = {name: job.needs for name, job in jobs.items()}
+    assert needs["annotate-L-obqa"] == needs["fit-q-label-seed0"] == needs["fit-l-rationale-G-seed0"] == []
+    assert needs["cache_logits-Q-obqa"] == needs["fit-l-rationale-Q-seed0"] == ["annotate-Q-obqa"]
+    assert needs["fit-q-rationale+logits-Q-seed0"] == ["annotate-Q-obqa", "cache_logits-Q-obqa"]
+    assert needs["evaluate-q-label-seed0"] == ["fit-q-label-seed0"] and needs["evaluate-q-untuned-seed0"] == []
+    assert needs["analyze"] == [name for name in jobs if name.startswith("evaluate-")]
+    assert jobs["analyze"].args == ["analyze", "--config=x.yaml", "--seeds=2"]
+    names = list(jobs)
+    assert all(names.index(needed) < names.index(name) for name in names for needed in needs[name])
+    assert len({job.done for job in jobs.values()}) == len(jobs)
 
 
 def test_no_cache_is_made_that_no_arm_reads():
-    plan = StudyPlan(make_study(supervisions=["label", "rationale"]), "x.yaml")
-    assert plan.phases()[1] == []
+    assert not any(job.stage == "cache_logits" for job in find_jobs(supervisions=["label", "rationale"]).values())
 
 
-def find_commands(job_name: str, **changes) -> dict[str, list[str]]:
-    for phase in StudyPlan(make_study(**changes), "x.yaml").phases():
-        for name, commands in phase:
-            if name == job_name:
-                return dict(commands)
-    raise AssertionError(job_name)
+def test_each_arm_learns_one_task_and_the_untuned_student_answers_all_tests():
+    published = TeacherSpec("gpt", rationales={"obqa": "o.jsonl", "arc": "a.jsonl"}, name="gpt-4o")
+    jobs = find_jobs(tasks=TWO_TASKS, teachers={"G": published, "Q": TeacherSpec("qwen", model="m/Q")}, seeds=1)
+    fit = jobs["fit-l-arc-rationale-G-seed0"].args
+    assert {"--data.questions=arc_train.jsonl", '--data.rationales=["a.jsonl"]'} <= set(fit)
+    assert "--data.questions=arc_test.jsonl" in jobs["evaluate-l-arc-rationale-G-seed0"].args
+    both = '--data.questions=["test.jsonl", "arc_test.jsonl"]'
+    assert both in jobs["evaluate-l-obqa-label-seed0"].args and both in jobs["evaluate-l-untuned-seed0"].args
+    assert jobs["fit-q-arc-rationale+logits-Q-seed0"].needs == ["annotate-Q-arc", "cache_logits-Q-arc"]
 
 
 def test_arm_is_trained_on_its_teacher_and_evaluated_on_the_test_questions():
-    commands = find_commands("q-rationale+logits-Q-seed1")
+    jobs = find_jobs()
     assert {
         "--config=x.yaml",
         "--model.student=m/q",
         "--model.keep_layers=[0, 2]",
         "--data.questions=train.jsonl",
         "--data.supervision=rationale+logits",
-        '--data.rationales=["runs/s/teachers/Q/rationales.parquet"]',
-        '--data.logits=["runs/s/teachers/Q/logits"]',
+        '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]',
+        '--data.logits=["runs/s/teachers/Q/obqa-logits"]',
         "--data.order_seed=1",
         "--seed_everything=1",
         "--run.id=q-rationale+logits-Q-seed1",
-    } <= set(commands["fit"])
+    } <= set(jobs["fit-q-rationale+logits-Q-seed1"].args)
     # A cut student is exported as it is, and must not be cut again.
     assert {
         "--model.student=runs/s/q-rationale+logits-Q-seed1/student",
@@ -124,19 +139,19 @@ def test_arm_is_trained_on_its_teacher_and_evaluated_on_the_test_questions():
         "--data.questions=test.jsonl",
         "--model.arm=rationale+logits-Q",
         "--model.seed=1",
-    } <= set(commands["evaluate"])
+    } <= set(jobs["evaluate-q-rationale+logits-Q-seed1"].args)
 
 
 def test_arm_without_logits_has_no_divergence():
-    for name in ("q-label-seed0", "q-rationale-L-seed0", "l-rationale-G-seed0"):
-        fit = find_commands(name)["fit"]
-        assert "--model.loss.kl_weight=0.0" in fit and "--data.logits=null" in fit
-    assert not any("kl_weight" in arg for arg in find_commands("l-rationale+logits-L-seed0")["fit"])
-    assert '--data.teachers=["gpt-4o"]' in find_commands("l-rationale-G-seed0")["fit"]
-    assert '--data.rationales=["g.jsonl"]' in find_commands("l-rationale-G-seed0")["fit"]
+    jobs = find_jobs()
+    for name in ("fit-q-label-seed0", "fit-q-rationale-L-seed0", "fit-l-rationale-G-seed0"):
+        assert {"--model.loss.kl_weight=0.0", "--data.logits=null"} <= set(jobs[name].args)
+    assert not any("kl_weight" in arg for arg in jobs["fit-l-rationale+logits-L-seed0"].args)
+    published = jobs["fit-l-rationale-G-seed0"].args
+    assert {'--data.teachers=["gpt-4o"]', '--data.rationales=["g.jsonl"]'} <= set(published)
 
 
 def test_untuned_student_is_cut_and_not_trained():
-    commands = find_commands("q-untuned-seed0")
-    assert set(commands) == {"evaluate"}
-    assert {"--model.student=m/q", "--model.keep_layers=[0, 2]", "--model.arm=untuned"} <= set(commands["evaluate"])
+    jobs = find_jobs()
+    expected = {"--model.student=m/q", "--model.keep_layers=[0, 2]", "--model.arm=untuned"}
+    assert "fit-q-untuned-seed0" not in jobs and expected <= set(jobs["evaluate-q-untuned-seed0"].args)

@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +12,39 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from scripts import demo
+from scripts import study as script
 from scripts.stage_cli import run_main
 
 ROOT = Path(__file__).parents[2]
+ARGS = ["--config=tiny.yaml", "--seeds=1", "--workers=2"]
 EXPERIMENT = ROOT / "configs" / "experiments" / "microworld.yaml"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which the embedded default's study ran on a few questions, and what it printed."""
+    """A folder in which the embedded default's study ran on a few questions, and its table."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "configs").symlink_to(ROOT / "configs")
     content = yaml.safe_load(EXPERIMENT.read_text())
-    content["study"] |= {"train_questions": "microworld:train:8:0", "test_questions": "microworld:test:10:0"}
+    content["study"]["tasks"] = {"microworld": {"train": "microworld:train:8:0", "test": ["microworld:test:10:0"]}}
     content["fit"]["trainer"]["max_epochs"] = 1
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("WANDB_MODE", "disabled")
         patch.setenv("PYTHONPATH", str(ROOT))
-        table = demo.run_study(*demo.parse(["--config=tiny.yaml", "--seeds=1", "--workers=2"]))
-    return folder, table
+        script.main(["run", *ARGS])
+    return folder, (folder / "runs" / "microworld" / "table.md").read_text().rstrip("\n")
+
+
+def subprocess_holds_lock(path: str, then: Callable) -> None:
+    """Calls `then` while another process has the file locked, as a job's does."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None
+        process.stdout.readline()
+        then()
+        process.stdin.close()
 
 
 @pytest.fixture
@@ -85,7 +99,7 @@ def test_results_agree_with_the_predictions(folder):
 def test_training_examples_are_the_right_rationales(folder):
     results = json.loads((folder / "results.json").read_text())["cells"]
     for teacher in "ab":
-        records = pq.read_table(folder / "teachers" / teacher / "rationales.parquet").to_pylist()
+        records = pq.read_table(folder / "teachers" / teacher / "microworld.parquet").to_pylist()
         right = sum(record["correct"] for record in records)
         assert results[f"rationale-{teacher}/a"]["train_examples"] == right > 0
     assert results["label/a"]["train_examples"] == 8 and results["untuned/a"]["train_examples"] == 0
@@ -93,7 +107,6 @@ def test_training_examples_are_the_right_rationales(folder):
 
 def test_table_shows_the_results(study, folder):
     table = study[1]
-    assert (folder / "table.md").read_text() == table + "\n"
     results = json.loads((folder / "results.json").read_text())
     rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("|")}
     assert set(rows) == {key.split("/")[0] for key in results["cells"]} | {"arm", "---"}
@@ -113,7 +126,7 @@ def test_rerun_does_nothing_new(study, folder, capsys):
     }
     results = (folder / "results.json").read_bytes()
     sizes = {path: path.stat().st_size for path in (folder / "logs").iterdir()}
-    demo.main(["--config=tiny.yaml", "--seeds=1", "--workers=2"])
+    script.main(["run", *ARGS])
     assert study[1] in capsys.readouterr().out
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in kept} == kept
     assert (folder / "results.json").read_bytes() == results
@@ -125,10 +138,11 @@ def test_rerun_does_nothing_new(study, folder, capsys):
 def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
     content = yaml.safe_load(Path("tiny.yaml").read_text())
     (tmp_path / "test.jsonl").write_text('{"id": "1", "question": "Which?", "choices": ["x"], "gold": "B"}\n')
-    content["study"] |= {"name": "failing", "test_questions": f"{tmp_path}/test.jsonl", "supervisions": ["label"]}
+    content["study"] |= {"name": "failing", "supervisions": ["label"]}
+    content["study"]["tasks"]["microworld"]["test"] = [f"{tmp_path}/test.jsonl"]
     Path("failing.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(SystemExit) as stopped:
-        run_main(lambda: demo.main(["--config=failing.yaml", "--workers=2"]))
+        run_main(lambda: script.main(["run", "--config=failing.yaml", "--workers=2"]))
     assert stopped.value.code == 2
     said = [line for line in capsys.readouterr().err.splitlines() if "job/s" not in line and line.strip()]
     [line] = [line for line in said if line.startswith("error: ")]
@@ -136,3 +150,33 @@ def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
     log = re.search(r"see (\S+\.log)", line)
     assert log and Path(log[1]).is_file() and "scripts/" in Path(log[1]).read_text()
     assert not Path("runs/failing/results.json").exists()
+
+
+def test_jobs_are_lines_of_json_that_name_what_exists(folder, capsys):
+    script.main(["jobs", *ARGS])
+    jobs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert all(list(job) == ["name", "stage", "args", "done", "needs"] for job in jobs)
+    seen: set[str] = set()
+    for job in jobs:
+        assert (ROOT / "scripts" / f"{job['stage']}.py").is_file() and Path(job["done"]).is_file()
+        assert seen.issuperset(job["needs"]) and job["name"] not in seen
+        seen.add(job["name"])
+    assert jobs[-1]["args"] == ["analyze", *ARGS] and len(jobs[-1]["needs"]) == 10
+
+
+def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
+    script.main(["status", *ARGS])
+    assert capsys.readouterr().out.splitlines()[-1].endswith("23 jobs: 23 done")
+    logs = folder.parent / "new" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "annotate-a-microworld.log").write_text("$ python scripts/annotate.py\nerror: no such model\n")
+    (logs / "annotate-b-microworld.log").write_text("$ python scripts/annotate.py\n 10%|\r 20%|")
+    with (logs / "evaluate-a-untuned-seed0.log").open("w") as log:
+        subprocess_holds_lock(log.name, lambda: script.main(["status", *ARGS, "--name=new"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=2) for line in lines[:2]] == [
+        ["failed", "annotate-a-microworld", "error: no such model"],
+        ["stopped", "annotate-b-microworld", "20%|"],
+    ]
+    assert any(line.split()[:2] == ["running", "evaluate-a-untuned-seed0"] for line in lines)
+    assert lines[-1].endswith("23 jobs: 1 running, 20 pending, 1 stopped, 1 failed")

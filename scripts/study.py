@@ -1,0 +1,112 @@
+"""Stage 5: runs all stages as a study, and compares its arms.
+
+    python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
+    python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
+    python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
+    python scripts/study.py analyze --config ...   # the table of arms x students, and the family interaction
+
+Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command
+`python scripts/{stage}.py {args}`, which leaves the file `done` behind.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from datamodules.files import write_json, write_text
+from scripts import annotate, cache_logits, evaluate, fit
+from scripts.stage_cli import run_main, select_sections
+from studies.comparison import compare, format_comparison
+from studies.execution import format_status, run_jobs
+from studies.grid import Study
+from studies.plan import Job, StudyPlan
+
+STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
+
+
+def parse(args: list[str]) -> StudyPlan:
+    """Checks the study's section and its command line."""
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Study)
+    configs, overrides, rest = list[str](), list[str](), iter(args)
+    for arg in rest:
+        if arg == "--config":
+            configs.append(next(rest, ""))
+        elif arg.startswith("--config="):
+            configs.append(arg.removeprefix("--config="))
+        else:
+            overrides.append(arg)
+    if len(configs) != 1 and not {"-h", "--help"} & set(args):
+        raise ValueError("name exactly one study's file with --config, e.g. configs/experiments/microworld.yaml")
+    parsed = parser.parse_args(select_sections(args, "study"))
+    parsed.pop("config")
+    return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), configs[0], overrides)
+
+
+def check_sections(jobs: list[Job]) -> None:
+    """Refuses a mistake in a stage's section before any stage runs; the arms differ in little else than names."""
+    for stage, args in {job.stage: job.args for job in reversed(jobs) if job.stage in STAGES}.items():
+        STAGES[stage].parse(args)
+
+
+def run(args: list[str]) -> None:
+    """Runs what is missing of a study, then analyzes it."""
+    plan = parse(args)
+    *jobs, _ = plan.jobs()
+    check_sections(jobs)
+    run_jobs(plan, jobs, {stage: module.main for stage, module in STAGES.items()})
+    analyze(args)
+
+
+def status(args: list[str]) -> None:
+    """Prints where each job stands."""
+    print(format_status(parse(args)))
+
+
+def jobs(args: list[str]) -> None:
+    """Prints the job list, one JSON object a line."""
+    for job in parse(args).jobs():
+        print(json.dumps(vars(job)))
+
+
+def analyze(args: list[str]) -> None:
+    """Compares the arms of a finished study."""
+    plan = parse(args)
+    comparison = compare(plan.study)
+    table = format_comparison(plan.study, comparison)
+    write_text(plan.folder / "table.md", table + "\n")
+    cells = {
+        f"{condition}/{student}": {
+            "accuracy": cell.accuracy,
+            "low": cell.low,
+            "high": cell.high,
+            "extracted": cell.extracted,
+            "train_examples": cell.num_examples,
+        }
+        for (condition, student), cell in comparison.cells.items()
+    }
+    gamma = vars(comparison.interaction) if comparison.interaction else None
+    write_json(plan.folder / "results.json", {"cells": cells, "gamma": gamma, "questions": comparison.num_questions})
+    print(f"{table}\n\nEverything is in {plan.folder}/")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "status": status, "jobs": jobs, "analyze": analyze}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the subcommand that the first argument names."""
+    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    if name in ("-h", "--help"):
+        print(__doc__)
+    elif name not in COMMANDS:
+        raise ValueError(f"study.py has no command {name!r}; there are: {', '.join(COMMANDS)}")
+    else:
+        COMMANDS[name](rest)
+
+
+if __name__ == "__main__":
+    run_main(main)

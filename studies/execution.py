@@ -1,0 +1,123 @@
+"""Runs a study's jobs side by side on this machine, each with a log, and tells where they stand."""
+
+import contextlib
+import fcntl
+import multiprocessing
+import shlex
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from studies.plan import Job, StudyPlan
+
+Main = Callable[[list[str]], Any]
+State = Literal["done", "running", "pending", "stopped", "failed"]
+
+
+def log_path(plan: StudyPlan, job: Job) -> Path:
+    """Returns where a job's log is."""
+    return plan.folder / "logs" / f"{job.name}.log"
+
+
+def _start_worker(num_threads: int) -> None:
+    """Shares the machine's cores between the workers."""
+    torch.set_num_threads(num_threads)
+
+
+def _run_job(main: Main, job: Job, log: Path) -> None:
+    """Runs a job with its output in a log, which is locked as long as the job runs."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        print(f"$ python scripts/{job.stage}.py {shlex.join(job.args)}", flush=True)
+        try:
+            main(job.args)
+        except Exception as error:
+            print(f"error: {' '.join(str(error).split())}", flush=True)
+            raise
+
+
+def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
+    """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
+
+    A failing job stops what needs it and nothing else.
+
+    Args:
+        plan: Of the study.
+        jobs: Each after what it needs.
+        mains: The stages' scripts.
+
+    Raises:
+        ValueError: Jobs failed; it names the first, its log, and how many.
+    """
+    workers = plan.study.workers
+    threads = max(1, torch.get_num_threads() // workers)
+    context = multiprocessing.get_context("spawn")
+    waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
+    failed: dict[str, BaseException] = {}
+    progress = tqdm(total=len(jobs), unit="job", desc=plan.study.name)
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
+        try:
+            while True:
+                for job in [job for job in waiting if finished.issuperset(job.needs)]:
+                    waiting.remove(job)
+                    running[pool.submit(_run_job, mains[job.stage], job, log_path(plan, job))] = job
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    error = future.exception()
+                    if error is None:
+                        finished.add(job.name)
+                    elif isinstance(error, BrokenProcessPool):
+                        names = ", ".join([job.name, *(other.name for other in running.values())])
+                        raise ValueError(f"a worker was killed (out of memory?) while it ran one of {names}")
+                    elif isinstance(error, Exception):
+                        failed[job.name] = error
+                        tqdm.write(f"{job.name} failed, see {log_path(plan, job)}")
+                    else:
+                        raise error
+                    progress.set_postfix_str(job.name)
+                    progress.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        first = next(job for job in jobs if job.name in failed)
+        more = f" ({len(failed)} jobs failed{f', {len(waiting)} wait for them' if waiting else ''})"
+        raise ValueError(f"{first.name} failed, see {log_path(plan, first)}: {failed[first.name]}{more}")
+
+
+def find_state(plan: StudyPlan, job: Job) -> tuple[State, str]:
+    """Returns a job's state and, if it has not ended well, the last line of its log."""
+    log = log_path(plan, job)
+    if Path(job.done).exists():
+        return "done", ""
+    if not log.is_file():
+        return "pending", ""
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    with log.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "running", last
+    return "failed" if last.startswith("error:") else "stopped", last
+
+
+def format_status(plan: StudyPlan) -> str:
+    """Returns a table of all jobs, and how many are in which state."""
+    rows, counts = [], dict.fromkeys(("done", "running", "pending", "stopped", "failed"), 0)
+    jobs = plan.jobs()
+    width = max(len(job.name) for job in jobs)
+    for job in jobs:
+        state, last = find_state(plan, job)
+        counts[state] += 1
+        rows.append(f"{state:8} {job.name:{width}}  {last}".rstrip())
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return "\n".join([*rows, f"{plan.folder}: {len(jobs)} jobs: {summary}"])

@@ -22,7 +22,7 @@ def read_records(path: Path) -> Iterator[Any]:
     The file is a LevelDB log: a header, then chunks of (checksum, length, kind), none of which crosses a block's end.
     """
     data = path.read_bytes()
-    if data[:6] != b":W&B\xe1\xbe":
+    if not b":W&B\xe1\xbe\0".startswith(data[:7]):
         raise ValueError(f"{path}: not a file of W&B")
     place, message = 7, b""
     while place + 7 <= len(data):

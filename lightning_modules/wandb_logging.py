@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import lightning as L
 import wandb
@@ -24,6 +24,8 @@ from lightning_modules.pretrained import name_model
 from lightning_modules.run import RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
 from losses.schedules import bounds
+
+Mode = Literal["online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,11 @@ def describe_axes(student: DistillationModule, data: DistillationDataModule, fam
     )
 
 
-def _get_mode() -> str:
-    return os.environ.get("WANDB_MODE", "offline")
+def _get_mode() -> Mode:
+    mode = os.environ.get("WANDB_MODE", "offline")
+    if mode not in get_args(Mode):
+        raise ValueError(f"WANDB_MODE is {mode!r}; there are {', '.join(get_args(Mode))}")
+    return cast(Mode, mode)
 
 
 def build_wandb_loggers(settings: RunSettings, run: RunFolder) -> list[WandbLogger]:
@@ -118,7 +123,7 @@ def build_wandb_loggers(settings: RunSettings, run: RunFolder) -> list[WandbLogg
             id=run.id,
             save_dir=run.path.absolute(),  # W&B's service stays in the folder in which its first run began
             job_type="fit",
-            offline=_get_mode() != "online",
+            mode=_get_mode(),
             config=run.config,
             settings=wandb.Settings(silent=True),
         )
@@ -243,7 +248,7 @@ def log_evaluation(
         job_type="evaluate",
         tags=axes.tags,
         config={**config, **asdict(axes)},
-        mode="online" if _get_mode() == "online" else "offline",
+        mode=_get_mode(),
         settings=wandb.Settings(silent=True),
     )
     columns: list[str | int] = ["question", "gold", "teacher_rationale", "completion", "answer", "correct"]

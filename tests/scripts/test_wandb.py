@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,21 @@ def items(entries) -> dict:
     return {".".join(entry.nested_key) or entry.key: json.loads(entry.value_json) for entry in entries}
 
 
+def read_closed(file: Path) -> list:
+    """Returns a finished run's records; W&B's service writes the last of them a moment after the run has ended."""
+    for _ in range(300):
+        records = list(read_records(file))
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file}: never closed")
+
+
 def read_file(folder: Path) -> dict[str, list]:
-    """Returns the records by kind; a folder of one run's fragments has one."""
+    """Returns the records by kind of the only fragment of a run."""
     [file] = folder.glob("wandb/offline-run-*/*.wandb")
     records: dict[str, list] = {}
-    for record in read_records(file):
+    for record in read_closed(file):
         kind = record.WhichOneof("record_type")
         records.setdefault(kind, []).append(getattr(record, kind))
     return records
@@ -74,6 +85,9 @@ def test_an_untuned_student_is_a_row_of_its_own(bench: Bench) -> None:
     assert {name: config[name] for name in ("teacher", "student_family", "supervision", "kl_weight")} == {
         "teacher": None, "student_family": "tiny", "supervision": "untuned", "kl_weight": None,
     }  # fmt: skip
+    # What a process logs next is offline, too.
+    bench.run("fit")
+    assert read_file(bench.folder / "runs" / "bench" / "run")["exit"][0].exit_code == 0
 
 
 @pytest.mark.parametrize("disabled", [True, False])
@@ -83,12 +97,18 @@ def test_an_evaluation_without_wandb(bench: Bench, monkeypatch: pytest.MonkeyPat
     assert not (bench.folder / "out" / "wandb").exists()
 
 
+def test_an_unknown_mode(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    assert "there are online, offline, disabled" in bench.refuse("fit")
+
+
 @pytest.fixture
 def fragments(bench: Bench) -> Path:
     """A finished run, an attempt that was killed at once, one that was continued, and one that may be running."""
     bench.run("fit")
     wandb = bench.folder / "runs" / "bench" / "run" / "wandb"
     [finished] = wandb.glob("offline-run-*")
+    read_closed(finished / "run-run.wandb")
     whole = (finished / "run-run.wandb").read_bytes()
     for name, content in (
         ("20200101_000000-run", whole[:7]),

@@ -164,3 +164,8 @@ def load_questions(source: str, limit: int | None = None) -> list[Question]:
     if not questions:
         raise ValueError(f"{source}: no questions")
     return list(questions.values())
+
+
+def format_question(question: Question) -> str:
+    """Returns a question with its options, a line each, as people read it."""
+    return "\n".join([question.question, *(f"{letter}) {question.choice(letter)}" for letter in question.letters)])

@@ -5,6 +5,7 @@ W&B is a view, offline unless `WANDB_MODE=online`; the record is `metrics.jsonl`
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightning.pytorch.loggers import WandbLogger
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import hash_json, hash_path, hash_text, write_json
 from datamodules.pretrained import list_models, resolve_model
-from datamodules.questions import Question, load_questions
+from datamodules.questions import Question, format_question, load_questions
 from datamodules.rationales import read_families
 from lightning_modules.pretrained import name_model
 from lightning_modules.run import RunFolder, RunSettings
@@ -133,7 +134,8 @@ def build_wandb_loggers(settings: RunSettings, run: RunFolder) -> list[WandbLogg
 def _refer(name: str, kind: str, path: Path, sha256: str, **metadata: Any) -> wandb.Artifact:
     """Returns an artifact that says where a file or folder lies and what is in it; nothing is uploaded."""
     # A version of an artifact is told from another by its reference alone; the name has the content's hash.
-    artifact = wandb.Artifact(f"{name}-{sha256[:8]}", type=kind, metadata={**metadata, "sha256": sha256})
+    name = re.sub(r"[^\w.-]", "-", f"{name}-{sha256[:8]}")  # W&B refuses the + of rationale+logits
+    artifact = wandb.Artifact(name, type=kind, metadata={**metadata, "sha256": sha256})
     artifact.add_reference(path.absolute().as_uri(), name=path.name, checksum=False)
     return artifact
 
@@ -260,8 +262,3 @@ def log_evaluation(
         table.add_data(format_question(question), question.gold, rationale, record["completion"], answer, correct)
     experiment.log({**{f"test/{name}": value for name, value in metrics.items()}, "test/predictions": table})
     experiment.finish()
-
-
-def format_question(question: Question) -> str:
-    """Returns a question with its options, a line each."""
-    return "\n".join([question.question, *(f"{letter}) {question.choice(letter)}" for letter in question.letters)])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lightning_modules.wandb_files import sync
 from scripts.stage_cli import run_main
+from studies.report import write_html
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
@@ -20,6 +21,11 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     uploading.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="where the runs are")
     uploading.add_argument("--dry-run", action="store_true", help="say what would be uploaded")
     uploading.add_argument("--include-open", action="store_true", help="also runs that have not ended")
+    page = commands.add_parser("html", help="write the study as one page, report.html")
+    page.add_argument("folder", type=Path, help="runs/STUDY")
+    page.add_argument(
+        "--sweep", type=Path, nargs="+", default=[], metavar="FOLDER", help="runs with other loss weights"
+    )
     return parser.parse_args(sys.argv[1:] if args is None else args)
 
 
@@ -28,6 +34,8 @@ def main(args: list[str] | None = None) -> None:
     settings = parse(args)
     if settings.command == "sync":
         print(sync(settings.folder, settings.dry_run, settings.include_open))
+    else:
+        print(write_html(settings.folder, settings.sweep))
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ AXES = {
 
 
 def test_a_fit_logs_its_metrics_axes_and_lineage(bench: Bench) -> None:
-    bench.run("fit", "--run.student_family=tiny", "--trainer.max_epochs=2")
-    folder = bench.folder / "runs" / "bench" / "run"
+    bench.run("fit", "--run.student_family=tiny", "--run.id=s-rationale+logits", "--trainer.max_epochs=2")
+    folder = bench.folder / "runs" / "bench" / "s-rationale+logits"
     records = read_file(folder)
     kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     history = [items(entry.item) for entry in records["history"]]
@@ -52,7 +52,7 @@ def test_a_fit_logs_its_metrics_axes_and_lineage(bench: Bench) -> None:
     assert {entry.step_metric for entry in records["metric"] if entry.glob_name == "*"} == {"trainer/global_step"}
 
     run = records["run"][-1]
-    assert (run.run_id, run.run_group, run.job_type) == ("run", "bench", "fit")
+    assert (run.run_id, run.run_group, run.job_type) == ("s-rationale+logits", "bench", "fit")
     assert set(run.tags) == {"rationale+logits", "colours", "in-family"}
     assert items(records["config"][-1].update).items() >= AXES.items()
     assert json.loads((folder / "axes.json").read_text()) == AXES

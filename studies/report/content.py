@@ -1,0 +1,244 @@
+"""What a study's report says: a pure function from the study's records to text, tables and figures."""
+
+from itertools import groupby
+
+from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
+from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
+from studies.report.records import StudyRecords
+from studies.report.words import between, name_arm, percent, plural, points
+
+SYMBOLS: dict[str, Symbol] = {
+    "untuned": "circle-open", "label": "square-open", "rationale": "circle", "rationale+logits": "diamond",
+}  # fmt: skip
+
+
+def _label(cell: dict) -> str:
+    return name_arm(cell["supervision"], cell["teacher"], cell["control"])
+
+
+def build_report(records: StudyRecords) -> Report:
+    """Returns the report of a study.
+
+    Args:
+        records: What the study left behind.
+    """
+    results = records.results
+    study = results["study"]
+    specs = [*study["students"].values(), *study["teachers"].values()]
+    sections = [
+        Section("Design", _describe_design(results)),
+        Section("Accuracy", _show_accuracy(results)),
+        Section("Interaction", _show_interaction(results)),
+        Section("Contrasts", _show_contrasts(results)),
+        Section("Loss weights", show_loss_weights(records)),
+        Section("Diagnostics", show_diagnostics(records)),
+        Section("Learning curves", show_learning_curves(records)),
+        Section("Samples", show_samples(records)),
+        Section("Limits", _list_limits(results)),
+    ]
+    return Report(
+        title=study["name"],
+        lead="Does a teacher of the student's own family teach better, once it is accounted for how good each teacher "
+        "and each student is anyway?",
+        facts=_list_facts(results),
+        families=list(dict.fromkeys(spec["family"] for spec in specs)),
+        sections=[section for section in sections if section.blocks],
+        footer=f"Made by Kindred from {records.folder}. Intervals are 95 % intervals.",
+    )
+
+
+def _list_facts(results: dict) -> list[Fact]:
+    facts = []
+    for task, rows in groupby(results["gamma"], key=lambda row: row["task"]):
+        row = next(rows)
+        note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
+        facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
+    trained = [cell for cell in results["cells"] if cell["gain"] is not None and cell["supervision"] != "untuned"]
+    if trained:
+        best = max(trained, key=lambda cell: cell["gain"])
+        interval = between(best["gain_low"], best["gain_high"])
+        note = f"{_label(best)}, student {best['student']} on {best['task']}; {interval}"
+        facts.append(Fact("Largest gain over untuned", f"{points(best['gain'])} points", note))
+    seeds = max(cell["num_seeds"] for cell in results["cells"])
+    study = results["study"]
+    size = f"{plural(len(study['students']), 'student')}, {plural(len(study['teachers']), 'teacher')}"
+    questions = ", ".join(f"{number} {task}" for task, number in results["num_questions"].items())
+    facts.append(Fact("Measured on", f"{sum(results['num_questions'].values())} questions",
+                      f"{questions}; {size}, {plural(seeds, 'training seed')}"))  # fmt: skip
+    return facts
+
+
+def _describe_design(results: dict) -> list[Block]:
+    study = results["study"]
+    rows = []
+    for role in ("student", "teacher"):
+        for name, spec in study[f"{role}s"].items():
+            source = spec["model"] or f"published rationales of {spec['name']}"
+            rows.append([Cell(role, role), Cell(name, name, spec["family"]), Cell(spec["family"], spec["family"]),
+                         Cell(source, source)])  # fmt: skip
+    controls = sorted({cell["control"] for cell in results["cells"] if cell["control"]})
+    text = (
+        f"Every student learns from {', '.join(f'`{name}`' for name in study['supervisions'])}, with every teacher "
+        "that fits, and answers the same held-out questions. `label` is the answer alone; `rationale+logits` adds the "
+        "teacher's next-token distributions, which need the student's own tokenizer; `untuned` is the student's "
+        "zero-shot answer to the same prompt."
+    )
+    if controls:
+        text += f" Controls: {', '.join(f'`{name}`' for name in controls)}."
+    caption = "Models of one family share tokenizer and lineage; a family has one colour in all figures."
+    warnings: list[Block] = [Text(warning, is_warning=True) for warning in results["warnings"]]
+    return [Text(text), Table(["role", "name", "family", "model"], rows, caption), *warnings]
+
+
+def _show_accuracy(results: dict) -> list[Block]:
+    blocks: list[Block] = []
+    for task, number in results["num_questions"].items():
+        cells = [cell for cell in results["cells"] if cell["task"] == task]
+        panels = [
+            Panel(
+                f"student {student} ({spec['family']})", [_mark(cell) for cell in cells if cell["student"] == student]
+            )
+            for student, spec in results["study"]["students"].items()
+        ]
+        seeds = plural(max(cell["num_seeds"] for cell in cells), "training seed")
+        caption = (
+            f"**{task}**: accuracy on {number} held-out questions with 95 % intervals "
+            f"({results['methods']['accuracy']}); means of up to {seeds}, answers read by the "
+            f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
+            "diamonds also learned from its distributions."
+        )
+        blocks.append(Figure("intervals", f"accuracy-{task}", caption, panels, "accuracy, %"))
+    columns = ["student", "supervision", "teacher", "accuracy", "95 %", "gain", "95 % of gain", "answers read",
+               "seeds", "questions", "examples", "task"]  # fmt: skip
+    rows = [
+        [
+            Cell(cell["student"], cell["student"], cell["student_family"]),
+            Cell(name_arm(cell["supervision"], None, cell["control"]), cell["supervision"]),
+            Cell(cell["teacher"] or "–", cell["teacher"], cell["teacher_family"]),
+            Cell(percent(cell["accuracy"]), cell["accuracy"]),
+            Cell(between(cell["low"], cell["high"], percent), cell["low"]),
+            Cell(points(cell["gain"]), cell["gain"]),
+            Cell(between(cell["gain_low"], cell["gain_high"]), cell["gain_low"]),
+            Cell(percent(cell["extraction_rate"]), cell["extraction_rate"]),
+            *(Cell(str(cell[name]), cell[name]) for name in ("num_seeds", "num_questions", "num_examples")),
+            Cell(cell["task"], cell["task"]),
+        ]
+        for cell in results["cells"]
+    ]
+    gain = results["methods"].get("gain", "paired over questions")
+    caption = f"All cells. Gain: points above the untuned student on the same questions ({gain})."
+    return [*blocks, Table(columns, rows, caption)]
+
+
+def _mark(cell: dict) -> Mark:
+    return Mark(
+        _label(cell), 100 * cell["accuracy"], 100 * cell["low"], 100 * cell["high"], cell["teacher_family"],
+        SYMBOLS[cell["supervision"]],
+    )  # fmt: skip
+
+
+def _show_interaction(results: dict) -> list[Block]:
+    rows = results["gamma"]
+    if not rows:
+        return [Text("Not identified: it takes at least two families that both teach and learn.", is_warning=True)]
+    marks = [
+        Mark(f"{row['task']}: {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"])
+        for row in rows
+    ]
+    first = rows[0]
+    caption = (
+        f"γ with its 95 % interval by each method; {plural(first['num_students'], 'student')}, "
+        f"{plural(first['num_teachers'], 'teacher')} of {', '.join(first['families'])}; "
+        f"{plural(first['num_seeds'], 'seed')}, {first['num_questions']} questions. The line is no interaction."
+    )
+    blocks: list[Block] = [
+        Text(
+            "γ is what is left of the in-family gain when the teachers' and the students' main effects are removed. "
+            "Two families by two: γ = (A_LL + A_QQ − A_LQ − A_QL) / 2."
+        ),
+        Figure("intervals", "gamma", caption, [Panel("", marks)], "γ, percentage points", reference=0),
+    ]
+    columns = ["task", "method", "γ", "95 %", "p", "note"]
+    cells = [
+        [
+            Cell(row["task"], row["task"]),
+            Cell(row["method"], row["method"]),
+            Cell(points(row["estimate"]), row["estimate"]),
+            Cell(between(row["low"], row["high"]), row["low"]),
+            _p_cell(row["p"]),
+            Cell(row["note"] or "", row["note"] or ""),
+        ]
+        for row in rows
+    ]
+    blocks.append(Table(columns, cells, "The same numbers, in percentage points."))
+    effects = results["effects"]
+    if effects:
+        several = len({effect["task"] for effect in effects}) > 1
+        marks = [
+            Mark(
+                f"{effect['kind']} {effect['name']}" + (f", {effect['task']}" if several else ""),
+                100 * effect["estimate"], 100 * effect["low"], 100 * effect["high"],
+                results["study"][f"{effect['kind']}s"][effect["name"]]["family"],
+            )
+            for effect in effects
+        ]  # fmt: skip
+        methods = ", ".join(dict.fromkeys(effect["method"] for effect in effects))
+        caption = f"Main effects: how far a teacher's or a student's cells lie from the mean ({methods})."
+        blocks.append(Figure("intervals", "effects", caption, [Panel("", marks)], "percentage points", reference=0))
+    return blocks
+
+
+def _p_cell(p: float | None) -> Cell:
+    text = "–" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+    return Cell(text, p)
+
+
+def _show_contrasts(results: dict) -> list[Block]:
+    if not results["contrasts"]:
+        return []
+    rows = [
+        [
+            Cell(row["kind"], row["kind"]),
+            Cell(row["task"], row["task"]),
+            Cell(row["student"] or "all", row["student"]),
+            Cell(row["name"], row["name"]),
+            Cell(points(row["estimate"]), row["estimate"]),
+            Cell(between(row["low"], row["high"]), row["low"]),
+            _p_cell(row["p"]),
+            _p_cell(row["p_holm"]),
+        ]
+        for row in results["contrasts"]
+    ]
+    methods = ", ".join(dict.fromkeys(row["method"] for row in results["contrasts"]))
+    caption = f"Differences in percentage points on the same questions ({methods}); Holm's p is over a family of tests."
+    return [Table(["kind", "task", "student", "contrast", "difference", "95 %", "p", "p (Holm)"], rows, caption)]
+
+
+def _list_limits(results: dict) -> list[Block]:
+    study, cells = results["study"], results["cells"]
+    families = {spec["family"] for spec in study["teachers"].values()}
+    seeds = min(cell["num_seeds"] for cell in cells if cell["supervision"] != "untuned")
+    texts = [
+        f"{plural(len(study['teachers']), 'teacher')} of {plural(len(families), 'family')}: intervals cover other "
+        "seeds and other questions of these tasks, not other teachers.",
+        f"{plural(seeds, 'training seed')} an arm, and one training budget; an effect can depend on both.",
+    ]
+    near = [cell for cell in cells if cell["accuracy"] > 0.95]
+    if near:
+        texts.append(
+            f"{len(near)} of {len(cells)} cells are above 95 %: near the ceiling, differences shrink, and an "
+            "interaction can come from that alone."
+        )
+    unread = [cell for cell in cells if cell["extraction_rate"] < 0.9]
+    if unread:
+        worst = min(unread, key=lambda cell: cell["extraction_rate"])
+        texts.append(
+            f"In {len(unread)} of {len(cells)} cells fewer than 90 % of the answers could be read (least: "
+            f"{percent(worst['extraction_rate'])}, {_label(worst)}, student {worst['student']}); there accuracy also "
+            "measures form."
+        )
+    trained = {cell["num_examples"] for cell in cells if cell["num_examples"]}
+    if len(trained) > 1:
+        texts.append(f"Arms learned from {min(trained)} to {max(trained)} examples; they are not of one size.")
+    notes = [f"γ by {row['method']}: {row['note']}" for row in results["gamma"] if row["note"]]
+    return [Text(text) for text in [*texts, *dict.fromkeys(notes)]]

@@ -12,7 +12,7 @@ TEXT, MUTED, GRID, ACCENT, SCALE = "#1d2126", "#68707a", "#e3e1da", "#8a2f1b", (
 _MARKERS: dict[Symbol, tuple[str, bool]] = {
     "circle": ("o", True), "circle-open": ("o", False), "square-open": ("s", False), "diamond": ("D", True),
 }  # fmt: skip
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "axes.titlesize": 9.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.titlecolor": TEXT, "axes.grid": True, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "grid.color": GRID, "xtick.color": MUTED,
@@ -52,7 +52,7 @@ def _add_legend(picture: Any, figure: Figure, families: list[str]) -> None:
     handles = {}
     for panel in figure.panels:
         for series in panel.series:
-            style = ":" if series.is_dashed else "-"
+            style: Any = ":" if series.is_dashed else "-"
             handles[series.label] = Line2D([], [], color=_colour(series.family, families), linestyle=style)
         for mark in panel.marks:
             if mark.family is not None:
@@ -97,7 +97,7 @@ def _draw_axes(pyplot: Any, figure: Figure, families: list[str]) -> Any:
         for mark in panel.marks:
             axis.plot(mark.x, mark.estimate, "o", color=_colour(mark.family, families))
         for series in panel.series:
-            style = ":" if series.is_dashed else "-"
+            style: Any = ":" if series.is_dashed else "-"
             axis.plot(series.xs, series.ys, style, color=_colour(series.family, families), linewidth=1.5)
         y_title = figure.y_title if place % columns == 0 else ""
         axis.set(title=panel.title, xlabel=figure.x_title, ylabel=y_title)

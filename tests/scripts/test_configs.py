@@ -13,7 +13,9 @@ from scripts.stage_cli import STAGES
 from tests.scripts.conftest import MAINS
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted((ROOT / "configs" / "experiments").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    [*(ROOT / "configs" / "experiments").glob("*.yaml"), *(ROOT / "configs" / "studies").glob("*.yaml")]
+)
 SECTIONS = [(file, stage) for file in EXPERIMENTS for stage in yaml.safe_load(file.read_text())]
 IDS = [f"{file.stem}-{stage}" for file, stage in SECTIONS]
 

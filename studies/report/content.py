@@ -108,8 +108,9 @@ def _show_accuracy(results: dict) -> list[Block]:
             "diamonds also learned from its distributions."
         )
         blocks.append(Figure("intervals", f"accuracy-{task}", caption, panels, "accuracy, %"))
+    several = len(results["num_questions"]) > 1
     columns = ["student", "supervision", "teacher", "accuracy", "95 %", "gain", "95 % of gain", "answers read",
-               "seeds", "questions", "examples", "task"]  # fmt: skip
+               "seeds", "examples", *(["task"] if several else [])]  # fmt: skip
     rows = [
         [
             Cell(cell["student"], cell["student"], cell["student_family"]),
@@ -120,8 +121,8 @@ def _show_accuracy(results: dict) -> list[Block]:
             Cell(points(cell["gain"]), cell["gain"]),
             Cell(between(cell["gain_low"], cell["gain_high"]), cell["gain_low"]),
             Cell(percent(cell["extraction_rate"]), cell["extraction_rate"]),
-            *(Cell(str(cell[name]), cell[name]) for name in ("num_seeds", "num_questions", "num_examples")),
-            Cell(cell["task"], cell["task"]),
+            *(Cell(str(cell[name]), cell[name]) for name in ("num_seeds", "num_examples")),
+            *([Cell(cell["task"], cell["task"])] if several else []),
         ]
         for cell in results["cells"]
     ]

@@ -49,22 +49,25 @@ def show_loss_weights(records: StudyRecords) -> list[Block]:
         means = [
             [fmean(found) if (found := settings.get((weight, t))) else None for weight in weights] for t in temperatures
         ]
+        number, mean = min(run.num_questions for run, _ in group), fmean(accuracy for _, accuracy in group)
+        half = 1.96 * math.sqrt(mean * (100 - mean) / number)
         caption = (
             f"Student {student}: mean accuracy of {plural(len(group), 'run')} with the teacher's distributions, on "
-            f"{max(run.num_questions for run, _ in group)} questions, by the divergence's weight λ and temperature T."
+            f"{number} questions, by the divergence's weight λ and temperature T. One run's 95 % interval is about "
+            f"± {half:.1f} points wide: smaller differences say little."
         )
         name = re.sub(r"[^A-Za-z0-9]+", "-", student)
         blocks.append(HeatMap(f"loss-weights-{name}", caption, "λ", "T", weights, temperatures, means, "%"))
-        rows = [
-            [run.axes["kl_weight"], run.axes["temperature"], 100 * agreement, accuracy]
-            for run, accuracy in group
-            if (agreement := _last(run, "train/agreement_rationale")) is not None
-        ]
         caption = (
-            "The same runs, a line each, the most accurate one in colour; agreement is how often the student's most "
-            "probable token is the teacher's, at the end of training."
+            "The same runs, a line each, the most accurate one in colour. Cross-entropy is the rationale's at the end "
+            "of training, in nats a token."
         )
-        blocks.append(Parallel(f"loss-runs-{name}", caption, ["λ", "T", "agreement, %", "accuracy, %"], rows))
+        rows = [
+            [run.axes["kl_weight"], run.axes["temperature"], loss, accuracy]
+            for run, accuracy in group
+            if (loss := _last(run, "train/ce_rationale")) is not None
+        ]
+        blocks.append(Parallel(f"loss-runs-{name}", caption, ["λ", "T", "cross-entropy", "accuracy, %"], rows))
     if not blocks:
         text = "; ".join(f"λ = {weight:g}, T = {temperature:g}" for weight, temperature in sorted(seen)) or "no logits"
         blocks.append(Text(f"Not varied here ({text}). `--sweep runs/GROUP` adds the runs of another folder."))

@@ -99,6 +99,8 @@ class Page:
 
     def _section(self, section: Section) -> str:
         blocks = "\n".join(map(self._block, section.blocks))
+        # The first of several samples shows what there is to open.
+        blocks = blocks.replace("</p>\n<details>", "</p>\n<details open>")
         return f'<section id="{_slug(section.title)}">\n<h2>{html.escape(section.title)}</h2>\n{blocks}\n</section>'
 
     def _block(self, block: Block) -> str:

@@ -74,6 +74,7 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
     results = _read_results(folder)
     for sweep in sweeps:
         _check_folder(sweep)
+    names = _name_models(results["study"])
     predictions = _sample_predictions(folder)
     sources = {source for task in results["study"]["tasks"].values() for source in task["test"]}
     questions = _load_local_questions(sources, set(predictions))
@@ -83,8 +84,8 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
     return StudyRecords(
         folder,
         results,
-        _read_runs(folder),
-        [run for sweep in sweeps for run in _read_runs(sweep)],
+        _read_runs(folder, names),
+        [run for sweep in sweeps for run in _read_runs(sweep, names)],
         predictions,
         questions | _load_local_questions(trained, set(rationales)),
         rationales,
@@ -115,8 +116,22 @@ def _read_results(folder: Path) -> dict:
     return results
 
 
-def _read_runs(folder: Path) -> list[Run]:
-    """Returns the runs that ended, with the accuracy of the predictions that carry their name."""
+def _name_models(study: dict) -> dict[str, str]:
+    """Returns the study's name of each model and of each published teacher."""
+    names: dict[str, str] = {}
+    for name, spec in [*study["students"].items(), *study["teachers"].items()]:
+        model = spec["model"] or spec["name"]
+        names |= {model: name, Path(model).name: name}
+    return names
+
+
+def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
+    """Returns the runs that ended, with the accuracy of the predictions that carry their name.
+
+    Args:
+        folder: Of the runs.
+        names: What the study calls a model.
+    """
     runs = []
     for done in sorted(folder.glob("*/DONE")):
         path = done.parent
@@ -127,6 +142,7 @@ def _read_runs(folder: Path) -> list[Run]:
         graded = [value for value in correct if value is not None]
         metrics = [record for _, record in read_records(path / "metrics.jsonl")]
         axes = json.loads((path / "axes.json").read_text())
+        axes |= {role: names.get(axes[role], axes[role]) for role in ("student", "teacher")}
         runs.append(Run(path.name, axes, metrics, sum(graded) / len(graded) if graded else None, len(graded)))
     return runs
 

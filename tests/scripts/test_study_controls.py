@@ -49,7 +49,7 @@ def read_rationales(folder: Path, teacher: str, name: str = "microworld") -> lis
 
 def test_every_control_has_its_arms(folder):
     expected = {f"rationale-{teacher}-{control}" for teacher in "ab" for control in ONE_EACH}
-    expected |= {"rationale+logits-b-family_logits", "rationale+logits-a-shuffled_logits"}
+    expected |= {"rationale-both_teachers", "rationale+logits-b-family_logits", "rationale+logits-a-shuffled_logits"}
     expected |= {"untuned", "label", "rationale-a", "rationale-b", "rationale+logits-a"}
     found = {path.stem.removeprefix("a-").removesuffix("-seed0") for path in (folder / "predictions").glob("*.parquet")}
     assert found == expected
@@ -70,6 +70,9 @@ def test_arms_learn_from_as_many_rationales_as_their_control_leaves(folder):
         assert plain - 1 <= counts["shuffled"]["train_examples"] <= plain
         assert counts["solved_by_all"]["num_left"]["rationales"] == 24
         assert counts["same_lengths"]["num_left"]["matched lengths"] == counts["same_lengths"]["train_examples"]
+    together = read_done(folder, "rationale-both_teachers")
+    assert together["train_examples"] == sum(map(len, right.values()))
+    assert together["global_step"] <= read_done(folder, "rationale-a-all_answers")["global_step"]
     matched = [read_done(folder, f"rationale-{teacher}-same_lengths")["train_examples"] for teacher in "ab"]
     assert matched[0] == matched[1] > 0
 

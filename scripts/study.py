@@ -20,7 +20,8 @@ from jsonargparse import ArgumentParser
 from datamodules.files import write_json, write_text
 from scripts import annotate, cache_logits, evaluate, fit
 from scripts.stage_cli import run_main, select_sections
-from studies.comparison import compare, format_comparison
+from studies.analysis import analyze as analyze_study
+from studies.analysis import format_results
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
@@ -80,21 +81,10 @@ def jobs(args: list[str]) -> None:
 def analyze(args: list[str]) -> None:
     """Compares the arms of a finished study."""
     plan = parse(args)
-    comparison = compare(plan.study)
-    table = format_comparison(plan.study, comparison)
+    results = analyze_study(plan.study)
+    table = format_results(results)
     write_text(plan.folder / "table.md", table + "\n")
-    cells = {
-        f"{condition}/{student}": {
-            "accuracy": cell.accuracy,
-            "low": cell.low,
-            "high": cell.high,
-            "extracted": cell.extracted,
-            "train_examples": cell.num_examples,
-        }
-        for (condition, student), cell in comparison.cells.items()
-    }
-    gamma = vars(comparison.interaction) if comparison.interaction else None
-    write_json(plan.folder / "results.json", {"cells": cells, "gamma": gamma, "questions": comparison.num_questions})
+    write_json(plan.folder / "results.json", results)
     print(f"{table}\n\nEverything is in {plan.folder}/")
 
 

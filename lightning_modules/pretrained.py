@@ -1,4 +1,4 @@
-"""Loading a causal language model from the hub, a local folder or a GGUF file."""
+"""Loading a causal language model from the hub, a local folder, a GGUF file or a run's checkpoint."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
 
-from datamodules.pretrained import locate_pretrained, resolve_model
+from datamodules.pretrained import locate_pretrained, read_start, resolve_model
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 SAMPLED_BYTES = 1 << 20
@@ -29,7 +29,8 @@ def identify_weights(model: str, revision: str | None) -> str:
 
     Whole files are not read, since a large teacher's take minutes.
     """
-    model, revision = resolve_model(model, revision)
+    if not model.endswith(".ckpt"):
+        model, revision = resolve_model(model, revision)
     path = Path(model)
     if not path.exists():
         # A branch such as `main` moves; the hub's cache keeps files in a folder named by their commit.
@@ -80,14 +81,20 @@ def load_causal_lm(
     """Loads a causal language model; weights are read from safetensors or GGUF, never from pickles.
 
     Args:
-        model: Hub id, local folder, `.gguf` file, or `model:NAME`.
+        model: Hub id, local folder, `.gguf` file, a run's `.ckpt`, or `model:NAME`.
         revision: Commit of a hub model.
         dtype: Of the weights in memory.
-        keep_layers: Keep only these decoder layers.
+        keep_layers: Keep only these decoder layers; of a checkpoint, the run's config has them.
 
     Raises:
         ValueError: There is no such model.
     """
+    if model.endswith(".ckpt"):
+        start = read_start(model)
+        loaded = load_causal_lm(start["student"], start["revision"], dtype, start["keep_layers"])
+        weights = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        loaded.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+        return loaded
     name, options = locate_pretrained(model, revision)
     if "gguf_file" in options:
         # A student is trained and exported, so a GGUF file's blocks are unpacked into plain weights.
@@ -117,6 +124,8 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
         ValueError: There is no such model, or it does not fit.
     """
     name, options = locate_pretrained(model, revision)
+    if model.endswith(".ckpt") and keep_layers is not None:
+        raise ValueError(f"{model}: keep_layers is given, but the run's own config says which layers a checkpoint has")
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:

@@ -6,9 +6,11 @@ W&B is a view, offline unless `WANDB_MODE=online`; the record is `metrics.jsonl`
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, cast, get_args
 
 import lightning as L
@@ -17,10 +19,12 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.distillation import DistillationDataModule
+from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import hash_json, hash_path, hash_text, write_json
 from datamodules.pretrained import list_models, resolve_model
 from datamodules.questions import Question, format_question, load_questions
 from datamodules.rationales import read_families
+from lightning_modules.metrics import Metrics
 from lightning_modules.pretrained import name_model
 from lightning_modules.run import RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
@@ -215,34 +219,37 @@ def log_evaluation(
     settings: EvaluationLog,
     output: Path,
     config: dict,
-    questions: dict[str, Question],
+    data: EvaluationDataModule,
     records: list[dict],
-    metrics: dict[str, float],
-    rationales: dict[str, str] | None = None,
+    metrics: dict[str, Metrics],
 ) -> None:
     """Logs an evaluation as a W&B run of its own, in the group of the student's run and with its axes.
+
+    With one task its metrics are `test/NAME`; with several, `test/TASK/NAME`, and `test/NAME` is the tasks' mean.
 
     Args:
         settings: Where and how much.
         output: The predictions; the run is kept beside them and has their name.
         config: The evaluation's resolved config.
-        questions: By id.
+        data: What was asked.
         records: Predictions.
-        metrics: Logged as `test/NAME`.
-        rationales: A teacher's rationale of each question, where there is one.
+        metrics: By task.
     """
     if not settings.enabled or _get_mode() == "disabled":
         return
+    questions = {identifier: posed.question for identifier, posed in data.posed.items()}
     model = config["model"]
     trained = Path(model["student"]).parent
-    axes = Axes(None, None, name_model(model["student"]), settings.student_family or find_family(model["student"]),
-                model["arm"], None, None, model["seed"], "")  # fmt: skip
     if (trained / "axes.json").is_file():
-        axes = Axes(**json.loads((trained / "axes.json").read_text()))
+        axes, group = Axes(**json.loads((trained / "axes.json").read_text())), trained.parent.name
+    else:
+        family = settings.student_family or find_family(model["student"])
+        axes = Axes(None, None, name_model(model["student"]), family, model["arm"], None, None, model["seed"], "")
+        group = "default"
     axes = replace(axes, task=join_tasks(questions.values()))
     experiment = wandb.init(
         project=settings.project,
-        group=settings.group or (trained.parent.name if axes.teacher else "default"),
+        group=settings.group or group,
         name=output.stem,
         id=hash_json({**config, "output": str(output)})[:10],
         resume="allow",
@@ -253,12 +260,19 @@ def log_evaluation(
         mode=_get_mode(),
         settings=wandb.Settings(silent=True),
     )
+    values = defaultdict(list)
+    for name, value in ((name, estimate.value) for own in metrics.values() for name, estimate in own.items()):
+        values[f"test/{name}"].append(value)
+    shown: dict[str, Any] = {name: fmean(of_tasks) for name, of_tasks in values.items()}
+    if len(metrics) > 1:
+        shown |= {f"test/{task}/{name}": own[name].value for task, own in metrics.items() for name in own}
+    references = data.collect_reference_texts()
     columns: list[str | int] = ["question", "gold", "teacher_rationale", "completion", "answer", "correct"]
     table = wandb.Table(columns=columns)
     for record in sorted(records, key=lambda record: hash_text(record["question_id"]))[: settings.samples]:
         question = questions[record["question_id"]]
-        rationale = (rationales or {}).get(question.id)
+        rationale = next((text for texts in references.get(question.id, {}).values() for text in texts), None)
         answer, correct = record["answer_neutral"], record["correct_neutral"]
         table.add_data(format_question(question), question.gold, rationale, record["completion"], answer, correct)
-    experiment.log({**{f"test/{name}": value for name, value in metrics.items()}, "test/predictions": table})
+    experiment.log({**shown, "test/predictions": table})
     experiment.finish()

@@ -1,6 +1,6 @@
 """What a study's report says: a pure function from the study's records to text, tables and figures."""
 
-from itertools import groupby
+from collections import defaultdict
 
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
@@ -35,6 +35,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Learning curves", show_learning_curves(records)),
         Section("Samples", show_samples(records)),
         Section("Limits", _list_limits(results)),
+        Section("Methods", _list_methods(results)),
     ]
     return Report(
         title=study["name"],
@@ -49,8 +50,8 @@ def build_report(records: StudyRecords) -> Report:
 
 def _list_facts(results: dict) -> list[Fact]:
     facts = []
-    for task, rows in groupby(results["gamma"], key=lambda row: row["task"]):
-        row = next(rows)
+    for (_, task), rows in _by_place([row for row in results["gamma"] if _is_plain(row)]).items():
+        row = rows[0]
         note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
         facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
     trained = [cell for cell in results["cells"] if cell["gain"] is not None and cell["supervision"] != "untuned"]
@@ -90,25 +91,47 @@ def _describe_design(results: dict) -> list[Block]:
     return [Text(text), Table(["role", "name", "family", "model"], rows, caption), *warnings]
 
 
+def _by_place(rows: list[dict]) -> dict[tuple[str | None, str], list[dict]]:
+    """Returns rows by the task that was learned and the task that is answered."""
+    places = defaultdict(list)
+    for row in rows:
+        places[row["trained_on"], row["task"]].append(row)
+    return places
+
+
+def _is_plain(row: dict) -> bool:
+    return row["supervision"] == "rationale" and row["control"] is None
+
+
+def _name_place(trained_on: str | None, task: str) -> str:
+    return task if trained_on in (None, task) else f"{task} after {trained_on}"
+
+
+def _name_file(trained_on: str | None, task: str) -> str:
+    return _name_place(trained_on, task).replace(" ", "-")
+
+
 def _show_accuracy(results: dict) -> list[Block]:
     blocks: list[Block] = []
-    for task, number in results["num_questions"].items():
-        cells = [cell for cell in results["cells"] if cell["task"] == task]
+    places = _by_place([cell for cell in results["cells"] if cell["trained_on"]])
+    for (trained_on, task), trained in places.items():
+        untuned = [cell for cell in results["cells"] if not cell["trained_on"] and cell["task"] == task]
         panels = [
             Panel(
-                f"student {student} ({spec['family']})", [_mark(cell) for cell in cells if cell["student"] == student]
+                f"student {name} ({spec['family']})",
+                [_mark(cell) for cell in [*untuned, *trained] if cell["student"] == name],
             )
-            for student, spec in results["study"]["students"].items()
+            for name, spec in results["study"]["students"].items()
         ]
-        seeds = plural(max(cell["num_seeds"] for cell in cells), "training seed")
+        seeds = plural(max(cell["num_seeds"] for cell in trained), "training seed")
         caption = (
-            f"**{task}**: accuracy on {number} held-out questions with 95 % intervals "
-            f"({results['methods']['accuracy']}); means of up to {seeds}, answers read by the "
-            f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
-            "diamonds also learned from its distributions."
+            f"**{_name_place(trained_on, task)}**: accuracy on {results['num_questions'][task]} held-out questions, "
+            f"mean of {seeds}, with 95 % intervals (`wilson`, see Methods); answers read by the "
+            f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; diamonds also learned from its "
+            "distributions."
         )
-        blocks.append(Figure("intervals", f"accuracy-{task}", caption, panels, "accuracy, %"))
-    several = len(results["num_questions"]) > 1
+        blocks.append(Figure("intervals", f"accuracy-{_name_file(trained_on, task)}", caption, panels, "accuracy, %"))
+    several = len(places) > 1
     columns = ["student", "supervision", "teacher", "accuracy", "95 %", "gain", "95 % of gain", "answers read",
                "seeds", "examples", *(["task"] if several else [])]  # fmt: skip
     rows = [
@@ -122,12 +145,11 @@ def _show_accuracy(results: dict) -> list[Block]:
             Cell(between(cell["gain_low"], cell["gain_high"]), cell["gain_low"]),
             Cell(percent(cell["extraction_rate"]), cell["extraction_rate"]),
             *(Cell(str(cell[name]), cell[name]) for name in ("num_seeds", "num_examples")),
-            *([Cell(cell["task"], cell["task"])] if several else []),
+            *([Cell(place := _name_place(cell["trained_on"], cell["task"]), place)] if several else []),
         ]
         for cell in results["cells"]
     ]
-    gain = results["methods"].get("gain", "paired over questions")
-    caption = f"All cells. Gain: points above the untuned student on the same questions ({gain})."
+    caption = "All cells. Gain: points above the untuned student on the same questions (`seeds and questions`)."
     return [*blocks, Table(columns, rows, caption)]
 
 
@@ -143,12 +165,14 @@ def _show_interaction(results: dict) -> list[Block]:
     if not rows:
         return [Text("Not identified: it takes at least two families that both teach and learn.", is_warning=True)]
     marks = [
-        Mark(f"{row['task']}: {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"])
+        Mark(
+            f"{_name_group(results, row)}: {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"]
+        )
         for row in rows
     ]
     first = rows[0]
     caption = (
-        f"γ with its 95 % interval by each method; {plural(first['num_students'], 'student')}, "
+        f"γ with its 95 % interval; {plural(first['num_students'], 'student')}, "
         f"{plural(first['num_teachers'], 'teacher')} of {', '.join(first['families'])}; "
         f"{plural(first['num_seeds'], 'seed')}, {first['num_questions']} questions. The line is no interaction."
     )
@@ -159,10 +183,9 @@ def _show_interaction(results: dict) -> list[Block]:
         ),
         Figure("intervals", "gamma", caption, [Panel("", marks)], "γ, percentage points", reference=0),
     ]
-    columns = ["task", "method", "γ", "95 %", "p", "note"]
     cells = [
         [
-            Cell(row["task"], row["task"]),
+            Cell(_name_group(results, row), _name_group(results, row)),
             Cell(row["method"], row["method"]),
             Cell(points(row["estimate"]), row["estimate"]),
             Cell(between(row["low"], row["high"]), row["low"]),
@@ -171,22 +194,29 @@ def _show_interaction(results: dict) -> list[Block]:
         ]
         for row in rows
     ]
-    blocks.append(Table(columns, cells, "The same numbers, in percentage points."))
-    effects = results["effects"]
-    if effects:
-        several = len({effect["task"] for effect in effects}) > 1
+    blocks.append(Table(["arms", "method", "γ", "95 %", "p", "note"], cells, "The same, in percentage points."))
+    effects = [effect for effect in results["effects"] if _is_plain(effect)]
+    for (trained_on, task), found in _by_place(effects).items():
         marks = [
             Mark(
-                f"{effect['kind']} {effect['name']}" + (f", {effect['task']}" if several else ""),
-                100 * effect["estimate"], 100 * effect["low"], 100 * effect["high"],
-                results["study"][f"{effect['kind']}s"][effect["name"]]["family"],
+                f"{effect['kind']} {effect['name']}", 100 * effect["estimate"], 100 * effect["low"],
+                100 * effect["high"], results["study"][f"{effect['kind']}s"][effect["name"]]["family"],
             )
-            for effect in effects
+            for effect in found
         ]  # fmt: skip
-        methods = ", ".join(dict.fromkeys(effect["method"] for effect in effects))
-        caption = f"Main effects: how far a teacher's or a student's cells lie from the mean ({methods})."
-        blocks.append(Figure("intervals", "effects", caption, [Panel("", marks)], "percentage points", reference=0))
+        caption = (
+            f"**{_name_place(trained_on, task)}**: main effects, how far the cells of a teacher or a student lie from "
+            f"the mean (`{found[0]['method']}`)."
+        )
+        name = f"effects-{_name_file(trained_on, task)}"
+        blocks.append(Figure("intervals", name, caption, [Panel("", marks)], "percentage points", reference=0))
     return blocks
+
+
+def _name_group(results: dict, row: dict) -> str:
+    """Names the arms of a family interaction, and the task where the study has several."""
+    name = name_arm(row["supervision"], None, row["control"])
+    return name if len(results["num_questions"]) == 1 else f"{_name_place(row['trained_on'], row['task'])}, {name}"
 
 
 def _p_cell(p: float | None) -> Cell:
@@ -200,19 +230,27 @@ def _show_contrasts(results: dict) -> list[Block]:
     rows = [
         [
             Cell(row["kind"], row["kind"]),
-            Cell(row["task"], row["task"]),
-            Cell(row["student"] or "all", row["student"]),
-            Cell(row["name"], row["name"]),
+            Cell(place := _name_place(row["trained_on"], row["task"]), place),
+            Cell(row["student"], row["student"], results["study"]["students"][row["student"]]["family"]),
+            Cell(f"{row['left']} − {row['right']}", row["left"]),
             Cell(points(row["estimate"]), row["estimate"]),
             Cell(between(row["low"], row["high"]), row["low"]),
             _p_cell(row["p"]),
             _p_cell(row["p_holm"]),
+            _p_cell(row["models"]["p"]),
         ]
         for row in results["contrasts"]
     ]
-    methods = ", ".join(dict.fromkeys(row["method"] for row in results["contrasts"]))
-    caption = f"Differences in percentage points on the same questions ({methods}); Holm's p is over a family of tests."
-    return [Table(["kind", "task", "student", "contrast", "difference", "95 %", "p", "p (Holm)"], rows, caption)]
+    caption = (
+        "Differences in percentage points on the same questions (`seeds and questions`); Holm's p is over the "
+        "contrasts of one kind and task; the last p is of these trained models only (`questions`)."
+    )
+    columns = ["kind", "task", "student", "contrast", "difference", "95 %", "p", "p, Holm", "p, models"]
+    return [Table(columns, rows, caption)]
+
+
+def _list_methods(results: dict) -> list[Block]:
+    return [Text(f"`{name}`: {text}.") for name, text in results["methods"].items()]
 
 
 def _list_limits(results: dict) -> list[Block]:
@@ -241,5 +279,5 @@ def _list_limits(results: dict) -> list[Block]:
     trained = {cell["num_examples"] for cell in cells if cell["num_examples"]}
     if len(trained) > 1:
         texts.append(f"Arms learned from {min(trained)} to {max(trained)} examples; they are not of one size.")
-    notes = [f"γ by {row['method']}: {row['note']}" for row in results["gamma"] if row["note"]]
+    notes = [f"γ by {row['method']}: {row['note']}." for row in results["gamma"] if row["note"]]
     return [Text(text) for text in [*texts, *dict.fromkeys(notes)]]

@@ -85,7 +85,7 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
     outcomes = {
         (cell["teacher"], cell["student"], cell["task"]): 100 * cell["accuracy"]
         for cell in records.results["cells"]
-        if cell["supervision"] == "rationale" and cell["control"] is None
+        if cell["supervision"] == "rationale" and cell["control"] is None and cell["trained_on"] == cell["task"]
     }
     rows = records.diagnostics["rows"]
     metrics = records.diagnostics["metrics"]

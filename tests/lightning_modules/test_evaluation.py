@@ -130,7 +130,7 @@ def test_references_without_logits_have_a_likelihood_alone(world: World) -> None
 
 
 def test_a_cache_that_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="captured with prompt plain-.*, but the data uses cot-"):
+    with pytest.raises(ValueError, match=r"captured with prompt plain-.*, but the data uses cot-"):
         evaluate(world, references=[world.rationales], logits=[world.logits], prompt="cot")
     with pytest.raises(ValueError, match="are also in another cache; name one of them"):
         evaluate(world, references=[world.rationales], logits=[world.logits, world.full_logits])

@@ -3,12 +3,22 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 
 from lightning_modules.wandb_files import find_fragments, read_records, sync
 from tests.scripts.conftest import Bench
+
+
+@pytest.fixture(autouse=True)
+def offline(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The default mode; W&B's service, which processes that a test starts would share, ends with the test."""
+    monkeypatch.delenv("WANDB_MODE")
+    yield
+    wandb.teardown()
 
 
 def items(entries) -> dict:

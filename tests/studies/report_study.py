@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from datamodules.questions import load_questions
 from datamodules.rationales import Rationale, write_rationales
+from studies.analysis import METHODS
 
 STUDENTS = {"s-a": "a", "s-b": "b"}
 TEACHERS = {"t-a": "a", "t-b": "b"}
@@ -32,6 +33,7 @@ def make_cells(rng: random.Random) -> list[dict]:
                 "student": student, "student_family": family, "teacher": teacher,
                 "teacher_family": TEACHERS.get(teacher), "supervision": supervision, "control": control,
                 "condition": "-".join(part for part in parts if part), "task": "microworld",
+                "trained_on": "microworld" if trained else None,
                 "num_seeds": 2 if trained else 1, "num_questions": 8, "num_examples": 512 if trained else 0,
                 "accuracy": accuracy, "low": accuracy - 0.04, "high": accuracy + 0.05, "extraction_rate": 0.85,
                 "gain": accuracy - 0.2 if trained else None, "gain_low": accuracy - 0.25 if trained else None,
@@ -42,8 +44,9 @@ def make_cells(rng: random.Random) -> list[dict]:
 
 def make_results() -> dict:
     rng = random.Random(0)
+    where = {"supervision": "rationale", "control": None, "trained_on": "microworld", "task": "microworld"}
     gamma = {
-        "task": "microworld", "estimate": 0.149, "low": 0.117, "high": 0.179, "p": 0.0004, "families": ["a", "b"],
+        **where, "estimate": 0.149, "low": 0.117, "high": 0.179, "p": 0.0004, "families": ["a", "b"],
         "num_students": 2, "num_teachers": 2, "num_seeds": 2, "num_questions": 8,
     }  # fmt: skip
     return {
@@ -60,17 +63,18 @@ def make_results() -> dict:
         "num_questions": {"microworld": 8},
         "extractor": "neutral",
         "warnings": ["arms of <unequal> budgets"],
-        "methods": {"accuracy": "Wilson", "gain": "paired bootstrap"},
+        "methods": METHODS,
         "cells": make_cells(rng),
         "contrasts": [
             {"name": f"t-a against t-b, {student}", "kind": "teacher", "student": student, "task": "microworld",
+             "trained_on": "microworld", "models": {"p": 0.03},
              "left": "rationale-t-a", "right": "rationale-t-b", "estimate": 0.2, "low": 0.1, "high": 0.3,
              "p": 0.01, "p_holm": 0.02, "num_questions": 8, "num_seeds": 2, "method": "exact McNemar"}
             for student in STUDENTS
         ],
         "effects": [
-            {"kind": kind, "name": name, "task": "microworld", "estimate": 0.05, "low": 0.01, "high": 0.09,
-             "method": "means"}
+            {**where, "kind": kind, "name": name, "estimate": 0.05, "low": 0.01, "high": 0.09,
+             "method": "seeds and questions"}
             for kind, names in (("teacher", TEACHERS), ("student", STUDENTS)) for name in names
         ],
         "gamma": [

@@ -127,8 +127,8 @@ def _show_accuracy(results: dict) -> list[Block]:
         caption = (
             f"**{_name_place(trained_on, task)}**: accuracy on {results['num_questions'][task]} held-out questions, "
             f"mean of {seeds}, with 95 % intervals (`wilson`, see Methods); answers read by the "
-            f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; diamonds also learned from its "
-            "distributions."
+            f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
+            "diamonds also learned from its distributions."
         )
         blocks.append(Figure("intervals", f"accuracy-{_name_file(trained_on, task)}", caption, panels, "accuracy, %"))
     several = len(places) > 1

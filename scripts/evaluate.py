@@ -7,6 +7,12 @@ The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`. 
 `metrics` prints those of finished predictions anew.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -13,6 +13,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -22,6 +23,7 @@ from scripts import annotate, cache_logits, evaluate, fit
 from scripts.stage_cli import run_main, select_sections
 from studies.analysis import analyze as analyze_study
 from studies.analysis import format_results
+from studies.cell_means import format_means, read_grid
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
@@ -79,7 +81,10 @@ def jobs(args: list[str]) -> None:
 
 
 def analyze(args: list[str]) -> None:
-    """Compares the arms of a finished study."""
+    """Compares the arms of a finished study; or reads a csv file of cell means, as papers print them."""
+    if len(args) == 1 and args[0].endswith(".csv"):
+        print(format_means(read_grid(Path(args[0]))))
+        return
     plan = parse(args)
     results = analyze_study(plan.study)
     table = format_results(results)

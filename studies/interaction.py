@@ -7,11 +7,8 @@ squares over the cells gives each as a contrast of them: for two students and tw
 the difference in differences (A_LL + A_QQ - A_LQ - A_QL) / 2.
 """
 
-import csv
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -148,54 +145,3 @@ def describe_df(df: int | None, student_families: Sequence[str], teacher_familie
     if len(teacher_families) == len(set(teacher_families)):
         return "one teacher of each family: this says nothing of other teachers of these families"
     return ""
-
-
-@dataclass(frozen=True)
-class AccuracyGrid:
-    """A complete grid of accuracies.
-
-    Attributes:
-        students: Family by name.
-        teachers: Family by name.
-        accuracy_ST: One for each student and teacher.
-    """
-
-    students: dict[str, str]
-    teachers: dict[str, str]
-    accuracy_ST: np.ndarray
-
-    @property
-    def families(self) -> tuple[list[str], list[str]]:
-        """The students' families and the teachers'."""
-        return list(self.students.values()), list(self.teachers.values())
-
-
-def read_grid(path: Path) -> AccuracyGrid:
-    """Reads a csv file of cell means with the columns student, student_family, teacher, teacher_family, accuracy.
-
-    Raises:
-        ValueError: A column or a cell is missing, a cell is there twice, a model has two families, or an accuracy is no
-            number.
-    """
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    rows = list(csv.DictReader(lines))
-    columns = {"student", "student_family", "teacher", "teacher_family", "accuracy"}
-    if not rows or not columns <= rows[0].keys():
-        raise ValueError(f"{path}: needs rows with the columns {', '.join(sorted(columns))}")
-    families: dict[str, dict[str, str]] = {"student": {}, "teacher": {}}
-    for row in rows:
-        for kind, known in families.items():
-            if known.setdefault(row[kind], row[f"{kind}_family"]) != row[f"{kind}_family"]:
-                raise ValueError(f"{path}: {kind} {row[kind]} has two families")
-    counts = Counter((row["student"], row["teacher"]) for row in rows)
-    for student in families["student"]:
-        for teacher in families["teacher"]:
-            if (number := counts[student, teacher]) != 1:
-                what = "is missing" if number == 0 else "is there twice"
-                raise ValueError(f"{path}: the cell of student {student} and teacher {teacher} {what}")
-    try:
-        found = {(row["student"], row["teacher"]): float(row["accuracy"]) for row in rows}
-    except ValueError as error:
-        raise ValueError(f"{path}: accuracy: {error}") from None
-    grid = [[found[student, teacher] for teacher in families["teacher"]] for student in families["student"]]
-    return AccuracyGrid(families["student"], families["teacher"], np.array(grid))

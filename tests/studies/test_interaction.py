@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.api import OLS, MixedLM
 
-from studies.interaction import decompose, explain_unidentified, gamma_over_pairs, gamma_over_teachers, read_grid
+from studies.interaction import decompose, explain_unidentified, gamma_over_pairs, gamma_over_teachers
 
 GRIDS = [
     (["l", "q"], ["l", "q"]),
@@ -91,7 +92,6 @@ def test_gamma_over_teachers_is_the_two_sample_t_test():
 
 @pytest.mark.parametrize("families", [GRIDS[1], GRIDS[2], GRIDS[3]])
 def test_gamma_over_pairs_is_least_squares(families):
-    linear = pytest.importorskip("statsmodels.api", reason="needs statsmodels")
     accuracy_ST = np.random.default_rng(0).normal(size=tuple(map(len, families)))
     cells = list(product(range(len(families[0])), range(len(families[1]))))
     main = [
@@ -99,7 +99,7 @@ def test_gamma_over_pairs_is_least_squares(families):
     ]
     same = [families[0][s] == families[1][t] for s, t in cells]
     columns = np.column_stack([np.ones(len(cells)), main, same])
-    fit = linear.OLS(accuracy_ST.ravel(), columns).fit()
+    fit = OLS(accuracy_ST.ravel(), columns).fit()
     found, df = gamma_over_pairs(accuracy_ST, *families)
     assert df == fit.df_resid and found.p == pytest.approx(fit.pvalues[-1])
     assert (found.low, found.high) == pytest.approx(tuple(fit.conf_int()[-1]))
@@ -107,7 +107,6 @@ def test_gamma_over_pairs_is_least_squares(families):
 
 def test_gamma_over_pairs_is_the_mixed_models():
     # Three seeds a cell: cells random, students and teachers fixed, by REML.
-    mixed = pytest.importorskip("statsmodels.api", reason="needs statsmodels").MixedLM
     rng = np.random.default_rng(1)
     students, teachers = ["l", "q", "q"], ["l", "l", "q", "q", "g"]
     cells = list(product(range(3), range(5)))
@@ -115,7 +114,9 @@ def test_gamma_over_pairs_is_the_mixed_models():
     design = [
         [1.0, *(s == i for i in (1, 2)), *(t == j for j in range(1, 5)), students[s] == teachers[t]] for s, t in cells
     ]
-    fit = mixed(accuracy.ravel(), np.repeat(np.array(design, dtype=float), 3, 0), groups=np.repeat(range(15), 3)).fit()
+    fit = MixedLM(
+        accuracy.ravel(), np.repeat(np.array(design, dtype=float), 3, 0), groups=np.repeat(range(15), 3)
+    ).fit()
     found, df = gamma_over_pairs(accuracy.mean(1).reshape(3, 5), students, teachers)
     assert found.estimate == pytest.approx(fit.fe_params[-1])
     assert (found.high - found.estimate) / stats.t.ppf(0.975, df) == pytest.approx(fit.bse_fe[-1], rel=1e-3)
@@ -124,21 +125,3 @@ def test_gamma_over_pairs_is_the_mixed_models():
 def test_one_teacher_of_each_family_says_nothing_of_others():
     assert gamma_over_teachers(np.eye(2), ["l", "q"], ["l", "q"]) is None
     assert gamma_over_pairs(np.eye(2), ["l", "q"], ["l", "q"]) is None
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (["student,teacher", "a,b"], "needs rows with the columns"),
-        (["a,l,T,l,0.5", "a,q,U,q,0.5"], "student a has two families"),
-        (["a,l,T,l,0.5", "b,q,U,q,0.5"], "student a and teacher U is missing"),
-        (["a,l,T,l,0.5", "a,l,T,l,0.6"], "student a and teacher T is there twice"),
-        (["a,l,T,l,high"], "could not convert string to float: 'high'"),
-    ],
-)
-def test_bad_grids_are_named(tmp_path, lines, message):
-    header = [] if lines[0].startswith("student") else ["student,student_family,teacher,teacher_family,accuracy"]
-    path = tmp_path / "grid.csv"
-    path.write_text("\n".join([*header, *lines]))
-    with pytest.raises(ValueError, match=rf"grid\.csv.*{message}"):
-        read_grid(path)

@@ -3,6 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from studies.statistics import (
     Uncertainty,
@@ -90,18 +93,15 @@ def test_variances_are_those_of_a_crossed_analysis_of_variance():
 
 
 def test_variance_components_agree_with_a_mixed_model():
-    mixed = pytest.importorskip("statsmodels.regression.mixed_linear_model", reason="needs statsmodels").MixedLM
     rng = np.random.default_rng(1)
     cell = rng.normal(size=(1, 80)) + 0.5 * rng.normal(size=(6, 1)) + rng.normal(size=(6, 80))
     seeds, questions = np.indices(cell.shape)
     groups = {"seed": seeds.ravel(), "question": questions.ravel()}
     one = np.ones((cell.size, 1))
     dummies = {name: (values[:, None] == np.unique(values)).astype(float) for name, values in groups.items()}
-    from statsmodels.regression.mixed_linear_model import VCSpec
-
     names = [[[f"{name}{number}" for number in range(dummy.shape[1])]] for name, dummy in dummies.items()]
     spec = VCSpec(list(dummies), names, [[dummy] for dummy in dummies.values()])
-    fit = mixed(cell.ravel(), one, groups=np.zeros(cell.size), exog_vc=spec).fit(reml=True)
+    fit = MixedLM(cell.ravel(), one, groups=np.zeros(cell.size), exog_vc=spec).fit(reml=True)
     found = measure_uncertainty([cell], [1.0])
     assert fit.bse_fe[0] ** 2 == pytest.approx(found.questions + found.seeds, rel=1e-3)
 
@@ -156,11 +156,10 @@ def test_models_are_compared_by_mcnemar(seed):
 
 
 def test_mcnemar_agrees_with_statsmodels():
-    tables = pytest.importorskip("statsmodels.stats.contingency_tables", reason="needs statsmodels")
     left, right = draw_answers(1, 300, 3)[0], draw_answers(1, 300, 4, share=0.5)[0]
     table = [[((left == i) & (right == j)).sum() for j in (1, 0)] for i in (1, 0)]
     found = compare_models(left[None], right[None], np.random.default_rng(0))
-    assert found.p == pytest.approx(tables.mcnemar(table, exact=True).pvalue)
+    assert found.p == pytest.approx(mcnemar(table, exact=True).pvalue)
 
 
 def test_paired_bootstrap_has_the_variance_of_theory():
@@ -184,6 +183,5 @@ def test_holm_by_its_definition(ps):
 
 
 def test_holm_agrees_with_statsmodels():
-    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="needs statsmodels")
     ps = [0.01, 0.04, 0.03, 0.005, 0.2]
-    assert adjust_holm(ps) == pytest.approx(multitest.multipletests(ps, method="holm")[1].tolist())
+    assert adjust_holm(ps) == pytest.approx(multipletests(ps, method="holm")[1].tolist())

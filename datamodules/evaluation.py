@@ -115,7 +115,7 @@ class EvaluationDataModule(QuestionDataModule):
             [prompt.rstrip(), *(prompt + text for text in texts)], add_special_tokens=not is_chat
         ).input_ids
         endings = [ids[len(before) :] for ids in whole]
-        if not all(endings):
+        if not all(texts) or not all(endings):
             raise ValueError(f"question {question.id!r} has an empty option, which has no likelihood")
         return Options(texts, before, endings)
 

@@ -75,7 +75,7 @@ def read_start(checkpoint: str) -> dict:
     Raises:
         ValueError: There is no such file, or it lies in no run's folder.
     """
-    config = Path(checkpoint).parents[1] / "config.yaml"
+    config = Path(checkpoint).parent.parent / "config.yaml"
     if not Path(checkpoint).is_file():
         raise ValueError(f"model: no such file: {checkpoint}")
     if not config.is_file():

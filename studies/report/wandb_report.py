@@ -101,7 +101,7 @@ class WandbReport:
     def _grid(self, name: str, job_type: str, panels: list[Any], groupby: list[str] | None = None) -> Any:
         """Returns panels over the study's runs of one kind."""
         # Entity and project are the report's: with them the runset would ask the server.
-        filters = [expr.Metric("Group").isin([self.group, *self.sweeps]), expr.Metric("JobType") == job_type]
+        filters = expr.And(expr.Metric("Group").isin([self.group, *self.sweeps]), expr.Metric("JobType") == job_type)
         return reports.PanelGrid(
             runsets=[reports.Runset(name=name, filters=filters, groupby=groupby or [])], panels=panels
         )

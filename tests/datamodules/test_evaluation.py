@@ -63,11 +63,13 @@ def test_options_follow_a_chat_template_without_a_space(paths: tuple[str, ...], 
     assert [data.tokenizer.decode(ids) for ids in own.ending_ids] == [f"\n{text}" for text in own.texts]
 
 
-def test_an_empty_option_has_no_likelihood(paths: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", [None, "{{ messages[0].content }}:"])
+def test_an_empty_option_has_no_likelihood(paths: tuple[str, ...], tmp_path: Path, template: str | None) -> None:
     own = {"id": "e", "question": "Which?", "choices": ["red", ""], "gold": "A"}
     (tmp_path / "e.jsonl").write_text(json.dumps(own) + "\n")
-    folder = Path(save_model(tmp_path / "chat"))
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}:")
+    folder = Path(save_model(tmp_path / "model"))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(ValueError, match="question 'e' has an empty option"):
         make_data((str(folder), str(tmp_path / "e.jsonl")), option_text="choice")
 

@@ -3,11 +3,14 @@
 import itertools
 import math
 import random
+from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from datamodules.answers import EXTRACTORS
 from lightning_modules.evaluation import LIKELIHOODS
@@ -211,3 +214,16 @@ def test_the_table_has_a_column_for_each_task() -> None:
     assert line.split() == ["macro_f1_neutral", "1", "(n=1)", "–"]
     [line] = [line for line in table if line.startswith("accuracy_neutral")]
     assert line.count("100.0% [20.7%, 100.0%] (n=1)") == 2
+
+
+def test_bert_score_embeds_with_a_local_model(tmp_path: Path) -> None:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "it", "is", "so", "no", "."]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(tmp_path)
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    references = {"q0": {"same": ["It is so."], "other": ["no no"]}}
+    metrics = measure([make_record(0, "A")], references, str(tmp_path))["t"]
+    assert metrics["bert_score/same"].value == pytest.approx(1, abs=1e-5)
+    assert metrics["bert_score/other"].value < 0.99

@@ -137,6 +137,21 @@ def test_evaluate_prints_what_the_predictions_hold(inside):
         assert f"{number / 6:.1%} [" in line
 
 
+def test_a_checkpoint_answers_as_the_student_exported_from_it(inside, tmp_path):
+    run_stage("evaluate", "--model.student=runs/g/r/checkpoints/last.ckpt", f"--output={tmp_path}/p.parquet")
+    assert pq.read_table(tmp_path / "p.parquet").to_pylist() == pq.read_table("predictions.parquet").to_pylist()
+
+
+def test_metrics_of_finished_predictions_are_those_that_were_written(inside):
+    said = StringIO()
+    with redirect_stdout(said):
+        MAINS["evaluate"](["metrics", "predictions.parquet"])
+    written = json.loads(Path("predictions.parquet.metrics.json").read_text())
+    assert set(written) == {"microworld"} and len(said.getvalue().splitlines()) == 2 + len(written["microworld"])
+    accuracy = written["microworld"]["accuracy_neutral"]
+    assert accuracy["n"] == 6 and f"{accuracy['value']:.1%} [{accuracy['low']:.1%}" in said.getvalue()
+
+
 @pytest.mark.parametrize("stage", list(COMMANDS))
 def test_complete_stage_says_so_and_changes_nothing(inside, stage):
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in inside.rglob("*")}

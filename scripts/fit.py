@@ -32,6 +32,7 @@ from lightning_modules.checkpoints import (
 )
 from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
+from lightning_modules.throughput import Throughput
 from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, log_student
 from scripts.stage_cli import StageCLI, run_main
 
@@ -40,9 +41,10 @@ class FitCLI(StageCLI):
     """Adds the run's folder, its loggers and its checkpoints to the trainer."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--run.*`."""
+        """Adds `--run.*` and `--throughput.*`."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--run", type=RunSettings, default=RunSettings())
+        parser.add_lightning_class_args(Throughput, "throughput")
 
     def before_instantiate_classes(self) -> None:
         """Finds the run's folder, and refuses one of another config before anything is built."""

@@ -2,7 +2,7 @@
 
     python scripts/job.py JOBS.jsonl 3 [overrides]
 
-It does nothing if the job is done, and refuses to start on what an unfinished job should have left.
+It refuses to start on what an unfinished job should have left.
 """
 
 import json
@@ -10,7 +10,6 @@ import runpy
 import sys
 from pathlib import Path
 from typing import NoReturn
-
 
 
 def refuse(message: str) -> NoReturn:
@@ -28,9 +27,6 @@ def main() -> None:
     if line >= len(jobs):
         refuse(f"{path} has {len(jobs)} jobs, counted from 0; there is no {line}")
     job, done = jobs[line], {job["name"]: job["done"] for job in jobs}
-    if Path(job["done"]).exists():
-        print(f"{job['name']}: done already")
-        return
     for name in job["needs"]:
         if not Path(done[name]).exists():
             refuse(f"{job['name']} needs {name}, which is not finished: there is no {done[name]}")

@@ -3,7 +3,7 @@
     python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
     python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
     python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
-    python scripts/study.py submit --config ...    # submits what is missing to SLURM; slurm/pipeline.sh loads its settings
+    python scripts/study.py submit --config ...    # submits what is missing to SLURM; see slurm/pipeline.sh
     python scripts/study.py analyze --config ...   # the table of arms x students, and the family interaction
 
 Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command

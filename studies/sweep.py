@@ -17,6 +17,8 @@ from studies.statistics import wilson_interval
 Settings = dict[str, Any]
 Values = dict[str, list[Any]]
 Rows = list[Settings]
+Args = list[str]
+Jobs = list[Job]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Sweep:
         """Returns where an arm's answers are."""
         return self.folder / "predictions" / f"{arm}.parquet"
 
-    def jobs(self, grid: str) -> "list[Job]":
+    def jobs(self, grid: str) -> Jobs:
         """Returns all jobs, each after what it needs: the teacher's stages, if the experiment has them, and the arms.
 
         Args:
@@ -134,7 +136,7 @@ class Sweep:
         needs = [job.name for job in jobs if job.stage == "evaluate"]
         return [*jobs, Job("table", "sweep", [grid, "--table"], str(self.folder / "table.md"), needs)]
 
-    def _command(self, settings: Settings) -> "list[str]":
+    def _command(self, settings: Settings) -> Args:
         return [f"--config={self.config}"] + [
             f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()
         ]

@@ -1,7 +1,7 @@
 """A real SLURM on this machine: one controller and three nodes of two fake GPUs each, in a folder, on free ports.
 
-No systemd, munge, cgroups or database: `auth/none`, `proctrack/linuxproc` and a log of ended jobs do for tests. It needs
-root, since slurmd starts tasks as their user.
+No systemd, munge, cgroups or database: `auth/none`, `proctrack/linuxproc` and a log of ended jobs do for tests. It
+needs root, since slurmd starts tasks as their user.
 """
 
 import contextlib

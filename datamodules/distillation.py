@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from datamodules.batching import EpochDraw, TokenBudgetBatchSampler
+from datamodules.controls import AS_WRITTEN, AnswerPosition, TextControl
 from datamodules.example_store import ExampleView, drop_too_long, open_store
 from datamodules.files import hash_text
 from datamodules.loading import Collate, ResumableLoader, loader_options
@@ -19,6 +19,7 @@ from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
 from datamodules.questions import load_questions
 from datamodules.rationales import read_gold_conditions, read_metadata
+from datamodules.selection import RationaleFilters, select_rationales
 from datamodules.tokenization import Supervision, fingerprint_tokenizer, load_tokenizer
 
 
@@ -40,6 +41,10 @@ class RationaleDataModule(L.LightningDataModule):
         correct_only: bool = True,
         answered_by: list[str] | None = None,
         solved_by: list[str] | None = None,
+        matched_with: list[str] | None = None,
+        answer_position: AnswerPosition | None = None,
+        shuffled: bool = False,
+        control_seed: NonNegativeInt = 0,
         max_length: PositiveInt = 1024,
         skip_too_long: bool = False,
         tokens_per_batch: PositiveInt = 2048,
@@ -60,6 +65,12 @@ class RationaleDataModule(L.LightningDataModule):
             answered_by: Use only questions that each of these teachers answered, whether it is used or not; `teachers`
                 says whose rationales are. Arms with one teacher each then learn from the same questions.
             solved_by: Likewise, only questions that each of these teachers answered right at least once.
+            matched_with: Use only rationales to which each of these teachers, the used one among them, has another with
+                nearly as many words; the arms of all then have equally many. Chosen after the filters.
+            answer_position: Put every answer first or last, in the prompt's words; null leaves it where it is.
+            shuffled: Give each rationale the reasoning of another question of its task, and leave it its own answer:
+                what the form of a rationale teaches. Its plain arm is one with answer_position last, which it implies.
+            control_seed: Of what is shuffled, and of the choice among rationales of matched lengths.
             max_length: Longest example in tokens.
             skip_too_long: Leave out longer examples, counted in a warning, rather than refuse them.
             tokens_per_batch: Budget of a batch, in padded tokens.
@@ -69,10 +80,20 @@ class RationaleDataModule(L.LightningDataModule):
         super().__init__()
         self.tokenizer_name, self.revision = tokenizer, revision
         self.questions_source, self.limit = questions, limit
-        self.rationale_paths, self.teachers = rationales or [], teachers
+        self.rationale_paths = rationales or []
         self.prompt = get_prompt(prompt)
-        self.samples_per_question, self.correct_only = samples_per_question, correct_only
-        self.answered_by, self.solved_by = answered_by or [], solved_by or []
+        self.filters = RationaleFilters(
+            teachers,
+            answered_by or [],
+            solved_by or [],
+            correct_only,
+            samples_per_question,
+            matched_with or [],
+            control_seed,
+        )
+        self.text_control = TextControl(answer_position, control_seed if shuffled else None)
+        # How many rationales are left after each filter.
+        self.num_left: dict[str, int] = {}
         self.max_length, self.skip_too_long = max_length, skip_too_long
         self.tokens_per_batch = tokens_per_batch
         self.cache_dir = Path(cache_dir)
@@ -85,7 +106,8 @@ class RationaleDataModule(L.LightningDataModule):
     def open_examples(self, rationales: list[str] | None) -> ExampleView:
         """Returns the examples of the first `limit` questions: one per rationale, or, without, one per question."""
         questions = load_questions(self.questions_source)
-        store = open_store(self.cache_dir, self.tokenizer, self.prompt, questions, rationales)
+        control = self.text_control if rationales else AS_WRITTEN
+        store = open_store(self.cache_dir, self.tokenizer, self.prompt, questions, rationales, control)
         everything = ExampleView(store, np.arange(len(store)))
         if self.limit is None:
             return everything
@@ -100,58 +122,15 @@ class RationaleDataModule(L.LightningDataModule):
         """
         if not self.rationale_paths:
             raise ValueError("data.rationales is empty; name at least one file of rationales")
-        paths = ", ".join(self.rationale_paths)
         examples = self.open_examples(self.rationale_paths)
-        teachers = examples.column("teacher")
-        if absent := sorted({*(self.teachers or []), *self.answered_by, *self.solved_by} - set(teachers)):
-            raise ValueError(f"{paths}: no rationale of {absent}; there are {sorted(set(teachers))}")
-        self._warn_of_mixed_conditions(set(self.teachers or teachers))
-        number = len(examples)
-        shared = self._find_shared_questions(examples)
-        kept = np.array([question_id in shared for question_id in examples.column("question_id")])
-        if self.teachers is not None:
-            kept &= np.isin(teachers.astype(str), self.teachers)
-        examples = examples.where(kept)
-        empty = (examples.lengths == 0) & examples.column("imported").astype(bool)
-        if num_empty := int(empty.sum()):
-            warnings.warn(f"{paths}: {num_empty} published rationales are empty and are left out", stacklevel=2)
-            examples = examples.where(~empty)
-        if self.correct_only:
-            examples = examples.where(examples.column("correct") == True)  # noqa: E712 (null where unknown)
-        if self.samples_per_question is not None:
-            seen: Counter[tuple[str, str]] = Counter()
-            places = []
-            for key in zip(examples.column("question_id"), examples.column("teacher"), strict=True):
-                places.append(seen[key])
-                seen[key] += 1
-            examples = examples.where(np.array(places) < self.samples_per_question)
-        if not len(examples):
-            filters = ", ".join(
-                f"{name} is on" for name in ("correct_only", "answered_by", "solved_by") if vars(self)[name]
-            )
-            raise ValueError(
-                f"{paths}: none of {number} rationales is left after filtering"
-                f"{f' ({filters})' if filters else ''}; there is nothing to supervise"
-            )
-        if (examples.lengths == 0).any():
-            identifier = examples.where(examples.lengths == 0)[0].id
-            raise ValueError(f"rationale {identifier!r} has an empty completion; correct_only leaves such ones out")
+        self._warn_of_mixed_conditions(set(self.filters.teachers or examples.column("teacher")))
+        examples, self.num_left = select_rationales(examples, self.filters, ", ".join(self.rationale_paths))
         return examples
-
-    def _find_shared_questions(self, examples: ExampleView) -> set[str]:
-        """Returns the questions that the teachers of `answered_by` answered and those of `solved_by` answered right."""
-        ids, teachers = examples.column("question_id"), examples.column("teacher")
-        shared = set(ids)
-        for names, column in ((self.answered_by, "answered"), (self.solved_by, "correct")):
-            fits = examples.column(column) == True  # noqa: E712 (null where unknown)
-            for name in names:
-                shared &= set(ids[fits & (teachers == name)])
-        return shared
 
     def _warn_of_mixed_conditions(self, teachers: set[str]) -> None:
         """Warns if some teachers of this comparison were shown the gold answers and others were not."""
         conditions = read_gold_conditions(self.rationale_paths)
-        compared = {*teachers, *self.answered_by, *self.solved_by} & set(conditions)
+        compared = (teachers | self.filters.compared) & set(conditions)
         shown = sorted(teacher for teacher in compared if conditions[teacher])
         if shown and len(shown) < len(compared):
             free = sorted(compared - set(shown))
@@ -256,6 +235,8 @@ class DistillationDataModule(RationaleDataModule):
             warnings.warn(f"data.logits is not read with supervision {supervision}", stacklevel=2)
         if supervision == "label" and self.rationale_paths:
             warnings.warn("data.rationales is not read with supervision label", stacklevel=2)
+        if supervision == "label" and self.text_control != AS_WRITTEN:
+            raise ValueError("data.answer_position and data.shuffled change rationales; supervision label has none")
         if supervision == "label" and samples_per_epoch is not None:
             raise ValueError("data.samples_per_epoch draws rationales, of which supervision label has none")
         if teacher_weights is not None:

@@ -10,11 +10,12 @@ A folder named by the hash of all that the tokens depend on, with `examples.arro
     imported                   bool       whether the rationale comes from a published collection
     text_hash                  string
     num_prompt_tokens          int32
+    num_words                  int32      of the rationale's text, whatever the tokenizer; 0 for gold labels
     token_ids                  list<int32>
     segments                   list<int8>
 
 Every rationale of the files has a row, so that arms that filter differently share one store; one without anything
-to supervise has no tokens.
+to supervise has no tokens. Controls that change texts have stores of their own.
 """
 
 import json
@@ -27,7 +28,8 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
-from datamodules import answers, expressions, prompts, statements, tokenization
+from datamodules import answers, controls, expressions, prompts, statements, tokenization
+from datamodules.controls import AS_WRITTEN, TextControl, shuffle_rationales
 from datamodules.files import atomic_path, hash_json, hash_path, require_file, write_json
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
@@ -38,12 +40,12 @@ ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("id", "question_id", "teacher")]
     + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported")]
-    + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32())]
+    + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32()), pa.field("num_words", pa.int32())]
     + [pa.field("token_ids", pa.list_(pa.int32())), pa.field("segments", pa.list_(pa.int8()))]
 )
 
 _LISTS = ("token_ids", "segments")
-_TEXT_TO_TOKENS = (answers, expressions, prompts, statements, tokenization)
+_TEXT_TO_TOKENS = (answers, controls, expressions, prompts, statements, tokenization)
 
 
 class ExampleStore:
@@ -153,20 +155,25 @@ def drop_too_long(examples: ExampleView, max_length: int, skip: bool) -> Example
     return examples.where(examples.lengths <= max_length)
 
 
-def _read_pairs(questions: list[Question], paths: list[str] | None) -> list[tuple[Question, Rationale | None]]:
+def _read_pairs(
+    questions: list[Question], paths: list[str] | None, control: TextControl
+) -> list[tuple[Question, Rationale | None]]:
     """Returns each question, or each of its rationales, in the questions' order."""
     if paths is None:
         return [(question, None) for question in questions]
     by_question: dict[str, list[Rationale]] = {question.id: [] for question in questions}
     for rationale in load_rationales(paths, {question.id: question for question in questions}):
         by_question[rationale.question_id].append(rationale)
-    return [(question, rationale) for question in questions for rationale in by_question[question.id]]
+    pairs = [(question, rationale) for question in questions for rationale in by_question[question.id]]
+    return [*(pairs if control.shuffle_seed is None else shuffle_rationales(pairs, control.shuffle_seed))]
 
 
-def _tokenize(tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]]) -> Iterator[pa.RecordBatch]:
+def _tokenize(
+    tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]], control: TextControl
+) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(pairs), ROWS_PER_BATCH):
         part = pairs[start : start + ROWS_PER_BATCH]
-        examples = build_examples(tokenizer, prompt, part)
+        examples = build_examples(tokenizer, prompt, part, control.position)
         rationales = [rationale for _, rationale in part]
         columns = {
             **{
@@ -175,6 +182,7 @@ def _tokenize(tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale |
             },
             "teacher": [example.teacher for example in examples],
             "num_prompt_tokens": [example.num_prompt_tokens for example in examples],
+            "num_words": [len(rationale.text.split()) if rationale else 0 for rationale in rationales],
             "answered": [rationale is not None and rationale.answer is not None for rationale in rationales],
             "correct": [rationale.correct if rationale else None for rationale in rationales],
             "imported": [rationale.finish_reason == "imported" if rationale else False for rationale in rationales],
@@ -183,7 +191,12 @@ def _tokenize(tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale |
 
 
 def open_store(
-    cache_dir: Path, tokenizer, prompt: Prompt, questions: list[Question], rationales: list[str] | None
+    cache_dir: Path,
+    tokenizer,
+    prompt: Prompt,
+    questions: list[Question],
+    rationales: list[str] | None,
+    control: TextControl = AS_WRITTEN,
 ) -> ExampleStore:
     """Opens the store of these questions and rationales, and writes it first if no process has yet.
 
@@ -195,6 +208,7 @@ def open_store(
         prompt: What stands before each completion.
         questions: All of the source's.
         rationales: Files; None is for gold labels.
+        control: What is changed in the rationales.
 
     Raises:
         ValueError: A rationale's file is malformed, or the store is damaged or cannot be written.
@@ -205,17 +219,18 @@ def open_store(
         "tokenizers": version("tokenizers"),
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,
+        "control": vars(control),
         "questions": hash_json([vars(question) for question in questions]),
         "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
     }
     folder = cache_dir / hash_json(depends_on)
     if not folder.is_dir():
-        pairs = _read_pairs(questions, rationales)
+        pairs = _read_pairs(questions, rationales, control)
         try:
             with atomic_path(folder) as temporary:
                 temporary.mkdir()
                 with pa.OSFile(str(temporary / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as out:
-                    for batch in _tokenize(tokenizer, prompt, pairs):
+                    for batch in _tokenize(tokenizer, prompt, pairs, control):
                         out.write_batch(batch)
                 checksum = hash_path(temporary / "examples.arrow")
                 write_json(temporary / "manifest.json", {"sha256": checksum, "depends_on": depends_on})

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from datamodules.batching import TokenBudgetBatchSampler
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question, load_questions
+from datamodules.rationales import Rationale, load_rationales
 from datamodules.tokenization import encode_completion, encode_prompt, fingerprint_tokenizer, load_tokenizer
 
 
@@ -31,6 +32,31 @@ class PosedQuestion:
     option_ids: list[list[int]]
 
 
+def load_originals(path: str, teacher: str | None, questions: list[Question]) -> dict[str, Rationale]:
+    """Returns the first rationale of each question, by question id; those without text are left out.
+
+    Args:
+        path: A rationale store or a published collection.
+        teacher: Whose; None takes the file's only teacher.
+        questions: All that the file may be about.
+
+    Raises:
+        ValueError: The teacher has none, or there are several and none is named.
+    """
+    rationales = load_rationales([path], {question.id: question for question in questions})
+    teachers = sorted({rationale.teacher for rationale in rationales})
+    if teacher is None and len(teachers) == 1:
+        [teacher] = teachers
+    if teacher not in teachers:
+        wanted = "data.rewrites_of is not set" if teacher is None else f"no rationale of {teacher!r}"
+        raise ValueError(f"{path}: {wanted}; there are {teachers}")
+    found: dict[str, Rationale] = {}
+    for rationale in rationales:
+        if rationale.teacher == teacher and rationale.text.strip():
+            found.setdefault(rationale.question_id, rationale)
+    return found
+
+
 class QuestionDataModule(L.LightningDataModule):
     """Renders each question with a prompt; `predict` hands out every question and sample that is not `done` once.
 
@@ -44,31 +70,38 @@ class QuestionDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer: str | None,
-        questions: str,
+        questions: list[str] | str,
         prompt: str = "cot",
         limit: PositiveInt | None = None,
         max_length: PositiveInt = 1024,
         skip_too_long: bool = False,
         tokens_per_batch: PositiveInt = 8192,
         revision: str | None = None,
+        rewrites: str | None = None,
+        rewrites_of: str | None = None,
     ):
         """Stores the settings; files are read in `setup`.
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default. Null, for a teacher that takes
                 text, leaves prompts untokenized and their length unchecked.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a list of these.
             prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
-            limit: Use only the first so many questions.
+            limit: Use only the first so many questions of each source.
             max_length: Longest prompt in tokens.
             skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.
             tokens_per_batch: Budget of a batch: completions x (longest prompt + longest completion), in tokens.
             revision: Commit of a hub tokenizer.
+            rewrites: Rationales that the model is to rewrite, with a prompt that shows them (paraphrase): the first of
+                each question; questions without one are left out.
+            rewrites_of: Of this teacher; null if the file has only one.
         """
         super().__init__()
         self.tokenizer_name, self.revision = tokenizer, revision
         self.questions_source, self.limit = questions, limit
-        self.prompt = get_prompt(prompt)
+        self.prompt = get_prompt(prompt, rewrites is not None)
+        self.rewrites, self.rewrites_of = rewrites, rewrites_of
+        self.originals: dict[str, Rationale] = {}
         self.max_length, self.skip_too_long, self.tokens_per_batch = max_length, skip_too_long, tokens_per_batch
         self.num_samples, self.max_new_tokens = 1, 0
         self.done: set[tuple[str, int]] = set()
@@ -78,9 +111,10 @@ class QuestionDataModule(L.LightningDataModule):
 
     def pose(self, question: Question) -> PosedQuestion:
         """Tokenizes a question's prompt and the answer sentences that choose its options."""
+        rationale = self.originals[question.id].text.strip() if self.originals else ""
         if self.tokenizer is None:
-            return PosedQuestion(question, self.prompt.render(question, chat=True), [], [])
-        text, prompt_ids = encode_prompt(self.tokenizer, self.prompt, question)
+            return PosedQuestion(question, self.prompt.render(question, True, rationale), [], [])
+        text, prompt_ids = encode_prompt(self.tokenizer, self.prompt, question, rationale)
         sentences = [self.prompt.answer_sentence(question, letter) for letter in question.letters]
         options = [encode_completion(self.tokenizer, "", sentence)[0] for sentence in sentences]
         return PosedQuestion(question, text, prompt_ids, options)
@@ -97,7 +131,14 @@ class QuestionDataModule(L.LightningDataModule):
             None if self.tokenizer_name is None else load_tokenizer(self.tokenizer_name, self.revision)
         )
         self.fingerprint = None if self.tokenizer is None else fingerprint_tokenizer(self.tokenizer)
-        posed = [self.pose(question) for question in load_questions(self.questions_source, self.limit)]
+        questions = load_questions(self.questions_source, self.limit)
+        if self.rewrites is not None:
+            everything = load_questions(self.questions_source)
+            self.originals = load_originals(self.rewrites, self.rewrites_of, everything)
+            questions = [question for question in questions if question.id in self.originals]
+            if not questions:
+                raise ValueError(f"{self.rewrites}: no rationale of the questions, and so nothing to rewrite")
+        posed = [self.pose(question) for question in questions]
         long = [item.question.id for item in posed if len(item.prompt_ids) > self.max_length]
         if long and (not self.skip_too_long or len(long) == len(posed)):
             raise ValueError(

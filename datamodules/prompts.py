@@ -20,9 +20,14 @@ QUESTIONS: dict[AnswerKind, str] = {
 }
 
 
-def _fill(template: str, question: Question) -> str:
+def _fill(template: str, question: Question, rationale: str = "") -> str:
     lines = [f"{letter}) {choice}" for letter, choice in zip(question.letters, question.choices or (), strict=True)]
-    return template.format(question=question.question, choices="\n".join(lines), letters=", ".join(question.letters))
+    return template.format(
+        question=question.question,
+        choices="\n".join(lines),
+        letters=", ".join(question.letters),
+        rationale=rationale,
+    )
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Prompt:
 
     Attributes:
         name: What a config names.
-        texts: For each kind of answer, the template: `{question}`, `{choices}`, `{letters}`.
+        texts: For each kind of answer, the template: `{question}`, `{choices}`, `{letters}`, and `{rationale}` if it
+            asks for a rationale to be rewritten.
         cue: Ends the prompt where the student reads raw text, and in a chat if `cue_in_chat`.
         cue_in_chat: A chat template marks the reply itself; then a bare `Answer:` is only noise.
         answer: The answer sentence of a multiple-choice question: `{letter}`, `{text}`.
@@ -48,13 +54,23 @@ class Prompt:
         """Name and content hash, as artefacts record it."""
         return f"{self.name}-{hash_json([*vars(self).values()])[:8]}"
 
-    def render(self, question: Question, chat: bool) -> str:
+    @property
+    def rewrites(self) -> bool:
+        """Whether it asks for a rationale to be rewritten."""
+        return "{rationale}" in self.texts["choice"]
+
+    def render(self, question: Question, chat: bool, rationale: str = "") -> str:
         """Returns what the model reads: the user's message of a chat, or raw text that ends with a newline.
 
         Raw text ends with a newline so that a completion starts a line, which every tokenizer splits the
         same way whatever follows.
+
+        Args:
+            question: The question.
+            chat: Whether a chat template surrounds the text.
+            rationale: What is to be rewritten.
         """
-        text = _fill(self.texts[question.kind], question)
+        text = _fill(self.texts[question.kind], question, rationale)
         if chat:
             return text + self.cue if self.cue_in_chat else text
         return text + self.cue + "\n"
@@ -120,6 +136,16 @@ _PROMPTS = [
         cue="\nOutput:",
         cue_in_chat=False,
     ),
+    # The same content in another's words, as a control.
+    Prompt(
+        name="paraphrase",
+        texts=_with_instruction(
+            "Rewrite the explanation in your own words. Keep its steps, their order and its answer, and add nothing.\n",
+            "{body}\nExplanation: {rationale}",
+        ),
+        cue="\nThe explanation, rewritten:",
+        cue_in_chat=False,
+    ),
     # For models too small to read instructions, which find an option's text more easily than its letter.
     Prompt(
         name="plain",
@@ -132,12 +158,22 @@ _PROMPTS = [
 PROMPTS = {prompt.name: prompt for prompt in _PROMPTS}
 
 
-def get_prompt(name: str) -> Prompt:
+def get_prompt(name: str, rewrites: bool = False) -> Prompt:
     """Returns the prompt of this name.
 
+    Args:
+        name: The prompt's name.
+        rewrites: Whether there are rationales to be rewritten, which only some prompts show, and those always.
+
     Raises:
-        ValueError: No prompt has this name.
+        ValueError: No prompt has this name, or it does not fit.
     """
     if name not in PROMPTS:
         raise ValueError(f"prompt {name!r} is unknown; there are: {', '.join(PROMPTS)}")
-    return PROMPTS[name]
+    prompt = PROMPTS[name]
+    if prompt.rewrites and not rewrites:
+        raise ValueError(f"prompt {name!r} shows a rationale to be rewritten: set data.rewrites, in annotate")
+    if rewrites and not prompt.rewrites:
+        fitting = ", ".join(other.name for other in _PROMPTS if other.rewrites)
+        raise ValueError(f"data.rewrites needs a prompt that shows rationales, not {name!r}; there are: {fitting}")
+    return prompt

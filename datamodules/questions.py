@@ -1,5 +1,6 @@
 """Questions: one item of a task each, from a task's hub files, the microworld's generator, or a local file."""
 
+import itertools
 import string
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from datamodules.tasks import read_task
 
 LETTERS = string.ascii_uppercase
 AnswerKind = Literal["choice", "boolean", "number", "expression"]
+# How the other way to say true and false calls each option.
+_POLAR = {"yes": "true", "no": "false", "true": "yes", "false": "no"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ class Question:
         """What the answer is: an option, true or false (or yes or no), a number, or an expression."""
         if self.choices is None:
             return "expression" if self.expression else "number"
-        texts = {choice.casefold() for choice in self.choices}
-        return "boolean" if texts in ({"true", "false"}, {"yes", "no"}) else "choice"
+        return "boolean" if is_boolean(self.choices) else "choice"
 
     @property
     def letters(self) -> str:
@@ -59,8 +61,15 @@ class Question:
         return self.choices[self.letters.index(letter)]
 
 
+def is_boolean(choices: tuple[str, ...]) -> bool:
+    """Whether the options are true and false, or yes and no."""
+    return {choice.casefold() for choice in choices} in ({"true", "false"}, {"yes", "no"})
+
+
 def normalize_gold(gold: Any, choices: tuple[str, ...] | None, expression: bool = False) -> str | None:
     """Returns the gold answer as an option letter, or as a normalised number or expression.
+
+    Where the options are true and false, yes and no are read, too, and the reverse.
 
     Raises:
         ValueError: The gold answer is neither a letter nor the text of an option, nor a number.
@@ -74,6 +83,9 @@ def normalize_gold(gold: Any, choices: tuple[str, ...] | None, expression: bool 
         return gold
     if str(gold) in choices:
         return letters[choices.index(str(gold))]
+    if is_boolean(choices) and (word := str(gold).casefold()) in _POLAR:
+        names = [choice.casefold() for choice in choices]
+        return letters[names.index(word if word in names else _POLAR[word])]
     raise ValueError(f"gold answer {gold!r} is no option (letters {letters}, texts {list(choices)})")
 
 
@@ -138,8 +150,8 @@ def _read_source(source: str) -> Iterator[tuple[str, dict, str, str]]:
         yield where, record, task or stem, split if task else "train"
 
 
-def load_questions(source: str, limit: int | None = None) -> list[Question]:
-    """Loads questions from a task's hub files, from the microworld's generator, or from a file.
+def load_questions(sources: str | list[str], limit: int | None = None) -> list[Question]:
+    """Loads questions from tasks' hub files, from the microworld's generator, or from files.
 
     Sources are `task:NAME:SPLIT[@FOLDER]` (see `datamodules.tasks`), `microworld:SPLIT:NUMBER:SEED`, and paths of
     jsonl, jsonl.gz or parquet files.
@@ -147,20 +159,22 @@ def load_questions(source: str, limit: int | None = None) -> list[Question]:
     A file's record that names no task or split takes them from the file's name: `obqa_train.jsonl.gz`.
 
     Args:
-        source: Where the questions are.
-        limit: Keep the first so many; None keeps all.
+        sources: Where the questions are; several are read one after the other.
+        limit: Keep the first so many of each source; None keeps all.
 
     Raises:
-        ValueError: The source is missing or empty, a record is malformed, or an id is there twice.
+        ValueError: A source is missing or empty, a record is malformed, or an id is there twice.
     """
     questions: dict[str, Question] = {}
-    for where, record, task, split in _read_source(source):
-        if limit is not None and len(questions) == limit:
-            break
-        question = parse_question(record, where, task, split)
-        if question.id in questions:
-            raise ValueError(f"{where}: question id {question.id!r} is there twice")
-        questions[question.id] = question
+    for source in [sources] if isinstance(sources, str) else sources:
+        before = len(questions)
+        for where, record, task, split in itertools.islice(_read_source(source), limit):
+            question = parse_question(record, where, task, split)
+            if question.id in questions:
+                raise ValueError(f"{where}: question id {question.id!r} is there twice")
+            questions[question.id] = question
+        if len(questions) == before:
+            raise ValueError(f"{source}: no questions")
     if not questions:
-        raise ValueError(f"{source}: no questions")
+        raise ValueError("data.questions is empty; name at least one source of questions")
     return list(questions.values())

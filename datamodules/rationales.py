@@ -66,6 +66,11 @@ SCHEMA = pa.schema(
 )
 
 
+def name_paraphrase(writer: str, paraphraser: str) -> str:
+    """Returns how rationales name their teacher if another has rewritten them."""
+    return f"{writer}-by-{paraphraser}"
+
+
 def write_table(path: Path, records: list[dict], metadata: dict, schema: pa.Schema | None = None) -> None:
     """Writes records as parquet with JSON metadata in the file's schema, atomically."""
     table = pa.Table.from_pylist(records, schema=schema)

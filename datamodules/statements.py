@@ -233,9 +233,14 @@ def _find_verdicts(text: str, question: Question) -> Iterator[Extraction]:
             yield Extraction(next(iter(named)), "stated text", verdict.start(), verdict.end())
 
 
-def find_last_statement(text: str, question: Question) -> Extraction | None:
-    """Returns the last statement of an answer, which is the one that counts."""
+def list_statements(text: str, question: Question) -> list[Extraction]:
+    """Returns all statements of an answer: what is announced as it, then what is called it."""
     found = list(_find_statements(text, question))
     if question.choices is not None:
         found += _find_verdicts(text, question)
-    return max(found, key=lambda extraction: extraction.end, default=None)
+    return found
+
+
+def find_last_statement(text: str, question: Question) -> Extraction | None:
+    """Returns the last statement of an answer, which is the one that counts."""
+    return max(list_statements(text, question), key=lambda extraction: extraction.end, default=None)

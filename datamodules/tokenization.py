@@ -9,6 +9,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.answers import split_answer_sentence
+from datamodules.controls import AnswerPosition, remove_answer
 from datamodules.files import hash_json, hash_text
 from datamodules.pretrained import find_card, locate_pretrained
 from datamodules.prompts import Prompt
@@ -103,44 +104,56 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, questions: Sequence[Question]
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, questions: Sequence[Question], rationale: str = ""
 ) -> list[tuple[str, list[int]]]:
-    """Returns each prompt's text and ids: through the chat template if the tokenizer has one, else raw text."""
+    """Returns each prompt's text and ids: through the chat template if the tokenizer has one, else raw text.
+
+    Args:
+        tokenizer: The model's.
+        prompt: How the questions are posed.
+        questions: The questions.
+        rationale: What is to be rewritten, if the prompt asks for that.
+    """
     if tokenizer.chat_template:
-        chats = [[{"role": "user", "content": prompt.render(question, chat=True)}] for question in questions]
+        chats = [[{"role": "user", "content": prompt.render(question, True, rationale)}] for question in questions]
         texts = [str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)) for chat in chats]
         return list(zip(texts, tokenizer(texts, add_special_tokens=False).input_ids, strict=True))
-    texts = [prompt.render(question, chat=False) for question in questions]
+    texts = [prompt.render(question, False, rationale) for question in questions]
     encoded = tokenizer(texts).input_ids
     return [
         (text, ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids) for text, ids in zip(texts, encoded, strict=True)
     ]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question) -> tuple[str, list[int]]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, question: Question, rationale: str = ""
+) -> tuple[str, list[int]]:
     """Returns one prompt's text and ids."""
-    [encoded] = encode_prompts(tokenizer, prompt, [question])
+    [encoded] = encode_prompts(tokenizer, prompt, [question], rationale)
     return encoded
 
 
 def encode_completions(
-    tokenizer: PreTrainedTokenizerBase, parts: Sequence[tuple[str, str]]
+    tokenizer: PreTrainedTokenizerBase, parts: Sequence[tuple[str, str]], answer_first: bool = False
 ) -> list[tuple[list[int], list[int]]]:
     """Returns ids and segments of completions: rationale, answer sentence, end token.
 
-    The end token belongs to the answer, or to the rationale where there is no answer sentence.
+    The end token belongs to what stands before it.
 
     Args:
         tokenizer: The student's.
         parts: Of each completion, the rationale and the answer sentence.
+        answer_first: The answer sentence stands before the rationale.
     """
-    texts = [f"{rationale} {answer}".strip() for rationale, answer in parts]
+    segments_in_order = (ANSWER, RATIONALE) if answer_first else (RATIONALE, ANSWER)
+    ordered = [(answer, rationale) if answer_first else (rationale, answer) for rationale, answer in parts]
+    texts = [f"{first} {second}".strip() for first, second in ordered]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     completions = []
-    for text, (_, answer), ids, offsets in zip(texts, parts, encoded.input_ids, encoded.offset_mapping, strict=True):
-        answer_start = len(text) - len(answer)
-        segments = [ANSWER if end > answer_start else RATIONALE for _, end in offsets]
-        completions.append(([*ids, tokenizer.eos_token_id], [*segments, ANSWER if answer else RATIONALE]))
+    for text, (_, second), ids, offsets in zip(texts, ordered, encoded.input_ids, encoded.offset_mapping, strict=True):
+        second_start = len(text) - len(second)
+        segments = [segments_in_order[end > second_start] for _, end in offsets]
+        completions.append(([*ids, tokenizer.eos_token_id], [*segments, segments_in_order[second != ""]]))
     return completions
 
 
@@ -150,46 +163,62 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, rationale: str, answer
     return encoded
 
 
-def split_completion(question: Question, rationale: Rationale, prompt: Prompt) -> tuple[str, str]:
+def split_completion(
+    question: Question, rationale: Rationale, prompt: Prompt, normalize: bool = False
+) -> tuple[str, str]:
     """Returns (rationale, answer sentence) of a completion.
 
     A teacher's own last sentence is kept if it states the answer; otherwise the prompt's answer sentence is
-    added with the answer that the teacher reached. A rationale without any answer stays without.
+    added with the answer that the teacher reached. A rationale without any answer stays without. If `normalize`, the
+    prompt's answer sentence replaces all sentences in which the teacher states it.
     """
     text = rationale.text.strip()
-    if own := split_answer_sentence(text, question):
+    if normalize:
+        text = remove_answer(text, question, rationale.answer)
+    elif own := split_answer_sentence(text, question):
         return own
     return text, prompt.answer_sentence(question, rationale.answer) if rationale.answer else ""
 
 
 def build_examples(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, pairs: Sequence[tuple[Question, Rationale | None]]
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    pairs: Sequence[tuple[Question, Rationale | None]],
+    answer_position: AnswerPosition | None = None,
 ) -> list[Example]:
     """Tokenizes (question, rationale) pairs, or, without a rationale, (question, gold answer), in one go.
 
     An example without anything to supervise, for want of a gold answer or of any text, has no tokens.
+
+    Args:
+        tokenizer: The student's.
+        prompt: What stands before each completion.
+        pairs: Each question and its rationale.
+        answer_position: Where the answer sentence, then the prompt's, stands; None leaves each text as it is.
     """
     questions = {question.id: question for question, _ in pairs}
     prompts = dict(zip(questions, encode_prompts(tokenizer, prompt, list(questions.values())), strict=True))
     parts = []
     for question, rationale in pairs:
         if rationale is not None:
-            parts.append(split_completion(question, rationale, prompt) if rationale.text.strip() else ("", ""))
+            has_text, normalize = bool(rationale.text.strip()), answer_position is not None
+            parts.append(split_completion(question, rationale, prompt, normalize) if has_text else ("", ""))
         else:
             parts.append(("", prompt.answer_sentence(question, question.gold) if question.gold is not None else ""))
     examples = []
     for (question, rationale), (text, answer), (completion_ids, segments) in zip(
-        pairs, parts, encode_completions(tokenizer, parts), strict=True
+        pairs, parts, encode_completions(tokenizer, parts, answer_position == "first"), strict=True
     ):
         prompt_text, prompt_ids = prompts[question.id]
         stop = None if text or answer else 0
+        order = (answer, "", text) if answer_position == "first" else (text, answer)
         examples.append(
             Example(
                 id=rationale.id if rationale else f"{question.id}/label",
                 question_id=question.id,
                 token_ids=np.array([*prompt_ids, *completion_ids][:stop], dtype=np.int32),
                 segments=np.array([*[PROMPT] * len(prompt_ids), *segments][:stop], dtype=np.int8),
-                text_hash=hash_text(f"{prompt_text}\0{text}\0{answer}"),
+                text_hash=hash_text("\0".join([prompt_text, *order])),
             )
         )
     return examples

@@ -16,7 +16,8 @@ from datamodules.answers import extract_neutral
 from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
-from datamodules.rationales import Rationale
+from datamodules.rationales import Rationale, name_paraphrase
+from datamodules.statements import find_last_statement
 from lightning_modules.backends import Backend, Decoding, Request, Source, TransformersBackend
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
 from lightning_modules.row_head import RowHead
@@ -148,20 +149,27 @@ class Annotator(TeacherModule):
         return list(self.annotate(self.trainer.datamodule, items))
 
     def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict]:
-        """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample)."""
+        """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample).
+
+        A rewritten rationale keeps the answer it had, unless it now states another.
+        """
         requests = []
         for question_id, sample in items:
             posed = data.posed[question_id]
             requests.append(Request(question_id, sample, posed.text, tuple(posed.prompt_ids)))
         for request, completion in self.backend.generate(requests, self.decoding):
             question, text = data.posed[request.question_id].question, completion.text.strip()
-            extraction = extract_neutral(text, question)
+            teacher, original = self.teacher_name, data.originals.get(question.id)
+            extraction = find_last_statement(text, question) if original else extract_neutral(text, question)
             answer = extraction.answer if extraction else None
+            if original is not None:
+                teacher = name_paraphrase(original.teacher, teacher)
+                answer = answer or (original.answer if text else None)
             rationale = Rationale(
                 question_id=question.id,
                 task=question.task,
                 split=question.split,
-                teacher=self.teacher_name,
+                teacher=teacher,
                 family=self.family,
                 sample=request.sample,
                 text=text,

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from datamodules.files import hash_json
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
-from datamodules.rationales import Rationale, read_metadata, write_rationales
+from datamodules.rationales import Rationale, read_gold_conditions, read_metadata, write_rationales
 from datamodules.tasks import format_tasks
 
 # Imported, so that `--model.backend` knows them by name.
@@ -95,7 +95,7 @@ def main(args: list[str] | None = None) -> None:
         if len(revisions) > 1:
             print(f"warning: {output}: several versions answered: {', '.join(revisions)}", file=sys.stderr)
         metadata = {
-            "teacher": teacher.teacher_name,
+            "teacher": records[0]["teacher"],
             "revision": " | ".join(revisions),
             "tokenizer_fingerprint": data.fingerprint,
             "prompt": vars(data.prompt),
@@ -103,6 +103,10 @@ def main(args: list[str] | None = None) -> None:
             "backend": type(teacher.backend).__name__,
             "creation": describe_creation(config),
         }
+        if data.rewrites is not None:
+            [original] = {rationale.teacher for rationale in data.originals.values()}
+            if original in (conditions := read_gold_conditions([data.rewrites])):
+                metadata["gold_conditioned"] = {records[0]["teacher"]: conditions[original]}
         write_rationales(output, [Rationale(**record) for record in records], metadata)
         answered = sum(record["answer"] is not None for record in records)
         correct = sum(record["correct"] is True for record in records)

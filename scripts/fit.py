@@ -95,6 +95,8 @@ def main(args: list[str] | None = None) -> Path:
         hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
         seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
         run.begin(cli.dump_config(), hashes, seeds)
+        if data.num_left:
+            print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.num_left.items()))
     resume = run.checkpoint if run.checkpoint.is_file() else None
     cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
     if cli.trainer.is_global_zero:
@@ -106,6 +108,7 @@ def main(args: list[str] | None = None) -> Path:
             {
                 "global_step": cli.trainer.global_step,
                 "train_examples": len(data.train_examples),
+                "num_left": data.num_left,
                 "supervised_tokens_per_epoch": data.count_supervised_tokens(),
             }
         )

@@ -12,6 +12,7 @@ Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is 
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from scripts import annotate, cache_logits, evaluate, fit
 from scripts.stage_cli import run_main, select_sections
 from studies.comparison import compare, format_comparison
 from studies.execution import format_status, run_jobs
-from studies.grid import Study
+from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
 from studies.submission import submit_jobs
 
@@ -50,14 +51,17 @@ def parse(args: list[str]) -> StudyPlan:
 
 
 def check_sections(jobs: list[Job]) -> None:
-    """Refuses a mistake in a stage's section before any stage runs; the arms differ in little else than names."""
-    for stage, args in {job.stage: job.args for job in reversed(jobs) if job.stage in STAGES}.items():
-        STAGES[stage].parse(args)
+    """Refuses a mistake in a stage's section before any stage runs; jobs with the same options differ in names only."""
+    different = {(job.stage, *(arg.split("=")[0] for arg in job.args)): job for job in jobs if job.stage in STAGES}
+    for job in different.values():
+        STAGES[job.stage].parse(job.args)
 
 
 def run(args: list[str]) -> None:
     """Runs what is missing of a study, then analyzes it."""
     plan = parse(args)
+    if reason := explain_missing_gamma(plan.study):
+        warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
     *jobs, _ = plan.jobs()
     check_sections(jobs)
     run_jobs(jobs, plan.folder, plan.study.workers, {stage: module.main for stage, module in STAGES.items()})

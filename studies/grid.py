@@ -1,11 +1,13 @@
 """A study's grid: students and teachers of several families, crossed with tasks, supervision, controls and seeds."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
 from jsonargparse.typing import PositiveInt
+
+from datamodules.controls import AnswerPosition
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -31,11 +33,13 @@ class StudentSpec:
         model: Hub id, local folder, or GGUF file.
         family: As the teachers' families are called.
         keep_layers: Keep only these decoder layers.
+        fit: Further arguments of its trainings, for example `--model.learning_rate=1e-4`.
     """
 
     model: str
     family: str
     keep_layers: list[int] | None = None
+    fit: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,50 @@ class TeacherSpec:
         model: Hub id, local folder, or GGUF file; null for published rationales.
         rationales: File of published rationales, or one for each task; null for a model.
         name: The teacher's name in these files.
+        annotate: Further arguments when it writes, for example `--model.backend=OpenAIBackend`.
     """
 
     family: str
     model: str | None = None
     rationales: str | dict[str, str] | None = None
     name: str | None = None
+    annotate: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.rationales is None):
             raise ValueError("a teacher has either a model or a file of rationales")
         if (self.rationales is None) != (self.name is None):
             raise ValueError("a teacher's name says whose rationales in the file are meant; give both or neither")
+
+
+@dataclass(frozen=True)
+class ControlSpec:
+    """A control: the arms of one supervision once more, with one explanation of their differences taken away.
+
+    Attributes:
+        supervision: Whose arms are repeated.
+        questions: Only those that all teachers of the study answered, or solved.
+        correct_only: Whether wrong rationales are left out; null is what the config says.
+        same_lengths: Equally many rationales of each length for all teachers.
+        answer_position: Where all answers stand.
+        shuffled: Each question gets the reasoning of another, and its own answer.
+        paraphraser: The teacher that rewrites all rationales.
+        in_family_logits: The teacher of the student's family gives its logits on the text of every other family's.
+    """
+
+    supervision: Literal["rationale", "rationale+logits"] = "rationale"
+    questions: Literal["answered", "solved"] | None = None
+    correct_only: bool | None = None
+    same_lengths: bool = False
+    answer_position: AnswerPosition | None = None
+    shuffled: bool = False
+    paraphraser: str | None = None
+    in_family_logits: bool = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether other teachers' rationales decide which are used."""
+        return self.questions is not None or self.same_lengths
 
 
 @dataclass(frozen=True)
@@ -71,6 +107,7 @@ class Study:
         students: By name.
         teachers: By name.
         supervisions: What the arms learn from; `rationale+logits` only within a family.
+        controls: By name; each is crossed with students, teachers, tasks and seeds, too.
         seeds: Number of training seeds of each arm.
         workers: Jobs that run side by side on this machine.
         root: Folder of all runs.
@@ -81,13 +118,14 @@ class Study:
     students: dict[str, StudentSpec]
     teachers: dict[str, TeacherSpec]
     supervisions: list[Literal["label", "rationale", "rationale+logits"]]
+    controls: dict[str, ControlSpec] = field(default_factory=dict)
     seeds: PositiveInt = 2
     workers: PositiveInt = 1
     root: str = "runs"
 
     def __post_init__(self) -> None:
-        for kind in ("tasks", "students", "teachers"):
-            if not vars(self)[kind]:
+        for kind in ("tasks", "students", "teachers", "controls"):
+            if not vars(self)[kind] and kind != "controls":
                 raise ValueError(f"study.{kind}: there is none")
             # They become names of files.
             if wrong := [name for name in vars(self)[kind] if not _NAME.fullmatch(name)]:
@@ -103,6 +141,59 @@ class Study:
                 raise ValueError(
                     f"study.teachers.{name}.rationales: of tasks {sorted(files)}; the study has {sorted(self.tasks)}"
                 )
+        for name, control in self.controls.items():
+            self._check_control(f"study.controls.{name}", control)
+
+    def _check_control(self, where: str, control: ControlSpec) -> None:
+        """Refuses a control that the grid's teachers cannot give.
+
+        Raises:
+            ValueError: See there.
+        """
+        if control == ControlSpec(control.supervision):
+            raise ValueError(f"{where}: changes nothing; its arms would be the plain ones again")
+        if control.in_family_logits and control.supervision != "rationale+logits":
+            raise ValueError(f"{where}: in_family_logits needs supervision: rationale+logits")
+        if control.compares and len(self.teachers) < 2:
+            raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
+        if (name := control.paraphraser) is not None:
+            if name not in self.teachers:
+                raise ValueError(f"{where}.paraphraser: {name!r} is none of the teachers {', '.join(self.teachers)}")
+            if self.teachers[name].model is None:
+                raise ValueError(f"{where}.paraphraser: {name!r} is published; a model is to rewrite")
+        for student in self.students if control.in_family_logits else ():
+            if len(own := find_scorers(self, student)) > 1:
+                raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
+        if not any(fits(self, control, student, teacher) for student in self.students for teacher in self.teachers):
+            raise ValueError(f"{where}: fits no student and teacher, since none of one family has a model")
+
+
+def find_scorers(study: Study, student: str) -> list[str]:
+    """Returns the teachers whose logits a student can learn from: models of its family."""
+    family = study.students[student].family
+    return [name for name, spec in study.teachers.items() if spec.model is not None and spec.family == family]
+
+
+def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool:
+    """Says whether a student can learn from a teacher under a control.
+
+    Logits need the teacher itself, and the student's tokenizer, which the cache checks.
+    """
+    scorers = find_scorers(study, student)
+    if control.in_family_logits:
+        return bool(scorers) and study.teachers[teacher].family != study.students[student].family
+    return control.supervision == "rationale" or teacher in scorers
+
+
+def explain_missing_gamma(study: Study) -> str | None:
+    """Says why this grid cannot tell the family interaction from the main effects; None if it can."""
+    families = {kind: {spec.family for spec in vars(study)[kind].values()} for kind in ("students", "teachers")}
+    for kind, found in families.items():
+        if len(found) < 2:
+            return f"all {kind} are of the family {', '.join(found)}; it takes two families of students and of teachers"
+    if not families["students"] & families["teachers"]:
+        return "no teacher is of a student's family"
+    return None
 
 
 @dataclass(frozen=True)
@@ -137,16 +228,14 @@ class Arm:
 
 
 def expand(study: Study) -> list[Arm]:
-    """Returns all arms: each student untuned once, and each supervision with each task, fitting teacher and seed."""
+    """Returns all arms: each student untuned once, then supervisions and controls with every fitting teacher."""
     arms = [Arm(student, "untuned", None, 0) for student in study.students]
     tasks = list(study.tasks) if len(study.tasks) > 1 else [None]
-    for seed, task, student, supervision in product(range(study.seeds), tasks, study.students, study.supervisions):
-        if supervision == "label":
-            arms.append(Arm(student, supervision, None, seed, task))
-            continue
-        for teacher, spec in study.teachers.items():
-            # Logits need the teacher itself, and the student's tokenizer, which the cache checks.
-            shares = spec.model is not None and spec.family == study.students[student].family
-            if supervision == "rationale" or shares:
-                arms.append(Arm(student, supervision, teacher, seed, task))
+    for seed, task, student in product(range(study.seeds), tasks, study.students):
+        if "label" in study.supervisions:
+            arms.append(Arm(student, "label", None, seed, task))
+        taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
+        for control, spec in [*taught, *study.controls.items()]:
+            teachers = [teacher for teacher in study.teachers if fits(study, spec, student, teacher)]
+            arms += [Arm(student, spec.supervision, teacher, seed, task, control) for teacher in teachers]
     return arms

@@ -3,9 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from datamodules.rationales import name_paraphrase
+from lightning_modules.pretrained import name_model
 from studies.comparison import predictions_path
-from studies.grid import Arm, Study, expand
+from studies.grid import Arm, ControlSpec, Study, expand, find_scorers
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,26 @@ class Job:
     needs: list[str]
 
 
+class Text(NamedTuple):
+    """Rationales: their file, their writer's name in it, and the job that makes it; None if they are published."""
+
+    path: str
+    writer: str
+    job: str | None
+
+
+def _describe_texts(control: ControlSpec) -> dict[str, object]:
+    """Returns the settings of the data by which a control reads other texts, or more of them."""
+    settings: dict[str, object] = {}
+    if control.correct_only is not None:
+        settings["data__correct_only"] = control.correct_only
+    if control.answer_position is not None:
+        settings["data__answer_position"] = control.answer_position
+    if control.shuffled:
+        settings["data__shuffled"] = True
+    return settings
+
+
 class StudyPlan:
     """Turns a grid into jobs.
 
@@ -44,35 +67,72 @@ class StudyPlan:
         """Returns the name of the task that a trained arm learns."""
         return arm.task or next(iter(self.study.tasks))
 
-    def rationales(self, teacher: str, task: str) -> str:
-        """Returns where a teacher's rationales for a task are."""
-        published = self.study.teachers[teacher].rationales
-        if published is None:
-            return str(self.folder / "teachers" / teacher / f"{task}.parquet")
-        return published if isinstance(published, str) else published[task]
-
-    def logits(self, teacher: str, task: str) -> str:
-        """Returns where a teacher's logits for a task are."""
-        return str(self.folder / "teachers" / teacher / f"{task}-logits")
+    def text(self, teacher: str, task: str, paraphraser: str | None = None) -> Text:
+        """Returns where a teacher's rationales for a task are, as it or a paraphraser wrote them."""
+        spec = self.study.teachers[teacher]
+        if paraphraser is not None:
+            path = self.folder / "teachers" / teacher / f"{task}-by-{paraphraser}.parquet"
+            names = (self.text(teacher, task).writer, self.text(paraphraser, task).writer)
+            return Text(str(path), name_paraphrase(*names), self.paraphrase(teacher, task, paraphraser).name)
+        if spec.model is not None:
+            path = self.folder / "teachers" / teacher / f"{task}.parquet"
+            return Text(str(path), name_model(spec.model), f"annotate-{teacher}-{task}")
+        assert spec.rationales is not None and spec.name is not None
+        return Text(spec.rationales if isinstance(spec.rationales, str) else spec.rationales[task], spec.name, None)
 
     def annotate(self, teacher: str, task: str) -> Job:
         """Returns the job in which a teacher answers a task's training questions."""
-        spec, output = self.study.teachers[teacher], self.rationales(teacher, task)
+        spec, text = self.study.teachers[teacher], self.text(teacher, task)
+        assert text.job is not None
         args = self._command(
-            model__teacher=spec.model, model__family=spec.family, data__questions=self.study.tasks[task].train,
-            output=output,
+            spec.annotate, model__teacher=spec.model, model__family=spec.family,
+            data__questions=self.study.tasks[task].train, output=text.path,
         )  # fmt: skip
-        return Job(f"annotate-{teacher}-{task}", "annotate", args, done=output, needs=[])
+        return Job(text.job, "annotate", args, done=text.path, needs=[])
 
-    def cache(self, teacher: str, task: str) -> Job:
-        """Returns the job in which a teacher scores its rationales."""
-        output = self.logits(teacher, task)
+    def paraphrase(self, teacher: str, task: str, paraphraser: str) -> Job:
+        """Returns the job in which a teacher rewrites another's rationales."""
+        spec, source = self.study.teachers[paraphraser], self.text(teacher, task)
+        output = str(self.folder / "teachers" / teacher / f"{task}-by-{paraphraser}.parquet")
         args = self._command(
-            model__teacher=self.study.teachers[teacher].model, data__questions=self.study.tasks[task].train,
-            data__rationales=[self.rationales(teacher, task)], output=output,
+            spec.annotate, model__teacher=spec.model, model__family=spec.family,
+            data__questions=self.study.tasks[task].train, data__prompt="paraphrase", data__rewrites=source.path,
+            data__rewrites_of=source.writer, output=output,
         )  # fmt: skip
-        needs = [self.annotate(teacher, task).name]
-        return Job(f"cache_logits-{teacher}-{task}", "cache_logits", args, f"{output}/manifest.json", needs)
+        needs = [source.job] if source.job else []
+        return Job(f"annotate-{teacher}-by-{paraphraser}-{task}", "annotate", args, done=output, needs=needs)
+
+    def cache(self, arm: Arm) -> Job:
+        """Returns the job in which a teacher scores the rationales that an arm learns from."""
+        control, text, scorer, task = self._control(arm), self._text(arm), self._scorer(arm), self.task(arm)
+        # What changes texts, or takes in wrong ones, needs a cache of its own.
+        changes = _describe_texts(control)
+        name = "-".join(
+            filter(None, (
+                task,
+                f"by-{control.paraphraser}" if control.paraphraser else None,
+                arm.control if changes else None,
+                f"of-{scorer}" if scorer != arm.teacher else None,
+            ))
+        )  # fmt: skip
+        output = str(self.folder / "teachers" / str(arm.teacher) / f"{name}-logits")
+        args = self._command(
+            [], model__teacher=self.study.teachers[scorer].model, data__questions=self.study.tasks[task].train,
+            data__rationales=[text.path], data__teachers=[text.writer], **changes, output=output,
+        )  # fmt: skip
+        needs = [text.job] if text.job else []
+        return Job(f"cache_logits-{arm.teacher}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
+
+    def _control(self, arm: Arm) -> ControlSpec:
+        return self.study.controls[arm.control] if arm.control else ControlSpec()
+
+    def _text(self, arm: Arm) -> Text:
+        assert arm.teacher is not None
+        return self.text(arm.teacher, self.task(arm), self._control(arm).paraphraser)
+
+    def _scorer(self, arm: Arm) -> str:
+        assert arm.teacher is not None
+        return find_scorers(self.study, arm.student)[0] if self._control(arm).in_family_logits else arm.teacher
 
     def fit(self, arm: Arm) -> Job:
         """Returns the job that trains an arm."""
@@ -91,20 +151,30 @@ class StudyPlan:
             "run__group": self.study.name,
             "run__id": arm.id,
         }
-        needs = []
+        needs: list[str] = []
         if arm.teacher:
-            teacher = self.study.teachers[arm.teacher]
-            settings["data__rationales"] = [self.rationales(arm.teacher, task)]
-            settings["data__teachers"] = [teacher.name] if teacher.name else None
-            if teacher.model:
-                needs.append(self.annotate(arm.teacher, task).name)
+            own, control = self._text(arm), self._control(arm)
+            read = self.study.teachers if control.compares else [arm.teacher]
+            texts = [self.text(teacher, task, control.paraphraser) for teacher in read]
+            settings |= _describe_texts(control)
+            if control.questions:
+                settings[f"data__{control.questions}_by"] = [text.writer for text in texts]
+            if control.same_lengths:
+                settings["data__matched_with"] = [text.writer for text in texts]
+            # Several published teachers may share a file.
+            settings["data__rationales"] = list(dict.fromkeys(text.path for text in texts))
+            settings["data__teachers"] = [own.writer]
+            needs += [text.job for text in texts if text.job]
         if arm.supervision == "rationale+logits":
-            assert arm.teacher is not None
-            settings["data__logits"] = [self.logits(arm.teacher, task)]
-            needs.append(self.cache(arm.teacher, task).name)
+            cache, scorer = self.cache(arm), self._scorer(arm)
+            settings["data__logits"] = [str(Path(cache.done).parent)]
+            if (name := self.text(scorer, task).writer) != own.writer:
+                settings["data__logits_teacher"] = name
+            needs.append(cache.name)
         else:
             settings["model__loss__kl_weight"] = 0.0
-        return Job(f"fit-{arm.id}", "fit", self._command(**settings), str(self.folder / arm.id / "DONE"), needs)
+        args = self._command(spec.fit, **settings)
+        return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
 
     def evaluate(self, arm: Arm) -> Job:
         """Returns the job in which an arm answers the test questions."""
@@ -115,7 +185,7 @@ class StudyPlan:
         tasks = self.study.tasks.values() if arm.task is None else [self.study.tasks[arm.task]]
         tests = list(dict.fromkeys(source for task in tasks for source in task.test))
         args = self._command(
-            model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
+            [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
             data__questions=tests if len(tests) > 1 else tests[0], output=output,
         )  # fmt: skip
         return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
@@ -125,22 +195,25 @@ class StudyPlan:
         args = ["analyze", f"--config={self.config}", *self.overrides]
         return Job("analyze", "study", args, str(self.folder / "results.json"), needs)
 
-    def _command(self, **overrides: object) -> list[str]:
-        return [f"--config={self.config}"] + [
+    def _command(self, more: list[str], **overrides: object) -> list[str]:
+        own = [
             f"--{key.replace('__', '.')}={value if isinstance(value, str) else json.dumps(value)}"
             for key, value in overrides.items()
         ]
+        return [f"--config={self.config}", *more, *own]
 
     def jobs(self) -> list[Job]:
         """Returns all jobs, each after what it needs; the last one compares the arms."""
-        arms = expand(self.study)
         models = [teacher for teacher, spec in self.study.teachers.items() if spec.model is not None]
-        cached = {(arm.teacher, self.task(arm)) for arm in arms if arm.supervision == "rationale+logits"}
-        jobs = [self.annotate(teacher, task) for teacher in models for task in self.study.tasks]
-        jobs += [
-            self.cache(teacher, task) for teacher in models for task in self.study.tasks if (teacher, task) in cached
-        ]
+        found = [self.annotate(teacher, task) for teacher in models for task in self.study.tasks]
+        arms = expand(self.study)
         for arm in arms:
-            jobs += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
-        needs = [job.name for job in jobs if job.stage == "evaluate"]
-        return [*jobs, self.analyze(needs)]
+            if (control := self._control(arm)).paraphraser:
+                teachers = self.study.teachers if control.compares else [str(arm.teacher)]
+                found += [self.paraphrase(teacher, self.task(arm), control.paraphraser) for teacher in teachers]
+        found += [self.cache(arm) for arm in arms if arm.supervision == "rationale+logits"]
+        for arm in arms:
+            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+        # Arms share what their teachers write.
+        jobs = list({job.name: job for job in found}.values())
+        return [*jobs, self.analyze([job.name for job in jobs if job.stage == "evaluate"])]

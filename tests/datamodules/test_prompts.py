@@ -51,9 +51,9 @@ def test_plain_has_no_instruction() -> None:
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_question_without_options_is_posed_without_them(name: str) -> None:
-    raw = get_prompt(name).render(MATHS, chat=False)
+    raw = PROMPTS[name].render(MATHS, chat=False)
     assert "Question: How many {clips}?\n" in raw and "Choices" not in raw and "options" not in raw
-    assert get_prompt(name).answer_sentence(MATHS, "72") == "The answer is 72."
+    assert PROMPTS[name].answer_sentence(MATHS, "72") == "The answer is 72."
 
 
 def test_maths_forms() -> None:
@@ -97,7 +97,7 @@ def test_few_shot_shows_worked_examples_that_the_extractor_reads(kind: str) -> N
 @pytest.mark.parametrize("name", PROMPTS)
 def test_braces_in_a_question_are_only_text(name: str) -> None:
     odd = replace(CANALS, question="What is {question}?", choices=("{", "{letter}"))
-    raw = get_prompt(name).render(odd, chat=False)
+    raw = PROMPTS[name].render(odd, chat=False)
     assert "What is {question}?" in raw and "A) {\nB) {letter}\n" in raw
     assert "{letter}" in get_prompt(name).answer_sentence(odd, "B")
 
@@ -134,3 +134,14 @@ def test_ids_name_the_prompt_and_differ() -> None:
 def test_an_unknown_prompt_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="prompt 'cto' is unknown; there are: cot, few_shot, direct"):
         get_prompt("cto")
+
+
+def test_a_paraphrase_shows_what_is_to_be_rewritten() -> None:
+    prompt = get_prompt("paraphrase", rewrites=True)
+    assert prompt.rewrites and not any(other.rewrites for other in PROMPTS.values() if other is not prompt)
+    text = prompt.render(CANALS, True, "Venice {has} canals.")
+    assert "Question: Where in" in text and text.endswith("Explanation: Venice {has} canals.")
+    with pytest.raises(ValueError, match=r"data\.rewrites"):
+        get_prompt("paraphrase")
+    with pytest.raises(ValueError, match="not 'cot'; there are: paraphrase"):
+        get_prompt("cot", rewrites=True)

@@ -171,3 +171,45 @@ def test_limit_keeps_the_first_and_reads_no_further(tmp_path: Path) -> None:
     assert len(load_questions(path, limit=5)) == 5
     with pytest.raises(ValueError, match=":6: "):
         load_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices", "letter"),
+    [
+        ("Yes", ("True", "False"), "A"),
+        ("no", ("True", "False"), "B"),
+        ("False", ("yes", "no"), "B"),
+        ("TRUE", ("False", "True"), "B"),
+        (False, ("True", "False"), "B"),
+    ],
+)
+def test_yes_is_true_and_no_is_false(gold: str | bool, choices: tuple[str, str], letter: str) -> None:
+    assert normalize_gold(gold, choices) == letter
+
+
+def test_yes_is_no_option_of_another_question() -> None:
+    with pytest.raises(ValueError, match="'Yes' is no option"):
+        normalize_gold("Yes", ("True", "False", "Unknown"))
+
+
+def test_several_sources_follow_one_another_each_with_its_own_limit(tmp_path: Path) -> None:
+    first = write(tmp_path, [{**OWN, "id": f"a{number}"} for number in range(3)], "obqa_test.jsonl")
+    second = write(tmp_path, [{**OWN, "id": f"b{number}"} for number in range(3)], "arc_test.jsonl")
+    loaded = load_questions([second, first], limit=2)
+    assert [(question.task, question.id) for question in loaded] == [
+        ("arc", "b0"),
+        ("arc", "b1"),
+        ("obqa", "a0"),
+        ("obqa", "a1"),
+    ]
+
+
+def test_sources_that_share_an_id_are_refused(tmp_path: Path) -> None:
+    paths = [write(tmp_path, [OWN], f"{task}_test.jsonl") for task in ("obqa", "arc")]
+    with pytest.raises(ValueError, match=r"arc_test\.jsonl:1: question id 'a' is there twice"):
+        load_questions(paths)
+
+
+def test_no_source_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.questions is empty"):
+        load_questions([])

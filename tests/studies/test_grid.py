@@ -1,6 +1,15 @@
 import pytest
 
-from studies.grid import Arm, StudentSpec, Study, TaskSpec, TeacherSpec, expand
+from studies.grid import (
+    Arm,
+    ControlSpec,
+    StudentSpec,
+    Study,
+    TaskSpec,
+    TeacherSpec,
+    expand,
+    explain_missing_gamma,
+)
 from studies.plan import Job, StudyPlan
 
 TWO_TASKS = {
@@ -155,3 +164,124 @@ def test_untuned_student_is_cut_and_not_trained():
     jobs = find_jobs()
     expected = {"--model.student=m/q", "--model.keep_layers=[0, 2]", "--model.arm=untuned"}
     assert "fit-q-untuned-seed0" not in jobs and expected <= set(jobs["evaluate-q-untuned-seed0"].args)
+
+
+# Controls.
+
+CONTROLS = {
+    "solved": ControlSpec(questions="solved"),
+    "lengths": ControlSpec(same_lengths=True, paraphraser="Q"),
+    "first": ControlSpec("rationale+logits", answer_position="first"),
+    "shuffled": ControlSpec(shuffled=True),
+    "all_answers": ControlSpec(correct_only=False),
+    "other_text": ControlSpec("rationale+logits", in_family_logits=True),
+}
+
+
+def test_controls_are_crossed_with_what_fits_them():
+    arms = [arm for arm in expand(make_study(controls=CONTROLS, seeds=1)) if arm.student == "l" and arm.control]
+    assert [arm.id for arm in arms if arm.control in ("solved", "first", "other_text")] == [
+        "l-rationale-L-solved-seed0",
+        "l-rationale-Q-solved-seed0",
+        "l-rationale-G-solved-seed0",
+        "l-rationale+logits-L-first-seed0",
+        "l-rationale+logits-Q-other_text-seed0",
+        "l-rationale+logits-G-other_text-seed0",
+    ]
+    assert len(arms) == 3 * 4 + 1 + 2
+    ids = [arm.id for arm in expand(make_study(controls=CONTROLS))]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_control_is_settings_of_the_data():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    plain = set(jobs["fit-l-rationale-Q-seed0"].args)
+
+    def find_changes(name: str) -> set[str]:
+        return {arg for arg in set(jobs[name].args) - plain if not arg.startswith("--run.id=")}
+
+    assert find_changes("fit-l-rationale-Q-shuffled-seed0") == {"--data.shuffled=true"}
+    assert find_changes("fit-l-rationale-Q-all_answers-seed0") == {"--data.correct_only=false"}
+    stores = '"runs/s/teachers/L/obqa.parquet", "runs/s/teachers/Q/obqa.parquet", "g.jsonl"'
+    assert find_changes("fit-l-rationale-Q-solved-seed0") == {
+        f"--data.rationales=[{stores}]",
+        '--data.solved_by=["m/L", "m/Q", "gpt-4o"]',
+    }
+    # Lengths are compared as rewritten, so all are.
+    lengths = jobs["fit-l-rationale-G-lengths-seed0"]
+    assert '--data.teachers=["gpt-4o-by-m/Q"]' in lengths.args
+    assert '--data.matched_with=["m/L-by-m/Q", "m/Q-by-m/Q", "gpt-4o-by-m/Q"]' in lengths.args
+    assert lengths.needs == [f"annotate-{teacher}-by-Q-obqa" for teacher in "LQG"]
+
+
+def test_a_paraphraser_rewrites_what_the_teacher_wrote():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    own, published = jobs["annotate-L-by-Q-obqa"], jobs["annotate-G-by-Q-obqa"]
+    assert own.needs == ["annotate-L-obqa"] and published.needs == []
+    assert {
+        "--model.teacher=m/Q",
+        "--model.family=qwen",
+        "--data.prompt=paraphrase",
+        "--data.rewrites=g.jsonl",
+        "--data.rewrites_of=gpt-4o",
+        "--output=runs/s/teachers/G/obqa-by-Q.parquet",
+    } <= set(published.args)
+
+
+def test_the_in_family_teacher_scores_another_familys_text():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    cache, fit = jobs["cache_logits-Q-obqa-of-L"], jobs["fit-l-rationale+logits-Q-other_text-seed0"]
+    assert {"--model.teacher=m/L", '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]'} <= set(cache.args)
+    assert {
+        '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]',
+        '--data.logits=["runs/s/teachers/Q/obqa-of-L-logits"]',
+        "--data.logits_teacher=m/L",
+    } <= set(fit.args)
+    assert fit.needs == ["annotate-Q-obqa", cache.name]
+
+
+def test_a_control_that_changes_texts_has_a_cache_of_its_own():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    plain, first = jobs["cache_logits-L-obqa"], jobs["cache_logits-L-obqa-first"]
+    assert plain.done != first.done and "--data.answer_position=first" in first.args
+    assert first.name in jobs["fit-l-rationale+logits-L-first-seed0"].needs
+
+
+@pytest.mark.parametrize(
+    ("control", "changes", "message"),
+    [
+        (ControlSpec(), {}, "changes nothing"),
+        (ControlSpec("rationale+logits"), {}, "changes nothing"),
+        (ControlSpec(in_family_logits=True), {}, "needs supervision"),
+        (ControlSpec(paraphraser="P"), {}, "'P' is none of the teachers L, Q, G"),
+        (ControlSpec(paraphraser="G"), {}, "'G' is published"),
+        (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),
+        (
+            ControlSpec("rationale+logits", shuffled=True),
+            {"teachers": {"G": TeacherSpec("llama", rationales="g.jsonl", name="n")}},
+            "fits no student and teacher",
+        ),
+        (
+            ControlSpec("rationale+logits", in_family_logits=True),
+            {"teachers": {name: TeacherSpec("llama", model=name) for name in ("L", "M")}},
+            "several teachers of its family: L, M",
+        ),
+    ],
+)
+def test_a_control_that_cannot_be_is_refused(control, changes, message):
+    with pytest.raises(ValueError, match=rf"study\.controls\.c.*{message}"):
+        make_study(controls={"c": control}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"students": {"l": StudentSpec("m", "llama")}}, "all students are of the family llama"),
+        ({"teachers": {"L": TeacherSpec("llama", model="m")}}, "all teachers are of the family llama"),
+        ({"teachers": {name: TeacherSpec(name, model="m") for name in ("gpt", "gemma")}}, "no teacher is of a student"),
+    ],
+)
+def test_a_grid_without_gamma_says_why(changes, reason):
+    found = explain_missing_gamma(make_study(**changes))
+    assert found is None if reason is None else reason in found

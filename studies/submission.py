@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.files import check_place, hash_json, write_json, write_jsonl
@@ -16,21 +17,35 @@ STAGES = ("annotate", "cache_logits", "fit", "evaluate")
 
 
 def read_submissions(folder: Path) -> dict[str, dict[str, str]]:
-    """Returns what was last submitted of a group: `{"job": id, "log": path}` by a job's name."""
+    """Returns what was last submitted of a group: `{"job": id, "log": path, "done": path}` by a job's name."""
     path = folder / "submitted.json"
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def read_queue() -> dict[str, str]:
-    """Returns the states of this user's jobs, such as `{"17_3": "RUNNING"}`; none where there is no SLURM.
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job that SLURM has not finished with.
+
+    Attributes:
+        state: As SLURM calls it: PENDING, RUNNING, COMPLETING ...
+        reason: What a pending job waits for.
+    """
+
+    state: str
+    reason: str
+
+
+def read_queue() -> dict[str, QueuedJob]:
+    """Returns this user's jobs by their ids, such as `17_3`; none where there is no SLURM.
 
     Raises:
         ValueError: SLURM does not answer.
     """
     if shutil.which("squeue") is None:
         return {}
-    shown = _run(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i %T"])
-    return dict(line.split() for line in shown.splitlines())
+    shown = _run(["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r"])
+    fields = (line.split("|") for line in shown.splitlines())
+    return {identifier: QueuedJob(state, reason) for identifier, state, reason in fields}
 
 
 def _run(command: list[str]) -> str:
@@ -78,7 +93,7 @@ def submit_jobs(jobs: list[Job], folder: Path, at_most: int | None = None) -> st
         for index, job in enumerate(group):
             arrays[job.name] = array
             log = f"{folder}/logs/{folder.name}-{stage}-{array}_{index}.log"
-            submitted[job.name] = {"job": f"{array}_{index}", "log": log}
+            submitted[job.name] = {"job": f"{array}_{index}", "log": log, "done": job.done}
         write_json(folder / "submitted.json", submitted)
         lines.append(f"{array}: {len(group)} x {stage}" + (f", after {', '.join(after)}" if after else ""))
     if waiting := sorted({arrays[job.name] for job in jobs if job.name in arrays}):

@@ -13,6 +13,7 @@ from jsonargparse.typing import PositiveInt
 from datamodules.files import hash_json
 from studies.plan import Job
 from studies.statistics import wilson_interval
+from studies.table import format_table
 
 Settings = dict[str, Any]
 Values = dict[str, list[Any]]
@@ -145,7 +146,7 @@ class Sweep:
         """Returns a table of the arms, with what is known of each: the last validation and the test's accuracy."""
         rows = []
         for arm, varied in zip(self.arms(), self.varied(), strict=True):
-            shown = {name: "" if value is None else value for name, value in varied.items()}
+            shown = {name: "" if value is None else str(value) for name, value in varied.items()}
             rows.append({"arm": arm, **shown, **self._find_results(arm)})
         return format_table(rows)
 
@@ -170,9 +171,3 @@ class Sweep:
             "parameters": {"arm": {"values": [*self.arms()]}},
             "command": ["${env}", "python", "scripts/sweep.py", grid, "${args}"],
         }
-
-
-def format_table(rows: list[dict]) -> str:
-    """Returns rows as a Markdown table; the first row's keys are the columns."""
-    lines = [[*rows[0]], ["---"] * len(rows[0]), *([str(row[name]) for name in rows[0]] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -31,15 +31,15 @@ requeue() {
     local job=$SLURM_JOB_ID restarts=${SLURM_RESTART_COUNT:-0}
     # One task of an array has the whole array's id as its SLURM_JOB_ID.
     [[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
-    if [[ $(scontrol show job -o "$job") == *JobState=CANCELLED* ]]; then
-        echo "cancelled; submitted again, it continues"
+    if [[ $(scontrol show job -o "$job") != *JobState=RUNNING* ]]; then
+        # A cancelled job must not come back, and what SLURM requeues does so by itself.
+        echo "ended by SLURM; where it is not requeued, submitting again continues it"
     elif ((restarts >= ${KINDRED_MAX_RESTARTS:-50})); then
-        echo "error: stopped after $restarts restarts (KINDRED_MAX_RESTARTS); submitted again, it continues"
+        echo "error: stopped after $restarts restarts (KINDRED_MAX_RESTARTS); submitting again continues it"
     elif scontrol requeue "$job"; then
         echo "requeued"
-        sleep 120 # until SLURM ends this attempt
     else
-        echo "error: could not be requeued; submitted again, it continues"
+        echo "error: could not be requeued; submitting again continues it"
     fi
 }
 

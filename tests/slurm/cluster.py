@@ -21,7 +21,7 @@ ClusterName=kindred
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 AuthType=auth/none
-AuthInfo=cred_expire=3
+AuthInfo=cred_expire=5
 CredType=cred/none
 CryptoType=crypto/none
 SlurmUser=root
@@ -41,7 +41,7 @@ SlurmdParameters=config_overrides
 SlurmdTimeout=10
 ReturnToService=2
 MpiDefault=none
-KillWait=30
+KillWait=20
 JobRequeue=1
 GresTypes=gpu
 PreemptType=preempt/partition_prio

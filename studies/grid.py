@@ -80,6 +80,8 @@ class ControlSpec:
         shuffled: Each question gets the reasoning of another, and its own answer.
         paraphraser: The teacher that rewrites all rationales.
         in_family_logits: The teacher of the student's family gives its logits on the text of every other family's.
+        together: These teachers teach in one arm, all their rationales at once, rather than each in its own.
+        one_per_question: Of those, each epoch draws one for each question, from all teachers alike.
     """
 
     supervision: Literal["rationale", "rationale+logits"] = "rationale"
@@ -90,6 +92,8 @@ class ControlSpec:
     shuffled: bool = False
     paraphraser: str | None = None
     in_family_logits: bool = False
+    together: list[str] = field(default_factory=list)
+    one_per_question: bool = False
 
     @property
     def compares(self) -> bool:
@@ -156,11 +160,15 @@ class Study:
             raise ValueError(f"{where}: in_family_logits needs supervision: rationale+logits")
         if control.compares and len(self.teachers) < 2:
             raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
-        if (name := control.paraphraser) is not None:
+        for name in [*control.together, *filter(None, [control.paraphraser])]:
             if name not in self.teachers:
-                raise ValueError(f"{where}.paraphraser: {name!r} is none of the teachers {', '.join(self.teachers)}")
-            if self.teachers[name].model is None:
-                raise ValueError(f"{where}.paraphraser: {name!r} is published; a model is to rewrite")
+                raise ValueError(f"{where}: {name!r} is none of the teachers {', '.join(self.teachers)}")
+        if control.one_per_question and not control.together:
+            raise ValueError(f"{where}: one_per_question draws from several teachers; name them with together")
+        if control.together and (len(set(control.together)) < 2 or control.supervision != "rationale"):
+            raise ValueError(f"{where}: together needs two teachers at least, and supervision: rationale")
+        if control.paraphraser is not None and self.teachers[control.paraphraser].model is None:
+            raise ValueError(f"{where}.paraphraser: {control.paraphraser!r} is published; a model is to rewrite")
         for student in self.students if control.in_family_logits else ():
             if len(own := find_scorers(self, student)) > 1:
                 raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
@@ -203,7 +211,7 @@ class Arm:
     Attributes:
         student: The student's name.
         supervision: What it learns from; `untuned` is not trained.
-        teacher: The teacher's name; None for `untuned` and `label`.
+        teacher: The teacher's name; None for `untuned`, `label`, and a control with several teachers together.
         seed: The training seed.
         task: The task it learns; None where the study has only one, and for `untuned`, which answers all tests.
         control: The control's name; None for the plain arm.
@@ -236,6 +244,7 @@ def expand(study: Study) -> list[Arm]:
             arms.append(Arm(student, "label", None, seed, task))
         taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
         for control, spec in [*taught, *study.controls.items()]:
-            teachers = [teacher for teacher in study.teachers if fits(study, spec, student, teacher)]
+            own = [teacher for teacher in study.teachers if fits(study, spec, student, teacher)]
+            teachers: list[str | None] = [None] if spec.together else [*own]
             arms += [Arm(student, spec.supervision, teacher, seed, task, control) for teacher in teachers]
     return arms

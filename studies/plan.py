@@ -126,6 +126,9 @@ class StudyPlan:
     def _control(self, arm: Arm) -> ControlSpec:
         return self.study.controls[arm.control] if arm.control else ControlSpec()
 
+    def _authors(self, arm: Arm) -> list[str]:
+        return self._control(arm).together or [*filter(None, [arm.teacher])]
+
     def _text(self, arm: Arm) -> Text:
         assert arm.teacher is not None
         return self.text(arm.teacher, self.task(arm), self._control(arm).paraphraser)
@@ -152,10 +155,11 @@ class StudyPlan:
             "run__id": arm.id,
         }
         needs: list[str] = []
-        if arm.teacher:
-            own, control = self._text(arm), self._control(arm)
-            read = self.study.teachers if control.compares else [arm.teacher]
+        if authors := self._authors(arm):
+            control = self._control(arm)
+            read = self.study.teachers if control.compares else authors
             texts = [self.text(teacher, task, control.paraphraser) for teacher in read]
+            writers = [self.text(teacher, task, control.paraphraser).writer for teacher in authors]
             settings |= _describe_texts(control)
             if control.questions:
                 settings[f"data__{control.questions}_by"] = [text.writer for text in texts]
@@ -163,12 +167,15 @@ class StudyPlan:
                 settings["data__matched_with"] = [text.writer for text in texts]
             # Several published teachers may share a file.
             settings["data__rationales"] = list(dict.fromkeys(text.path for text in texts))
-            settings["data__teachers"] = [own.writer]
+            settings["data__teachers"] = writers
+            if control.one_per_question:
+                settings["data__samples_per_epoch"] = 1
+                settings["data__teacher_weights"] = dict.fromkeys(writers, 1.0)
             needs += [text.job for text in texts if text.job]
         if arm.supervision == "rationale+logits":
             cache, scorer = self.cache(arm), self._scorer(arm)
             settings["data__logits"] = [str(Path(cache.done).parent)]
-            if (name := self.text(scorer, task).writer) != own.writer:
+            if (name := self.text(scorer, task).writer) != writers[0]:
                 settings["data__logits_teacher"] = name
             needs.append(cache.name)
         else:
@@ -209,7 +216,7 @@ class StudyPlan:
         arms = expand(self.study)
         for arm in arms:
             if (control := self._control(arm)).paraphraser:
-                teachers = self.study.teachers if control.compares else [str(arm.teacher)]
+                teachers = self.study.teachers if control.compares else self._authors(arm)
                 found += [self.paraphrase(teacher, self.task(arm), control.paraphraser) for teacher in teachers]
         found += [self.cache(arm) for arm in arms if arm.supervision == "rationale+logits"]
         for arm in arms:

@@ -99,7 +99,7 @@ def test_braces_in_a_question_are_only_text(name: str) -> None:
     odd = replace(CANALS, question="What is {question}?", choices=("{", "{letter}"))
     raw = PROMPTS[name].render(odd, chat=False)
     assert "What is {question}?" in raw and "A) {\nB) {letter}\n" in raw
-    assert "{letter}" in get_prompt(name).answer_sentence(odd, "B")
+    assert "{letter}" in PROMPTS[name].answer_sentence(odd, "B")
 
 
 def test_answer_sentences() -> None:

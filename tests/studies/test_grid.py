@@ -240,6 +240,25 @@ def test_the_in_family_teacher_scores_another_familys_text():
     assert fit.needs == ["annotate-Q-obqa", cache.name]
 
 
+def test_several_teachers_teach_one_arm_together():
+    both = ControlSpec(together=["L", "G"], one_per_question=True)
+    controls = {"all": ControlSpec(together=["L", "Q", "G"]), "both": both}
+    study = make_study(controls=controls, seeds=1)
+    arms = [arm for arm in expand(study) if arm.control]
+    assert [(arm.id, arm.teacher) for arm in arms if arm.student == "q"] == [
+        ("q-rationale-all-seed0", None),
+        ("q-rationale-both-seed0", None),
+    ]
+    fit = find_jobs(controls=controls, seeds=1)["fit-q-rationale-both-seed0"]
+    assert {
+        '--data.rationales=["runs/s/teachers/L/obqa.parquet", "g.jsonl"]',
+        '--data.teachers=["m/L", "gpt-4o"]',
+        "--data.samples_per_epoch=1",
+        '--data.teacher_weights={"m/L": 1.0, "gpt-4o": 1.0}',
+    } <= set(fit.args)
+    assert fit.needs == ["annotate-L-obqa"]
+
+
 def test_a_control_that_changes_texts_has_a_cache_of_its_own():
     jobs = find_jobs(controls=CONTROLS, seeds=1)
     plain, first = jobs["cache_logits-L-obqa"], jobs["cache_logits-L-obqa-first"]
@@ -254,6 +273,10 @@ def test_a_control_that_changes_texts_has_a_cache_of_its_own():
         (ControlSpec("rationale+logits"), {}, "changes nothing"),
         (ControlSpec(in_family_logits=True), {}, "needs supervision"),
         (ControlSpec(paraphraser="P"), {}, "'P' is none of the teachers L, Q, G"),
+        (ControlSpec(together=["L", "P"]), {}, "'P' is none of the teachers L, Q, G"),
+        (ControlSpec(together=["L"]), {}, "two teachers at least"),
+        (ControlSpec("rationale+logits", together=["L", "Q"]), {}, "supervision: rationale"),
+        (ControlSpec(one_per_question=True), {}, "name them with together"),
         (ControlSpec(paraphraser="G"), {}, "'G' is published"),
         (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),
         (

@@ -56,7 +56,8 @@ def describe_group(folder: Path) -> list[dict[str, str]]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; name one of runs/, for example {folder.parent}/GROUP")
-    submitted, queue = read_submissions(folder), read_queue()
+    submitted = read_submissions(folder)
+    queue = read_queue() if submitted else {}
     runs = {f"fit-{path.parent.name}": path.parent for path in sorted(folder.glob("*/meta.json"))}
     rows = []
     for name in dict.fromkeys([*submitted, *runs]):

@@ -1,22 +1,20 @@
 """A run's folder: `runs/<group>/<id>/{config.yaml, meta.json, metrics.jsonl, checkpoints/, student/, DONE}`."""
 
+import fcntl
 import json
 import os
-import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-import numpy as np
-import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import atomic_path, hash_json, write_json, write_jsonl, write_text
+from datamodules.files import check_place, hash_json, write_json, write_jsonl, write_text
 from datamodules.provenance import describe_creation
 
 
@@ -60,9 +58,9 @@ class RunFolder:
         return (self.path / "DONE").is_file()
 
     @property
-    def checkpoint(self) -> Path:
-        """The last checkpoint."""
-        return self.path / "checkpoints" / "last.ckpt"
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.path / "checkpoints"
 
     @property
     def student(self) -> Path:
@@ -73,38 +71,66 @@ class RunFolder:
         """Refuses a folder that another configuration has begun.
 
         Raises:
-            ValueError: The folder's config hash is another.
+            ValueError: The configuration is another; the message has what differs, with both values.
         """
         meta = self.path / "meta.json"
-        if meta.is_file():
-            begun = json.loads(meta.read_text())["config_hash"]
-            if begun != hash_json(self.config):
-                raise ValueError(
-                    f"{self.path}: this run exists with another config (see its config.yaml); "
-                    "choose another run.id or run.group, or delete the folder"
-                )
+        if not meta.is_file():
+            return
+        begun, now = flatten(json.loads(meta.read_text())["config"]), flatten(json.loads(json.dumps(self.config)))
+        if begun != now:
+            keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
+            shown = ", ".join(f"{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys[:5])
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            raise ValueError(
+                f"{self.path}: this run was begun with another config: {shown}{more}; "
+                "choose another run.id or run.group, or delete the folder"
+            )
 
-    def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int]) -> None:
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps the folder for this process; ends with the process, however it ends.
+
+        Raises:
+            ValueError: Another process has it.
+        """
+        check_place(self.path / ".lock")
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / ".lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise ValueError(
+                    f"{self.path}: another process trains this run ({file.read().strip()}); wait for it, or end it"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
+    def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int], step: int) -> None:
         """Writes `config.yaml` and `meta.json`, or, after an earlier attempt, makes its metrics end at its checkpoint.
 
         Args:
             config_yaml: The full config, which runs again as it is.
             data: Hashes of what is learned from, by name.
             seeds: By name.
+            step: Of the checkpoint that the run goes on from; 0 for none.
         """
         if (self.path / "meta.json").is_file():
-            self._trim_metrics()
+            self._trim_metrics(step)
             return
         write_text(self.path / "config.yaml", config_yaml)
-        write_json(self.path / "meta.json", {**describe_creation(self.config), "seeds": seeds, "data": data})
+        record = {**describe_creation(self.config), "config": self.config, "seeds": seeds, "data": data}
+        write_json(self.path / "meta.json", record)
 
-    def _trim_metrics(self) -> None:
+    def _trim_metrics(self, step: int) -> None:
         """Drops the lines that the resumed run will write again, and one that a kill tore."""
         metrics = self.path / "metrics.jsonl"
         if not metrics.is_file():
             return
         # Step n's training metrics are logged as n while the checkpoint after it counts n + 1 steps.
-        step = read_global_step(self.checkpoint)
         lines = metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         records = [json.loads(line) for line in lines]
         kept = [
@@ -119,11 +145,12 @@ class RunFolder:
         write_json(self.path / "DONE", facts)
 
 
-def read_global_step(checkpoint: Path) -> int:
-    """Returns the step of a checkpoint, 0 where there is none."""
-    if not checkpoint.is_file():
-        return 0
-    return torch.load(checkpoint, map_location="meta", weights_only=True)["global_step"]
+def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+    """Returns a nested configuration's values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 class JsonlLogger(Logger):
@@ -158,66 +185,3 @@ class JsonlLogger(Logger):
             file.write(json.dumps({"step": step, **metrics}) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-
-class RngState(L.Callback):
-    """Keeps each process's random generators in the checkpoint, so that a resumed run draws the same dropout masks.
-
-    A run that is resumed with another number of processes, at an epoch's end, begins with fresh ones.
-    """
-
-    def __init__(self) -> None:
-        self._resumed: dict | None = None
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        """Gathers the states of all processes; plain numbers and tensors, which load without pickles."""
-        kind, keys, *rest = np.random.get_state()
-        state = {
-            "python": random.getstate(),
-            "numpy": (kind, np.asarray(keys).tolist(), *rest),
-            "torch": torch.get_rng_state(),
-        }
-        if pl_module.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        states = [state]
-        if trainer.world_size > 1:
-            states = [{}] * trainer.world_size
-            torch.distributed.all_gather_object(states, state)
-        checkpoint["rng_states"] = states
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        """Takes this process's state, if as many processes saved theirs."""
-        states = checkpoint["rng_states"]
-        self._resumed = states[trainer.global_rank] if len(states) == trainer.world_size else None
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Restores the state just before it is used: what comes between loading and training may draw numbers."""
-        if self._resumed is None:
-            return
-        random.setstate(self._resumed["python"])
-        np.random.set_state(self._resumed["numpy"])
-        torch.set_rng_state(self._resumed["torch"])
-        if "cuda" in self._resumed:
-            torch.cuda.set_rng_state(self._resumed["cuda"], trainer.strategy.root_device)
-        self._resumed = None
-
-
-class StepCheckpoint(ModelCheckpoint):
-    """Saves inside epochs; after an epoch's last batch comes the epoch's own checkpoint, with its validation done."""
-
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Saves every so many steps."""
-        if not trainer.is_last_batch:
-            super().on_train_batch_end(trainer, *args, **kwargs)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it, so that a killed save leaves the previous one whole.
-
-    Lightning's own writes to the system's temporary folder first, and moves that across file systems by copying.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Saves atomically."""
-        with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)

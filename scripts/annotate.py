@@ -9,6 +9,12 @@ The first writes a rationale store (parquet). Interrupted, it continues where it
 `tasks` lists the tasks.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -10,6 +10,12 @@ Writes a logit cache (a folder). Interrupted, it continues after its last comple
 prints what a cache holds, and with the last how far it is from its teacher, which reads a sample again.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
 import argparse
 import sys
 from pathlib import Path

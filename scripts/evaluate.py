@@ -5,6 +5,12 @@
 Writes predictions (parquet). Interrupted, it continues where it was.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
 from pathlib import Path
 
 from datamodules.generation import QuestionDataModule

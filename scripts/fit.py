@@ -5,8 +5,15 @@
 Writes `runs/<group>/<id>/`; the same config again finishes what was interrupted, or says that it is done.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +25,17 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import check_place, hash_json, hash_path
-from lightning_modules.run import AtomicCheckpointIO, JsonlLogger, RngState, RunFolder, RunSettings, StepCheckpoint
+from lightning_modules.checkpoints import (
+    LAST,
+    RngState,
+    RotatingCheckpointIO,
+    StepCheckpoint,
+    find_checkpoint,
+    read_global_step,
+)
+from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
+from lightning_modules.throughput import Throughput
 from scripts.stage_cli import StageCLI, run_main
 
 
@@ -27,9 +43,10 @@ class FitCLI(StageCLI):
     """Adds the run's folder, its loggers and its checkpoints to the trainer."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--run.*`."""
+        """Adds `--run.*` and `--throughput.*`."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--run", type=RunSettings, default=RunSettings())
+        parser.add_lightning_class_args(Throughput, "throughput")
 
     def before_instantiate_classes(self) -> None:
         """Finds the run's folder, and refuses one of another config before anything is built."""
@@ -58,16 +75,13 @@ class FitCLI(StageCLI):
                     settings=wandb.Settings(silent=True),
                 )
             )
-        place = {
-            "dirpath": self.run.checkpoint.parent,
-            "filename": self.run.checkpoint.stem,
-            "enable_version_counter": False,
-        }
+        self.checkpoint = self.run.checkpoints / LAST
+        place = {"dirpath": self.run.checkpoints, "filename": Path(LAST).stem, "enable_version_counter": False}
         own = [*(self.config_init.trainer.callbacks or []), RngState()]
         own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
         if settings.checkpoint_steps is not None:
             own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
-        plugins = [*(self.config_init.trainer.plugins or []), AtomicCheckpointIO()]
+        plugins = [*(self.config_init.trainer.plugins or []), RotatingCheckpointIO()]
         return super().instantiate_trainer(
             **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)
         )
@@ -88,33 +102,46 @@ def main(args: list[str] | None = None) -> Path:
         return run.path
     data.setup("fit")
     student.check(data)
-    if rank_zero_only.rank == 0:
-        sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
-        # The examples' own hash covers questions that are generated or come from the hub, and every filter.
-        hashes = {path: hash_path(Path(path)) for path in sources if Path(path).exists()}
-        hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
-        seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
-        run.begin(cli.dump_config(), hashes, seeds)
-        if data.num_left:
-            print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.num_left.items()))
-    resume = run.checkpoint if run.checkpoint.is_file() else None
-    cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
-    if cli.trainer.is_global_zero:
-        if run.student.exists():
-            # An earlier attempt was killed between the export and DONE.
-            shutil.rmtree(run.student)
-        student.export(run.student)
-        run.finish(
-            {
-                "global_step": cli.trainer.global_step,
-                "train_examples": len(data.train_examples),
-                "num_left": data.num_left,
-                "supervised_tokens_per_epoch": data.count_supervised_tokens(),
-            }
-        )
-        wandb.finish()
-        print(f"{run.path}: done after {cli.trainer.global_step} steps")
+    with run.lock() if rank_zero_only.rank == 0 else nullcontext():
+        resume = find_checkpoint(run.checkpoints)
+        if rank_zero_only.rank == 0:
+            begin(cli, read_global_step(resume) if resume else 0)
+        cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
+        if cli.trainer.is_global_zero:
+            finish(cli)
     return run.path
+
+
+def begin(cli: FitCLI, step: int) -> None:
+    """Writes what is known of the run before it trains, or goes on with it at a step."""
+    data = cli.datamodule
+    sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
+    # The examples' own hash covers questions that are generated or come from the hub, and every filter.
+    hashes = {path: hash_path(Path(path)) for path in sources if Path(path).exists()}
+    hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
+    seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
+    cli.run.begin(cli.dump_config(), hashes, seeds, step)
+    if data.num_left:
+        print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.num_left.items()))
+
+
+def finish(cli: FitCLI) -> None:
+    """Exports the student, and marks the run as done."""
+    run, data = cli.run, cli.datamodule
+    if run.student.exists():
+        # An earlier attempt was killed between the export and DONE.
+        shutil.rmtree(run.student)
+    cli.model.export(run.student)
+    run.finish(
+        {
+            "global_step": cli.trainer.global_step,
+            "train_examples": len(data.train_examples),
+            "num_left": data.num_left,
+            "supervised_tokens_per_epoch": data.count_supervised_tokens(),
+        }
+    )
+    wandb.finish()
+    print(f"{run.path}: done after {cli.trainer.global_step} steps")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.files import check_place
+from lightning_modules.preemption import Preemption
+from lightning_modules.stop_signal import EXIT_STOPPED, find_listener
+from scripts.slurm_tasks import read_slurm_tasks
 
 STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
 # What of the trainer's settings changes the result; where and how fast it runs does not.
@@ -112,6 +118,7 @@ class StageCLI(LightningCLI):
         args: list[str] | None,
     ):
         self.pretrained = pretrained
+        self.checkpoint: Path | None = None
         defaults = {"use_distributed_sampler": False, "enable_model_summary": False, "logger": False, "devices": 1}
         quiet_libraries()
         super().__init__(
@@ -130,6 +137,20 @@ class StageCLI(LightningCLI):
         """Gives the data the model's tokenizer."""
         parser.link_arguments(f"model.{self.pretrained}", "data.tokenizer")
         parser.link_arguments("model.revision", "data.revision")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer: with SLURM's tasks as its processes, and stopping in order when SLURM asks for it."""
+        trainer = self.config_init.trainer
+        kwargs = {name: [*(kwargs.get(name, trainer[name]) or [])] for name in ("callbacks", "plugins")} | {
+            name: value for name, value in kwargs.items() if name not in ("callbacks", "plugins")
+        }
+        if tasks := read_slurm_tasks(os.environ):
+            kwargs |= tasks.fit_trainer(trainer.devices, trainer.num_nodes)
+            # Its own requeueing saves inside a signal handler, and ends with exit code 0.
+            kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
+        if listener := find_listener():
+            kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
+        return super().instantiate_trainer(**kwargs)
 
     def dump_config(self) -> str:
         """Returns the resolved config as YAML that the same script reads."""
@@ -172,6 +193,10 @@ def run_main(main: Callable[[], Any]) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         main()
+    except SIGTERMException:
+        # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
+        print("stopped by SIGTERM; the same command continues", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns an interrupt into an exit.
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):

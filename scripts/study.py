@@ -14,6 +14,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -21,7 +22,9 @@ from jsonargparse import ArgumentParser
 from datamodules.files import write_json, write_text
 from scripts import annotate, cache_logits, evaluate, fit
 from scripts.stage_cli import run_main, select_sections
-from studies.comparison import compare, format_comparison
+from studies.analysis import analyze as analyze_study
+from studies.analysis import format_results
+from studies.cell_means import format_means, read_grid
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
@@ -88,23 +91,15 @@ def submit(args: list[str]) -> None:
 
 
 def analyze(args: list[str]) -> None:
-    """Compares the arms of a finished study."""
+    """Compares the arms of a finished study; or reads a csv file of cell means, as papers print them."""
+    if len(args) == 1 and args[0].endswith(".csv"):
+        print(format_means(read_grid(Path(args[0]))))
+        return
     plan = parse(args)
-    comparison = compare(plan.study)
-    table = format_comparison(plan.study, comparison)
+    results = analyze_study(plan.study)
+    table = format_results(results)
     write_text(plan.folder / "table.md", table + "\n")
-    cells = {
-        f"{condition}/{student}": {
-            "accuracy": cell.accuracy,
-            "low": cell.low,
-            "high": cell.high,
-            "extracted": cell.extracted,
-            "train_examples": cell.num_examples,
-        }
-        for (condition, student), cell in comparison.cells.items()
-    }
-    gamma = vars(comparison.interaction) if comparison.interaction else None
-    write_json(plan.folder / "results.json", {"cells": cells, "gamma": gamma, "questions": comparison.num_questions})
+    write_json(plan.folder / "results.json", results)
     print(f"{table}\n\nEverything is in {plan.folder}/")
 
 

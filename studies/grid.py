@@ -8,6 +8,7 @@ from typing import Literal
 from jsonargparse.typing import PositiveInt
 
 from datamodules.controls import AnswerPosition
+from studies.interaction import explain_unidentified
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -195,13 +196,8 @@ def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool
 
 def explain_missing_gamma(study: Study) -> str | None:
     """Says why this grid cannot tell the family interaction from the main effects; None if it can."""
-    families = {kind: {spec.family for spec in vars(study)[kind].values()} for kind in ("students", "teachers")}
-    for kind, found in families.items():
-        if len(found) < 2:
-            return f"all {kind} are of the family {', '.join(found)}; it takes two families of students and of teachers"
-    if not families["students"] & families["teachers"]:
-        return "no teacher is of a student's family"
-    return None
+    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
+    return explain_unidentified(students, teachers)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from datamodules.rationales import name_paraphrase
 from lightning_modules.pretrained import name_model
-from studies.comparison import predictions_path
 from studies.grid import Arm, ControlSpec, Study, expand, find_scorers
+from studies.predictions import predictions_path
 
 
 @dataclass(frozen=True)

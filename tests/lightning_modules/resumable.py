@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from datamodules.distillation import DistillationDataModule
-from lightning_modules.run import AtomicCheckpointIO, RngState
+from lightning_modules.checkpoints import RngState, RotatingCheckpointIO
 from lightning_modules.student import DistillationModule
 from tests.tiny import TRAINER
 
@@ -81,7 +81,7 @@ def train(
     trainer = L.Trainer(
         **{**options, **job.get("trainer", {})},
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[RotatingCheckpointIO()],
         default_root_dir=folder,
     )
     try:

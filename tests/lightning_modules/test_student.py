@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from datamodules.distillation import DistillationDataModule
 from datamodules.rationales import Rationale
 from datamodules.tokenization import ANSWER, PROMPT
-from lightning_modules.run import AtomicCheckpointIO
+from lightning_modules.checkpoints import RotatingCheckpointIO
 from lightning_modules.student import DistillationModule
 from losses.distillation import DistillationLoss
 from losses.schedules import Schedule
@@ -149,7 +149,7 @@ def test_resumed_at_an_epochs_end_is_bit_equal_to_uninterrupted(world: World, tm
         return {
             "max_epochs": 4,
             "enable_checkpointing": True,
-            "plugins": [AtomicCheckpointIO()],
+            "plugins": [RotatingCheckpointIO()],
             "default_root_dir": str(tmp_path),
             "callbacks": [checkpoint],
         }

@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts import annotate, cache_logits, evaluate, fit
+from scripts import cache_logits
 from scripts.stage_cli import run_main
+from tests.scripts import pipeline as stages
+from tests.scripts.pipeline import MAINS
 from tests.tiny import make_questions, make_rationale, save_model, write_questions, write_store
 
-MAINS: dict[str, Callable] = {
-    "annotate": annotate.main,
-    "cache_logits": cache_logits.main,
-    "fit": fit.main,
-    "evaluate": evaluate.main,
-}
 # Each stage's command on the bench; later arguments override earlier ones.
 COMMON = [
     "--data.questions=colours_train.jsonl",
@@ -136,3 +132,23 @@ def bench(bench_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.chdir(folder)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     return Bench(folder, capsys)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all four stages ran."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        for stage in stages.COMMANDS:
+            stages.run_stage(stage)
+    return folder
+
+
+@pytest.fixture
+def inside(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The pipeline's folder, as working directory."""
+    monkeypatch.chdir(pipeline)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return pipeline

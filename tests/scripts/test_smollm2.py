@@ -102,4 +102,5 @@ def test_student_was_evaluated(study, arm):
 def test_table_has_every_arm(study):
     for arm in ARMS:
         assert f"| {arm} | " in study[1]
-    assert set(json.loads((study[0] / "results.json").read_text())["cells"]) == {f"{arm}/smollm2" for arm in ARMS}
+    cells = json.loads((study[0] / "results.json").read_text())["cells"]
+    assert {(cell["condition"], cell["student"]) for cell in cells} == {(arm, "smollm2") for arm in ARMS}

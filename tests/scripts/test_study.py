@@ -80,42 +80,51 @@ def test_every_arm_answered_every_test_question(folder):
     assert len({tuple(record["question_id"] for record in records) for records in predictions.values()}) == 1
 
 
-def test_results_agree_with_the_predictions(folder):
+def read_results(folder: Path) -> tuple[dict, dict[tuple[str, str], dict]]:
+    """Returns the results, and their cells by (arm, student)."""
     results = json.loads((folder / "results.json").read_text())
+    return results, {(cell["condition"], cell["student"]): cell for cell in results["cells"]}
+
+
+def test_results_agree_with_the_predictions(folder):
+    results, cells = read_results(folder)
     recomputed = read_accuracies(folder)
-    assert results["questions"] == 10
-    assert {tuple(key.rsplit("/", 1)) for key in results["cells"]} == set(recomputed)
-    for key, cell in results["cells"].items():
-        accuracy, extracted = recomputed[tuple(key.rsplit("/", 1))]
-        assert cell["accuracy"] == pytest.approx(accuracy) and cell["extracted"] == pytest.approx(extracted)
+    assert results["num_questions"] == {"microworld": 10}
+    assert set(cells) == set(recomputed)
+    for key, cell in cells.items():
+        accuracy, extracted = recomputed[key]
+        assert cell["accuracy"] == pytest.approx(accuracy) and cell["extraction_rate"] == pytest.approx(extracted)
+        assert cell["accuracy_by_extractor"]["neutral"] == pytest.approx(accuracy)
         assert 0 <= cell["low"] <= accuracy <= cell["high"] <= 1 + 1e-9 and cell["low"] < cell["high"]
+        gain = None if key[0] == "untuned" else accuracy - recomputed["untuned", key[1]][0]
+        assert cell["gain"] == (gain if gain is None else pytest.approx(gain))
     own, other = [recomputed[f"rationale-{f}", f][0] for f in "ab"], [recomputed["rationale-a", "b"][0]]
     other.append(recomputed["rationale-b", "a"][0])
-    gamma = results["gamma"]
-    assert gamma["gamma"] == pytest.approx((sum(own) - sum(other)) / 2)
-    assert gamma["low"] <= gamma["gamma"] <= gamma["high"] and gamma["families"] == ["a", "b"]
+    [gamma] = results["gamma"]
+    assert gamma["estimate"] == pytest.approx((sum(own) - sum(other)) / 2)
+    assert gamma["low"] <= gamma["estimate"] <= gamma["high"] and gamma["families"] == ["a", "b"]
+    assert any("one training seed" in warning for warning in results["warnings"])
 
 
 def test_training_examples_are_the_right_rationales(folder):
-    results = json.loads((folder / "results.json").read_text())["cells"]
+    _, cells = read_results(folder)
     for teacher in "ab":
         records = pq.read_table(folder / "teachers" / teacher / "microworld.parquet").to_pylist()
         right = sum(record["correct"] for record in records)
-        assert results[f"rationale-{teacher}/a"]["train_examples"] == right > 0
-    assert results["label/a"]["train_examples"] == 8 and results["untuned/a"]["train_examples"] == 0
+        assert cells[f"rationale-{teacher}", "a"]["num_examples"] == right > 0
+    assert cells["label", "a"]["num_examples"] == 8 and cells["untuned", "a"]["num_examples"] == 0
 
 
 def test_table_shows_the_results(study, folder):
     table = study[1]
-    results = json.loads((folder / "results.json").read_text())
+    results, cells = read_results(folder)
     rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("|")}
-    assert set(rows) == {key.split("/")[0] for key in results["cells"]} | {"arm", "---"}
-    for key, cell in results["cells"].items():
-        arm, student = key.rsplit("/", 1)
+    assert set(rows) == {condition for condition, _ in cells} | {"arm", "---"}
+    for (arm, student), cell in cells.items():
         shown = rows[arm].strip("| ").split(" | ")[1 + "ab".index(student)]
         assert shown.startswith(f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]")
     assert rows["rationale+logits-a"].strip("| ").endswith("–")
-    assert f"{100 * results['gamma']['gamma']:+.1f} points" in table
+    assert f"γ = {100 * results['gamma'][0]['estimate']:+.1f} points" in table
 
 
 def test_rerun_does_nothing_new(study, folder, capsys):

@@ -2,17 +2,34 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
-from studies.statistics import bootstrap_means, family_interaction, wilson_interval
+from studies.statistics import (
+    Uncertainty,
+    adjust_holm,
+    compare_models,
+    estimate_accuracy,
+    estimate_contrast,
+    measure_uncertainty,
+    wilson_interval,
+)
+
+
+def draw_answers(num_seeds: int, num_questions: int, seed: int = 0, share: float = 0.6) -> np.ndarray:
+    """Answers that depend on the question, on the seed, and on neither."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(1, num_questions)) + 0.2 * rng.normal(size=(num_seeds, 1))
+    return (latent + rng.normal(size=(num_seeds, num_questions)) < 2 * (share - 0.5)).astype(float)
 
 
 @given(st.integers(1, 500).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_wilson_agrees_with_scipy(counts):
     correct, total = counts
-    for level in (0.8, 0.95, 0.99):
-        expected = binomtest(correct, total).proportion_ci(level, method="wilson")
-        assert wilson_interval(correct, total, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    expected = stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(correct, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_wilson_of_a_known_example():
@@ -20,78 +37,151 @@ def test_wilson_of_a_known_example():
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
 
 
-@pytest.mark.parametrize("total", [1, 7, 400])
-def test_wilson_has_width_at_the_ends_and_stays_inside(total):
-    low, high = wilson_interval(0, total)
-    assert low == pytest.approx(0, abs=1e-15) and 0 < high < 1
-    assert wilson_interval(total, total) == pytest.approx((1 - high, 1))
+def test_accuracy_of_one_seed_is_wilsons():
+    correct = draw_answers(1, 2000)
+    share, low, high = estimate_accuracy(correct)
+    assert share == correct.mean()
+    # t for the normal quantile, and n - 1 for n.
+    assert (low, high) == pytest.approx(wilson_interval(correct.sum(), 2000), abs=1e-4)
 
 
-def test_wilson_takes_a_mean_over_seeds():
-    assert wilson_interval(5, 20)[0] < wilson_interval(5.5, 20)[0] < wilson_interval(6, 20)[0]
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_accuracy_has_width_at_the_ends(share):
+    _, low, high = estimate_accuracy(np.full((3, 40), share))
+    assert (low, high) == pytest.approx(wilson_interval(40 * share, 40))
+    assert 0 <= low < high <= 1
 
 
-def test_gamma_by_hand():
-    accuracy = {("l", "l"): 0.62, ("q", "q"): 0.70, ("l", "q"): 0.66, ("q", "l"): 0.58}
-    assert family_interaction(accuracy, "l", "q") == pytest.approx((0.62 + 0.70 - 0.66 - 0.58) / 2)
-    assert family_interaction(accuracy, "q", "l") == pytest.approx(0.04)
+def test_accuracy_of_seeds_that_disagree_is_unknown():
+    share, low, high = estimate_accuracy(np.repeat([[0.0], [1.0]], 40, axis=1))
+    assert share == 0.5 and low < 0.01 and high > 0.99
 
 
-@given(*[st.floats(-1, 1) for _ in range(5)])
-def test_gamma_is_what_main_effects_leave(base, teacher, student, interaction, _):
-    # A better teacher or an abler student is no family effect; half of the interaction's contrast is gamma.
-    accuracy = {
-        (t, s): base + teacher * (t == "l") + student * (s == "q") + interaction * (1 if t == s else -1) / 2
-        for t in "lq"
-        for s in "lq"
+@given(st.integers(0, 1000), st.integers(1, 4), st.floats(0.05, 0.95))
+def test_accuracy_is_inside_its_interval(seed, num_seeds, share):
+    value, low, high = estimate_accuracy(draw_answers(num_seeds, 50, seed, share))
+    assert 0 <= low <= value <= high <= 1
+
+
+def test_contrast_of_two_single_seeds_is_the_paired_t_test():
+    left, right = draw_answers(1, 3000, 0), draw_answers(1, 3000, 1)
+    found = estimate_contrast([left, right], [1, -1])
+    expected = stats.ttest_rel(left[0], right[0])
+    assert found.estimate == pytest.approx(left.mean() - right.mean())
+    # But for one discordant question more.
+    assert found.p == pytest.approx(expected.pvalue, rel=0.02)
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=2e-4)
+
+
+def test_variances_are_those_of_a_crossed_analysis_of_variance():
+    # Mean squares by hand, from sums over the table.
+    cell = draw_answers(4, 60, 5)
+    num_seeds, num_questions = cell.shape
+    total = ((cell - cell.mean()) ** 2).sum()
+    seeds = num_questions * ((cell.mean(1) - cell.mean()) ** 2).sum()
+    questions = num_seeds * ((cell.mean(0) - cell.mean()) ** 2).sum()
+    mean_squares = {
+        "seeds": seeds / (num_seeds - 1),
+        "questions": questions / (num_questions - 1),
+        "rest": (total - seeds - questions) / (num_seeds - 1) / (num_questions - 1),
     }
-    assert family_interaction(accuracy, "l", "q") == pytest.approx(interaction, abs=1e-12)
+    found = measure_uncertainty([cell], [1.0])
+    assert found.questions == pytest.approx(mean_squares["questions"] / cell.size)
+    assert found.seeds == pytest.approx(max(mean_squares["seeds"] - mean_squares["rest"], 0) / cell.size)
+    assert (found.df_questions, found.df_seeds) == pytest.approx((59, 3))
 
 
-def test_gamma_of_a_table_that_looks_in_family():
-    # The stronger teacher wins everywhere, and the second family's students are abler: no interaction at all.
-    accuracy = {("l", "l"): 0.60, ("q", "l"): 0.50, ("l", "q"): 0.70, ("q", "q"): 0.60}
-    assert family_interaction(accuracy, "l", "q") == pytest.approx(0)
+def test_variance_components_agree_with_a_mixed_model():
+    rng = np.random.default_rng(1)
+    cell = rng.normal(size=(1, 80)) + 0.5 * rng.normal(size=(6, 1)) + rng.normal(size=(6, 80))
+    seeds, questions = np.indices(cell.shape)
+    groups = {"seed": seeds.ravel(), "question": questions.ravel()}
+    one = np.ones((cell.size, 1))
+    dummies = {name: (values[:, None] == np.unique(values)).astype(float) for name, values in groups.items()}
+    names = [[[f"{name}{number}" for number in range(dummy.shape[1])]] for name, dummy in dummies.items()]
+    spec = VCSpec(list(dummies), names, [[dummy] for dummy in dummies.values()])
+    fit = MixedLM(cell.ravel(), one, groups=np.zeros(cell.size), exog_vc=spec).fit(reml=True)
+    found = measure_uncertainty([cell], [1.0])
+    assert fit.bse_fe[0] ** 2 == pytest.approx(found.questions + found.seeds, rel=1e-3)
 
 
-def test_gamma_of_draws_is_elementwise():
+def test_what_makes_a_question_hard_for_all_cancels():
     rng = np.random.default_rng(0)
-    draws = {(t, s): rng.random(5) for t in "lq" for s in "lq"}
-    gammas = family_interaction(draws, "l", "q")
-    for number in range(5):
-        assert gammas[number] == family_interaction({key: value[number] for key, value in draws.items()}, "l", "q")
+    shared = (rng.random((1, 500)) < 0.5).astype(float)
+    uncertainty = measure_uncertainty([np.repeat(shared, 3, 0)] * 4, [0.5, -0.5, -0.5, 0.5])
+    assert uncertainty.questions == pytest.approx(0) and uncertainty.seeds == pytest.approx(0)
 
 
-def draw_weights(num_questions: int, num_resamples: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(num_questions, np.full(num_questions, 1 / num_questions), size=num_resamples)
-    return counts / num_questions
+def test_cells_that_answer_alike_are_not_said_to_be_equal():
+    cells = [np.ones((3, 400))] * 2
+    found = estimate_contrast(cells, [1, -1])
+    assert found.estimate == 0 and found.p == 1
+    assert 1 / 400 < found.high < 3 / 400 and found.low == -found.high
 
 
-def test_bootstrap_over_questions_has_the_mean_and_variance_of_theory():
-    correct = (np.arange(100) < 30).astype(float)[None]
-    draws = bootstrap_means(correct, draw_weights(100, 40_000), np.random.default_rng(1))
-    assert draws.mean() == pytest.approx(0.3, abs=0.001)
-    assert draws.var() == pytest.approx(0.3 * 0.7 / 100, rel=0.03)
+@given(st.floats(-1, 1), st.floats(0, 0.1), st.floats(0, 0.1), st.floats(1, 20))
+def test_p_is_where_the_interval_reaches_zero(value, questions, seeds, df):
+    uncertainty = Uncertainty(questions, seeds, 300, df)
+    found = uncertainty.estimate(value)
+    if 1e-10 < found.p < 1 - 1e-6:
+        assert uncertainty.half_width(found.p) == pytest.approx(abs(value), rel=1e-5)
+    if abs(abs(value) - uncertainty.half_width()) > 1e-6:
+        assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 
 
-def test_bootstrap_over_seeds_has_the_variance_of_theory():
-    # Seeds that differ, on questions that do not: only seeds vary.
-    correct = np.repeat([[0.0], [0.0], [1.0], [1.0]], 50, axis=1)
-    draws = bootstrap_means(correct, draw_weights(50, 40_000), np.random.default_rng(1))
-    assert draws.mean() == pytest.approx(0.5, abs=0.005)
-    assert draws.var() == pytest.approx(0.25 / 4, rel=0.03)
+def test_p_without_seeds_is_students():
+    found = Uncertainty(0.04, 0.0, 12, 1).estimate(0.5)
+    assert found.p == pytest.approx(2 * stats.t.sf(0.5 / 0.2, 12))
 
 
-def test_bootstrap_pairs_cells_over_questions():
-    # Two cells that answer alike differ in no resample.
-    correct = (np.random.default_rng(3).random((1, 60)) < 0.5).astype(float)
-    weights = draw_weights(60, 500)
-    first = bootstrap_means(correct, weights, np.random.default_rng(1))
-    second = bootstrap_means(correct, weights, np.random.default_rng(2))
-    assert np.array_equal(first, second) and first.std() > 0
+@given(st.integers(0, 100), st.permutations(range(3)))
+def test_order_of_seeds_does_not_matter(seed, order):
+    cells = [draw_answers(3, 40, seed), draw_answers(3, 40, seed + 1)]
+    before = estimate_contrast(cells, [1, -1])
+    after = estimate_contrast([cells[0][list(order)], cells[1]], [1, -1])
+    assert vars(after) == pytest.approx(vars(before))
+    swapped = estimate_contrast(cells[::-1], [1, -1])
+    assert (swapped.estimate, swapped.low, swapped.high) == pytest.approx((-before.estimate, -before.high, -before.low))
 
 
-def test_bootstrap_of_certain_answers_has_no_width():
-    draws = bootstrap_means(np.ones((2, 30)), draw_weights(30, 100), np.random.default_rng(1))
-    assert draws == pytest.approx(np.ones(100))
+@given(st.integers(0, 200))
+def test_models_are_compared_by_mcnemar(seed):
+    left, right = draw_answers(1, 80, seed), draw_answers(1, 80, seed + 1, share=0.5)
+    found = compare_models(left, right, np.random.default_rng(0), 500)
+    both = (int(((left == 1) & (right == 0)).sum()), int(((left == 0) & (right == 1)).sum()))
+    assert (found.left_only, found.right_only) == both
+    assert found.p == pytest.approx(min(1, 2 * stats.binom.cdf(min(both), sum(both), 0.5)), abs=1e-9)
+    assert found.low <= left.mean() - right.mean() <= found.high
+
+
+def test_mcnemar_agrees_with_statsmodels():
+    left, right = draw_answers(1, 300, 3)[0], draw_answers(1, 300, 4, share=0.5)[0]
+    table = [[((left == i) & (right == j)).sum() for j in (1, 0)] for i in (1, 0)]
+    found = compare_models(left[None], right[None], np.random.default_rng(0))
+    assert found.p == pytest.approx(mcnemar(table, exact=True).pvalue)
+
+
+def test_paired_bootstrap_has_the_variance_of_theory():
+    left, right = draw_answers(2, 400, 7), draw_answers(2, 400, 8, share=0.5)
+    found = compare_models(left, right, np.random.default_rng(0), 40_000)
+    difference = left.mean(0) - right.mean(0)
+    half = 1.96 * difference.std() / 20
+    assert found.low == pytest.approx(difference.mean() - half, abs=0.003)
+    assert found.high == pytest.approx(difference.mean() + half, abs=0.003)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_by_its_definition(ps):
+    adjusted = adjust_holm(ps)
+    for number, p in enumerate(ps):
+        # The largest of (m - j) p_(j) over the tests with smaller or equal p.
+        ranked = sorted(ps)
+        steps = [(len(ps) - rank) * other for rank, other in enumerate(ranked) if other <= p]
+        first = (len(ps) - ranked.index(p)) * p
+        assert adjusted[number] == pytest.approx(min(1, max([first, *steps])))
+
+
+def test_holm_agrees_with_statsmodels():
+    ps = [0.01, 0.04, 0.03, 0.005, 0.2]
+    assert adjust_holm(ps) == pytest.approx(multipletests(ps, method="holm")[1].tolist())

@@ -1,0 +1,133 @@
+"""Checkpoints of a run: written whole or not at all, the last two kept, checked before one is continued from."""
+
+import os
+import random
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from datamodules.files import atomic_path
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Returns the newest whole checkpoint of a run, None if there is none; a damaged newer one is removed.
+
+    Raises:
+        ValueError: There are checkpoints, and all are damaged.
+    """
+    damaged: list[Path] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.is_file():
+            continue
+        if is_whole(path):
+            for newer in damaged:
+                warnings.warn(f"{newer} is damaged; going on from {path.name}, the one before", stacklevel=2)
+                # The next save would keep it in place of this one.
+                newer.unlink(missing_ok=True)
+            return path
+        damaged.append(path)
+    if damaged:
+        raise ValueError(f"{' and '.join(map(str, damaged))}: damaged; delete the run's folder to begin anew")
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Says whether every record of a checkpoint agrees with the CRC-32 that torch stored beside it."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None and read_global_step(checkpoint) >= 0
+    except Exception:  # a byte of a header can make a reader fail in any way
+        return False
+
+
+def read_global_step(checkpoint: Path) -> int:
+    """Returns the number of optimizer steps that a checkpoint counts."""
+    return torch.load(checkpoint, map_location="meta", weights_only=True)["global_step"]
+
+
+class RngState(L.Callback):
+    """Keeps each process's random generators in the checkpoint, so that a resumed run draws the same dropout masks.
+
+    A run that is resumed with another number of processes, at an epoch's end, begins with fresh ones.
+    """
+
+    def __init__(self) -> None:
+        self._resumed: dict | None = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Gathers the states of all processes; plain numbers and tensors, which load without pickles."""
+        kind, keys, *rest = np.random.get_state()
+        state = {
+            "python": random.getstate(),
+            "numpy": (kind, np.asarray(keys).tolist(), *rest),
+            "torch": torch.get_rng_state(),
+        }
+        if pl_module.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        states = [state]
+        if trainer.world_size > 1:
+            states = [{}] * trainer.world_size
+            torch.distributed.all_gather_object(states, state)
+        checkpoint["rng_states"] = states
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+        """Takes this process's state, if as many processes saved theirs."""
+        states = checkpoint["rng_states"]
+        self._resumed = states[trainer.global_rank] if len(states) == trainer.world_size else None
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Restores the state just before it is used: what comes between loading and training may draw numbers."""
+        if self._resumed is None:
+            return
+        random.setstate(self._resumed["python"])
+        np.random.set_state(self._resumed["numpy"])
+        torch.set_rng_state(self._resumed["torch"])
+        if "cuda" in self._resumed:
+            torch.cuda.set_rng_state(self._resumed["cuda"], trainer.strategy.root_device)
+        self._resumed = None
+
+
+class StepCheckpoint(ModelCheckpoint):
+    """Saves inside epochs; after an epoch's last batch comes the epoch's own checkpoint, with its validation done."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Saves every so many steps."""
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+class RotatingCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target and renames it; keeps the one before as `previous.ckpt`.
+
+    A killed save leaves the earlier ones whole. Lightning's own writes to the system's temporary folder first, and
+    moves that across file systems by copying.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Saves atomically.
+
+        Raises:
+            ValueError: The disk is full.
+        """
+        target = Path(path)
+        try:
+            with atomic_path(target) as temporary:
+                with temporary.open("wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if target.is_file():
+                    os.replace(target, target.with_name(PREVIOUS))
+        except OSError as error:
+            raise ValueError(
+                f"{target}: cannot be written: {error.strerror}; the same command continues from the one before"
+            ) from None

@@ -1,0 +1,65 @@
+"""Ends a training or a prediction in order when a scheduler asks for it; the same command then continues."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from lightning_modules.stop_signal import EXIT_STOPPED, StopListener
+
+
+class Preemption(L.Callback):
+    """Leaves with `EXIT_STOPPED` at the next place where nothing is lost.
+
+    A training saves at the end of an optimizer step, once one process was signalled, and leaves when that step's
+    metrics are written; after an epoch's last step it leaves when the epoch is validated and saved. The processes
+    agree on it. A prediction keeps each batch's results, so that each process leaves by itself.
+
+    Args:
+        listener: Knows of the signal.
+        checkpoint: Where a training is saved.
+    """
+
+    def __init__(self, listener: StopListener, checkpoint: Path | None = None):
+        self.listener, self.checkpoint = listener, checkpoint
+        self._is_leaving = False
+        self._last_step = 0
+
+    def _listen(self) -> None:
+        # Lightning puts its own handler of SIGTERM in place, which would end the run with exit code 0.
+        self.listener.listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens."""
+        self._listen()
+        self._last_step = trainer.global_step
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens."""
+        self._listen()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Saves after an optimizer step, if a process was signalled."""
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        received = self.listener.received is not None
+        self._is_leaving = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if self._is_leaving and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Leaves, once what came after the step is written."""
+        if self._is_leaving:
+            self._leave(trainer, f"at step {trainer.global_step}")
+
+    def on_predict_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Leaves before the next batch."""
+        if self.listener.received is not None:
+            self._leave(trainer, "between two batches")
+
+    def _leave(self, trainer: L.Trainer, where: str) -> None:
+        if trainer.is_global_zero:
+            cause = self.listener.received or "a signal to another process"
+            print(f"stopped by {cause} {where}; the same command continues", flush=True)
+        raise SystemExit(EXIT_STOPPED)

@@ -1,0 +1,290 @@
+"""The comparison of a study's arms: accuracies, gains, contrasts, main effects and the family interaction."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from studies.grid import Study, expand, find_scorers
+from studies.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
+from studies.predictions import EXTRACTOR, Answers, CellKey, read_answers
+from studies.statistics import Estimate, adjust_holm, compare_models, estimate_accuracy, estimate_contrast
+
+# Supervision, control, training task, test task.
+Group = tuple[str, str | None, str | None, str]
+
+METHODS = {
+    "wilson": "Wilson's interval for as many questions as the variance over training seeds and questions is worth",
+    "seeds and questions": "t-interval over training seeds and questions, variances of both recovered separately; the "
+    "models are taken as given",
+    "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
+    "t-interval over training seeds and questions, the models are taken as given",
+    "teachers": "the same; t-interval over teachers within families; the students are taken as given",
+    "mixed model": "students and teachers fixed, pairs random; t-interval on the residual degrees of freedom",
+    "questions": "these trained models only: exact McNemar test (with several seeds the sign test over questions), "
+    "paired bootstrap over questions, 10,000 resamples",
+    "holm": "p_holm is adjusted within the contrasts of one kind and task (Holm 1979)",
+}
+
+
+class Analysis:
+    """Estimates everything that a study's answers say.
+
+    Args:
+        study: The grid.
+        answers: What its arms answered.
+        seed: Of the bootstrap.
+    """
+
+    def __init__(self, study: Study, answers: Answers, seed: int = 0):
+        self.study, self.cells, self.questions = study, answers.cells, answers.questions
+        self.warnings = list(answers.warnings)
+        self.rng = np.random.default_rng(seed)
+
+    def _family(self, teacher: str | None) -> str | None:
+        return None if teacher is None else self.study.teachers[teacher].family
+
+    def _contrast(self, weights: dict[CellKey, float]) -> Estimate:
+        return estimate_contrast([self.cells[key].correct_SQ for key in weights], list(weights.values()))
+
+    def describe_cells(self) -> list[dict[str, Any]]:
+        """Returns each cell's accuracy, and its gain over the untuned student's zero-shot answers."""
+        rows = []
+        for key, cell in self.cells.items():
+            accuracy, low, high = estimate_accuracy(cell.correct_SQ)
+            untuned = CellKey(key.student, "untuned", None, None, None, key.task)
+            gain = self._contrast({key: 1, untuned: -1}) if key != untuned and untuned in self.cells else None
+            num_seeds, num_questions = cell.correct_SQ.shape
+            rows.append({
+                "student": key.student,
+                "student_family": self.study.students[key.student].family,
+                "teacher": key.teacher,
+                "teacher_family": self._family(key.teacher),
+                "supervision": key.supervision,
+                "control": key.control,
+                "condition": key.condition,
+                "trained_on": key.trained_on,
+                "task": key.task,
+                "num_seeds": num_seeds,
+                "num_questions": num_questions,
+                "num_examples": min(cell.budget["train_examples"]) if cell.budget else 0,
+                "accuracy": accuracy,
+                "low": low,
+                "high": high,
+                "extraction_rate": cell.extraction_rate,
+                "gain": gain and gain.estimate,
+                "gain_low": gain and gain.low,
+                "gain_high": gain and gain.high,
+                "accuracy_by_extractor": cell.accuracies,
+            })  # fmt: skip
+        return rows
+
+    def _find_pairs(self) -> Iterator[tuple[str, list[CellKey], list[CellKey]]]:
+        """Yields what is compared: the kind, and the cells of either side, all of one student and task."""
+        for key in self.cells:
+            plain, text = key._replace(control=None), key._replace(control=None, supervision="rationale")
+            label = key._replace(supervision="label", teacher=None)
+            if key.control:
+                # Logits of another teacher than the writer have no plain arm; the same text without logits has.
+                others = [("control", plain if plain in self.cells else text)]
+                if self.study.controls[key.control].in_family_logits:
+                    others.append(("text", plain._replace(teacher=find_scorers(self.study, key.student)[0])))
+            else:
+                others = {"rationale+logits": [("logits", text)], "rationale": [("rationale", label)]}.get(
+                    key.supervision, []
+                )
+            yield from ((kind, [key], [other]) for kind, other in others if other in self.cells)
+        for members in self._groups().values():
+            for student in dict.fromkeys(key.student for key in members):
+                sides: dict[bool, list[CellKey]] = {True: [], False: []}
+                for key in members:
+                    if key.student == student:
+                        sides[self._family(key.teacher) == self.study.students[student].family].append(key)
+                if all(sides.values()):
+                    yield "family", sides[True], sides[False]
+
+    def describe_contrasts(self) -> list[dict[str, Any]]:
+        """Returns the paired differences, with Holm's adjustment within each kind and task."""
+        rows = []
+        for kind, *pair in self._find_pairs():
+            left, right = pair
+            weights = {key: 1 / len(left) for key in left} | {key: -1 / len(right) for key in right}
+            names = [", ".join(key.condition for key in side) for side in pair]
+            correct = [np.concatenate([self.cells[key].correct_SQ for key in side]) for side in pair]
+            key = left[0]
+            rows.append({
+                "name": f"{key.student}: {names[0]} against {names[1]}",
+                "kind": kind,
+                "student": key.student,
+                "trained_on": key.trained_on,
+                "task": key.task,
+                "left": names[0],
+                "right": names[1],
+                **asdict(self._contrast(weights)),
+                "num_questions": self.questions[key.task],
+                "num_seeds": min(len(self.cells[key].correct_SQ) for key in weights),
+                "method": "seeds and questions",
+                "models": {**asdict(compare_models(correct[0], correct[1], self.rng)), "method": "questions"},
+            })  # fmt: skip
+        tests = defaultdict(list)
+        for row in rows:
+            tests[row["kind"], row["trained_on"], row["task"]].append(row)
+        for family in tests.values():
+            for row, p in zip(family, adjust_holm([row["p"] for row in family]), strict=True):
+                row["p_holm"] = p
+        return rows
+
+    def _groups(self) -> dict[Group, list[CellKey]]:
+        """Returns the cells with a teacher, by group."""
+        groups = defaultdict(list)
+        for key in self.cells:
+            if key.teacher:
+                groups[key.supervision, key.control, key.trained_on, key.task].append(key)
+        return groups
+
+    def _families(self, students: list[str], teachers: list[str]) -> tuple[list[str], list[str]]:
+        own, other = self.study.students, self.study.teachers
+        return [own[name].family for name in students], [other[name].family for name in teachers]
+
+    def _find_grid(self, group: Group, members: list[CellKey]) -> tuple[list[str], list[str]] | None:
+        """Returns the students and teachers of a group's complete grid; None if it does not identify gamma."""
+        arms = [arm for arm in expand(self.study) if arm.teacher and (arm.supervision, arm.control) == group[:2]]
+        students = list(dict.fromkeys(arm.student for arm in arms))
+        teachers = list(dict.fromkeys(str(arm.teacher) for arm in arms))
+        if len({(arm.student, arm.teacher) for arm in arms}) < len(students) * len(teachers):
+            return None  # only teachers of the student's family, or only others, by design
+        there = {(key.student, key.teacher) for key in members}
+        complete = [teacher for teacher in teachers if all((student, teacher) in there for student in students)]
+        name, lost = ", ".join(filter(None, group)), ", ".join(name for name in teachers if name not in complete)
+        reason = explain_unidentified(*self._families(students, complete)) if complete else "no teacher is complete"
+        if lost:
+            self.warnings.append(f"{name}: the family interaction leaves out teachers whose cells are missing: {lost}")
+        if reason:
+            self.warnings.append(f"{name}: the family interaction is not identified: {reason}")
+            return None
+        return students, complete
+
+    def describe_grids(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Returns main effects and family interactions of all groups whose grid is complete."""
+        effects, gammas = [], []
+        for group, members in self._groups().items():
+            if (grid := self._find_grid(group, members)) is None:
+                continue
+            students, teachers = grid
+            families = self._families(students, teachers)
+            supervision, control, trained_on, task = group
+            where = {"supervision": supervision, "control": control, "trained_on": trained_on, "task": task}
+            keys = [
+                CellKey(student, supervision, teacher, control, trained_on, task)
+                for student, teacher in product(students, teachers)
+            ]
+            weights = decompose(*families)
+
+            def contrast(weights_ST: np.ndarray, keys: list[CellKey] = keys) -> Estimate:
+                return self._contrast(dict(zip(keys, weights_ST.reshape(-1).tolist(), strict=True)))
+
+            for kind, names, weights_NST in (
+                ("student", students, weights.students_NST),
+                ("teacher", teachers, weights.teachers_NST),
+            ):
+                for name, weights_ST in zip(names, weights_NST, strict=True):
+                    row = {"kind": kind, "name": name, **where, **asdict(contrast(weights_ST))}
+                    effects.append({**row, "method": "seeds and questions"})
+            accuracy_ST = np.reshape([self.cells[key].correct_SQ.mean() for key in keys], weights.gamma_ST.shape)
+            found: list[tuple[str, Estimate, int | None]] = [
+                ("difference in differences", contrast(weights.gamma_ST), None),
+                *estimate_gammas(accuracy_ST, *families),
+            ]
+            facts = {
+                "families": sorted(set(families[0]) & set(families[1])),
+                "num_students": len(students),
+                "num_teachers": len(teachers),
+                "num_seeds": min(len(self.cells[key].correct_SQ) for key in keys),
+                "num_questions": self.questions[task],
+            }
+            gammas += [
+                {**where, "method": method, **asdict(estimate), **facts, "note": describe_df(df, *families)}
+                for method, estimate, df in found
+            ]
+        return effects, gammas
+
+
+def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
+    """Reads every arm's predictions and compares them.
+
+    Args:
+        study: The grid.
+        seed: Of the bootstrap.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        ValueError: There are no predictions, or some cannot be used.
+    """
+    analysis = Analysis(study, read_answers(study), seed)
+    cells, contrasts = analysis.describe_cells(), analysis.describe_contrasts()
+    effects, gammas = analysis.describe_grids()
+    return {
+        "study": asdict(study),
+        "num_questions": analysis.questions,
+        "extractor": EXTRACTOR,
+        "warnings": analysis.warnings,
+        "methods": METHODS,
+        "cells": cells,
+        "contrasts": contrasts,
+        "effects": effects,
+        "gamma": gammas,
+    }
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """Returns results as Markdown: arms down, students across, for each task; then gamma and the warnings."""
+    students = list(results["study"]["students"])
+    families = {name: spec["family"] for name, spec in results["study"]["students"].items()}
+    parts = []
+    trained = dict.fromkeys((cell["trained_on"], cell["task"]) for cell in results["cells"] if cell["trained_on"])
+    for trained_on, task in trained or dict.fromkeys((None, cell["task"]) for cell in results["cells"]):
+        shown = {
+            (cell["condition"], cell["student"]): cell
+            for cell in results["cells"]
+            if cell["task"] == task and cell["trained_on"] in (None, trained_on)
+        }
+        lines = [
+            " | ".join(["arm", *(f"student {name} ({families[name]})" for name in students)]),
+            " | ".join(["---"] * (1 + len(students))),
+        ]
+        for condition in dict.fromkeys(condition for condition, _ in shown):
+            row = [_format_cell(shown.get((condition, student))) for student in students]
+            lines.append(" | ".join([condition, *row]))
+        gammas = [row for row in results["gamma"] if (row["trained_on"], row["task"]) == (trained_on, task)]
+        title = f"Trained on {trained_on}, answering {results['num_questions'][task]} questions of {task}:"
+        parts.append("\n".join([title, "", *(f"| {line} |" for line in lines)]))
+        parts.append("\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.")
+    parts.append(
+        f"Accuracy [95 % interval over training seeds and questions] (training examples; gain over `untuned`, the "
+        f"student's zero-shot answer to the same prompt, in points); {results['study']['seeds']} training seeds."
+    )
+    if results["warnings"]:
+        parts.append("\n".join(f"- {warning}" for warning in results["warnings"]))
+    return "\n\n".join(parts)
+
+
+def _format_cell(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "–"
+    more = f"{cell['num_examples']}" if cell["gain"] is None else f"{cell['num_examples']}; {100 * cell['gain']:+.1f}"
+    return f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}] ({more})"
+
+
+def _format_gamma(row: dict[str, Any]) -> str:
+    what = "-".join(filter(None, (row["supervision"], row["control"])))
+    ends = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    note = f"; {row['note']}" if row["note"] else ""
+    return (
+        f"Family interaction γ = {100 * row['estimate']:+.1f} points {ends}, p = {row['p']:.2g} "
+        f"({what}; {', '.join(row['families'])}; {row['method']}{note})"
+    )

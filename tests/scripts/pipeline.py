@@ -1,0 +1,104 @@
+"""The stages' command lines on the embedded default, and how tests run them: in this process, or as a user does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from scripts import annotate, cache_logits, evaluate, fit
+
+MAINS: dict[str, Callable] = {
+    "annotate": annotate.main,
+    "cache_logits": cache_logits.main,
+    "fit": fit.main,
+    "evaluate": evaluate.main,
+}
+ROOT = Path(__file__).parents[2]
+MODELS = ROOT / "configs" / "models" / "microworld"
+COMMON = ["--data.prompt=plain", "--trainer.enable_progress_bar=false"]
+TRAIN = [*COMMON, "--data.questions=microworld:train:8:0"]
+COMMANDS = {
+    "annotate": [
+        *TRAIN,
+        f"--model.teacher={MODELS}/a-teacher",
+        "--model.family=a",
+        "--model.max_new_tokens=96",
+        "--data.max_length=320",
+        "--output=teacher/rationales.parquet",
+    ],
+    "cache_logits": [
+        *TRAIN,
+        f"--model.teacher={MODELS}/a-teacher",
+        "--model.top_k=8",
+        "--data.max_length=512",
+        '--data.rationales=["teacher/rationales.parquet"]',
+        "--output=teacher/logits",
+    ],
+    "fit": [
+        *TRAIN,
+        f"--model.student={MODELS}/a-student",
+        "--model.loss.kl_weight=0.5",
+        "--data.max_length=512",
+        "--data.tokens_per_batch=600",
+        "--data.validation_fraction=0.25",
+        '--data.rationales=["teacher/rationales.parquet"]',
+        "--data.supervision=rationale+logits",
+        '--data.logits=["teacher/logits"]',
+        "--trainer.max_epochs=2",
+        "--run.group=g",
+        "--run.id=r",
+    ],
+    "evaluate": [
+        *COMMON,
+        "--data.questions=microworld:test:6:0",
+        "--model.student=runs/g/r/student",
+        "--model.max_new_tokens=96",
+        "--model.arm=rationale+logits-a",
+        "--data.max_length=320",
+        "--output=predictions.parquet",
+    ],
+}
+
+
+def run_stage(stage: str, *more: str) -> str:
+    said = StringIO()
+    with redirect_stdout(said):
+        MAINS[stage]([*COMMANDS[stage], *more])
+    return said.getvalue()
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def spawn(stage: str, args: list[str], folder: Path, **environment: str) -> subprocess.Popen:
+    """Starts a stage's script as a user does."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), *args],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def wait_until(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """Waits until the files are as wanted; fails if the process ends before."""
+    until = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,0 +1,242 @@
+"""Stages that are stopped, in processes of their own: killed, signalled by a scheduler, interrupted by a user."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from datamodules.logit_cache import LogitCache
+from lightning_modules.checkpoints import find_checkpoint, read_global_step
+from tests.scripts.pipeline import COMMANDS, count_lines, read_jsonl, run_stage, spawn, wait_until
+
+
+def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
+    output, part = tmp_path / "r.parquet", tmp_path / ".r.parquet.part-0.jsonl"
+    options = [f"--output={output}", "--data.tokens_per_batch=1", "--data.questions=microworld:train:60:0"]
+    process = spawn("annotate", [*COMMANDS["annotate"], *options], inside)
+    wait_until(process, lambda: count_lines(part) >= 4)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not output.exists()
+    # A mark in what was kept shows that it is not made again; a torn line is what a kill may leave.
+    lines = part.read_text().splitlines()
+    kept = json.loads(lines[1])
+    part.write_text("\n".join([lines[0], json.dumps({**kept, "family": "kept"}), *lines[2:], '{"question_id": "mi']))
+    run_stage("annotate", *options)
+    assert list(tmp_path.iterdir()) == [output]
+    records = pq.read_table(output).to_pylist()
+    assert [record["question_id"] for record in records if record["family"] == "kept"] == [kept["question_id"]]
+    whole = tmp_path / "whole.parquet"
+    run_stage("annotate", *options, f"--output={whole}")
+    assert [{**record, "family": "a"} for record in records] == pq.read_table(whole).to_pylist()
+
+
+ENDURE = ["--trainer.max_epochs=50", "--data.supervision=rationale", "--data.logits=null", "--model.loss.kl_weight=0"]
+
+
+def check_resumed(folder: Path, whole: Path) -> None:
+    """Checks that a resumed run's metrics have no gap and no repeat, and are those of a run without a break."""
+    resumed, unbroken = (read_jsonl(run / "metrics.jsonl") for run in (folder, whole))
+    assert [(record["step"], "val/loss" in record) for record in resumed] == [
+        (record["step"], "val/loss" in record) for record in unbroken
+    ]
+    for name in ("train/loss", "val/loss", "train/learning_rate"):
+        losses = [record[name] for record in resumed if name in record]
+        assert losses == pytest.approx([record[name] for record in unbroken if name in record], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def unbroken(pipeline: Path) -> Path:
+    """The run that the interrupted ones are compared with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(pipeline)
+        patch.setenv("WANDB_MODE", "disabled")
+        run_stage("fit", *ENDURE, "--run.id=unbroken")
+    return pipeline / "runs" / "g" / "unbroken"
+
+
+def test_killed_fit_continues_at_its_last_checkpoint(inside, unbroken, tmp_path):
+    run = tmp_path / "g" / "r"
+    options = [*ENDURE, f"--run.root={tmp_path}"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    wait_until(process, (run / "checkpoints" / "last.ckpt").is_file)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (run / "DONE").exists()
+    begun = json.loads((run / "meta.json").read_text())
+    first = read_jsonl(run / "metrics.jsonl")[0]
+    run_stage("fit", *options)
+    assert (run / "DONE").is_file()
+    assert json.loads((run / "meta.json").read_text()) == begun
+    assert read_jsonl(run / "metrics.jsonl")[0] == first
+    check_resumed(run, unbroken)
+
+
+def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
+    run = tmp_path / "g" / "r"
+    options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.num_workers=1"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    wait_until(process, lambda: (last := run / "checkpoints" / "last.ckpt").is_file() and read_global_step(last) >= 4)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (run / "DONE").exists()
+    run_stage("fit", *options)
+    assert json.loads((run / "DONE").read_text()) == json.loads((unbroken / "DONE").read_text())
+    resumed, whole = (
+        {r["step"]: r for r in read_jsonl(f / "metrics.jsonl") if "train/loss" in r} for f in (run, unbroken)
+    )
+    # A kill between a step's checkpoint and its line of metrics loses the line.
+    assert len(set(whole) - set(resumed)) <= 1 and set(resumed) <= set(whole)
+    for step, record in resumed.items():
+        assert record["train/loss"] == pytest.approx(whole[step]["train/loss"], rel=1e-3)
+        assert record["train/learning_rate"] == pytest.approx(whole[step]["train/learning_rate"])
+
+
+def test_ctrl_c_ends_fit_in_order_and_the_same_command_continues(inside, unbroken, tmp_path):
+    run = tmp_path / "g" / "r"
+    options = [*ENDURE, f"--run.root={tmp_path}"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside, WANDB_MODE="offline")
+    wait_until(process, (run / "checkpoints" / "last.ckpt").is_file)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "interrupted" in said.splitlines()[-1]
+    assert not (run / "DONE").exists() and not (run / "student").exists()
+    run_stage("fit", *options)
+    assert (run / "DONE").is_file()
+    check_resumed(run, unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_schedulers_signal_stops_fit_inside_an_epoch_without_a_loss(inside, unbroken, tmp_path, number):
+    run = tmp_path / "g" / "r"
+    options = [*ENDURE, f"--run.root={tmp_path}", "--data.num_workers=1"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside, WANDB_MODE="offline")
+    wait_until(process, lambda: count_lines(run / "metrics.jsonl") >= 5)
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert f"stopped by {number.name} at step" in said and "Traceback" not in errors
+    step = read_global_step(run / "checkpoints" / "last.ckpt")
+    before = (run / "metrics.jsonl").read_text()
+    # The last step's line is there, and what is there stays.
+    assert [record["step"] for record in read_jsonl(run / "metrics.jsonl") if "train/loss" in record][-1] == step - 1
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert (run / "metrics.jsonl").read_text().startswith(before)
+    check_resumed(run, unbroken)
+    assert_same_student(run, unbroken)
+
+
+def assert_same_student(run: Path, other: Path) -> None:
+    weights, expected = (load_file(folder / "student" / "model.safetensors") for folder in (run, other))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("stage", ["fit", "annotate"])
+def test_a_signal_while_the_script_still_imports_is_not_lost(inside, tmp_path, stage):
+    process = spawn(
+        stage, [*COMMANDS[stage], f"--run.root={tmp_path}" if stage == "fit" else f"--output={tmp_path}/r"], inside
+    )
+    status = Path(f"/proc/{process.pid}/status")
+    wait_until(process, lambda: catches(status.read_text(), signal.SIGUSR1))
+    process.send_signal(signal.SIGUSR1)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "stopped by SIGUSR1" in said
+
+
+def catches(status: str, number: signal.Signals) -> bool:
+    """Says whether a process has a handler for a signal, from what /proc has to say of it."""
+    [mask] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("stage", ["annotate", "cache_logits", "evaluate"])
+def test_a_signal_stops_a_prediction_between_two_batches(inside, tmp_path, stage):
+    output = tmp_path / ("cache" if stage == "cache_logits" else "r.parquet")
+    options = ["--data.tokens_per_batch=1", f"--output={output}"]
+    if stage != "cache_logits":
+        options.append("--data.questions=microworld:train:40:0")
+    process = spawn(stage, [*COMMANDS[stage], *options], inside)
+    part = tmp_path / (".lock-0000" if stage == "cache_logits" else ".r.parquet.part-0.jsonl")
+    place = output / ".lock-0000" if stage == "cache_logits" else part
+    wait_until(process, place.is_file)
+    process.send_signal(signal.SIGTERM)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert "stopped by SIGTERM between two batches" in said and "Traceback" not in errors
+    run_stage(stage, *options)
+    whole = tmp_path / "whole" / output.name
+    run_stage(stage, *options, f"--output={whole}")
+    if stage == "cache_logits":
+        caches = [dict(LogitCache(path).read_all()) for path in (output, whole)]
+        assert caches[0].keys() == caches[1].keys()
+        for rows, expected in zip(*(cache.values() for cache in caches), strict=True):
+            assert all(np.array_equal(rows[name], expected[name]) for name in expected)
+    else:
+        assert pq.read_table(output).to_pylist() == pq.read_table(whole).to_pylist()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(inside, unbroken, tmp_path, damage):
+    run = tmp_path / "g" / "r"
+    options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    wait_until(process, lambda: count_lines(run / "metrics.jsonl") >= 5)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    last = run / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content[: len(content) // 2] if damage == "truncate" else content)
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged; going on from previous\.ckpt"):
+        run_stage("fit", *options)
+    check_resumed(run, unbroken)
+    assert_same_student(run, unbroken)
+
+
+def test_two_processes_do_not_train_one_run(inside, tmp_path):
+    options = [*ENDURE, f"--run.root={tmp_path}"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    wait_until(process, (tmp_path / "g" / "r" / "metrics.jsonl").is_file)
+    with pytest.raises(ValueError, match=rf"another process trains this run \(process {process.pid} on "):
+        run_stage("fit", *options)
+    process.kill()
+    process.communicate()
+    run_stage("fit", *options)
+
+
+@pytest.mark.slow
+def test_a_fit_that_is_killed_twenty_times_ends_the_same(inside, unbroken, tmp_path):
+    run, generator = tmp_path / "g" / "r", random.Random(0)
+    options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1"]
+    for _ in range(20):
+        done = count_lines(run / "metrics.jsonl")
+        process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+        wait_until(process, lambda done=done: count_lines(run / "metrics.jsonl") > done)
+        time.sleep(generator.uniform(0, 0.2))
+        process.kill()
+        process.communicate()
+        find_checkpoint(run / "checkpoints")
+    run_stage("fit", *options)
+    assert_same_student(run, unbroken)
+
+
+def test_script_ends_with_one_line_and_exit_code_2(tmp_path):
+    process = spawn("fit", [*COMMANDS["fit"], "--data.supervison=label"], tmp_path)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and out == ""
+    [line] = err.splitlines()
+    assert line.startswith("error: ") and "supervison" in line
+    assert list(tmp_path.iterdir()) == []

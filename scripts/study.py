@@ -3,6 +3,7 @@
     python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
     python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
     python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
+    python scripts/study.py submit --config ...    # submits what is missing to SLURM; see slurm/pipeline.sh
     python scripts/study.py analyze --config ...   # the table of arms x students, and the family interaction
 
 Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command
@@ -27,6 +28,7 @@ from studies.cell_means import format_means, read_grid
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
+from studies.submission import submit_jobs
 
 STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
 
@@ -65,19 +67,27 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
     *jobs, _ = plan.jobs()
     check_sections(jobs)
-    run_jobs(plan, jobs, {stage: module.main for stage, module in STAGES.items()})
+    run_jobs(jobs, plan.folder, plan.study.workers, {stage: module.main for stage, module in STAGES.items()})
     analyze(args)
 
 
 def status(args: list[str]) -> None:
     """Prints where each job stands."""
-    print(format_status(parse(args)))
+    plan = parse(args)
+    print(format_status(plan.jobs(), plan.folder))
 
 
 def jobs(args: list[str]) -> None:
     """Prints the job list, one JSON object a line."""
     for job in parse(args).jobs():
         print(json.dumps(vars(job)))
+
+
+def submit(args: list[str]) -> None:
+    """Submits what is missing of a study to SLURM."""
+    plan = parse(args)
+    check_sections(plan.jobs())
+    print(submit_jobs(plan.jobs(), plan.folder))
 
 
 def analyze(args: list[str]) -> None:
@@ -93,7 +103,13 @@ def analyze(args: list[str]) -> None:
     print(f"{table}\n\nEverything is in {plan.folder}/")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "status": status, "jobs": jobs, "analyze": analyze}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": run,
+    "status": status,
+    "jobs": jobs,
+    "submit": submit,
+    "analyze": analyze,
+}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -256,7 +256,7 @@ def _list_methods(results: dict) -> list[Block]:
 def _list_limits(results: dict) -> list[Block]:
     study, cells = results["study"], results["cells"]
     families = {spec["family"] for spec in study["teachers"].values()}
-    seeds = min(cell["num_seeds"] for cell in cells if cell["supervision"] != "untuned")
+    seeds = min((cell["num_seeds"] for cell in cells if cell["trained_on"]), default=0)
     texts = [
         f"{plural(len(study['teachers']), 'teacher')} of {plural(len(families), 'family')}: intervals cover other "
         "seeds and other questions of these tasks, not other teachers.",

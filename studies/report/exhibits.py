@@ -5,8 +5,6 @@ import re
 from collections import defaultdict
 from statistics import fmean
 
-from scipy.stats import spearmanr
-
 from datamodules.questions import format_question
 from studies.report.document import (
     Block,
@@ -23,11 +21,9 @@ from studies.report.document import (
     Writing,
 )
 from studies.report.records import Run, StudyRecords
-from studies.report.words import name_arm, plural
+from studies.report.words import name_arm, plural, signed
 
 NUM_SCATTERS = 6
-# Fewer points than this say nothing about a correlation.
-MIN_POINTS = 4
 
 
 def show_loss_weights(records: StudyRecords) -> list[Block]:
@@ -82,33 +78,13 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
     """Returns what was known of teacher and student before training, against what the student then learned."""
     if records.diagnostics is None:
         return []
-    outcomes = {
-        (cell["teacher"], cell["student"], cell["task"]): 100 * cell["accuracy"]
-        for cell in records.results["cells"]
-        if cell["supervision"] == "rationale" and cell["control"] is None and cell["trained_on"] == cell["task"]
-    }
-    rows = records.diagnostics["rows"]
-    metrics = records.diagnostics["metrics"]
-    found: list[tuple[float, str, list[Mark]]] = []
-    for metric in metrics:
-        marks = [
-            Mark(f"{row['teacher']} → {row['student']}", outcomes[key], family=row["teacher_family"], x=row[metric])
-            for row in rows
-            if (key := (row["teacher"], row["student"], row["task"])) in outcomes and row.get(metric) is not None
-        ]
-        if len(marks) >= MIN_POINTS and len({mark.x for mark in marks}) > 1:
-            rho = spearmanr([mark.x for mark in marks], [mark.estimate for mark in marks]).statistic
-            found += [] if math.isnan(rho) else [(rho, metric, marks)]
+    rows, metrics = records.diagnostics["rows"], records.diagnostics["metrics"]
     blocks: list[Block] = []
-    if found:
-        best = sorted(found, key=lambda item: -abs(item[0]))[:NUM_SCATTERS]
-        panels = [Panel(f"{metric}, ρ = {rho:+.2f}".replace("-", "−"), marks) for rho, metric, marks in best]
-        caption = (
-            f"What could be known before training against what was learned: each point is a teacher and a student "
-            f"(n = {len(best[0][2])}), ρ is Spearman's. Of {len(found)} diagnostics these follow accuracy most "
-            "closely; chosen so, they flatter themselves."
-        )
-        blocks.append(Figure("scatter", "diagnostics", caption, panels, "", "accuracy, %"))
+    for prediction in records.diagnostics.get("predictions", []):
+        if prediction["correlations"]:
+            blocks += [_scatter(records, prediction), _tabulate_correlations(prediction)]
+    if not blocks:
+        blocks.append(Text("Not compared with accuracy: `study.py diagnose`, once there are results, does so."))
     columns = ["task", "student", "teacher", "rationales", "gold shown", *metrics]
     cells = [
         [
@@ -123,6 +99,60 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
     ]
     meaning = "; ".join(f"`{name}`: {metric['description']}" for name, metric in metrics.items())
     return [*blocks, Table(columns, cells, f"All diagnostics. {meaning}.")]
+
+
+def _scatter(records: StudyRecords, prediction: dict) -> Figure:
+    task = prediction["task"]
+    outcomes = {
+        (cell["teacher"], cell["student"]): 100 * cell["accuracy"]
+        for cell in records.results["cells"]
+        if cell["supervision"] == "rationale" and cell["control"] is None and cell["trained_on"] == cell["task"] == task
+    }
+    assert records.diagnostics is not None
+    panels = []
+    for correlation in prediction["correlations"][:NUM_SCATTERS]:
+        metric = correlation["metric"]
+        marks = [
+            Mark(f"{row['teacher']} → {row['student']}", outcomes[key], family=row["teacher_family"], x=row[metric])
+            for row in records.diagnostics["rows"]
+            if row["task"] == task and (key := (row["teacher"], row["student"])) in outcomes
+            if row.get(metric) is not None
+        ]
+        panels.append(Panel(f"{metric}, ρ = {signed(correlation['estimate'], 2)}", marks))
+    caption = (
+        f"**{task}**: what could be known before training against what was learned; a point is a teacher and a student "
+        f"(n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow accuracy most "
+        "closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged over students."
+    )
+    return Figure("scatter", f"diagnostics-{task}", caption, panels, "", "accuracy, %")
+
+
+def _tabulate_correlations(prediction: dict) -> Table:
+    left = {item["metric"]: item for item in prediction["mediations"]}
+    nothing = {"gamma": None, "low": None, "high": None}
+    rows = [
+        [
+            Cell(item["metric"], item["metric"]),
+            *_interval_cells(item, "estimate", 2),
+            *_interval_cells(left.get(item["metric"], nothing), "gamma", 1),
+            Cell(f"{item['num_students']} × {item['num_teachers']}", item["num_teachers"]),
+            Cell(item["note"] or "", item["note"]),
+        ]
+        for item in prediction["correlations"]
+    ]
+    plain = left[None]
+    gamma = "not identified" if plain["gamma"] is None else f"{signed(plain['gamma'], 1)} points"
+    caption = (
+        f"ρ with accuracy, 95 % by a bootstrap over teachers; and the family interaction (of these cells: {gamma}) "
+        "that is left, in points, once the diagnostic is a covariate, 95 % by Student's t. n is students × teachers."
+    )
+    return Table(["diagnostic", "ρ", "95 %", "γ left", "95 % of γ", "n", "note"], rows, caption)
+
+
+def _interval_cells(item: dict, name: str, digits: int) -> list[Cell]:
+    value, low, high = item[name], item["low"], item["high"]
+    interval = "–" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
+    return [Cell("–" if value is None else signed(value, digits), value), Cell(interval, low)]
 
 
 def _number_cell(value: float | None) -> Cell:

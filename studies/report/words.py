@@ -8,9 +8,14 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+def signed(number: float, digits: int) -> str:
+    """Returns a number as text, with its sign."""
+    return f"{number:+.{digits}f}".replace("-", "−")
+
+
 def points(difference: float | None) -> str:
     """Returns a difference of shares as text, in percentage points."""
-    return "–" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
+    return "–" if difference is None else signed(100 * difference, 1)
 
 
 def between(low: float | None, high: float | None, form: Callable[[float | None], str] = points) -> str:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from datamodules.questions import load_questions
 from datamodules.rationales import Rationale, write_rationales
 from studies.analysis import METHODS
+from studies.diagnostics.prediction import predict
 
 STUDENTS = {"s-a": "a", "s-b": "b"}
 TEACHERS = {"t-a": "a", "t-b": "b"}
@@ -143,9 +144,11 @@ def write_study(root: Path) -> tuple[Path, Path]:
     names = ("nll", "rsr", "length", "bytes", "rank", "car", "ifd")
     rows = [
         {"teacher": teacher, "teacher_family": TEACHERS[teacher], "student": student, "task": "microworld",
-         "gold_conditioned": None, "num_rationales": 8, **{name: rng.random() for name in names}}
+         "gold_conditioned": None, "num_rationales": 8, **{name: rng.random() for name in names},
+         "intervals": {name: [0, 1] for name in names}}
         for teacher in TEACHERS for student in STUDENTS
     ]  # fmt: skip
     metrics = {name: {"description": f"what {name} is", "source": "-", "better": "lower"} for name in names}
-    (folder / "diagnostics.json").write_text(json.dumps({"rows": rows, "metrics": metrics}))
+    predictions = list(predict(rows, names, make_results(), seed=0))
+    (folder / "diagnostics.json").write_text(json.dumps({"rows": rows, "metrics": metrics, "predictions": predictions}))
     return folder, sweep

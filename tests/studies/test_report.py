@@ -202,7 +202,7 @@ class TestWeightsAndBiases:
         media = {
             key for panel in panels if panel["viewType"] == "Media Browser" for key in panel["config"]["mediaKeys"]
         }
-        assert {"report/gamma", "report/accuracy-microworld", "report/diagnostics"} <= media
+        assert {"report/gamma", "report/accuracy-microworld", "report/diagnostics-microworld"} <= media
         # Every panel looks at this study's runs only, of one kind.
         for grid in grids:
             group, job = grid["runSets"][0]["filters"]["filters"]
@@ -241,7 +241,7 @@ class TestWeightsAndBiases:
         assert len(spec["blocks"]) == len(shown.dump()["blocks"])
         records = read_file(tmp_path)
         logged = {key.removesuffix("._type") for entry in records["history"] for key in items(entry.item)}
-        assert {"report/gamma", "report/diagnostics"} <= logged
+        assert {"report/gamma", "report/diagnostics-microworld"} <= logged
         assert (records["run"][-1].run_group, records["run"][-1].job_type) == ("made-up", "report")
 
 

@@ -63,9 +63,9 @@ def _list_facts(results: dict) -> list[Fact]:
     seeds = max(cell["num_seeds"] for cell in results["cells"])
     study = results["study"]
     size = f"{plural(len(study['students']), 'student')}, {plural(len(study['teachers']), 'teacher')}"
-    questions = ", ".join(f"{number} {task}" for task, number in results["num_questions"].items())
-    facts.append(Fact("Measured on", f"{sum(results['num_questions'].values())} questions",
-                      f"{questions}; {size}, {plural(seeds, 'training seed')}"))  # fmt: skip
+    numbers = results["num_questions"]
+    facts.append(Fact("Measured on", f"{sum(numbers.values())} questions",
+                      f"of {', '.join(numbers)}; {size}, {plural(seeds, 'training seed')}"))  # fmt: skip
     return facts
 
 
@@ -87,8 +87,7 @@ def _describe_design(results: dict) -> list[Block]:
     if controls:
         text += f" Controls: {', '.join(f'`{name}`' for name in controls)}."
     caption = "Models of one family share tokenizer and lineage; a family has one colour in all figures."
-    warnings: list[Block] = [Text(warning, is_warning=True) for warning in results["warnings"]]
-    return [Text(text), Table(["role", "name", "family", "model"], rows, caption), *warnings]
+    return [Text(text), Table(["role", "name", "family", "model"], rows, caption)]
 
 
 def _by_place(rows: list[dict]) -> dict[tuple[str | None, str], list[dict]]:
@@ -150,7 +149,8 @@ def _show_accuracy(results: dict) -> list[Block]:
         for cell in results["cells"]
     ]
     caption = "All cells. Gain: points above the untuned student on the same questions (`seeds and questions`)."
-    return [*blocks, Table(columns, rows, caption)]
+    warnings = [Text(warning, is_warning=True) for warning in results["warnings"]]
+    return [*blocks, Table(columns, rows, caption), *warnings]
 
 
 def _mark(cell: dict) -> Mark:
@@ -227,10 +227,11 @@ def _p_cell(p: float | None) -> Cell:
 def _show_contrasts(results: dict) -> list[Block]:
     if not results["contrasts"]:
         return []
+    several = len(_by_place(results["contrasts"])) > 1
     rows = [
         [
             Cell(row["kind"], row["kind"]),
-            Cell(place := _name_place(row["trained_on"], row["task"]), place),
+            *([Cell(place := _name_place(row["trained_on"], row["task"]), place)] if several else []),
             Cell(row["student"], row["student"], results["study"]["students"][row["student"]]["family"]),
             Cell(f"{row['left']} − {row['right']}", row["left"]),
             Cell(points(row["estimate"]), row["estimate"]),
@@ -245,7 +246,17 @@ def _show_contrasts(results: dict) -> list[Block]:
         "Differences in percentage points on the same questions (`seeds and questions`); Holm's p is over the "
         "contrasts of one kind and task; the last p is of these trained models only (`questions`)."
     )
-    columns = ["kind", "task", "student", "contrast", "difference", "95 %", "p", "p, Holm", "p, models"]
+    columns = [
+        "kind",
+        *(["task"] if several else []),
+        "student",
+        "contrast",
+        "difference",
+        "95 %",
+        "p",
+        "p, Holm",
+        "p, models",
+    ]
     return [Table(columns, rows, caption)]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.cluster import Cluster, read_environment, wait_for
 from tests.slurm.conftest import Checkout
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -36,13 +36,15 @@ EXPERIMENT = {
 
 
 def find_tasks(job: str) -> list[int]:
-    """Returns the processes of a job's Python tasks."""
+    """Returns the processes that SLURM started as a job's tasks; their data loaders' workers are not among them."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                is_python = (folder / "comm").read_text().startswith("python")
-                if is_python and f"SLURM_JOB_ID={job}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                is_task = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
+                is_python = b"scripts/fit.py" in (folder / "cmdline").read_bytes()
+                if is_task and is_python and f"SLURM_JOB_ID={job}".encode() in read_environment(folder):
                     found.append(int(folder.name))
     return found
 
@@ -97,7 +99,7 @@ class Fit:
         before = len(read_steps(self.run))
         wait_for(lambda: len(read_steps(self.run)) >= before + 3, f"steps of {self.checkout.log(self.job)}", 300)
         with frozen(self.job) as tasks:
-            assert len(tasks) >= 2
+            assert len(tasks) == 2
             yield tasks
         wait_for(lambda: self.cluster.find_restarts(self.job) > self.restarts, f"a restart of {self.job}")
         self.restarts = self.cluster.find_restarts(self.job)

@@ -11,6 +11,12 @@ Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is 
 `python scripts/{stage}.py {args}`, which leaves the file `done` behind.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
 import json
 import sys
 import warnings

@@ -97,7 +97,7 @@ class Fit:
     def interrupted(self) -> Iterator[list[int]]:
         """Freezes it some steps further than it was; afterwards waits until it is back in the queue or beyond."""
         before = len(read_steps(self.run))
-        wait_for(lambda: len(read_steps(self.run)) >= before + 3, f"steps of {self.checkout.log(self.job)}", 300)
+        wait_for(lambda: len(read_steps(self.run)) >= before + 3, f"steps of job {self.job}", 300)
         with frozen(self.job) as tasks:
             assert len(tasks) == 2
             yield tasks

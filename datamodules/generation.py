@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from datamodules.batching import TokenBudgetBatchSampler
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales
+from datamodules.rationales import Rationale, load_rationales, read_gold_conditions
 from datamodules.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
 
 
@@ -148,6 +148,24 @@ class QuestionDataModule(L.LightningDataModule):
         """Returns every (question id, sample) that is not in `done`, question by question."""
         asked = [(identifier, sample) for identifier in self.posed for sample in range(self.num_samples)]
         return [item for item in asked if item not in self.done]
+
+    def describe_missing(self) -> str:
+        """Returns every prompt that `find_missing` finds, and what asking would take at most."""
+        missing = self.find_missing()
+        texts = [self.posed[question_id].text for question_id, _ in missing]
+        prompts = [f"--- {item[0]}, sample {item[1]}\n{text}" for item, text in zip(missing, texts, strict=True)]
+        summary = (
+            f"--- {len(missing)} requests, prompts of {sum(map(len, texts))} characters in all, "
+            f"completions of {len(missing) * self.max_new_tokens} tokens at most; nothing was asked"
+        )
+        return "\n".join([*prompts, summary])
+
+    @property
+    def originals_saw_gold(self) -> bool | None:
+        """Whether who wrote what is rewritten was shown the gold answers; None if that is not known."""
+        assert self.rewrites is not None
+        [teacher] = {rationale.teacher for rationale in self.originals.values()}
+        return read_gold_conditions([self.rewrites]).get(teacher)
 
     def collate(self, items: list[tuple[str, int]]) -> dict[str, Any]:
         """Returns `question_ids` and `samples`."""

@@ -21,10 +21,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.files import hash_json
+from datamodules.files import hash_json, hash_path, require_file
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
-from datamodules.rationales import Rationale, read_gold_conditions, read_metadata, write_rationales
+from datamodules.rationales import Rationale, read_metadata, write_rationales
 from datamodules.tasks import format_tasks
 
 # Imported, so that `--model.backend` knows them by name.
@@ -59,24 +59,15 @@ class AnnotateCLI(PredictCLI):
         config = super().result_config()
         config["model"]["backend"] = (config["model"]["backend"] or {}).get("class_path")
         del config["data"]["tokens_per_batch"]
+        if (rewrites := config["data"]["rewrites"]) is not None:
+            # What is rewritten may have been written anew.
+            config["data"]["rewrites"] = hash_path(require_file(Path(rewrites), "data.rewrites"))
         return config
 
 
 def parse(args: list[str] | None = None) -> AnnotateCLI:
     """Checks the whole command line and config, and loads nothing."""
     return AnnotateCLI("annotate", Annotator, QuestionDataModule, "teacher", args)
-
-
-def print_prompts(data: QuestionDataModule, max_new_tokens: int) -> None:
-    """Prints every prompt that is missing, and what asking would take at most."""
-    missing = data.find_missing()
-    for question_id, sample in missing:
-        print(f"--- {question_id}, sample {sample}\n{data.posed[question_id].text}")
-    characters = sum(len(data.posed[question_id].text) for question_id, _ in missing)
-    print(
-        f"--- {len(missing)} requests, prompts of {characters} characters in all, "
-        f"completions of {len(missing) * max_new_tokens} tokens at most; nothing was asked"
-    )
 
 
 def main(args: list[str] | None = None) -> None:
@@ -109,10 +100,8 @@ def main(args: list[str] | None = None) -> None:
             "backend": type(teacher.backend).__name__,
             "creation": describe_creation(config),
         }
-        if data.rewrites is not None:
-            [original] = {rationale.teacher for rationale in data.originals.values()}
-            if original in (conditions := read_gold_conditions([data.rewrites])):
-                metadata["gold_conditioned"] = {records[0]["teacher"]: conditions[original]}
+        if data.rewrites is not None and data.originals_saw_gold is not None:
+            metadata["gold_conditioned"] = {records[0]["teacher"]: data.originals_saw_gold}
         write_rationales(output, [Rationale(**record) for record in records], metadata)
         answered = sum(record["answer"] is not None for record in records)
         correct = sum(record["correct"] is True for record in records)
@@ -127,7 +116,7 @@ def main(args: list[str] | None = None) -> None:
     teacher.prepare(data)
     if cli.config.dry_run:
         # Before the check, so that it needs no key.
-        print_prompts(data, teacher.decoding.max_new_tokens)
+        print(data.describe_missing())
         return
     teacher.check(data)
     if teacher.backend.is_local:

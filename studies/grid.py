@@ -1,6 +1,7 @@
 """A study's grid: students and teachers of several families, crossed with tasks, supervision, controls and seeds."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
@@ -148,6 +149,9 @@ class Study:
                 )
         for name, control in self.controls.items():
             self._check_control(f"study.controls.{name}", control)
+        for arm, number in Counter(arm.id for arm in expand(self)).items():
+            if number > 1:
+                raise ValueError(f"study: {number} arms would be called {arm}; name teachers and controls otherwise")
 
     def _check_control(self, where: str, control: ControlSpec) -> None:
         """Refuses a control that the grid's teachers cannot give.

@@ -72,8 +72,8 @@ class StudyPlan:
         spec = self.study.teachers[teacher]
         if paraphraser is not None:
             path = self.folder / "teachers" / teacher / f"{task}-by-{paraphraser}.parquet"
-            names = (self.text(teacher, task).writer, self.text(paraphraser, task).writer)
-            return Text(str(path), name_paraphrase(*names), self.paraphrase(teacher, task, paraphraser).name)
+            writer = name_paraphrase(self.text(teacher, task).writer, self.text(paraphraser, task).writer)
+            return Text(str(path), writer, f"annotate-{teacher}-by-{paraphraser}-{task}")
         if spec.model is not None:
             path = self.folder / "teachers" / teacher / f"{task}.parquet"
             return Text(str(path), name_model(spec.model), f"annotate-{teacher}-{task}")
@@ -93,14 +93,14 @@ class StudyPlan:
     def paraphrase(self, teacher: str, task: str, paraphraser: str) -> Job:
         """Returns the job in which a teacher rewrites another's rationales."""
         spec, source = self.study.teachers[paraphraser], self.text(teacher, task)
-        output = str(self.folder / "teachers" / teacher / f"{task}-by-{paraphraser}.parquet")
+        text = self.text(teacher, task, paraphraser)
+        assert text.job is not None
         args = self._command(
             spec.annotate, model__teacher=spec.model, model__family=spec.family,
             data__questions=self.study.tasks[task].train, data__prompt="paraphrase", data__rewrites=source.path,
-            data__rewrites_of=source.writer, output=output,
+            data__rewrites_of=source.writer, output=text.path,
         )  # fmt: skip
-        needs = [source.job] if source.job else []
-        return Job(f"annotate-{teacher}-by-{paraphraser}-{task}", "annotate", args, done=output, needs=needs)
+        return Job(text.job, "annotate", args, done=text.path, needs=[source.job] if source.job else [])
 
     def cache(self, arm: Arm) -> Job:
         """Returns the job in which a teacher scores the rationales that an arm learns from."""

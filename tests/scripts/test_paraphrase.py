@@ -37,6 +37,14 @@ def test_a_rewritten_rationale_keeps_its_answer_under_both_names(bench):
     assert json.loads(Path("runs/bench/run/DONE").read_text())["train_examples"] == 8
 
 
+def test_rationales_that_were_written_anew_are_rewritten_anew(bench):
+    bench.run("annotate", *REWRITE, TINY)
+    assert "complete already" in bench.run("annotate", *REWRITE, TINY)
+    rationales = [replace(rationale, text=f"Well. {rationale.text}") for rationale in read("r.parquet").values()]
+    write_rationales(Path("r.parquet"), rationales, read_metadata(Path("r.parquet")))
+    assert "another configuration" in bench.refuse("annotate", *REWRITE, TINY)
+
+
 def test_the_teacher_reads_the_question_and_the_rationale(bench):
     shown = bench.run("annotate", *REWRITE, TINY, "--dry-run")
     for question, rationale in zip(make_questions(8), read("r.parquet").values(), strict=True):

@@ -65,7 +65,7 @@ def test_run_has_the_documented_files(pipeline):
         "versions",
         "created",
         "extractors",
-        "questions_commit",
+        "questions_commits",
         "seeds",
         "data",
     } == set(meta)

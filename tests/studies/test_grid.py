@@ -12,6 +12,7 @@ from studies.grid import (
 )
 from studies.plan import Job, StudyPlan
 
+TEACHER = TeacherSpec("qwen", model="m")
 TWO_TASKS = {
     "obqa": TaskSpec("train.jsonl", ["test.jsonl", "arc_test.jsonl"]),
     "arc": TaskSpec("arc_train.jsonl", ["arc_test.jsonl"]),
@@ -76,6 +77,11 @@ def test_arm_is_named_without_student_and_seed():
         ({"tasks": {}}, "tasks"),
         ({"tasks": {"obqa": TaskSpec("train.jsonl", [])}}, "obqa.test"),
         ({"students": {"a/b": StudentSpec("m", "x")}}, "'a/b'"),
+        ({"supervisions": ["label", "rationale", "rationale"]}, "2 arms would be called l-rationale-L-seed0"),
+        (
+            {"controls": {"b": ControlSpec(shuffled=True)}, "teachers": {"a": TEACHER, "a-b": TEACHER}},
+            "2 arms would be called l-rationale-a-b-seed0",
+        ),
         ({"tasks": TWO_TASKS}, r"G.rationales.*\['arc', 'obqa'\]"),
         ({"teachers": {"G": TeacherSpec("gpt", rationales={"arc": "g"}, name="n")}}, r"\['arc'\].*\['obqa'\]"),
     ],

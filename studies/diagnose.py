@@ -52,7 +52,7 @@ class Diagnosis:
         own_prompt: What the students answer by themselves.
         own_tokens: Longest own answer; 0 for none.
         local_steps: With how many steps before it a step is read, for nll_local.
-        projection: Dimension of projected gradients.
+        projection: Dimension of projected gradients; GRACE wants no fewer gradients than this.
         reward_weight: How much the loss weighs in CAR.
         tokens_per_batch: Budget in padded tokens.
         dtype: Of the weights in memory.

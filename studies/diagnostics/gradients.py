@@ -114,8 +114,10 @@ def compute_vendi(sketches_ND: np.ndarray) -> float:
 def compute_grace(sketches_ND: np.ndarray) -> float:
     """Returns 1/C sum_i Tr((S~(D_-i) + v/d I)^-1 S(D_i)), C random splits into nine tenths and one.
 
-    S is the second moment of the projected gradients h of the mean loss, S~ that of h / |h|, v the smoothing. Computed
-    in the span of the gradients, where S lies, so that d may be large.
+    S is the second moment of the projected gradients h of the mean loss, S~ that of h / |h|, v the smoothing. The
+    released code divides h by the root of the number of parameters, which scales it for all teachers alike. With fewer
+    gradients than dimensions it says little more than |h|^2, since held-out ones lie where the others have none.
+    Computed in the span of the gradients, where S lies, so that d may be large.
     """
     number, dimension = sketches_ND.shape
     _, triangle = np.linalg.qr(sketches_ND.T)

@@ -120,8 +120,8 @@ def _warn_of_mixed_conditions(name: str, teachers: dict[str, TeacherSource]) -> 
     shown = [teacher for teacher, source in teachers.items() if source.gold_conditioned]
     if 0 < len(shown) < len(teachers):
         warnings.warn(
-            f"{name}: {', '.join(shown)} were shown the gold answers, the other teachers were not, or it is unknown; "
-            "they are kept apart, since theirs is another kind of text",
+            f"{name}: {len(shown)} of {len(teachers)} teachers were shown the gold answers; they are kept apart from "
+            "the others, since theirs is another kind of text",
             stacklevel=3,
         )
 

@@ -31,7 +31,8 @@ def _format_cell(row: dict, name: str) -> str:
     if name not in row:
         return "–"
     low, high = row["intervals"][name]
-    if low == high:
+    # The same number for every question, but for rounding.
+    if high - low < 1e-9:
         return format_number(row[name])
     return f"{format_number(row[name])} ±{format_number((high - low) / 2)}"
 

@@ -11,7 +11,7 @@ from datamodules.rationales import write_rationales
 from scripts import study as script
 from studies.diagnose import parse
 from studies.diagnostics.sources import load_task
-from tests.tiny import make_questions, make_rationale, save_model, write_questions
+from tests.tiny import capture, make_questions, make_rationale, save_model, write_questions, write_store
 
 FAMILIES = {"s": "f", "x": "g"}
 SETTINGS = ["--num_questions=3", "--gradient_questions=0", "--own_tokens=4", "--num_resamples=20"]
@@ -69,6 +69,29 @@ def test_a_studys_teachers_are_diagnosed_and_its_results_predicted(folder: Path,
     assert "| tokens | +1.00 [+1.00, +1.00] |" in output
     content = json.loads((folder / "runs/colours/diagnostics.json").read_text())
     assert content["predictions"][0]["num_cells"] == 8
+
+
+def test_a_studys_model_teachers_bring_their_tokenizer_and_their_cache(folder: Path) -> None:
+    content = yaml.safe_load(Path("study.yaml").read_text())
+    model = save_model(folder / "m", seed=5)
+    content["study"]["teachers"] = {"m": {"family": "f", "model": "m"}, "a": content["study"]["teachers"]["a"]}
+    content["study"]["supervisions"].append("rationale+logits")
+    content["annotate"] = {"model": {"teacher": "m"}, "data": {"questions": "q"}, "output": "o.parquet"}
+    content["cache_logits"] = {"model": {"teacher": "m"}, "data": {"questions": "q"}, "output": "o"}
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    own = Path("runs/colours/teachers/m/colours.parquet")
+    own.parent.mkdir(parents=True)
+    write_store(own, [make_rationale(item, "m") for item in make_questions(5)], model)
+    script.main(["diagnose", "--config=study.yaml", *SETTINGS])
+    rows = json.loads(Path("runs/colours/diagnostics.json").read_text())["rows"]
+    assert [(row["teacher"], row.get("vocabulary_overlap")) for row in rows if row["student"] == "s"] == [
+        ("a", None), ("m", 1.0),
+    ]  # fmt: skip
+    assert not any("kl" in row for row in rows)
+    capture(own.parent / "colours-logits", model, "colours_train.jsonl", [str(own)])
+    script.main(["diagnose", "--config=study.yaml", *SETTINGS])
+    rows = json.loads(Path("runs/colours/diagnostics.json").read_text())["rows"]
+    assert {(row["student"], row["teacher"]) for row in rows if "kl" in row} == {("s", "m"), ("x", "m")}
 
 
 def test_a_file_may_list_its_own_teachers(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -60,7 +60,7 @@ def test_a_diagnosis_has_a_row_for_each_teacher_and_student(
     diagnosis: Diagnosis, recwarn: pytest.WarningsRecorder
 ) -> None:
     table = diagnose(diagnosis)
-    assert any("v were shown the gold answers" in str(warning.message) for warning in recwarn)
+    assert any("1 of 3 teachers were shown the gold answers" in str(warning.message) for warning in recwarn)
     content = json.loads((diagnosis.folder / "diagnostics.json").read_text())
     rows = read_rows(diagnosis)
     assert list(rows) == [(student, teacher) for student in "sx" for teacher in "tuv"]

@@ -168,10 +168,11 @@ def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -9)])
 def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
     command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", *ARGS, f"--name=stopped{code}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
         logs = folder.parent / f"stopped{code}" / "logs"
         while not list(logs.glob("*.log")):
             assert process.poll() is None
@@ -180,7 +181,7 @@ def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
             os.killpg(process.pid, sent)
         else:
             process.send_signal(sent)
-        _, said = process.communicate()
+        out, said = process.communicate()
         assert process.returncode == code and "Traceback" not in said
         # The group is empty once the last worker has gone.
         with pytest.raises(ProcessLookupError):
@@ -189,6 +190,8 @@ def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
                 time.sleep(0.2)
     if sent == signal.SIGINT:
         assert said.splitlines()[-1] == "interrupted; the same command continues"
+    if sent == signal.SIGTERM:
+        assert out.splitlines()[-1] == "stopped by SIGTERM; the same command continues"
 
 
 def test_jobs_are_lines_of_json_that_name_what_exists(folder, capsys):

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from studies.interaction import decompose, describe_df, estimate_gammas, explain
 from studies.power import measure_components
 from studies.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.statistics import Estimate, adjust_holm, compare_models, estimate_accuracy, estimate_contrast
-
-# Supervision, control, training task, test task.
-Group = tuple[str, str | None, str | None, str]
 
 METHODS = {
     "wilson": "Wilson's interval for as many questions as the variance over training seeds and questions is worth",
@@ -29,6 +26,20 @@ METHODS = {
     "paired bootstrap over questions, 10,000 resamples",
     "holm": "p_holm is adjusted within the contrasts of one kind and task (Holm 1979)",
 }
+
+
+class Group(NamedTuple):
+    """Cells that form a grid of students and teachers; the fields are `CellKey`'s."""
+
+    supervision: str
+    control: str | None
+    trained_on: str | None
+    task: str
+
+    @property
+    def name(self) -> str:
+        """What a warning calls the group."""
+        return ", ".join(filter(None, self))
 
 
 class Analysis:
@@ -145,17 +156,16 @@ class Analysis:
         groups = defaultdict(list)
         for key in self.cells:
             if key.teacher:
-                groups[key.supervision, key.control, key.trained_on, key.task].append(key)
+                groups[Group(key.supervision, key.control, key.trained_on, key.task)].append(key)
         return groups
 
     def describe_components(self) -> list[dict[str, Any]]:
         """Returns how answers vary in each group of cells, from which the power of the next study follows."""
         rows = []
-        for (supervision, control, trained_on, task), members in self._groups().items():
+        for group, members in self._groups().items():
             cells = [self.cells[key].correct_SQ for key in members if len(self.cells[key].correct_SQ) > 1]
             if len(cells) > 1:
-                where = {"supervision": supervision, "control": control, "trained_on": trained_on, "task": task}
-                rows.append({**where, **asdict(measure_components(cells))})
+                rows.append({**group._asdict(), **asdict(measure_components(cells))})
         return rows
 
     def _families(self, students: list[str], teachers: list[str]) -> tuple[list[str], list[str]]:
@@ -170,13 +180,14 @@ class Analysis:
         if len({(arm.student, arm.teacher) for arm in arms}) < len(students) * len(teachers):
             return None  # only teachers of the student's family, or only others, by design
         there = {(key.student, key.teacher) for key in members}
+        students = [student for student in students if any((student, teacher) in there for teacher in teachers)]
         complete = [teacher for teacher in teachers if all((student, teacher) in there for student in students)]
-        name, lost = ", ".join(filter(None, group)), ", ".join(name for name in teachers if name not in complete)
+        lost = ", ".join(teacher for teacher in teachers if teacher not in complete)
         reason = explain_unidentified(*self._families(students, complete)) if complete else "no teacher is complete"
         if lost:
-            self.warnings.append(f"{name}: the family interaction leaves out teachers whose cells are missing: {lost}")
+            self.warnings.append(f"{group.name}: the family interaction leaves out, since cells are missing, {lost}")
         if reason:
-            self.warnings.append(f"{name}: the family interaction is not identified: {reason}")
+            self.warnings.append(f"{group.name}: the family interaction is not identified: {reason}")
             return None
         return students, complete
 
@@ -188,11 +199,9 @@ class Analysis:
                 continue
             students, teachers = grid
             families = self._families(students, teachers)
-            supervision, control, trained_on, task = group
-            where = {"supervision": supervision, "control": control, "trained_on": trained_on, "task": task}
+            where = group._asdict()
             keys = [
-                CellKey(student, supervision, teacher, control, trained_on, task)
-                for student, teacher in product(students, teachers)
+                CellKey(student=student, teacher=teacher, **where) for student, teacher in product(students, teachers)
             ]
             weights = decompose(*families)
 
@@ -216,7 +225,7 @@ class Analysis:
                 "num_students": len(students),
                 "num_teachers": len(teachers),
                 "num_seeds": min(len(self.cells[key].correct_SQ) for key in keys),
-                "num_questions": self.questions[task],
+                "num_questions": self.questions[group.task],
             }
             gammas += [
                 {**where, "method": method, **asdict(estimate), **facts, "note": describe_df(df, *families)}
@@ -256,35 +265,37 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
 
 
 def format_results(results: dict[str, Any]) -> str:
-    """Returns results as Markdown: arms down, students across, for each task; then gamma and the warnings."""
-    students = list(results["study"]["students"])
-    families = {name: spec["family"] for name, spec in results["study"]["students"].items()}
+    """Returns results as Markdown: for each task a table, arms down, students across, then gamma and the contrasts."""
+    students = {name: spec["family"] for name, spec in results["study"]["students"].items()}
+    cells = results["cells"]
     parts = []
-    trained = dict.fromkeys((cell["trained_on"], cell["task"]) for cell in results["cells"] if cell["trained_on"])
-    for trained_on, task in trained or dict.fromkeys((None, cell["task"]) for cell in results["cells"]):
+    for place in dict.fromkeys((cell["trained_on"], cell["task"]) for cell in cells if cell["trained_on"]):
+        trained_on, task = place
         shown = {
             (cell["condition"], cell["student"]): cell
-            for cell in results["cells"]
+            for cell in cells
             if cell["task"] == task and cell["trained_on"] in (None, trained_on)
         }
-        lines = [
-            " | ".join(["arm", *(f"student {name} ({families[name]})" for name in students)]),
-            " | ".join(["---"] * (1 + len(students))),
-        ]
+        lines = [["arm", *(f"student {name} ({family})" for name, family in students.items())]]
+        lines.append(["---"] * len(lines[0]))
         for condition in dict.fromkeys(condition for condition, _ in shown):
-            row = [_format_cell(shown.get((condition, student))) for student in students]
-            lines.append(" | ".join([condition, *row]))
-        gammas = [row for row in results["gamma"] if (row["trained_on"], row["task"]) == (trained_on, task)]
-        title = f"Trained on {trained_on}, answering {results['num_questions'][task]} questions of {task}:"
-        parts.append("\n".join([title, "", *(f"| {line} |" for line in lines)]))
-        parts.append("\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.")
+            lines.append([condition, *(_format_cell(shown.get((condition, student))) for student in students)])
+        gammas, contrasts = (
+            [row for row in results[name] if (row["trained_on"], row["task"]) == place]
+            for name in ("gamma", "contrasts")
+        )
+        parts += [
+            f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}:",
+            "\n".join(f"| {' | '.join(line)} |" for line in lines),
+            "\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.",
+            "\n".join(map(_format_contrast, contrasts)),
+        ]
     parts.append(
-        f"Accuracy [95 % interval over training seeds and questions] (training examples; gain over `untuned`, the "
-        f"student's zero-shot answer to the same prompt, in points); {results['study']['seeds']} training seeds."
+        "In brackets, 95 % intervals over training seeds and questions; in parentheses, training examples and the gain "
+        "in points over `untuned`, the student's zero-shot answer to the same prompt. p of differences are Holm's."
     )
-    if results["warnings"]:
-        parts.append("\n".join(f"- {warning}" for warning in results["warnings"]))
-    return "\n\n".join(parts)
+    parts.append("\n".join(f"- Mind: {warning}" for warning in results["warnings"]))
+    return "\n\n".join(filter(None, parts))
 
 
 def _format_cell(cell: dict[str, Any] | None) -> str:
@@ -294,11 +305,18 @@ def _format_cell(cell: dict[str, Any] | None) -> str:
     return f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}] ({more})"
 
 
+def _format_points(row: dict[str, Any]) -> str:
+    return f"{100 * row['estimate']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
 def _format_gamma(row: dict[str, Any]) -> str:
     what = "-".join(filter(None, (row["supervision"], row["control"])))
-    ends = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
     note = f"; {row['note']}" if row["note"] else ""
     return (
-        f"Family interaction γ = {100 * row['estimate']:+.1f} points {ends}, p = {row['p']:.2g} "
+        f"- Family interaction γ = {_format_points(row)}, p = {row['p']:.2g} "
         f"({what}; {', '.join(row['families'])}; {row['method']}{note})"
     )
+
+
+def _format_contrast(row: dict[str, Any]) -> str:
+    return f"- {row['name']}: {_format_points(row)}, p = {row['p_holm']:.2g}"

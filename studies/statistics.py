@@ -9,9 +9,10 @@ been asked, and other seeds trained:
     seeds       sum_c w_c^2 * (variance of cell c's accuracy over its seeds) / S_c, less what two seeds differ in by
                 answering single questions differently, which the first part has counted already
 
-The variances are those of a crossed analysis of variance: the REML estimates of a mixed model with a fixed mean per
-cell, random seeds within cells and random questions, where none is negative. Two or three seeds say little of
-their own variance, so an interval adds the parts' t-quantiles, not their variances only:
+Seeds of different cells count as independent, also where they have the same number. The variances are those of a
+crossed analysis of variance: the REML estimates of a mixed model with a fixed mean per cell, random seeds within cells
+and random questions, where none is negative. Two or three seeds say little of their own variance, so an interval weighs
+each part with its own t-quantile:
 
     half width^2 = t(Q - 1)^2 * var_questions + t(df_seeds)^2 * var_seeds
 

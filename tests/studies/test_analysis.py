@@ -173,7 +173,7 @@ def test_missing_arms_are_named_and_left_out(tmp_path):
         predictions_path(study, Arm("b", "rationale", "A", seed)).unlink()
     results = analyze(study)
     assert any("2 of 21 arms" in warning and "b-rationale-A-seed1" in warning for warning in results["warnings"])
-    assert any("leaves out teachers whose cells are missing: A" in warning for warning in results["warnings"])
+    assert any("leaves out, since cells are missing, A" in warning for warning in results["warnings"])
     gamma = find(results["gamma"], method="difference in differences")
     assert gamma["num_teachers"] == 2 and gamma["families"] == ["b", "c"]
 

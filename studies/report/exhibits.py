@@ -21,7 +21,7 @@ from studies.report.document import (
     Writing,
 )
 from studies.report.records import Run, StudyRecords
-from studies.report.words import name_arm, plural, signed
+from studies.report.words import is_plain, name_arm, name_file, name_place, plural, signed
 
 NUM_SCATTERS = 6
 
@@ -102,11 +102,11 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
 
 
 def _scatter(records: StudyRecords, prediction: dict) -> Figure:
-    task = prediction["task"]
+    place = (prediction["trained_on"], prediction["task"])
     outcomes = {
         (cell["teacher"], cell["student"]): 100 * cell["accuracy"]
         for cell in records.results["cells"]
-        if cell["supervision"] == "rationale" and cell["control"] is None and cell["trained_on"] == cell["task"] == task
+        if is_plain(cell) and (cell["trained_on"], cell["task"]) == place
     }
     assert records.diagnostics is not None
     panels = []
@@ -115,16 +115,16 @@ def _scatter(records: StudyRecords, prediction: dict) -> Figure:
         marks = [
             Mark(f"{row['teacher']} → {row['student']}", outcomes[key], family=row["teacher_family"], x=row[metric])
             for row in records.diagnostics["rows"]
-            if row["task"] == task and (key := (row["teacher"], row["student"])) in outcomes
+            if row["task"] == prediction["trained_on"] and (key := (row["teacher"], row["student"])) in outcomes
             if row.get(metric) is not None
         ]
         panels.append(Panel(f"{metric}, ρ = {signed(correlation['estimate'], 2)}", marks))
     caption = (
-        f"**{task}**: what could be known before training against what was learned; a point is a teacher and a student "
-        f"(n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow accuracy most "
+        f"**{name_place(*place)}**: what could be known before training against what was learned; a point is a teacher and "
+        f"a student (n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow accuracy most "
         "closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged over students."
     )
-    return Figure("scatter", f"diagnostics-{task}", caption, panels, "", "accuracy, %")
+    return Figure("scatter", f"diagnostics-{name_file(*place)}", caption, panels, "", "accuracy, %")
 
 
 def _tabulate_correlations(prediction: dict) -> Table:

@@ -120,9 +120,9 @@ def _scatter(records: StudyRecords, prediction: dict) -> Figure:
         ]
         panels.append(Panel(f"{metric}, ρ = {signed(correlation['estimate'], 2)}", marks))
     caption = (
-        f"**{name_place(*place)}**: what could be known before training against what was learned; a point is a teacher and "
-        f"a student (n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow accuracy most "
-        "closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged over students."
+        f"**{name_place(*place)}**: what could be known before training against what was learned; a point is a teacher "
+        f"and a student (n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow "
+        "accuracy most closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged over students."
     )
     return Figure("scatter", f"diagnostics-{name_file(*place)}", caption, panels, "", "accuracy, %")
 

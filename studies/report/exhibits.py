@@ -63,7 +63,8 @@ def show_loss_weights(records: StudyRecords) -> list[Block]:
             for run, accuracy in group
             if (loss := _last(run, "train/ce_rationale")) is not None
         ]
-        blocks.append(Parallel(f"loss-runs-{name}", caption, ["λ", "T", "cross-entropy", "accuracy, %"], rows))
+        if rows:
+            blocks.append(Parallel(f"loss-runs-{name}", caption, ["λ", "T", "cross-entropy", "accuracy, %"], rows))
     if not blocks:
         text = "; ".join(f"λ = {weight:g}, T = {temperature:g}" for weight, temperature in sorted(seen)) or "no logits"
         blocks.append(Text(f"Not varied here ({text}). `--sweep runs/GROUP` adds the runs of another folder."))
@@ -122,7 +123,8 @@ def _scatter(records: StudyRecords, prediction: dict) -> Figure:
     caption = (
         f"**{name_place(*place)}**: what could be known before training against what was learned; a point is a teacher "
         f"and a student (n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow "
-        "accuracy most closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged over students."
+        "accuracy most closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged "
+        "over students."
     )
     return Figure("scatter", f"diagnostics-{name_file(*place)}", caption, panels, "", "accuracy, %")
 

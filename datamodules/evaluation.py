@@ -76,7 +76,8 @@ class EvaluationDataModule(QuestionDataModule):
             logits: Logit caches of the references, of which divergence and agreement are measured.
             kwargs: See `QuestionDataModule`.
         """
-        super().__init__(tokenizer, questions, **kwargs)
+        # A student is not asked to rewrite.
+        super().__init__(tokenizer, questions, rewrites=None, rewrites_of=None, **kwargs)
         if logits and not references:
             raise ValueError("data.logits is given without data.references, the rationales whose logits they are")
         if teachers and not references:

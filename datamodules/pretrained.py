@@ -73,14 +73,17 @@ def read_start(checkpoint: str) -> dict:
     """Returns the `model` section of the run's config that a checkpoint belongs to.
 
     Raises:
-        ValueError: There is no such file, or it lies in no run's folder.
+        ValueError: There is no such file, it lies in no run's folder, or it holds an adapter alone.
     """
     config = Path(checkpoint).parent.parent / "config.yaml"
     if not Path(checkpoint).is_file():
         raise ValueError(f"model: no such file: {checkpoint}")
     if not config.is_file():
         raise ValueError(f"{checkpoint}: lies in no run's folder, GROUP/ID/checkpoints, whose config.yaml it needs")
-    return yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    start = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    if start.get("adapter") is not None:
+        raise ValueError(f"{checkpoint}: holds an adapter alone; use the student that its run exports")
+    return start
 
 
 def resolve_model(model: str, revision: str | None) -> tuple[str, str | None]:

@@ -29,6 +29,7 @@ from lightning_modules.checkpoints import (
     StepCheckpoint,
     find_checkpoint,
     read_global_step,
+    remove_torn,
 )
 from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
@@ -86,13 +87,15 @@ def main(args: list[str] | None = None) -> Path:
         return run.path
     data.setup("fit")
     student.check(data)
+    student.check_trainer(cli.trainer)
     with run.lock() if rank_zero_only.rank == 0 else nullcontext():
+        if rank_zero_only.rank == 0:
+            remove_torn(run.checkpoints)
         resume = find_checkpoint(run.checkpoints)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
         cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
-        if cli.trainer.is_global_zero:
-            finish(cli)
+        finish(cli)
     return run.path
 
 
@@ -110,12 +113,14 @@ def begin(cli: FitCLI, step: int) -> None:
 
 
 def finish(cli: FitCLI) -> None:
-    """Exports the student, and marks the run as done."""
+    """Exports the student, in which every process has a part, and marks the run as done."""
     run, data = cli.run, cli.datamodule
-    if run.student.exists():
+    if cli.trainer.is_global_zero and run.student.exists():
         # An earlier attempt was killed between the export and DONE.
         shutil.rmtree(run.student)
     cli.model.export(run.student)
+    if not cli.trainer.is_global_zero:
+        return
     run.finish(
         {
             "global_step": cli.trainer.global_step,

@@ -3,6 +3,7 @@
     python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
     python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
     python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
+    python scripts/study.py power --config ... --effect 0.03   # what it can see, before it runs
     python scripts/study.py submit --config ...    # submits what is missing to SLURM; see slurm/pipeline.sh
     python scripts/study.py analyze --config ...   # the table of arms x students, γ, and the report as a page
     python scripts/study.py diagnose --config ...  # how well teachers and students fit, before any training
@@ -10,6 +11,12 @@
 Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command
 `python scripts/{stage}.py {args}`, which leaves the file `done` behind.
 """
+
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
 
 import json
 import sys
@@ -32,6 +39,7 @@ from studies.diagnose import parse as parse_diagnosis
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
+from studies.power import parse_power
 from studies.report import write_html
 from studies.submission import submit_jobs
 
@@ -127,8 +135,14 @@ def diagnose(args: list[str]) -> None:
     print(f"{run_diagnosis(diagnosis)}\n\nEverything is in {diagnosis.folder}/")
 
 
+def power(args: list[str]) -> None:
+    """Prints with how many seeds and questions a study's grid would find an effect."""
+    ask, rest = parse_power(args)
+    print(ask(parse(rest).study))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    command.__name__: command for command in (run, status, jobs, submit, analyze, diagnose)
+    command.__name__: command for command in (run, status, jobs, submit, power, analyze, diagnose)
 }
 
 

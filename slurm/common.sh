@@ -12,7 +12,7 @@ load_site() {
     source slurm/site.env || fail "slurm/site.env cannot be loaded here"
 }
 
-# Tasks of a node: its GPUs, or without any what --ntasks-per-node says. Refuses what would start another number.
+# All nodes of the job, and as many tasks on each as it has GPUs, or without any as --ntasks-per-node says.
 count_tasks() {
     local gpus=${SLURM_GPUS_ON_NODE:-0} given=${SLURM_NTASKS_PER_NODE:-}
     [[ -z ${SLURM_NTASKS:-} || -n $given ]] ||
@@ -21,7 +21,7 @@ count_tasks() {
         [[ -z $given || $given == "$gpus" ]] ||
             fail "--ntasks-per-node=$given, but $gpus GPUs on a node: each GPU gets one task; leave the option out"
     fi
-    tasks=$((gpus > 0 ? gpus : ${given:-1}))
+    tasks=$((gpus > 0 ? gpus : ${given:-1})) nodes=$SLURM_JOB_NUM_NODES
     ((tasks <= SLURM_CPUS_ON_NODE)) ||
         fail "$tasks tasks on a node, but $SLURM_CPUS_ON_NODE CPUs; set SBATCH_CPUS_PER_GPU in slurm/site.env"
 }
@@ -45,7 +45,7 @@ requeue() {
 
 # run STAGE [CONFIG|JOBS.jsonl] [overrides]: a list of jobs belongs to an array, whose tasks take a line each.
 run() {
-    local stage=$1 file=${2:-} command
+    local stage=$1 file=${2:-} command tasks=1 nodes=1
     shift
     local submitted_from=${KINDRED_SITE:-}
     load_site
@@ -60,12 +60,7 @@ run() {
     else
         command=("scripts/$stage.py" --config "$file" "$@")
     fi
-    if [[ $stage == study ]]; then
-        tasks=1
-    else
-        count_tasks
-        command+=(--trainer.devices="$tasks" --trainer.num_nodes="$SLURM_JOB_NUM_NODES")
-    fi
+    [[ $stage == study ]] || count_tasks
     MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
     # Below what the kernel hands out itself, and another for each job that shares a node.
     MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
@@ -80,8 +75,7 @@ run() {
     # The signals are the tasks' concern; this shell must outlive them.
     trap : TERM USR1
     # With a task's exit the others are not killed: they are saving.
-    srun --nodes="$([[ $stage == study ]] && echo 1 || echo "$SLURM_JOB_NUM_NODES")" --ntasks-per-node="$tasks" \
-        --kill-on-bad-exit=0 "${CONTAINER[@]}" python -u "${command[@]}"
+    srun --nodes="$nodes" --ntasks-per-node="$tasks" --kill-on-bad-exit=0 "${CONTAINER[@]}" python -u "${command[@]}"
     local code=$?
     # 75 says that all is saved; 138 and 143 are USR1 and TERM before Python could listen.
     case $code in 75 | 138 | 143) requeue ;; esac

@@ -11,7 +11,6 @@ import pytest
 from scripts.evaluate import main
 from tests.tiny import make_questions, make_rationale, write_store
 
-# The other tasks are of the bench's own questions.
 REFERENCES = '--data.references=["r.parquet"]'
 
 
@@ -61,14 +60,20 @@ def test_a_setting_makes_no_sense(bench, option, named):
     assert named in bench.refuse("evaluate", option)
 
 
-def test_a_checkpoints_layers_are_its_runs(bench):
+@pytest.mark.parametrize(
+    ("own", "options", "named"),
+    [
+        ({}, ["--model.keep_layers=[0]"], "keep_layers is given, but the run's own config says"),
+        ({"adapter": {"r": 8}}, [], "holds an adapter alone; use the student that its run exports"),
+    ],
+)
+def test_a_checkpoint_is_what_its_run_says(bench, own, options, named):
+    start = {"student": "models/student", "revision": None, "keep_layers": [0], **own}
     (bench.folder / "run" / "checkpoints").mkdir(parents=True)
-    (bench.folder / "run" / "config.yaml").write_text(
-        json.dumps({"model": {"student": "models/student", "revision": None, "keep_layers": [0]}})
-    )
+    (bench.folder / "run" / "config.yaml").write_text(json.dumps({"model": start}))
     (bench.folder / "run" / "checkpoints" / "last.ckpt").write_bytes(b"")
-    line = bench.refuse("evaluate", "--model.student=run/checkpoints/last.ckpt", "--model.keep_layers=[0]")
-    assert "run/checkpoints/last.ckpt: keep_layers is given" in line
+    line = bench.refuse("evaluate", "--model.student=run/checkpoints/last.ckpt", *options)
+    assert f"run/checkpoints/last.ckpt: {named}" in line
 
 
 def test_metrics_of_what_are_no_predictions(bench):

@@ -179,10 +179,15 @@ class Cluster:
             self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 
+def read_environment(process: Path) -> list[bytes]:
+    """Returns the environment that a process of /proc was started with."""
+    return (process / "environ").read_bytes().split(b"\0")
+
+
 def find_processes(node: str) -> Iterator[int]:
     """Yields the processes of jobs on a node: those whose environment names it."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             with contextlib.suppress(OSError):
-                if f"SLURMD_NODENAME={node}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                if f"SLURMD_NODENAME={node}".encode() in read_environment(folder):
                     yield int(folder.name)

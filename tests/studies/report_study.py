@@ -112,7 +112,7 @@ def make_axes(
     return {
         "teacher": teacher, "teacher_family": TEACHERS.get(teacher), "student": student,
         "student_family": STUDENTS[student], "supervision": supervision, "kl_weight": weight,
-        "temperature": temperature, "seed": seed, "task": "microworld",
+        "temperature": temperature, "divergence": "forward_kl", "seed": seed, "task": "microworld",
     }  # fmt: skip
 
 

@@ -140,7 +140,9 @@ def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
         predictions = folder / "predictions" / f"{path.name}.parquet"
         correct = pq.read_table(predictions)["correct_neutral"].to_pylist() if predictions.is_file() else []
         graded = [value for value in correct if value is not None]
-        metrics = [record for _, record in read_records(path / "metrics.jsonl")]
+        # A run of fewer steps than it logs after has none.
+        log = path / "metrics.jsonl"
+        metrics = [record for _, record in read_records(log)] if log.is_file() else []
         axes = json.loads((path / "axes.json").read_text())
         axes |= {role: names.get(axes[role], axes[role]) for role in ("student", "teacher")}
         runs.append(Run(path.name, axes, metrics, sum(graded) / len(graded) if graded else None, len(graded)))

@@ -45,6 +45,7 @@ class Axes:
         supervision: `label`, `rationale`, `rationale+logits`; `untuned` before training.
         kl_weight: The divergence's share; the largest that a schedule reaches. None before training.
         temperature: Of the divergence, likewise.
+        divergence: Its name; None before training.
         seed: The training seed.
         task: Whose questions are learned from, or are answered in an evaluation.
     """
@@ -56,6 +57,7 @@ class Axes:
     supervision: str
     kl_weight: float | None
     temperature: float | None
+    divergence: str | None
     seed: int
     task: str
 
@@ -101,6 +103,7 @@ def describe_axes(student: DistillationModule, data: DistillationDataModule, fam
         supervision=data.supervision,
         kl_weight=bounds(student.loss.kl_weight)[1],
         temperature=bounds(student.loss.temperature)[1],
+        divergence=student.loss.divergence,
         seed=seed,
         task=join_tasks(load_questions(data.questions_source)),
     )
@@ -244,7 +247,7 @@ def log_evaluation(
         axes, group = Axes(**json.loads((trained / "axes.json").read_text())), trained.parent.name
     else:
         family = settings.student_family or find_family(model["student"])
-        axes = Axes(None, None, name_model(model["student"]), family, model["arm"], None, None, model["seed"], "")
+        axes = Axes(None, None, name_model(model["student"]), family, model["arm"], None, None, None, model["seed"], "")
         group = "default"
     axes = replace(axes, task=join_tasks(questions.values()))
     experiment = wandb.init(

@@ -5,7 +5,7 @@ from collections import defaultdict
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
 from studies.report.records import StudyRecords
-from studies.report.words import between, name_arm, percent, plural, points
+from studies.report.words import between, is_plain, name_arm, name_file, name_place, percent, plural, points
 
 SYMBOLS: dict[str, Symbol] = {
     "untuned": "circle-open", "label": "square-open", "rationale": "circle", "rationale+logits": "diamond",
@@ -50,7 +50,7 @@ def build_report(records: StudyRecords) -> Report:
 
 def _list_facts(results: dict) -> list[Fact]:
     facts = []
-    for (_, task), rows in _by_place([row for row in results["gamma"] if _is_plain(row)]).items():
+    for (_, task), rows in _by_place([row for row in results["gamma"] if is_plain(row)]).items():
         row = rows[0]
         note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
         facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
@@ -98,18 +98,6 @@ def _by_place(rows: list[dict]) -> dict[tuple[str | None, str], list[dict]]:
     return places
 
 
-def _is_plain(row: dict) -> bool:
-    return row["supervision"] == "rationale" and row["control"] is None
-
-
-def _name_place(trained_on: str | None, task: str) -> str:
-    return task if trained_on in (None, task) else f"{task} after {trained_on}"
-
-
-def _name_file(trained_on: str | None, task: str) -> str:
-    return _name_place(trained_on, task).replace(" ", "-")
-
-
 def _show_accuracy(results: dict) -> list[Block]:
     blocks: list[Block] = []
     places = _by_place([cell for cell in results["cells"] if cell["trained_on"]])
@@ -124,12 +112,12 @@ def _show_accuracy(results: dict) -> list[Block]:
         ]
         seeds = plural(max(cell["num_seeds"] for cell in trained), "training seed")
         caption = (
-            f"**{_name_place(trained_on, task)}**: accuracy on {results['num_questions'][task]} held-out questions, "
+            f"**{name_place(trained_on, task)}**: accuracy on {results['num_questions'][task]} held-out questions, "
             f"mean of {seeds}, with 95 % intervals (`wilson`, see Methods); answers read by the "
             f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
             "diamonds also learned from its distributions."
         )
-        blocks.append(Figure("intervals", f"accuracy-{_name_file(trained_on, task)}", caption, panels, "accuracy, %"))
+        blocks.append(Figure("intervals", f"accuracy-{name_file(trained_on, task)}", caption, panels, "accuracy, %"))
     several = len(places) > 1
     columns = ["student", "supervision", "teacher", "accuracy", "95 %", "gain", "95 % of gain", "answers read",
                "seeds", "examples", *(["task"] if several else [])]  # fmt: skip
@@ -144,7 +132,7 @@ def _show_accuracy(results: dict) -> list[Block]:
             Cell(between(cell["gain_low"], cell["gain_high"]), cell["gain_low"]),
             Cell(percent(cell["extraction_rate"]), cell["extraction_rate"]),
             *(Cell(str(cell[name]), cell[name]) for name in ("num_seeds", "num_examples")),
-            *([Cell(place := _name_place(cell["trained_on"], cell["task"]), place)] if several else []),
+            *([Cell(place := name_place(cell["trained_on"], cell["task"]), place)] if several else []),
         ]
         for cell in results["cells"]
     ]
@@ -170,12 +158,12 @@ def _show_interaction(results: dict) -> list[Block]:
         )
         for row in rows
     ]
-    first = rows[0]
-    caption = (
-        f"γ with its 95 % interval; {plural(first['num_students'], 'student')}, "
-        f"{plural(first['num_teachers'], 'teacher')} of {', '.join(first['families'])}; "
-        f"{plural(first['num_seeds'], 'seed')}, {first['num_questions']} questions. The line is no interaction."
+    sizes = dict.fromkeys(
+        f"{plural(row['num_students'], 'student')} and {plural(row['num_teachers'], 'teacher')} of "
+        f"{', '.join(row['families'])}, {plural(row['num_seeds'], 'seed')}, {row['num_questions']} questions"
+        for row in rows
     )
+    caption = f"γ with its 95 % interval: {'; '.join(sizes)}. The line is no interaction."
     blocks: list[Block] = [
         Text(
             "γ is what is left of the in-family gain when the teachers' and the students' main effects are removed. "
@@ -195,7 +183,7 @@ def _show_interaction(results: dict) -> list[Block]:
         for row in rows
     ]
     blocks.append(Table(["arms", "method", "γ", "95 %", "p", "note"], cells, "The same, in percentage points."))
-    effects = [effect for effect in results["effects"] if _is_plain(effect)]
+    effects = [effect for effect in results["effects"] if is_plain(effect)]
     for (trained_on, task), found in _by_place(effects).items():
         marks = [
             Mark(
@@ -205,10 +193,10 @@ def _show_interaction(results: dict) -> list[Block]:
             for effect in found
         ]  # fmt: skip
         caption = (
-            f"**{_name_place(trained_on, task)}**: main effects, how far the cells of a teacher or a student lie from "
+            f"**{name_place(trained_on, task)}**: main effects, how far the cells of a teacher or a student lie from "
             f"the mean (`{found[0]['method']}`)."
         )
-        name = f"effects-{_name_file(trained_on, task)}"
+        name = f"effects-{name_file(trained_on, task)}"
         blocks.append(Figure("intervals", name, caption, [Panel("", marks)], "percentage points", reference=0))
     return blocks
 
@@ -216,7 +204,7 @@ def _show_interaction(results: dict) -> list[Block]:
 def _name_group(results: dict, row: dict) -> str:
     """Names the arms of a family interaction, and the task where the study has several."""
     name = name_arm(row["supervision"], None, row["control"])
-    return name if len(results["num_questions"]) == 1 else f"{_name_place(row['trained_on'], row['task'])}, {name}"
+    return name if len(results["num_questions"]) == 1 else f"{name_place(row['trained_on'], row['task'])}, {name}"
 
 
 def _p_cell(p: float | None) -> Cell:
@@ -231,7 +219,7 @@ def _show_contrasts(results: dict) -> list[Block]:
     rows = [
         [
             Cell(row["kind"], row["kind"]),
-            *([Cell(place := _name_place(row["trained_on"], row["task"]), place)] if several else []),
+            *([Cell(place := name_place(row["trained_on"], row["task"]), place)] if several else []),
             Cell(row["student"], row["student"], results["study"]["students"][row["student"]]["family"]),
             Cell(f"{row['left']} − {row['right']}", row["left"]),
             Cell(points(row["estimate"]), row["estimate"]),

@@ -21,20 +21,21 @@ from studies.report.document import (
     Writing,
 )
 from studies.report.records import Run, StudyRecords
-from studies.report.words import name_arm, plural, signed
+from studies.report.words import is_plain, name_arm, name_file, name_place, plural, signed
 
 NUM_SCATTERS = 6
 
 
 def show_loss_weights(records: StudyRecords) -> list[Block]:
-    """Returns accuracy over the divergence's weight and temperature, for each student whose runs differ in them."""
-    by_student: dict[str, list[tuple[Run, float]]] = defaultdict(list)
-    for run in [*records.runs, *records.sweep]:
+    """Returns accuracy over the divergence's weight and temperature, where a student's runs differ in them."""
+    groups: dict[tuple[str, str, str], list[tuple[Run, float]]] = defaultdict(list)
+    for run in [*_find_plain(records), *records.sweep]:
         if run.accuracy is not None and run.axes["supervision"] == "rationale+logits":
-            by_student[run.axes["student"]].append((run, 100 * run.accuracy))
+            place = (run.axes["student"], run.axes["teacher"], run.axes["divergence"])
+            groups[place].append((run, 100 * run.accuracy))
     blocks: list[Block] = []
     seen = set()
-    for student, group in by_student.items():
+    for (student, teacher, divergence), group in groups.items():
         settings = defaultdict(list)
         for run, accuracy in group:
             settings[run.axes["kl_weight"], run.axes["temperature"]].append(accuracy)
@@ -48,11 +49,11 @@ def show_loss_weights(records: StudyRecords) -> list[Block]:
         number, mean = min(run.num_questions for run, _ in group), fmean(accuracy for _, accuracy in group)
         half = 1.96 * math.sqrt(mean * (100 - mean) / number)
         caption = (
-            f"Student {student}: mean accuracy of {plural(len(group), 'run')} with the teacher's distributions, on "
+            f"Student {student}, teacher {teacher}, `{divergence}`: mean accuracy of {plural(len(group), 'run')} on "
             f"{number} questions, by the divergence's weight λ and temperature T. One run's 95 % interval is about "
-            f"± {half:.1f} points wide: smaller differences say little."
+            f"± {half:.1f} points: smaller differences say little."
         )
-        name = re.sub(r"[^A-Za-z0-9]+", "-", student)
+        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{student}-{teacher}-{divergence}")
         blocks.append(HeatMap(f"loss-weights-{name}", caption, "λ", "T", weights, temperatures, means, "%"))
         caption = (
             "The same runs, a line each, the most accurate one in colour. Cross-entropy is the rationale's at the end "
@@ -63,11 +64,22 @@ def show_loss_weights(records: StudyRecords) -> list[Block]:
             for run, accuracy in group
             if (loss := _last(run, "train/ce_rationale")) is not None
         ]
-        blocks.append(Parallel(f"loss-runs-{name}", caption, ["λ", "T", "cross-entropy", "accuracy, %"], rows))
+        if rows:
+            blocks.append(Parallel(f"loss-runs-{name}", caption, ["λ", "T", "cross-entropy", "accuracy, %"], rows))
     if not blocks:
         text = "; ".join(f"λ = {weight:g}, T = {temperature:g}" for weight, temperature in sorted(seen)) or "no logits"
         blocks.append(Text(f"Not varied here ({text}). `--sweep runs/GROUP` adds the runs of another folder."))
     return blocks
+
+
+def _find_plain(records: StudyRecords) -> list[Run]:
+    """Returns the study's runs of arms without a control, whose name would be at the end of the arm's."""
+    controls = tuple(f"-{cell['control']}" for cell in records.results["cells"] if cell["control"])
+    return [run for run in records.runs if not _name_condition(run).endswith(controls)]
+
+
+def _name_condition(run: Run) -> str:
+    return re.sub(r"-seed\d+$", "", run.id)
 
 
 def _last(run: Run, name: str) -> float | None:
@@ -102,11 +114,11 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
 
 
 def _scatter(records: StudyRecords, prediction: dict) -> Figure:
-    task = prediction["task"]
+    place = (prediction["trained_on"], prediction["task"])
     outcomes = {
         (cell["teacher"], cell["student"]): 100 * cell["accuracy"]
         for cell in records.results["cells"]
-        if cell["supervision"] == "rationale" and cell["control"] is None and cell["trained_on"] == cell["task"] == task
+        if is_plain(cell) and (cell["trained_on"], cell["task"]) == place
     }
     assert records.diagnostics is not None
     panels = []
@@ -115,16 +127,17 @@ def _scatter(records: StudyRecords, prediction: dict) -> Figure:
         marks = [
             Mark(f"{row['teacher']} → {row['student']}", outcomes[key], family=row["teacher_family"], x=row[metric])
             for row in records.diagnostics["rows"]
-            if row["task"] == task and (key := (row["teacher"], row["student"])) in outcomes
+            if row["task"] == prediction["trained_on"] and (key := (row["teacher"], row["student"])) in outcomes
             if row.get(metric) is not None
         ]
         panels.append(Panel(f"{metric}, ρ = {signed(correlation['estimate'], 2)}", marks))
     caption = (
-        f"**{task}**: what could be known before training against what was learned; a point is a teacher and a student "
-        f"(n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow accuracy most "
-        "closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged over students."
+        f"**{name_place(*place)}**: what could be known before training against what was learned; a point is a teacher "
+        f"and a student (n = {prediction['num_cells']}). Of {len(prediction['correlations'])} diagnostics these follow "
+        "accuracy most closely: chosen so, they flatter themselves. ρ is Spearman's over teachers, averaged "
+        "over students."
     )
-    return Figure("scatter", f"diagnostics-{task}", caption, panels, "", "accuracy, %")
+    return Figure("scatter", f"diagnostics-{name_file(*place)}", caption, panels, "", "accuracy, %")
 
 
 def _tabulate_correlations(prediction: dict) -> Table:
@@ -161,12 +174,9 @@ def _number_cell(value: float | None) -> Cell:
 
 def show_learning_curves(records: StudyRecords) -> list[Block]:
     """Returns the training losses of the plain arms, a panel for each student."""
-    controls = {cell["control"] for cell in records.results["cells"] if cell["control"]}
     arms = defaultdict(list)
-    for run in records.runs:
-        arm = re.sub(r"-seed\d+$", "", run.id)
-        if not any(arm.endswith(f"-{control}") for control in controls):
-            arms[arm].append(run)
+    for run in _find_plain(records):
+        arms[_name_condition(run)].append(run)
     blocks: list[Block] = []
     for segment in ("rationale", "answer"):
         panels = defaultdict(list)

@@ -170,11 +170,11 @@ def _trace_lines(figure: Figure, families: list[str]) -> list[dict]:
 
 
 def _plot_heat_map(heat_map: HeatMap) -> tuple[list[dict], dict]:
-    values = [[value for value in row] for row in heat_map.values]
     trace = {
-        "type": "heatmap", "x": [f"{x:g}" for x in heat_map.xs], "y": [f"{y:g}" for y in heat_map.ys], "z": values,
+        "type": "heatmap", "x": [f"{x:g}" for x in heat_map.xs], "y": [f"{y:g}" for y in heat_map.ys],
+        "z": heat_map.values,
         "colorscale": [[0, "var(--scale-low)"], [1, "var(--scale-high)"]], "showscale": False, "xgap": 3, "ygap": 3,
-        "text": [["" if value is None else f"{value:.1f} {heat_map.unit}" for value in row] for row in values],
+        "text": [["" if value is None else f"{value:.1f} {heat_map.unit}" for value in row] for row in heat_map.values],
         "texttemplate": "%{text}", "hovertemplate": "%{x}, %{y}: %{text}<extra></extra>", "hoverongaps": False,
     }  # fmt: skip
     layout, [domain] = _grid([""], 1, 56 * len(heat_map.ys))

@@ -124,7 +124,7 @@ class WandbReport:
             return self._grid("runs", "fit", lines, ["config.student_family", "config.teacher_family"])
         if section == "Loss weights":
             column = reports.ParallelCoordinatesPlotColumn
-            names = ("kl_weight", "temperature", "student_family")
+            names = ("kl_weight", "temperature", "divergence", "student_family")
             parallel = reports.ParallelCoordinatesPlot(
                 columns=[*(column(config(name)) for name in names), column(summary(ACCURACY))], layout=_HALF
             )

@@ -32,3 +32,18 @@ def name_arm(supervision: str, teacher: str | None, control: str | None = None) 
     """Returns an arm's name as people say it."""
     name = supervision if teacher is None else f"{supervision} from {teacher}"
     return f"{name}, {control}" if control else name
+
+
+def is_plain(row: dict) -> bool:
+    """Whether a row of the results is of plain rationales: no logits, no control."""
+    return row["supervision"] == "rationale" and row["control"] is None
+
+
+def name_place(trained_on: str | None, task: str) -> str:
+    """Names the task that is answered, and the one that was learned if it is another."""
+    return task if trained_on in (None, task) else f"{task} after {trained_on}"
+
+
+def name_file(trained_on: str | None, task: str) -> str:
+    """Returns the same for the name of a file."""
+    return name_place(trained_on, task).replace(" ", "-")

@@ -47,7 +47,8 @@ def read_file(folder: Path) -> dict[str, list]:
 
 AXES = {
     "teacher": "teacher", "teacher_family": "tiny", "student": "student", "student_family": "tiny",
-    "supervision": "rationale+logits", "kl_weight": 0.5, "temperature": 1.0, "seed": 0, "task": "colours",
+    "supervision": "rationale+logits", "kl_weight": 0.5, "temperature": 1.0, "divergence": "forward_kl",
+    "seed": 0, "task": "colours",
 }  # fmt: skip
 
 

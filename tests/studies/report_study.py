@@ -112,7 +112,7 @@ def make_axes(
     return {
         "teacher": teacher, "teacher_family": TEACHERS.get(teacher), "student": student,
         "student_family": STUDENTS[student], "supervision": supervision, "kl_weight": weight,
-        "temperature": temperature, "seed": seed, "task": "microworld",
+        "temperature": temperature, "divergence": "forward_kl", "seed": seed, "task": "microworld",
     }  # fmt: skip
 
 
@@ -134,6 +134,8 @@ def write_study(root: Path) -> tuple[Path, Path]:
         for temperature in (1.0, 2.0):
             axes = make_axes("s-a", "rationale+logits", "t-a", 0, weight, temperature)
             write_run(sweep / f"w{weight}-t{temperature}", axes, [rng.random() < 0.7 for _ in ids], rng, ids)
+    # A run of fewer steps than it logs after.
+    (sweep / "w1.0-t2.0" / "metrics.jsonl").unlink()
     for teacher, family in TEACHERS.items():
         rationales = [
             Rationale(question.id, "microworld", "train", teacher, family, 0, "Since it is so.", question.gold,

@@ -63,9 +63,12 @@ def frozen(job: str) -> Iterator[list[int]]:
                 os.kill(task, signal.SIGCONT)
 
 
-def has_pending(task: int, number: signal.Signals) -> bool:
-    """Says whether a stopped process has been sent a signal."""
-    status = Path(f"/proc/{task}/status").read_text()
+def was_sent(task: int, number: signal.Signals) -> bool:
+    """Says whether a stopped process has been sent a signal; one that SLURM woke up may have ended by it already."""
+    try:
+        status = Path(f"/proc/{task}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
     masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
     return any(mask >> (number - 1) & 1 for mask in masks)
 
@@ -109,13 +112,13 @@ def end_by_time(fit: Fit, tasks: list[int]) -> None:
     """Lets the time limit come within two minutes, and waits for the signal that goes before it."""
     shown = fit.cluster.run("squeue", "--noheader", "--format=%M", f"--jobs={fit.job}").strip().split(":")
     fit.cluster.run("scontrol", "update", f"jobid={fit.job}", f"TimeLimit={int(shown[-2]) + 2}")
-    wait_for(lambda: all(has_pending(task, signal.SIGUSR1) for task in tasks), "the time limit's signal")
+    wait_for(lambda: all(was_sent(task, signal.SIGUSR1) for task in tasks), "the time limit's signal")
 
 
 def end_by_signal(fit: Fit, tasks: list[int], number: signal.Signals) -> None:
     """Sends a signal to each task."""
     fit.cluster.run("scancel", f"--signal={number.name.removeprefix('SIG')}", fit.job)
-    wait_for(lambda: all(has_pending(task, number) for task in tasks), number.name)
+    wait_for(lambda: all(was_sent(task, number) for task in tasks), number.name)
 
 
 def end_by_preemption(fit: Fit) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.slurm.checkout import Checkout
 from tests.slurm.cluster import Cluster, read_environment, wait_for
-from tests.slurm.conftest import Checkout
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -141,6 +141,7 @@ def runs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ch
     wait_for(lambda: cluster.find_state(fit.job) == "RUNNING", "a start")
     with fit.interrupted() as tasks:
         end_by_time(fit, tasks)
+    cluster.run("scontrol", "update", f"jobid={fit.job}", "TimeLimit=60")
     with fit.interrupted() as tasks:
         end_by_signal(fit, tasks, signal.SIGUSR1)
     with fit.interrupted() as tasks:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batching import TokenBudgetBatchSampler, collate_examples
 from datamodules.files import hash_json
 from datamodules.logit_cache import LogitCache
-from datamodules.targets import collate_targets
+from datamodules.targets import ExactTensors, collate_targets
 from datamodules.tokenization import Example
 
 
@@ -50,7 +50,7 @@ class Collate:
         """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""
         batch = collate_examples(examples, self.pad_id)
         if self.caches:
-            batch["target"] = collate_targets(examples, self.caches)
+            batch["target"] = ExactTensors(collate_targets(examples, self.caches))
             batch["temperatures"] = self.caches[examples[0].id].description.temperatures
         return batch
 

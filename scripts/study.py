@@ -3,8 +3,9 @@
     python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
     python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
     python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
+    python scripts/study.py power --config ... --effect 0.03   # what it can see, before it runs
     python scripts/study.py submit --config ...    # submits what is missing to SLURM; see slurm/pipeline.sh
-    python scripts/study.py analyze --config ...   # the table of arms x students, and the family interaction
+    python scripts/study.py analyze --config ...   # the table of arms x students, γ, and the report as a page
     python scripts/study.py diagnose --config ...  # how well teachers and students fit, before any training
 
 Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command
@@ -38,6 +39,8 @@ from studies.diagnose import parse as parse_diagnosis
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
+from studies.power import parse_power
+from studies.report import write_html
 from studies.submission import submit_jobs
 
 STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
@@ -116,7 +119,7 @@ def analyze(args: list[str]) -> None:
     table = format_results(results)
     write_text(plan.folder / "table.md", table + "\n")
     write_json(plan.folder / "results.json", results)
-    print(f"{table}\n\nEverything is in {plan.folder}/")
+    print(f"{table}\n\nEverything is in {plan.folder}/; read {write_html(plan.folder)}")
 
 
 def diagnose(args: list[str]) -> None:
@@ -132,13 +135,14 @@ def diagnose(args: list[str]) -> None:
     print(f"{run_diagnosis(diagnosis)}\n\nEverything is in {diagnosis.folder}/")
 
 
+def power(args: list[str]) -> None:
+    """Prints with how many seeds and questions a study's grid would find an effect."""
+    ask, rest = parse_power(args)
+    print(ask(parse(rest).study))
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "run": run,
-    "status": status,
-    "jobs": jobs,
-    "submit": submit,
-    "analyze": analyze,
-    "diagnose": diagnose,
+    command.__name__: command for command in (run, status, jobs, submit, power, analyze, diagnose)
 }
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
+from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import write_json
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_writer import LogitCacheWriter
@@ -24,11 +25,13 @@ from tests.tiny import TRAINER, fit
 DDP = {"strategy": "ddp", "devices": 2}
 
 
-def make_student(world: dict) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
+def make_student(world: dict, **options) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
     """Returns the student of the invariance tests, and a maker of its data."""
     # The segments' weights differ, so that micro-batches of equal length have different weights.
     loss = DistillationLoss(kl_weight=0.5, temperature=2.0, rationale_weight=0.3, answer_weight=2.0)
-    module = DistillationModule(world["student"], loss, learning_rate=1e-2, schedule="constant", warmup_ratio=0.0)
+    module = DistillationModule(
+        world["student"], loss, learning_rate=1e-2, schedule="constant", warmup_ratio=0.0, **options
+    )
 
     def make_data(**options) -> DistillationDataModule:
         return DistillationDataModule(
@@ -51,9 +54,8 @@ def make_predictors(world: dict, output: Path, limit: int) -> list:
         ("annotate", Annotator(world["teacher"], max_new_tokens=8)),
         ("evaluate", Evaluator(world["student"], max_new_tokens=8)),
     ):
-        data = QuestionDataModule(
-            world["teacher"], world["questions"], prompt="plain", limit=limit, tokens_per_batch=200
-        )
+        kind = EvaluationDataModule if name == "evaluate" else QuestionDataModule
+        data = kind(world["teacher"], world["questions"], prompt="plain", limit=limit, tokens_per_batch=200)
 
         def finish(records: list[dict], path: Path = output / f"{name}-{limit}.json") -> None:
             write_json(path, sorted(records, key=lambda record: record["question_id"]))

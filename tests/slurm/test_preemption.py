@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.slurm.checkout import Checkout
-from tests.slurm.cluster import Cluster, read_environment, wait_for
+from tests.slurm.cluster import Cluster, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -35,24 +35,22 @@ EXPERIMENT = {
 }
 
 
-def find_tasks(job: str) -> list[int]:
+def find_tasks(cluster: Cluster, job: str) -> list[int]:
     """Returns the processes that SLURM started as a job's tasks; their data loaders' workers are not among them."""
     found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-                is_task = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
-                is_python = b"scripts/fit.py" in (folder / "cmdline").read_bytes()
-                if is_task and is_python and f"SLURM_JOB_ID={job}".encode() in read_environment(folder):
-                    found.append(int(folder.name))
+    for process in cluster.find_processes(f"SLURM_JOB_ID={job}"):
+        with contextlib.suppress(OSError):
+            parent = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1]
+            is_task = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
+            if is_task and b"scripts/fit.py" in Path(f"/proc/{process}/cmdline").read_bytes():
+                found.append(process)
     return found
 
 
 @contextlib.contextmanager
-def frozen(job: str) -> Iterator[list[int]]:
+def frozen(cluster: Cluster, job: str) -> Iterator[list[int]]:
     """Stops a job's tasks, and lets those that are left go on."""
-    tasks = find_tasks(job)
+    tasks = find_tasks(cluster, job)
     for task in tasks:
         os.kill(task, signal.SIGSTOP)
     try:
@@ -101,7 +99,7 @@ class Fit:
         """Freezes it some steps further than it was; afterwards waits until it is back in the queue or beyond."""
         before = len(read_steps(self.run))
         wait_for(lambda: len(read_steps(self.run)) >= before + 3, f"steps of job {self.job}", 300)
-        with frozen(self.job) as tasks:
+        with frozen(self.cluster, self.job) as tasks:
             assert len(tasks) == 2
             yield tasks
         wait_for(lambda: self.cluster.find_restarts(self.job) > self.restarts, f"a restart of {self.job}")

@@ -125,7 +125,7 @@ class Cluster:
                 os.kill(process, signal.SIGKILL)
 
     def find_processes(self, *settings: str) -> list[int]:
-        """Returns the processes of this cluster's jobs that were started with some `NAME=value` in their environment."""
+        """Returns the processes of this cluster's jobs that have some `NAME=value` in their environment."""
         wanted, found = {setting.encode() for setting in (f"SLURM_CONF={self.env['SLURM_CONF']}", *settings)}, []
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit() and int(folder.name) != os.getpid():

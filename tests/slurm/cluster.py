@@ -120,7 +120,9 @@ class Cluster:
         daemon = self.daemons.pop(f"n{number}")
         daemon.kill()
         daemon.wait()
-        for process in self.find_processes(f"SLURMD_NODENAME=n{number}"):
+        tasks = self.find_processes(f"SLURMD_NODENAME=n{number}")
+        # Those that watch over tasks go first, since they would report the tasks' ends.
+        for process in [*{find_step(task) for task in tasks} - {None}, *tasks]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
@@ -187,3 +189,12 @@ class Cluster:
         """Lets a requeued job begin without the pause that SLURM makes."""
         with contextlib.suppress(subprocess.CalledProcessError):
             self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
+
+
+def find_step(process: int) -> int | None:
+    """Returns the slurmstepd that started a process, None if another one did."""
+    with contextlib.suppress(OSError):
+        parent = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+            return parent
+    return None

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.slurm.checkout import Checkout
-from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.cluster import Cluster, find_step, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -37,14 +37,8 @@ EXPERIMENT = {
 
 def find_tasks(cluster: Cluster, job: str) -> list[int]:
     """Returns the processes that SLURM started as a job's tasks; their data loaders' workers are not among them."""
-    found = []
-    for process in cluster.find_processes(f"SLURM_JOB_ID={job}"):
-        with contextlib.suppress(OSError):
-            parent = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1]
-            is_task = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
-            if is_task and b"scripts/fit.py" in Path(f"/proc/{process}/cmdline").read_bytes():
-                found.append(process)
-    return found
+    tasks = [process for process in cluster.find_processes(f"SLURM_JOB_ID={job}") if find_step(process)]
+    return [task for task in tasks if b"scripts/fit.py" in Path(f"/proc/{task}/cmdline").read_bytes()]
 
 
 @contextlib.contextmanager

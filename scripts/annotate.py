@@ -122,6 +122,8 @@ def main(args: list[str] | None = None) -> None:
     if teacher.backend.is_local:
         cli.trainer.callbacks.append(writer)
         cli.trainer.predict(teacher, data, return_predictions=False)
+    elif cli.trainer.world_size > 1:
+        raise ValueError("this backend answers one process, which would ask everything again in each: start only one")
     else:
         ask(data, teacher, writer)
 

@@ -9,6 +9,12 @@ A file of `configs/sweeps` lists settings and their values; studies/sweep.py say
 in `runs/<group>/<id>/`, and `runs/<group>/table.md` compares them.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
 import argparse
 import sys
 from pathlib import Path

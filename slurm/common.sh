@@ -17,11 +17,13 @@ count_tasks() {
     local gpus=${SLURM_GPUS_ON_NODE:-0} given=${SLURM_NTASKS_PER_NODE:-}
     [[ -z ${SLURM_NTASKS:-} || -n $given ]] ||
         fail "--ntasks=$SLURM_NTASKS does not say how many tasks a node gets; use --nodes and --ntasks-per-node"
-    if ((gpus > 0)); then
+    # An engine such as vLLM spreads one task over the GPUs itself.
+    if ((gpus > 0)) && [[ $stage != annotate || $given != 1 ]]; then
         [[ -z $given || $given == "$gpus" ]] ||
             fail "--ntasks-per-node=$given, but $gpus GPUs on a node: each GPU gets one task; leave the option out"
+        given=$gpus
     fi
-    tasks=$((gpus > 0 ? gpus : ${given:-1})) nodes=$SLURM_JOB_NUM_NODES
+    tasks=${given:-1} nodes=$SLURM_JOB_NUM_NODES
     ((tasks <= SLURM_CPUS_ON_NODE)) ||
         fail "$tasks tasks on a node, but $SLURM_CPUS_ON_NODE CPUs; set SBATCH_CPUS_PER_GPU in slurm/site.env"
 }

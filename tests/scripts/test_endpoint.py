@@ -84,6 +84,11 @@ def test_a_store_by_an_endpoint_is_a_store_as_any(bench: Bench, server: ChatServ
     assert not list(Path("out").glob(".*"))
 
 
+def test_several_processes_are_refused(bench: Bench, server: ChatServer) -> None:
+    command = make_command(server, "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert "start only one" in bench.refuse_main(annotate.main, command)
+
+
 def test_samples_have_seeds_of_their_own_and_concurrency_is_bounded(bench: Bench, server: ChatServer) -> None:
     server.delay = 0.05
     more = ["--model.temperature=1", "--model.num_samples=2", "--model.backend.max_concurrent=3"]

@@ -1,12 +1,14 @@
 """A sweep on this machine, on real tiny models: each arm once, a table of what came out, mistakes before anything."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from scripts import sweep
 
+ROOT = Path(__file__).parents[2]
 SHARED = {"questions": "colours_train.jsonl", "prompt": "plain", "max_length": 512}
 EXPERIMENT = {
     "fit": {
@@ -80,3 +82,13 @@ def test_a_mistake_is_one_line_before_anything_runs(bench, write_grid, changes, 
 
 def test_a_missing_grid_is_refused(bench):
     assert "nowhere.yaml" in bench.refuse_main(sweep.main, ["nowhere.yaml"])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_shipped_sweep_is_one_that_its_experiment_takes(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    *jobs, table = sweep.read_sweep(str(file)).jobs(str(file))
+    fits = [job for job in jobs if job.stage == "fit"]
+    assert [job.stage for job in jobs[:2]] == ["annotate", "cache_logits"] and len(table.needs) == len(fits)
+    # The last is the baseline, the first has each setting that is varied.
+    sweep.check([*jobs[:2], fits[0], fits[-1], *jobs[-1:]])

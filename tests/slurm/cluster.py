@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 NODES = (1, 2, 3)
@@ -120,9 +120,21 @@ class Cluster:
         daemon = self.daemons.pop(f"n{number}")
         daemon.kill()
         daemon.wait()
-        for process in find_processes(f"n{number}"):
+        tasks = self.find_processes(f"SLURMD_NODENAME=n{number}")
+        # Those that watch over tasks go first, since they would report the tasks' ends.
+        for process in [*{find_step(task) for task in tasks} - {None}, *tasks]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+    def find_processes(self, *settings: str) -> list[int]:
+        """Returns the processes of this cluster's jobs that have some `NAME=value` in their environment."""
+        wanted, found = {setting.encode() for setting in (f"SLURM_CONF={self.env['SLURM_CONF']}", *settings)}, []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit() and int(folder.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    if wanted <= set((folder / "environ").read_bytes().split(b"\0")):
+                        found.append(int(folder.name))
+        return found
 
     def _start(self, name: str, *command: str) -> None:
         with (self.root / f"{name}.out").open("a") as output:
@@ -179,15 +191,10 @@ class Cluster:
             self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 
-def read_environment(process: Path) -> list[bytes]:
-    """Returns the environment that a process of /proc was started with."""
-    return (process / "environ").read_bytes().split(b"\0")
-
-
-def find_processes(node: str) -> Iterator[int]:
-    """Yields the processes of jobs on a node: those whose environment names it."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if f"SLURMD_NODENAME={node}".encode() in read_environment(folder):
-                    yield int(folder.name)
+def find_step(process: int) -> int | None:
+    """Returns the slurmstepd that started a process, None if another one did."""
+    with contextlib.suppress(OSError):
+        parent = int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+            return parent
+    return None

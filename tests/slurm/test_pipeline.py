@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.slurm.checkout import ROOT, Checkout, find_ids
 from tests.slurm.cluster import wait_for
-from tests.slurm.conftest import ROOT, Checkout, find_ids
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.slurm.cluster import Cluster, read_environment, wait_for
-from tests.slurm.conftest import Checkout
+from tests.slurm.checkout import Checkout
+from tests.slurm.cluster import Cluster, find_step, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -35,24 +35,16 @@ EXPERIMENT = {
 }
 
 
-def find_tasks(job: str) -> list[int]:
+def find_tasks(cluster: Cluster, job: str) -> list[int]:
     """Returns the processes that SLURM started as a job's tasks; their data loaders' workers are not among them."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-                is_task = Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd"
-                is_python = b"scripts/fit.py" in (folder / "cmdline").read_bytes()
-                if is_task and is_python and f"SLURM_JOB_ID={job}".encode() in read_environment(folder):
-                    found.append(int(folder.name))
-    return found
+    tasks = [process for process in cluster.find_processes(f"SLURM_JOB_ID={job}") if find_step(process)]
+    return [task for task in tasks if b"scripts/fit.py" in Path(f"/proc/{task}/cmdline").read_bytes()]
 
 
 @contextlib.contextmanager
-def frozen(job: str) -> Iterator[list[int]]:
+def frozen(cluster: Cluster, job: str) -> Iterator[list[int]]:
     """Stops a job's tasks, and lets those that are left go on."""
-    tasks = find_tasks(job)
+    tasks = find_tasks(cluster, job)
     for task in tasks:
         os.kill(task, signal.SIGSTOP)
     try:
@@ -63,9 +55,12 @@ def frozen(job: str) -> Iterator[list[int]]:
                 os.kill(task, signal.SIGCONT)
 
 
-def has_pending(task: int, number: signal.Signals) -> bool:
-    """Says whether a stopped process has been sent a signal."""
-    status = Path(f"/proc/{task}/status").read_text()
+def was_sent(task: int, number: signal.Signals) -> bool:
+    """Says whether a stopped process has been sent a signal; one that SLURM woke up may have ended by it already."""
+    try:
+        status = Path(f"/proc/{task}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
     masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
     return any(mask >> (number - 1) & 1 for mask in masks)
 
@@ -98,7 +93,7 @@ class Fit:
         """Freezes it some steps further than it was; afterwards waits until it is back in the queue or beyond."""
         before = len(read_steps(self.run))
         wait_for(lambda: len(read_steps(self.run)) >= before + 3, f"steps of job {self.job}", 300)
-        with frozen(self.job) as tasks:
+        with frozen(self.cluster, self.job) as tasks:
             assert len(tasks) == 2
             yield tasks
         wait_for(lambda: self.cluster.find_restarts(self.job) > self.restarts, f"a restart of {self.job}")
@@ -109,13 +104,13 @@ def end_by_time(fit: Fit, tasks: list[int]) -> None:
     """Lets the time limit come within two minutes, and waits for the signal that goes before it."""
     shown = fit.cluster.run("squeue", "--noheader", "--format=%M", f"--jobs={fit.job}").strip().split(":")
     fit.cluster.run("scontrol", "update", f"jobid={fit.job}", f"TimeLimit={int(shown[-2]) + 2}")
-    wait_for(lambda: all(has_pending(task, signal.SIGUSR1) for task in tasks), "the time limit's signal")
+    wait_for(lambda: all(was_sent(task, signal.SIGUSR1) for task in tasks), "the time limit's signal")
 
 
 def end_by_signal(fit: Fit, tasks: list[int], number: signal.Signals) -> None:
     """Sends a signal to each task."""
     fit.cluster.run("scancel", f"--signal={number.name.removeprefix('SIG')}", fit.job)
-    wait_for(lambda: all(has_pending(task, number) for task in tasks), number.name)
+    wait_for(lambda: all(was_sent(task, number) for task in tasks), number.name)
 
 
 def end_by_preemption(fit: Fit) -> str:
@@ -138,6 +133,7 @@ def runs(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ch
     wait_for(lambda: cluster.find_state(fit.job) == "RUNNING", "a start")
     with fit.interrupted() as tasks:
         end_by_time(fit, tasks)
+    cluster.run("scontrol", "update", f"jobid={fit.job}", "TimeLimit=60")
     with fit.interrupted() as tasks:
         end_by_signal(fit, tasks, signal.SIGUSR1)
     with fit.interrupted() as tasks:

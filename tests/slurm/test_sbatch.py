@@ -71,6 +71,15 @@ def test_an_unknown_partition_is_refused_before_the_queue(checkout):
     assert "invalid partition specified: nowhere" in refused.value.stderr
 
 
+@pytest.mark.parametrize("script", ["pipeline.sh", "sweep.sh"])
+def test_submitting_nothing_or_without_a_site_is_one_line(checkout, script):
+    for prepare, line in [("true", "error: usage: slurm/"), ("rm slurm/site.env", "error: slurm/site.env is missing")]:
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            checkout.cluster.run("bash", "-c", f"{prepare} && slurm/{script} nowhere.yaml", cwd=checkout.folder)
+        [shown] = refused.value.stderr.splitlines()
+        assert shown.startswith(line) and refused.value.returncode == 2
+
+
 def read_tasks(log: str) -> list[tuple[int, str, str]]:
     """Returns (rank, node, visible devices) of each task that the launcher saw."""
     found = re.findall(r"^task (\d+) of \d+ on (\w+): CUDA_VISIBLE_DEVICES=(\S*)", log, re.MULTILINE)
@@ -88,6 +97,13 @@ def test_each_gpu_gets_a_task_that_sees_its_nodes_gpus(checkout, launcher, optio
     assert [tasks[0][1], tasks[2][1]] == [tasks[1][1], tasks[3][1]] and tasks[0][1] != tasks[2][1]
     assert {devices for _, _, devices in tasks} == {"0,1"}
     assert f"python -u scripts/fit.py --config {CONFIG} --model.x=1" in log
+
+
+def test_a_teachers_engine_may_have_all_gpus_in_one_task(checkout, launcher):
+    launcher()
+    options = "--gres=gpu:2 --ntasks-per-node=1 --cpus-per-task=2"
+    log = checkout.finish(checkout.submit(f"{options} slurm/annotate.sbatch {CONFIG}"))
+    assert [(rank, devices) for rank, _, devices in read_tasks(log)] == [(0, "0,1")]
 
 
 def test_without_gpus_there_are_as_many_tasks_as_said(checkout, launcher):

@@ -1,6 +1,7 @@
 """From examples to a process's batches: dataset, collation, worker processes, and resuming inside an epoch."""
 
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batching import TokenBudgetBatchSampler, collate_examples
 from datamodules.files import hash_json
 from datamodules.logit_cache import LogitCache
-from datamodules.targets import collate_targets
+from datamodules.targets import ExactTensors, collate_targets
 from datamodules.tokenization import Example
 
 
@@ -49,7 +50,7 @@ class Collate:
         """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""
         batch = collate_examples(examples, self.pad_id)
         if self.caches:
-            batch["target"] = collate_targets(examples, self.caches)
+            batch["target"] = ExactTensors(collate_targets(examples, self.caches))
             batch["temperatures"] = self.caches[examples[0].id].description.temperatures
         return batch
 
@@ -100,6 +101,9 @@ class ResumableLoader(DataLoader):
     Args:
         trainer: Counts.
         options: See `loader_options`.
+
+    Attributes:
+        seconds_waited: How long the training has waited for batches.
     """
 
     batch_sampler: TokenBudgetBatchSampler
@@ -109,10 +113,15 @@ class ResumableLoader(DataLoader):
         self.trainer = trainer
         # Where a checkpoint stood: the epoch, its batches so far, and all batches so far.
         self.start = (0, 0, 0)
+        self.seconds_waited = 0.0
 
     def __iter__(self) -> Iterator[dict]:  # type: ignore[override]
         self.batch_sampler.epoch, self.batch_sampler.num_done, _ = self._find_place()
-        yield from super().__iter__()
+        asked = time.perf_counter()
+        for batch in super().__iter__():
+            self.seconds_waited += time.perf_counter() - asked
+            yield batch
+            asked = time.perf_counter()
 
     def _find_place(self) -> tuple[int, int, int]:
         """Returns the epoch, how many of its batches this process has trained on, and how many in all."""

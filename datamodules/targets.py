@@ -12,6 +12,26 @@ from datamodules.tokenization import Example
 FILLS = {"support": -1, "log_probs": -np.inf, "weights": 0}
 
 
+class ExactTensors:
+    """Named tensors of a batch that keep their dtype, whereas Lightning's true half precisions round all they find.
+
+    Args:
+        tensors: By name.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        self.tensors = tensors
+
+    def to(self, device: torch.device) -> "ExactTensors":
+        """Returns them on a device."""
+        is_gpu = device.type == "cuda"
+        return ExactTensors({name: tensor.to(device, non_blocking=is_gpu) for name, tensor in self.tensors.items()})
+
+    def pin_memory(self) -> "ExactTensors":
+        """Returns them in page-locked memory."""
+        return ExactTensors({name: tensor.pin_memory() for name, tensor in self.tensors.items()})
+
+
 def _join_rows(parts: list[dict[str, np.ndarray]], orders: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Puts the rows of several caches into one order; `orders` are the row numbers of each part's rows."""
     joined = {}

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,9 +14,15 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from datamodules.files import atomic_path
+from datamodules.files import atomic_path, sync_path
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes what killed saves have left half written; call where no other process can be saving."""
+    for path in folder.glob(".*.tmp-*"):
+        path.unlink()
 
 
 def find_checkpoint(folder: Path) -> Path | None:
@@ -26,13 +33,13 @@ def find_checkpoint(folder: Path) -> Path | None:
     """
     damaged: list[Path] = []
     for path in (folder / LAST, folder / PREVIOUS):
-        if not path.is_file():
+        if not path.exists():
             continue
         if is_whole(path):
             for newer in damaged:
                 warnings.warn(f"{newer} is damaged; going on from {path.name}, the one before", stacklevel=2)
                 # The next save would keep it in place of this one.
-                newer.unlink(missing_ok=True)
+                remove(newer)
             return path
         damaged.append(path)
     if damaged:
@@ -40,18 +47,53 @@ def find_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def list_files(checkpoint: Path) -> list[Path]:
+    """Returns a checkpoint's files: itself, or in a folder one for each process, `RANK-of-WORLD_SIZE.pt`."""
+    if checkpoint.is_file():
+        return [checkpoint]
+    some = next(checkpoint.glob("*-of-*.pt"))
+    size = int(some.stem.rpartition("-")[2])
+    return [checkpoint / f"{rank}-of-{size}.pt" for rank in range(size)]
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Says whether every record of a checkpoint agrees with the CRC-32 that torch stored beside it."""
     try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            return archive.testzip() is None and read_global_step(checkpoint) >= 0
+        for path in list_files(checkpoint):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    return False
+        return read_global_step(checkpoint) >= 0
     except Exception:  # a byte of a header can make a reader fail in any way
         return False
 
 
 def read_global_step(checkpoint: Path) -> int:
     """Returns the number of optimizer steps that a checkpoint counts."""
-    return torch.load(checkpoint, map_location="meta", weights_only=True)["global_step"]
+    return torch.load(list_files(checkpoint)[0], map_location="meta", weights_only=True)["global_step"]
+
+
+def remove(checkpoint: Path) -> None:
+    """Removes a checkpoint, which another process may be removing."""
+    if checkpoint.is_dir():
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    else:
+        checkpoint.unlink(missing_ok=True)
+
+
+def keep_previous(target: Path) -> None:
+    """Makes place for a new checkpoint: the one that is there becomes `previous.ckpt`."""
+    if target.exists():
+        previous = target.with_name(PREVIOUS)
+        if previous.is_dir() or target.is_dir():
+            remove(previous)
+        os.replace(target, previous)
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces a folder's files and entries to the disk."""
+    for path in (*folder.iterdir(), folder):
+        sync_path(path)
 
 
 class RngState(L.Callback):
@@ -99,9 +141,18 @@ class RngState(L.Callback):
 class StepCheckpoint(ModelCheckpoint):
     """Saves inside epochs; after an epoch's last batch comes the epoch's own checkpoint, with its validation done."""
 
+    _last_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Learns where the training begins."""
+        super().on_train_start(trainer, pl_module)
+        self._last_step = trainer.global_step
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Saves every so many steps."""
-        if not trainer.is_last_batch:
+        """Saves every so many steps, and never between the batches of one: their gradient would be lost."""
+        has_stepped = trainer.global_step != self._last_step
+        self._last_step = trainer.global_step
+        if has_stepped and not trainer.is_last_batch:
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 
@@ -125,9 +176,12 @@ class RotatingCheckpointIO(TorchCheckpointIO):
                     torch.save(checkpoint, file)
                     file.flush()
                     os.fsync(file.fileno())
-                if target.is_file():
-                    os.replace(target, target.with_name(PREVIOUS))
-        except OSError as error:
+                keep_previous(target)
+        except (OSError, RuntimeError) as error:
+            # torch hides what went wrong behind its complaint that the file is not finished.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
             raise ValueError(
-                f"{target}: cannot be written: {error.strerror}; the same command continues from the one before"
+                f"{target}: cannot be written: {cause.strerror}; the same command continues from the one before"
             ) from None

@@ -15,7 +15,7 @@ from datamodules.evaluation import EvaluationDataModule
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from lightning_modules.generation import ReadPrompts, derive_seed, generate_completions, read_prompts, score_endings
-from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
+from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.reference_scores import ReferenceScorer
 
 # What an option's log-likelihood is divided by: lm-evaluation-harness's acc, acc_norm and acc_bytes.
@@ -50,7 +50,7 @@ class Evaluator(L.LightningModule):
         self,
         student: str,
         revision: str | None = None,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
         max_new_tokens: PositiveInt = 256,
         num_samples: PositiveInt = 1,
@@ -65,7 +65,7 @@ class Evaluator(L.LightningModule):
         Args:
             student: Hub id, local folder (an exported student), a run's checkpoint (`.ckpt`), or GGUF file.
             revision: Commit of a hub model.
-            dtype: Of the weights in memory.
+            dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
             max_new_tokens: Truncates a completion.
             num_samples: Completions of each question, of which each extractor's most frequent answer counts (Wang et
@@ -82,7 +82,7 @@ class Evaluator(L.LightningModule):
         if num_samples > 1 and temperature == 0:
             raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
         self.student, self.student_revision = student, revision
-        self.student_dtype: Dtype = dtype
+        self.student_dtype: Dtype = dtype or default_dtype(student)
         self.keep_layers = keep_layers
         self.max_new_tokens, self.score_options = max_new_tokens, score_options
         self.num_samples, self.temperature, self.sampling_seed = num_samples, temperature, sampling_seed

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from huggingface_hub import hf_hub_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 
-from datamodules.pretrained import locate_pretrained, read_start, resolve_model
+from datamodules.pretrained import find_card, locate_pretrained, read_start, resolve_model
+from lightning_modules.adapters import find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 SAMPLED_BYTES = 1 << 20
@@ -24,6 +25,12 @@ def name_model(model: str) -> str:
     return path.name if path.is_dir() else model
 
 
+def default_dtype(model: str) -> Dtype:
+    """Returns the dtype of a model card's weights, and float32 for a model without a card."""
+    card = find_card(model)
+    return card.dtype if card else "float32"
+
+
 def identify_weights(model: str, revision: str | None) -> str:
     """Returns the hub commit, or a hash of local weights: names, sizes, first and last MiB of each file.
 
@@ -35,10 +42,12 @@ def identify_weights(model: str, revision: str | None) -> str:
     if not path.exists():
         # A branch such as `main` moves; the hub's cache keeps files in a folder named by their commit.
         return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
-    files = (
-        [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf"), path / "config.json"])
-    )
     digest = hashlib.sha256()
+    config = "config.json"
+    if base := find_base(model):
+        config = "adapter_config.json"
+        digest.update(identify_weights(*base).encode())
+    files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf"), path / config])
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
@@ -76,15 +85,21 @@ def keep_only_layers(model: PreTrainedModel, layers: list[int]) -> None:
 
 
 def load_causal_lm(
-    model: str, revision: str | None = None, dtype: Dtype = "float32", keep_layers: list[int] | None = None
+    model: str,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    keep_layers: list[int] | None = None,
+    quantize_on: torch.device | None = None,
 ) -> PreTrainedModel:
     """Loads a causal language model; weights are read from safetensors or GGUF, never from pickles.
 
     Args:
-        model: Hub id, local folder, `.gguf` file, a run's `.ckpt`, or `model:NAME`.
+        model: Hub id, local folder, `.gguf` file, a run's `.ckpt`, or `model:NAME`; an exported adapter is added to its
+            model's weights.
         revision: Commit of a hub model.
         dtype: Of the weights in memory.
         keep_layers: Keep only these decoder layers; of a checkpoint, the run's config has them.
+        quantize_on: A GPU on which the linear layers' weights are held in 4 bits, and computed with in `dtype`.
 
     Raises:
         ValueError: There is no such model.
@@ -95,8 +110,18 @@ def load_causal_lm(
         weights = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
         loaded.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
         return loaded
+    if base := find_base(model):
+        return merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
     name, options = locate_pretrained(model, revision)
-    if "gguf_file" in options:
+    if quantize_on is not None:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+        )
+        options |= {"device_map": {"": quantize_on}, "use_safetensors": True}
+    elif "gguf_file" in options:
         # A student is trained and exported, so a GGUF file's blocks are unpacked into plain weights.
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
@@ -123,6 +148,8 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
     Raises:
         ValueError: There is no such model, or it does not fit.
     """
+    if base := find_base(model):
+        return check_model(*base, keep_layers, length, what)
     name, options = locate_pretrained(model, revision)
     if model.endswith(".ckpt") and keep_layers is not None:
         raise ValueError(f"{model}: keep_layers is given, but the run's own config says which layers a checkpoint has")

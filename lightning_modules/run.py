@@ -28,6 +28,7 @@ class RunSettings:
         id: Names the run; null derives it from the resolved config.
         wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise.
         project: The W&B project.
+        student_family: The student's family, as the teachers' are called; null takes what `configs/models` says.
         checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
     """
 
@@ -36,6 +37,7 @@ class RunSettings:
     id: str | None = None
     wandb: bool = True
     project: str = "kindred"
+    student_family: str | None = None
     checkpoint_steps: PositiveInt | None = None
 
 
@@ -98,8 +100,9 @@ class RunFolder:
         path = self.path / ".lock"
         with path.open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Not flock: loader workers, which may outlive a killed process for a while, would inherit it.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # some systems say the one, some the other
                 file.seek(0)
                 raise ValueError(
                     f"{self.path}: another process trains this run ({file.read().strip()}); wait for it, or end it"

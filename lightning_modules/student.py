@@ -1,25 +1,43 @@
 """The student: a causal language model trained on completions, with a teacher's distributions where there are any."""
 
 import math
+import os
 from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from einops import rearrange
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
-from torch import Tensor
-from torchmetrics import MeanMetric
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
 from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files import atomic_path
+from lightning_modules.adapters import Adapter, add_adapter, check_adapter
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
-from lightning_modules.pretrained import Dtype, check_model, load_causal_lm
+from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
+from lightning_modules.sharding import (
+    ShardedStrategy,
+    call_inside,
+    check_strategy,
+    count_forwards,
+    gather_state,
+    is_sharded,
+    run_idle,
+    shard_causal_lm,
+    whole,
+)
 from lightning_modules.teacher_rows import build_target, check_cache, load_teacher_head
 from losses.distillation import DistillationLoss, LossSums
 from losses.fused_head import OutputHead
 from losses.targets import Target
+
+# What these precisions make of the weights, whatever dtype they were loaded in.
+HALF_PRECISIONS: dict[str, Dtype] = {"bf16-true": "bfloat16", "16-true": "float16"}
 
 
 class DistillationModule(L.LightningModule):
@@ -34,13 +52,17 @@ class DistillationModule(L.LightningModule):
         student: str,
         loss: DistillationLoss = DistillationLoss(),  # noqa: B008 (frozen)
         revision: str | None = None,
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
         learning_rate: PositiveFloat = 1e-4,
         weight_decay: NonNegativeFloat = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup_ratio: ClosedUnitInterval = 0.05,
         fused_head: bool = True,
+        adapter: Adapter | None = None,
+        export: Literal["merged", "adapter"] | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -48,7 +70,8 @@ class DistillationModule(L.LightningModule):
             student: Hub id, local folder, or GGUF file.
             loss: The mixture, its divergence and its weights.
             revision: Commit of a hub model.
-            dtype: Of the weights in memory.
+            dtype: Of the weights in memory; null is float32, or what a true half `trainer.precision` says, or, for the
+                frozen weights under an adapter, the model card's.
             keep_layers: Keep only these decoder layers: a smaller student of the same family.
             learning_rate: AdamW's peak learning rate.
             weight_decay: AdamW's, on matrices only.
@@ -56,31 +79,97 @@ class DistillationModule(L.LightningModule):
             warmup_ratio: Share of all steps over which the learning rate rises.
             fused_head: Compute the loss from hidden states, chunk by chunk. Off keeps all logits: the same loss in
                 several times the memory, to check against.
+            adapter: Train low-rank matrices (LoRA) in place of the weights; null trains the weights.
+            export: With an adapter: the whole model, merged, which null is, or the adapter alone.
+            activation_checkpointing: Keep only each decoder block's input for the backward pass, and compute the rest
+                again: less memory for a third more time.
+            compile: Compile each decoder block (torch.compile); the CPU needs a C++ compiler.
         """
         super().__init__()
         for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
             if not math.isfinite(value):
                 raise ValueError(f"model.{name} must be finite, not {value}")
         self.student, self.student_revision = student, revision
-        self.student_dtype: Dtype = dtype
+        self.student_dtype = dtype
         self.keep_layers = keep_layers
         self.loss = loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
         self.fused_head = fused_head
+        if export is not None and adapter is None:
+            raise ValueError(f"model.export {export} is given, but there is no model.adapter; leave it out")
+        if export == "adapter" and keep_layers is not None:
+            raise ValueError("model.export adapter would not say which layers were kept; export merged")
+        if adapter is not None and adapter.quantize and compile:
+            raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
+        self.adapter, self.export_form = adapter, export or "merged"
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
+        # The frozen weights are not in its checkpoints.
+        self.strict_loading = adapter is None
         self.model: Any = None
         self._head_settings: HeadSettings | None = None
         self._step_sums: Tensor | None = None
         self._step_names: list[str] = []
         self._teacher_head: OutputHead | None = None
         self._has_checked_target = False
-        self._val_means: dict[str, MeanMetric] = {}
+        self._val_sums: dict[str, Tensor] = {}
+        self._weights_dtype: Dtype = dtype or "float32"
+        self._is_sharded = False
+        self._forwards_left = 0
+
+    def setup(self, stage: str) -> None:
+        """Learns whether the trainer's strategy spreads the student's weights over the processes."""
+        self.check_trainer(self.trainer)
+        self._is_sharded = is_sharded(self.trainer)
+        if self.student_dtype is None:
+            frozen = "float32" if self.adapter is None else default_dtype(self.student)
+            self._weights_dtype = HALF_PRECISIONS.get(self.trainer.precision, frozen)
 
     def configure_model(self) -> None:
-        """Loads the student, once."""
-        if self.model is None:
-            self.model = load_causal_lm(self.student, self.student_revision, self.student_dtype, self.keep_layers)
-            self.model.config.use_cache = False
+        """Loads the student, once, and makes it what is trained: see `adapter`, `compile`, `trainer.strategy`."""
+        if self.model is not None:
+            return
+        quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
+        self.model = model = load_causal_lm(
+            self.student, self.student_revision, self._weights_dtype, self.keep_layers, quantize_on
+        )
+        model.config.use_cache = False
+        if self.fused_head:
+            self._head_settings = find_head_settings(model)
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.adapter is not None:
+            done = add_adapter(model, self.adapter, self.student, self.student_revision)
+            if self._head_settings is not None and type(model.get_output_embeddings()) is not nn.Linear:
+                raise ValueError("model.adapter.target_modules has the output head; that needs model.fused_head=false")
+            rank_zero_only(print)(f"{self.student} in {self._weights_dtype}; {done}")
+        if self.compile_blocks:
+            for layer in model.base_model.layers:
+                # Not the module: hooks that gather its weights stay outside.
+                layer.forward = torch.compile(layer.forward, dynamic=True)
+        if self._is_sharded:
+            shard_causal_lm(model, self.trainer)
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Refuses a precision or a strategy that does not go with the student's settings.
+
+        Raises:
+            ValueError: They clash.
+        """
+        check_strategy(trainer)
+        if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
+            raise ValueError("trainer.strategy: a student is shared by several processes with ShardedStrategy")
+        precision, dtype = trainer.precision, self.student_dtype
+        forced = HALF_PRECISIONS.get(precision, dtype)
+        if dtype not in (None, forced):
+            raise ValueError(f"model.dtype {dtype} is given, but trainer.precision {precision} makes it {forced}")
+        if precision.endswith("mixed") and self.adapter is None and dtype not in (None, "float32"):
+            raise ValueError(
+                f"trainer.precision {precision} trains float32 weights, but model.dtype is {dtype}; leave it out, or "
+                "use a true precision"
+            )
+        if self.adapter is not None and self.adapter.quantize and is_sharded(trainer):
+            raise ValueError("trainer.strategy: 4-bit weights are not sharded; use ddp, or no model.adapter.quantize")
 
     def check(self, data: DistillationDataModule) -> None:
         """Refuses data that does not fit the loss or the student, before anything is written.
@@ -100,16 +189,18 @@ class DistillationModule(L.LightningModule):
             )
         for cache in data.caches:
             check_cache(self.loss, cache)
+        if self.adapter is not None:
+            check_adapter(self.adapter, self.student)
+        if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
+            raise ValueError("model.compile needs a C++ compiler on a CPU; install g++, or name one in CXX")
         if data.supervision == "label" and not self.loss.supervises_answers:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
         check_model(self.student, self.student_revision, self.keep_layers, data.max_length, "data.max_length")
 
     def on_fit_start(self) -> None:
-        """Starts in training mode, whatever mode the student was saved in, and finds its output head."""
+        """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
         self._total_steps = int(self.trainer.estimated_stepping_batches)
-        if self.fused_head:
-            self._head_settings = find_head_settings(self.model)
         caches = self.trainer.datamodule.caches
         if caches and caches[0].description.sparsity.kind == "hidden":
             self._teacher_head = load_teacher_head(caches[0], self.device)
@@ -122,13 +213,18 @@ class DistillationModule(L.LightningModule):
         if self._head_settings is None:
             output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             return loss(rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]], *inputs)
-        hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"])
-        hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
-        return loss.from_hidden(hidden_ND, get_head(self.model, self._head_settings), *inputs)
+        settings = self._head_settings
+
+        def forward() -> LossSums:
+            hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"])
+            hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
+            return loss.from_hidden(hidden_ND, get_head(self.model, settings), *inputs)
+
+        return call_inside(self.model, forward)
 
     def _build_target(self, batch: dict) -> Target:
         """Returns the batch's teacher rows; looks at every value of the first batch's."""
-        target = build_target(batch["target"], batch["temperatures"], self._teacher_head)
+        target = build_target(batch["target"].tensors, batch["temperatures"], self._teacher_head)
         if not self._has_checked_target:
             target.check(self.model.config.get_text_config().vocab_size)
             self._has_checked_target = True
@@ -156,48 +252,67 @@ class DistillationModule(L.LightningModule):
         """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means."""
         pairs = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
         self._step_sums = None
-        weight = pairs[self._step_names.index("loss"), 1]
-        # Lightning divided the loss by the accumulated batches, and DDP averages over the processes.
-        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size / weight
-        # Nothing weighed anything: the gradient is 0, and stays 0.
-        scale = torch.where(weight > 0, scale, 0.0)
+        sums = dict(zip(self._step_names, pairs.tolist(), strict=True))
+        _, weight = sums["loss"]
+        # Lightning divided the loss by the accumulated batches; DDP and FSDP average over the processes.
+        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        torch._foreach_mul_(gradients, scale)
-        for name, (total, count) in zip(self._step_names, pairs.tolist(), strict=True):
+        # Where nothing weighed anything, the gradient is 0, and stays 0.
+        torch._foreach_mul_(gradients, scale / weight if weight > 0 else 0.0)
+        for name, (total, count) in sums.items():
             if count > 0:
                 self.log(f"train/{name}", total / count)
-        self.log("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
-        """Starts new means over tokens, whatever the batches and processes that they are spread over."""
-        self._val_means = {}
+        """Starts new sums over tokens, whatever the batches and processes that they are spread over."""
+        self._val_sums = {}
+        if self._is_sharded:
+            trainer = self.trainer
+            counts = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+            self._forwards_left = count_forwards(trainer, sum(counts))
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Adds a batch of held-out questions to the `val/` metrics."""
+        self._forwards_left -= self._is_sharded
         for name, (total, weight) in self._sums_by_name(self.compute_loss(batch)).items():
-            if name not in self._val_means:
-                self._val_means[name] = MeanMetric(nan_strategy="ignore").to(self.device)
-            # A segment that this batch lacks is 0 / 0, which the mean leaves out.
-            self._val_means[name].update(total / weight, weight)
+            pair = torch.stack([total, weight.to(total)])
+            self._val_sums[name] = self._val_sums[name] + pair if name in self._val_sums else pair
 
     def on_validation_epoch_end(self) -> None:
         """Logs the `val/` metrics: means over the tokens of all processes."""
-        for name, metric in self._val_means.items():
-            mean = metric.compute()
-            if not mean.isnan():
-                self.log(f"val/{name}", mean)
+        run_idle(self.model, self._forwards_left, self.device)
+        # The first process has a batch if any has.
+        names = self.trainer.strategy.broadcast(list(self._val_sums))
+        if not names:
+            return
+        nothing = torch.zeros(2, device=self.device)
+        pairs = torch.stack([self._val_sums.get(name, nothing) for name in names])
+        pairs = self.trainer.strategy.reduce(pairs, reduce_op="sum")
+        for name, (total, weight) in zip(names, pairs.tolist(), strict=True):
+            # A segment that no example has is 0 / 0.
+            if weight > 0:
+                self.log(f"val/{name}", total / weight)
 
     @staticmethod
     def _sums_by_name(sums: LossSums) -> dict[str, tuple[Tensor, Tensor]]:
         """Returns (sum, weight) by metric, of the same metrics for every batch; a segment may weigh 0."""
         return {"loss": (sums.total.detach(), sums.weight), **sums.parts}
 
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Leaves out the frozen weights, which are where they were loaded from."""
+        if self.adapter is not None:
+            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}
+
     def configure_optimizers(self) -> dict:
         """Returns AdamW with decay on matrices only, and a schedule over all steps."""
         groups: list[dict] = [{"params": [], "weight_decay": self.weight_decay}, {"params": [], "weight_decay": 0.0}]
         for parameter in self.parameters():
-            groups[parameter.ndim < 2]["params"].append(parameter)
+            if parameter.requires_grad:
+                groups[parameter.ndim < 2]["params"].append(parameter)
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = get_scheduler(
@@ -209,8 +324,17 @@ class DistillationModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def export(self, folder: Path) -> None:
-        """Saves the student and its tokenizer as a plain Hugging Face folder, atomically."""
+        """Saves the student and its tokenizer as a plain Hugging Face folder, atomically; every process calls it."""
+        state = gather_state(self.model, self.adapter is not None) if self._is_sharded else None
+        if not self.trainer.is_global_zero:
+            return
         self.model.config.use_cache = True
         with atomic_path(folder) as temporary:
-            self.model.save_pretrained(temporary, safe_serialization=True)
+            if self.adapter is None or self.export_form == "adapter":
+                self.model.save_pretrained(temporary, state_dict=state)
+            else:
+                # Into weights that were never in 4 bits.
+                with TemporaryDirectory() as alone:
+                    self.model.save_pretrained(alone, state_dict=state)
+                    load_causal_lm(alone, None, self._weights_dtype, self.keep_layers).save_pretrained(temporary)
             self.trainer.datamodule.tokenizer.save_pretrained(temporary)

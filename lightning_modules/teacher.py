@@ -8,9 +8,6 @@ import lightning as L
 import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from datamodules.answers import extract_neutral
 from datamodules.distillation import RationaleDataModule
@@ -19,8 +16,9 @@ from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Spa
 from datamodules.rationales import Rationale, name_paraphrase
 from datamodules.statements import find_last_statement
 from lightning_modules.backends import Backend, Decoding, Request, Source, TransformersBackend
-from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm, name_model
+from lightning_modules.pretrained import Dtype, check_model, default_dtype, identify_weights, load_causal_lm, name_model
 from lightning_modules.row_head import RowHead
+from lightning_modules.sharding import check_strategy, count_forwards, is_sharded, run_idle, shard_causal_lm
 from lightning_modules.sparsify import reduce_rows
 from lightning_modules.vllm_backend import VLLMBackend
 from lightning_modules.vllm_teacher import read_prompt_logprobs, refuse_unknown
@@ -34,7 +32,7 @@ class TeacherModule(L.LightningModule):
         teacher: str,
         revision: str | None = None,
         family: str = "unknown",
-        dtype: Dtype = "float32",
+        dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
     ):
         """Stores the settings.
@@ -43,12 +41,12 @@ class TeacherModule(L.LightningModule):
             teacher: Hub id, local folder, or GGUF file.
             revision: Commit of a hub model.
             family: The teacher's family, as studies group it.
-            dtype: Of the weights in memory.
+            dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
         """
         super().__init__()
         self.teacher, self.teacher_revision, self.family = teacher, revision, family
-        self.teacher_dtype: Dtype = dtype
+        self.teacher_dtype: Dtype = dtype or default_dtype(teacher)
         self.keep_layers = keep_layers
         self.model: Any = None
 
@@ -68,11 +66,6 @@ class TeacherModule(L.LightningModule):
         """The teacher, as backends load it."""
         return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether the weights are spread over the trainer's processes."""
-        return isinstance(self.trainer.strategy, ModelParallelStrategy)
-
     def configure_model(self) -> None:
         """Loads the teacher, once; where the strategy is ModelParallelStrategy, spreads it over all processes.
 
@@ -81,12 +74,8 @@ class TeacherModule(L.LightningModule):
         if self.model is None:
             self.model = load_causal_lm(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
             self.model.eval().requires_grad_(False)
-            if self.is_sharded:
-                # Whatever dimensions the strategy gave its own mesh.
-                mesh = init_device_mesh(self.trainer.strategy.root_device.type, (self.trainer.world_size,))
-                for layer in self.model.base_model.layers:
-                    fully_shard(layer, mesh=mesh)
-                fully_shard(self.model, mesh=mesh)
+            if is_sharded(self.trainer):
+                shard_causal_lm(self.model, self.trainer)
 
 
 class Annotator(TeacherModule):
@@ -274,21 +263,15 @@ class LogitScorer(TeacherModule):
 
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "trainer.strategy: shard a teacher with ModelParallelStrategy (FSDP2), not with FSDPStrategy"
-            )
-        if self.is_sharded:
+        check_strategy(self.trainer)
+        if is_sharded(self.trainer):
             if self.sparsity.kind == "hidden":
                 raise ValueError("kind hidden needs the head's weights whole; choose another strategy than sharding")
-            own = torch.tensor(len(self.trainer.datamodule.predict_dataloader()), device=self.device)
-            self._forwards_left = int(self.trainer.strategy.reduce(own, reduce_op="max"))
+            self._forwards_left = count_forwards(self.trainer, len(self.trainer.datamodule.predict_dataloader()))
 
     def catch_up(self) -> None:
         """Runs a sharded teacher for the processes that still have batches; call when this one has none left."""
-        for _ in range(self._forwards_left):
-            one_token = torch.zeros((1, 1), dtype=torch.int64, device=self.device)
-            self.model(input_ids=one_token, use_cache=False)
+        run_idle(self.model, self._forwards_left, self.device)
         self._forwards_left = 0
 
     def configure_model(self) -> None:
@@ -300,13 +283,13 @@ class LogitScorer(TeacherModule):
             return
         super().configure_model()
         if self._head is None:
-            self._head = RowHead(self.model, self.is_sharded)
+            self._head = RowHead(self.model, is_sharded(self.trainer))
 
     def predict_step(self, batch: dict, batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Returns (example id, rows as `logit_codec` takes them) for each example of the batch."""
         data = self.trainer.datamodule
         made = self.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
-        self._forwards_left -= self.is_sharded
+        self._forwards_left -= is_sharded(self.trainer)
         return self.score(batch, made)
 
     def score(self, batch: dict, made: CacheDescription) -> list[tuple[str, dict[str, np.ndarray]]]:

@@ -11,16 +11,13 @@ if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
     StopListener().listen()
 
-import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
@@ -32,9 +29,12 @@ from lightning_modules.checkpoints import (
     StepCheckpoint,
     find_checkpoint,
     read_global_step,
+    remove_torn,
 )
 from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
+from lightning_modules.throughput import Throughput
+from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, log_student
 from scripts.stage_cli import StageCLI, run_main
 
 
@@ -42,9 +42,10 @@ class FitCLI(StageCLI):
     """Adds the run's folder, its loggers and its checkpoints to the trainer."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--run.*`."""
+        """Adds `--run.*` and `--throughput.*`."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--run", type=RunSettings, default=RunSettings())
+        parser.add_lightning_class_args(Throughput, "throughput")
 
     def before_instantiate_classes(self) -> None:
         """Finds the run's folder, and refuses one of another config before anything is built."""
@@ -57,25 +58,11 @@ class FitCLI(StageCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer around the run's folder."""
         settings = RunSettings(**self.config.run.as_dict())
-        loggers: list = [JsonlLogger(self.run.path / "metrics.jsonl")]
-        mode = os.environ.get("WANDB_MODE", "offline")
-        if settings.wandb and mode != "disabled":
-            loggers.append(
-                WandbLogger(
-                    project=settings.project,
-                    group=settings.group,
-                    name=self.run.id,
-                    id=self.run.id,
-                    save_dir=self.run.path,
-                    job_type="fit",
-                    offline=mode != "online",
-                    config=self.result_config(),
-                    settings=wandb.Settings(silent=True),
-                )
-            )
+        loggers = [JsonlLogger(self.run.path / "metrics.jsonl"), *build_wandb_loggers(settings, self.run)]
         self.checkpoint = self.run.checkpoints / LAST
         place = {"dirpath": self.run.checkpoints, "filename": Path(LAST).stem, "enable_version_counter": False}
         own = [*(self.config_init.trainer.callbacks or []), RngState()]
+        own.append(RunRecord(self.run, settings.student_family, self.config.seed_everything))
         own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
         if settings.checkpoint_steps is not None:
             own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
@@ -100,13 +87,15 @@ def main(args: list[str] | None = None) -> Path:
         return run.path
     data.setup("fit")
     student.check(data)
+    student.check_trainer(cli.trainer)
     with run.lock() if rank_zero_only.rank == 0 else nullcontext():
+        if rank_zero_only.rank == 0:
+            remove_torn(run.checkpoints)
         resume = find_checkpoint(run.checkpoints)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
         cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
-        if cli.trainer.is_global_zero:
-            finish(cli)
+        finish(cli)
     return run.path
 
 
@@ -124,12 +113,14 @@ def begin(cli: FitCLI, step: int) -> None:
 
 
 def finish(cli: FitCLI) -> None:
-    """Exports the student, and marks the run as done."""
+    """Exports the student, in which every process has a part, and marks the run as done."""
     run, data = cli.run, cli.datamodule
-    if run.student.exists():
+    if cli.trainer.is_global_zero and run.student.exists():
         # An earlier attempt was killed between the export and DONE.
         shutil.rmtree(run.student)
     cli.model.export(run.student)
+    if not cli.trainer.is_global_zero:
+        return
     run.finish(
         {
             "global_step": cli.trainer.global_step,
@@ -138,7 +129,7 @@ def finish(cli: FitCLI) -> None:
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
         }
     )
-    wandb.finish()
+    log_student(cli.trainer, run)
     print(f"{run.path}: done after {cli.trainer.global_step} steps")
 
 

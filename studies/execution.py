@@ -3,7 +3,10 @@
 import contextlib
 import fcntl
 import multiprocessing
+import os
 import shlex
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,20 +16,31 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from studies.plan import Job, StudyPlan
+from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
+from studies.plan import Job
 
 Main = Callable[[list[str]], Any]
 State = Literal["done", "running", "pending", "stopped", "failed"]
 
 
-def log_path(plan: StudyPlan, job: Job) -> Path:
+def log_path(folder: Path, job: Job) -> Path:
     """Returns where a job's log is."""
-    return plan.folder / "logs" / f"{job.name}.log"
+    return folder / "logs" / f"{job.name}.log"
 
 
 def _start_worker(num_threads: int) -> None:
-    """Shares the machine's cores between the workers."""
+    """Shares the machine's cores between the workers; lets this one stop in order, and end with the study's process."""
     torch.set_num_threads(num_threads)
+    StopListener().listen()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    # What a job has written survives that, as it survives any kill.
+    os._exit(1)
 
 
 def _run_job(main: Main, job: Job, log: Path) -> None:
@@ -42,34 +56,41 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
             raise
 
 
-def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
+def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]) -> None:
     """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
 
-    A failing job stops what needs it and nothing else.
+    A failing job stops what needs it and nothing else. Where a scheduler asks this process to stop, the jobs that run
+    save what they have, and it leaves with `EXIT_STOPPED`.
 
     Args:
-        plan: Of the study.
         jobs: Each after what it needs.
+        folder: Of the study or sweep.
+        workers: Jobs that run side by side.
         mains: The stages' scripts.
 
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
     """
-    workers = plan.study.workers
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
     failed: dict[str, BaseException] = {}
-    progress = tqdm(total=len(jobs), unit="job", desc=plan.study.name)
+    progress = tqdm(total=len(jobs), unit="job", desc=folder.name)
+    # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
+    hears, listener = signal.signal(signal.SIGINT, signal.SIG_IGN), find_listener()
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
         try:
             while True:
                 for job in [job for job in waiting if finished.issuperset(job.needs)]:
                     waiting.remove(job)
-                    running[pool.submit(_run_job, mains[job.stage], job, log_path(plan, job))] = job
+                    running[pool.submit(_run_job, mains[job.stage], job, log_path(folder, job))] = job
+                signal.signal(signal.SIGINT, hears)
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if listener is not None and listener.received is not None:
+                    print(f"stopped by {listener.received}; the same command continues", flush=True)
+                    raise SystemExit(EXIT_STOPPED)
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     error = future.exception()
                     if error is None:
@@ -79,29 +100,31 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
                         raise ValueError(f"a worker was killed (out of memory?) while it ran one of {names}")
                     elif isinstance(error, Exception):
                         failed[job.name] = error
-                        tqdm.write(f"{job.name} failed, see {log_path(plan, job)}")
+                        tqdm.write(f"{job.name} failed, see {log_path(folder, job)}")
                     else:
                         raise error
                     progress.set_postfix_str(job.name)
                     progress.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
     if failed:
         first = next(job for job in jobs if job.name in failed)
         more = f" ({len(failed)} jobs failed{f', {len(waiting)} wait for them' if waiting else ''})"
-        raise ValueError(f"{first.name} failed, see {log_path(plan, first)}: {failed[first.name]}{more}")
+        raise ValueError(f"{first.name} failed, see {log_path(folder, first)}: {failed[first.name]}{more}")
 
 
-def find_state(plan: StudyPlan, job: Job) -> tuple[State, str]:
+def find_state(folder: Path, job: Job) -> tuple[State, str]:
     """Returns a job's state and, if it has not ended well, the last line of its log."""
-    log = log_path(plan, job)
+    log = log_path(folder, job)
     if Path(job.done).exists():
         return "done", ""
     if not log.is_file():
         return "pending", ""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
     with log.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,14 +133,13 @@ def find_state(plan: StudyPlan, job: Job) -> tuple[State, str]:
     return "failed" if last.startswith("error:") else "stopped", last
 
 
-def format_status(plan: StudyPlan) -> str:
+def format_status(jobs: list[Job], folder: Path) -> str:
     """Returns a table of all jobs, and how many are in which state."""
     rows, counts = [], dict.fromkeys(("done", "running", "pending", "stopped", "failed"), 0)
-    jobs = plan.jobs()
     width = max(len(job.name) for job in jobs)
     for job in jobs:
-        state, last = find_state(plan, job)
+        state, last = find_state(folder, job)
         counts[state] += 1
         rows.append(f"{state:8} {job.name:{width}}  {last}".rstrip())
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return "\n".join([*rows, f"{plan.folder}: {len(jobs)} jobs: {summary}"])
+    return "\n".join([*rows, f"{folder}: {len(jobs)} jobs: {summary}"])

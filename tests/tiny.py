@@ -46,10 +46,12 @@ def build_tokenizer(corpus: tuple[str, ...] = COLOURS) -> PreTrainedTokenizerFas
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>")
 
 
-def build_llama(vocabulary: int, seed: int = 0, layers: int = 2, width: int = 16, context: int = 1024) -> nn.Module:
+def build_llama(
+    vocabulary: int, seed: int = 0, layers: int = 2, width: int = 16, context: int = 1024, **config: Any
+) -> nn.Module:
     """Builds an untrained Llama whose distributions are far from uniform."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    settings = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=2 * width,
@@ -61,8 +63,9 @@ def build_llama(vocabulary: int, seed: int = 0, layers: int = 2, width: int = 16
         pad_token_id=0,
         bos_token_id=None,
         eos_token_id=1,
+        **config,
     )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(settings).eval()
 
 
 def save_model(folder: Path, padding: int = 0, corpus: tuple[str, ...] = COLOURS, **options: Any) -> str:

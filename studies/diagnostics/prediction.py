@@ -79,8 +79,8 @@ class Mediation(NamedTuple):
     note: str | None
 
 
-def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[str, list[Cell]]:
-    """Matches a study's plain rationale arms with diagnostics, by task.
+def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[tuple[str, str], list[Cell]]:
+    """Matches a study's plain rationale arms with diagnostics, by the task that was learned and the one answered.
 
     Args:
         rows: Of diagnostics.json.
@@ -90,11 +90,11 @@ def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[
         ValueError: None match.
     """
     known = {(row["teacher"], row["student"], row["task"]): row for row in rows}
-    joined: dict[str, list[Cell]] = {}
+    joined: dict[tuple[str, str], list[Cell]] = {}
     for cell in results["cells"]:
-        row = known.get((cell["teacher"], cell["student"], cell["task"]))
+        row = known.get((cell["teacher"], cell["student"], cell["trained_on"]))
         if row is not None and cell["supervision"] == "rationale" and cell["control"] is None:
-            joined.setdefault(cell["task"], []).append(
+            joined.setdefault((cell["trained_on"], cell["task"]), []).append(
                 Cell(
                     teacher=cell["teacher"],
                     student=cell["student"],
@@ -106,7 +106,7 @@ def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[
     if not joined:
         raise ValueError(
             "results.json and diagnostics.json share no teacher, student and task; diagnose the study's own "
-            f"(the results have {sorted({cell['task'] for cell in results['cells']})})"
+            f"(its tasks are {sorted({cell['trained_on'] for cell in results['cells']} - {None})})"
         )
     return joined
 
@@ -180,8 +180,8 @@ def mediate(cells: Sequence[Cell], metric: str | None) -> Mediation:
 def predict(
     rows: Sequence[dict[str, Any]], metrics: Sequence[str], results: dict[str, Any], seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Yields, for each task, its correlations, strongest first, and its mediations."""
-    for task, cells in join_cells(rows, results).items():
+    """Yields, for each task learned and answered, its correlations, strongest first, and its mediations."""
+    for (trained_on, task), cells in join_cells(rows, results).items():
         found = [correlate(cells, metric, seed) for metric in metrics]
         found = [item for item in found if item.estimate is not None]
         plain = mediate(cells, None)
@@ -194,6 +194,7 @@ def predict(
                 if item.gamma is not None and plain.gamma
             ]
         yield {
+            "trained_on": trained_on,
             "task": task,
             "num_cells": len(cells),
             "correlations": [item._asdict() for item in sorted(found, key=lambda item: -abs(item.estimate or 0))],
@@ -209,7 +210,8 @@ def format_predictions(predictions: Sequence[dict[str, Any]]) -> str:
         plain = left[None]
         gamma = "not identified" if plain["gamma"] is None else f"{_format_interval(plain, 'gamma', 1)} points"
         lines = [
-            f"{prediction['task']}: {prediction['num_cells']} cells; family interaction of the cells: {gamma}",
+            f"{prediction['trained_on']}, answering {prediction['task']}: {prediction['num_cells']} cells; "
+            f"family interaction of the cells: {gamma}",
             "",
             "| diagnostic | Spearman with accuracy | interaction that is left | n | |",
             "| --- | ---: | ---: | --- | --- |",

@@ -68,7 +68,7 @@ def train(
     data = DistillationDataModule(
         job["student"], job["questions"], rationales=[job["rationales"]], prompt="plain", **job.get("data", {})
     )
-    module = Forgetful(job["student"], learning_rate=1e-2, schedule="cosine", warmup_ratio=0.2)
+    module = Forgetful(job["student"], fused_head=False, learning_rate=1e-2, schedule="cosine", warmup_ratio=0.2)
     recorder = Recorder(stop)
     callbacks = [recorder, RngState()]
     if every is not None:

@@ -25,11 +25,13 @@ from tests.tiny import TRAINER, fit
 DDP = {"strategy": "ddp", "devices": 2}
 
 
-def make_student(world: dict) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
+def make_student(world: dict, **options) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
     """Returns the student of the invariance tests, and a maker of its data."""
     # The segments' weights differ, so that micro-batches of equal length have different weights.
     loss = DistillationLoss(kl_weight=0.5, temperature=2.0, rationale_weight=0.3, answer_weight=2.0)
-    module = DistillationModule(world["student"], loss, learning_rate=1e-2, schedule="constant", warmup_ratio=0.0)
+    module = DistillationModule(
+        world["student"], loss, learning_rate=1e-2, schedule="constant", warmup_ratio=0.0, **options
+    )
 
     def make_data(**options) -> DistillationDataModule:
         return DistillationDataModule(

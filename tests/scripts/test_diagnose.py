@@ -56,9 +56,10 @@ def test_a_studys_teachers_are_diagnosed_and_its_results_predicted(folder: Path,
     assert [(row["student"], row["teacher"], row["teacher_family"]) for row in content["rows"]] == [
         (student, teacher, "fg"[number % 2]) for student in "sx" for number, teacher in enumerate("abcd")
     ]
+    plain = {"trained_on": "colours", "task": "colours", "supervision": "rationale", "control": None}
     cells = [
-        {"student": student, "student_family": FAMILIES[student], "teacher": teacher, "task": "colours",
-         "teacher_family": "fg"[number % 2], "supervision": "rationale", "control": None, "accuracy": 0.1 * number}
+        {**plain, "student": student, "student_family": FAMILIES[student], "teacher": teacher,
+         "teacher_family": "fg"[number % 2], "accuracy": 0.1 * number}
         for student, (number, teacher) in product("sx", enumerate("abcd"))
     ]  # fmt: skip
     (folder / "runs/colours/results.json").write_text(json.dumps({"cells": cells}))

@@ -1,6 +1,6 @@
 """Prediction and mediation on grids with known effects, and on a published one."""
 
-from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import statsmodels.formula.api as smf
 from pandas import DataFrame
 from scipy.stats import spearmanr
 
+from studies.cell_means import read_grid
 from studies.diagnostics.prediction import (
     Cell,
     average_spearman,
@@ -18,37 +19,30 @@ from studies.diagnostics.prediction import (
     predict,
 )
 
-# arXiv 2601.14249, Tables: parameters (billions), the teacher's own accuracy, accuracy of Qwen3-14B, LLaMA-3.1-8B,
-# Qwen2.5-7B, Qwen3-4B, Qwen2.5-3B.
-PUBLISHED = {
-    "DeepSeek-R1": (671, 91.1, 77.1, 28.1, 47.3, 55.8, 29.6),
-    "Qwen3-235B-Thinking": (235, 91.2, 71.8, 22.0, 45.0, 53.4, 26.4),
-    "GPT-OSS-120B": (120, 88.3, 66.7, 15.2, 40.7, 47.9, 22.9),
-    "Nemotron-Super": (49, 82.3, 72.2, 23.7, 48.3, 56.4, 33.0),
-    "QwQ-32B": (32, 85.2, 77.4, 27.1, 52.0, 61.2, 33.0),
-    "Qwen3-30B-Thinking": (30, 92.3, 77.2, 26.7, 50.0, 58.8, 31.2),
-    "Magistral-Small": (24, 71.0, 68.8, 22.8, 47.6, 52.2, 30.6),
-    "GPT-OSS-20B": (20, 83.4, 69.5, 17.9, 42.7, 48.4, 24.4),
-    "Phi-4-Reasoning-Plus": (14, 72.7, 54.1, 14.5, 35.2, 40.2, 18.2),
-    "Qwen3-8B": (8, 82.5, 74.6, 26.5, 52.0, 61.2, 34.2),
-    "Qwen3-4B-Thinking": (4, 87.3, 76.8, 28.2, 51.8, 61.9, 33.3),
-}
-STUDENTS = ("Qwen3-14B", "LLaMA-3.1-8B", "Qwen2.5-7B", "Qwen3-4B", "Qwen2.5-3B")
-# Their Table 4 for the two students among whose rounded accuracies there are no ties.
-PERFORMANCE = [("Qwen3-14B", 0.49), ("LLaMA-3.1-8B", 0.34)]
+# arXiv 2601.14249: the teachers' own accuracy, and their Table 4 for the two students among whose rounded accuracies
+# there are no ties.
+PERFORMANCE = {
+    "DeepSeek-R1": 91.1, "Qwen3-235B-Thinking": 91.2, "GPT-OSS-120B": 88.3, "Nemotron-Super": 82.3, "QwQ-32B": 85.2,
+    "Qwen3-30B-Thinking": 92.3, "Magistral-Small": 71.0, "GPT-OSS-20B": 83.4, "Phi-4-Reasoning-Plus": 72.7,
+    "Qwen3-8B": 82.5, "Qwen3-4B-Thinking": 87.3,
+}  # fmt: skip
+CORRELATIONS = [("Qwen3-14B", 0.49), ("LLaMA-3.1-8B", 0.34)]
 
 
-def list_published(students: Sequence[str] = STUDENTS) -> list[Cell]:
+def list_published(*students: str) -> list[Cell]:
+    """Returns the published grid, or some students' part of it."""
+    grid = read_grid(Path(__file__).parents[3] / "studies" / "published" / "rsr.csv")
     return [
         Cell(
             teacher=teacher,
             student=student,
-            in_family=("Qwen" in student) == ("Qwen" in teacher or "QwQ" in teacher),
-            accuracy=row[2 + STUDENTS.index(student)] / 100,
-            diagnostics={"parameters": float(row[0]), "teacher_accuracy": row[1]},
+            in_family=grid.students[student] == family,
+            accuracy=float(grid.accuracy_ST[row, column]),
+            diagnostics={"teacher_accuracy": PERFORMANCE[teacher.split(" ")[0]]},
         )
-        for student in students
-        for teacher, row in PUBLISHED.items()
+        for row, student in enumerate(grid.students)
+        for column, (teacher, family) in enumerate(grid.teachers.items())
+        if not students or student in students
     ]
 
 
@@ -67,29 +61,29 @@ def simulate(seed: int, mediated: float, direct: float, num_students: int = 6, n
     return cells
 
 
-@pytest.mark.parametrize(("student", "expected"), PERFORMANCE)
+@pytest.mark.parametrize(("student", "expected"), CORRELATIONS)
 def test_the_published_correlation_of_teachers_own_accuracy(student: str, expected: float) -> None:
-    found = correlate(list_published([student]), "teacher_accuracy", 0)
+    found = correlate(list_published(student), "teacher_accuracy", 0)
     assert found.estimate is not None and found.estimate == pytest.approx(expected, abs=0.006)
     assert found.low is not None and found.high is not None and found.low < found.estimate < found.high
     assert (found.num_students, found.num_teachers) == (1, 11)
 
 
 def test_the_published_grid_has_next_to_no_family_interaction() -> None:
-    """Difference in differences of Qwen against Llama students is +1.35 points (twice gamma where both are crossed)."""
+    """Qwen teachers' lead over others with Qwen students is +1.35 points above that with the Llama student."""
     cells = list_published()
     found = mediate(cells, None)
     assert found.gamma is not None and found.low is not None and found.high is not None
-    means = {
-        (qwen, same): np.mean(
-            [100 * c.accuracy for c in cells if (c.student != STUDENTS[1]) is qwen and c.in_family is same]
-        )
-        for qwen in (True, False)
-        for same in (True, False)
-    }
-    difference = means[True, True] - means[True, False] - (means[False, False] - means[False, True])
+    qwen = {c.teacher for c in cells if c.in_family}
+    means = {}
+    for is_llama in (True, False):
+        for by_qwen in (True, False):
+            chosen = [c for c in cells if (c.student == "LLaMA-3.1-8B") is is_llama and (c.teacher in qwen) is by_qwen]
+            means[is_llama, by_qwen] = np.mean([100 * c.accuracy for c in chosen])
+    difference = means[False, True] - means[False, False] - (means[True, True] - means[True, False])
     assert difference == pytest.approx(1.35, abs=0.03)
-    assert 2 * found.gamma == pytest.approx(difference, abs=1e-6)
+    # No teacher is a Llama, so that the other in-family cells of a two by two are not there to be halved with.
+    assert found.gamma == pytest.approx(difference, abs=1e-6)
     assert found.low < 0 < found.high
 
 
@@ -169,7 +163,7 @@ def test_predictions_of_a_study() -> None:
         }
         for c in cells
     ]
-    base = {"task": "t", "supervision": "rationale", "control": None}
+    base = {"trained_on": "t", "task": "t-test", "supervision": "rationale", "control": None}
     results = {
         "cells": [
             {**base, "teacher": c.teacher, "student": c.student, "accuracy": c.accuracy,
@@ -186,6 +180,6 @@ def test_predictions_of_a_study() -> None:
     assert [item["metric"] for item in prediction["mediations"]] == [None, "fit", "noise"]
     assert prediction["mediations"][1]["left"] < 0.3 < prediction["mediations"][2]["left"]
     table = format_predictions([prediction])
-    assert "t: 36 cells; family interaction of the cells: +" in table and "| fit | +" in table
+    assert "t, answering t-test: 36 cells; family interaction of the cells: +" in table and "| fit | +" in table
     with pytest.raises(ValueError, match=r"share no teacher, student and task"):
-        join_cells(rows, {"cells": [{**results["cells"][0], "task": "other"}]})
+        join_cells(rows, {"cells": [{**results["cells"][0], "trained_on": "other"}]})

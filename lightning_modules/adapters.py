@@ -1,0 +1,96 @@
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) and QLoRA (Dettmers et al. 2023, arXiv 2305.14314) through peft."""
+
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
+from torch import nn
+from transformers import PreTrainedModel
+
+from datamodules.pretrained import find_card, resolve_model
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank matrices that are trained in place of the weights; defaults as in Ranaldi & Freitas (EACL 2024).
+
+    Attributes:
+        r: Rank.
+        alpha: The product of the matrices is multiplied by alpha / r.
+        dropout: On the matrices' input.
+        target_modules: Names of the linear layers; null takes the model card's, else all but the output head.
+        quantize: Hold the frozen weights in 4 bits (NF4); needs a CUDA GPU and bitsandbytes.
+    """
+
+    r: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: ClosedUnitInterval = 0.1
+    target_modules: list[str] | None = None
+    quantize: bool = False
+
+
+def check_adapter(adapter: Adapter, student: str) -> None:
+    """Raises a ValueError if what the adapter needs is not there."""
+    if find_spec("peft") is None:
+        raise ValueError("model.adapter needs peft; install it with: pip install 'kindred[peft]'")
+    if not adapter.quantize:
+        return
+    if not torch.cuda.is_available():
+        raise ValueError("model.adapter.quantize needs a CUDA GPU, and there is none; leave it off for LoRA")
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("model.adapter.quantize needs bitsandbytes; install it with: pip install 'kindred[qlora]'")
+    if student.endswith(".gguf"):
+        raise ValueError(f"model.adapter.quantize: {student} is unpacked into plain weights; start from safetensors")
+
+
+def add_adapter(model: PreTrainedModel, adapter: Adapter, student: str, revision: str | None) -> str:
+    """Freezes the model, puts the adapter's matrices into it, in float32, and returns what was done in one line.
+
+    The initial values depend on the process's seed alone, so that all processes draw the same.
+
+    Raises:
+        ValueError: The model has no layer of a wanted name.
+    """
+    from peft import LoraConfig  # an optional extra
+
+    card = find_card(student)
+    targets = adapter.target_modules or (card.lora_targets if card else None)
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if unknown := sorted(set(targets or []) - names):
+        raise ValueError(f"model.adapter.target_modules: no linear layer of {student} is named {', '.join(unknown)}")
+    config = LoraConfig(
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=targets or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed())
+        model.add_adapter(config)
+    config.base_model_name_or_path, config.revision = resolve_model(student, revision)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    share = sum(map(torch.Tensor.numel, trained)) / model.num_parameters()
+    on = ", ".join(targets) if targets else "all linear layers but the output head"
+    return f"LoRA r={adapter.r} alpha={adapter.alpha:g} on {on}: {share:.2%} of the parameters are trained"
+
+
+def find_base(folder: str) -> tuple[str, str | None] | None:
+    """Returns the model and the revision that an exported adapter belongs to; None if the folder is no adapter's."""
+    path = Path(folder) / "adapter_config.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_text(encoding="utf-8"))
+    return config["base_model_name_or_path"], config["revision"]
+
+
+def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
+    """Returns the model with an exported adapter added to its weights."""
+    from peft import PeftModel  # an optional extra
+
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()

@@ -158,7 +158,7 @@ class DistillationModule(L.LightningModule):
         """
         check_strategy(trainer)
         if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
-            raise ValueError("trainer.strategy: a student is shared by several processes with ShardedStrategy")
+            raise ValueError("trainer.strategy: a student is spread over processes by fsdp2, not by another strategy")
         precision, dtype = trainer.precision, self.student_dtype
         forced = HALF_PRECISIONS.get(precision, dtype)
         if dtype not in (None, forced):

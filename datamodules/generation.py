@@ -1,4 +1,4 @@
-"""The data module that poses questions to a model: to a teacher for annotation, to a student for evaluation."""
+"""The data module that poses questions to a model, to a teacher for annotation; `evaluation.py` adds to it."""
 
 import warnings
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from datamodules.batching import TokenBudgetBatchSampler
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, load_rationales
-from datamodules.tokenization import encode_completion, encode_prompt, fingerprint_tokenizer, load_tokenizer
+from datamodules.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,11 @@ class PosedQuestion:
         question: The question.
         text: The prompt, chat template and all; without a tokenizer, the user's message of a chat.
         prompt_ids: The prompt's token ids; empty without a tokenizer.
-        option_ids: For each option, the ids of the answer sentence that chooses it, end token included.
     """
 
     question: Question
     text: str
     prompt_ids: list[int]
-    option_ids: list[list[int]]
 
 
 def load_originals(path: str, teacher: str | None, questions: list[Question]) -> dict[str, Rationale]:
@@ -110,14 +108,11 @@ class QuestionDataModule(L.LightningDataModule):
         self.posed: dict[str, PosedQuestion] = {}
 
     def pose(self, question: Question) -> PosedQuestion:
-        """Tokenizes a question's prompt and the answer sentences that choose its options."""
+        """Tokenizes a question's prompt."""
         rationale = self.originals[question.id].text.strip() if self.originals else ""
         if self.tokenizer is None:
-            return PosedQuestion(question, self.prompt.render(question, True, rationale), [], [])
-        text, prompt_ids = encode_prompt(self.tokenizer, self.prompt, question, rationale)
-        sentences = [self.prompt.answer_sentence(question, letter) for letter in question.letters]
-        options = [encode_completion(self.tokenizer, "", sentence)[0] for sentence in sentences]
-        return PosedQuestion(question, text, prompt_ids, options)
+            return PosedQuestion(question, self.prompt.render(question, True, rationale), [])
+        return PosedQuestion(question, *encode_prompt(self.tokenizer, self.prompt, question, rationale))
 
     def setup(self, stage: str) -> None:
         """Reads and tokenizes, once.
@@ -158,11 +153,15 @@ class QuestionDataModule(L.LightningDataModule):
         """Returns `question_ids` and `samples`."""
         return {"question_ids": [item[0] for item in items], "samples": [item[1] for item in items]}
 
+    def count_tokens(self, question_id: str) -> int:
+        """Returns what a question takes of a batch: its prompt and the longest completion."""
+        return len(self.posed[question_id].prompt_ids) + self.max_new_tokens
+
     def predict_dataloader(self) -> DataLoader:
         """What `find_missing` finds, longest prompts first."""
         assert self.trainer is not None
         missing: Any = self.find_missing()
-        lengths = [len(self.posed[identifier].prompt_ids) + self.max_new_tokens for identifier, _ in missing]
+        lengths = [self.count_tokens(identifier) for identifier, _ in missing]
         sampler = TokenBudgetBatchSampler(
             lengths, self.tokens_per_batch, None, self.trainer.global_rank, self.trainer.world_size
         )

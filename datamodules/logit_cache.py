@@ -72,6 +72,13 @@ class LogitCache:
         """Number of completion tokens."""
         return sum(shard.bounds["rows"][-1] for shard in self._shards)
 
+    def _fingerprint(self, tokenizer: PreTrainedTokenizerBase) -> str:
+        return fingerprint_tokenizer(tokenizer, unpack_ids(self.manifest["ids_in_use"]).tolist())
+
+    def shares_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Says whether the token ids in use mean the same to a tokenizer."""
+        return self.manifest["fingerprint_in_use"] == self._fingerprint(tokenizer)
+
     def check(
         self, student: str, tokenizer: PreTrainedTokenizerBase, prompt_id: str, examples: Sequence[Example]
     ) -> None:
@@ -90,9 +97,8 @@ class LogitCache:
             ValueError: Tokenizer, prompt or text differ, or examples are missing.
         """
         made = self.description
-        own = self.manifest["fingerprint_in_use"]
-        other = fingerprint_tokenizer(tokenizer, unpack_ids(self.manifest["ids_in_use"]).tolist())
-        if own != other:
+        if not self.shares_tokenizer(tokenizer):
+            own, other = self.manifest["fingerprint_in_use"], self._fingerprint(tokenizer)
             raise ValueError(
                 f"{self.folder}: teacher {made.teacher!r} (tokenizer {own}) and student {student!r} (tokenizer "
                 f"{other}) do not share a tokenizer; its logits cannot be used"

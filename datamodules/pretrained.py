@@ -1,4 +1,4 @@
-"""Where a pre-trained model or tokenizer lies: a hub id, a local folder, a GGUF file, or a name of `configs/models`."""
+"""Where a model or tokenizer lies: hub id, folder, GGUF file, a run's checkpoint, or a name of `configs/models`."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -69,8 +69,31 @@ def find_card(model: str) -> ModelCard | None:
     return cards[name]
 
 
+def read_start(checkpoint: str) -> dict:
+    """Returns the `model` section of the run's config that a checkpoint belongs to.
+
+    Raises:
+        ValueError: There is no such file, it lies in no run's folder, or it holds an adapter alone.
+    """
+    config = Path(checkpoint).parent.parent / "config.yaml"
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"model: no such file: {checkpoint}")
+    if not config.is_file():
+        raise ValueError(f"{checkpoint}: lies in no run's folder, GROUP/ID/checkpoints, whose config.yaml it needs")
+    start = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    if start.get("adapter") is not None:
+        raise ValueError(f"{checkpoint}: holds an adapter alone; use the student that its run exports")
+    return start
+
+
 def resolve_model(model: str, revision: str | None) -> tuple[str, str | None]:
-    """Returns the hub id or path, and the revision, that are meant: those of its card for `model:NAME`."""
+    """Returns the hub id or path, and the revision, that are meant.
+
+    Of `model:NAME` those of its card; of a run's checkpoint those of the student that training began with.
+    """
+    if model.endswith(".ckpt"):
+        start = read_start(model)
+        return resolve_model(start["student"], start["revision"])
     card = find_card(model)
     return (card.hub, revision or card.revision) if card else (model, revision)
 
@@ -79,7 +102,7 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict]:
     """Returns the name and the options that transformers' `from_pretrained` takes for this model.
 
     Args:
-        model: Hub id, local folder, path of a `.gguf` file, or `model:NAME`.
+        model: Hub id, local folder, path of a `.gguf` file or of a run's `.ckpt`, or `model:NAME`.
         revision: Commit of a hub model.
 
     Raises:

@@ -1,6 +1,5 @@
 """What generates a teacher's completions: one narrow interface, and the local implementation behind it."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lightning_modules.generation import generate_completions
+from lightning_modules.generation import derive_seed, generate_completions
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm
 
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -59,8 +58,7 @@ class Request:
 
     def derive_seed(self, seed: int) -> int:
         """Returns this completion's own seed, below 2**31, which no other completion plays a part in."""
-        digest = hashlib.sha256(f"{seed}/{self.question_id}/{self.sample}".encode()).digest()
-        return int.from_bytes(digest[:4], "little") >> 1
+        return derive_seed(seed, self.question_id, self.sample)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ from datamodules.files import atomic_path, sync_path
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
+def remove_torn(folder: Path) -> None:
+    """Removes what killed saves have left half written; call where no other process can be saving."""
+    for path in folder.glob(".*.tmp-*"):
+        path.unlink()
+
+
 def find_checkpoint(folder: Path) -> Path | None:
     """Returns the newest whole checkpoint of a run, None if there is none; a damaged newer one is removed.
 
@@ -135,9 +141,18 @@ class RngState(L.Callback):
 class StepCheckpoint(ModelCheckpoint):
     """Saves inside epochs; after an epoch's last batch comes the epoch's own checkpoint, with its validation done."""
 
+    _last_step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Learns where the training begins."""
+        super().on_train_start(trainer, pl_module)
+        self._last_step = trainer.global_step
+
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Saves every so many steps."""
-        if not trainer.is_last_batch:
+        """Saves every so many steps, and never between the batches of one: their gradient would be lost."""
+        has_stepped = trainer.global_step != self._last_step
+        self._last_step = trainer.global_step
+        if has_stepped and not trainer.is_last_batch:
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 
@@ -162,7 +177,11 @@ class RotatingCheckpointIO(TorchCheckpointIO):
                     file.flush()
                     os.fsync(file.fileno())
                 keep_previous(target)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            # torch hides what went wrong behind its complaint that the file is not finished.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
             raise ValueError(
-                f"{target}: cannot be written: {error.strerror}; the same command continues from the one before"
+                f"{target}: cannot be written: {cause.strerror}; the same command continues from the one before"
             ) from None

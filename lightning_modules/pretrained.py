@@ -1,4 +1,4 @@
-"""Loading a causal language model from the hub, a local folder or a GGUF file."""
+"""Loading a causal language model from the hub, a local folder, a GGUF file or a run's checkpoint."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 
-from datamodules.pretrained import find_card, locate_pretrained, resolve_model
+from datamodules.pretrained import find_card, locate_pretrained, read_start, resolve_model
 from lightning_modules.adapters import find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -36,7 +36,8 @@ def identify_weights(model: str, revision: str | None) -> str:
 
     Whole files are not read, since a large teacher's take minutes.
     """
-    model, revision = resolve_model(model, revision)
+    if not model.endswith(".ckpt"):
+        model, revision = resolve_model(model, revision)
     path = Path(model)
     if not path.exists():
         # A branch such as `main` moves; the hub's cache keeps files in a folder named by their commit.
@@ -93,15 +94,22 @@ def load_causal_lm(
     """Loads a causal language model; weights are read from safetensors or GGUF, never from pickles.
 
     Args:
-        model: Hub id, local folder, `.gguf` file, or `model:NAME`; an exported adapter is added to its model's weights.
+        model: Hub id, local folder, `.gguf` file, a run's `.ckpt`, or `model:NAME`; an exported adapter is added to its
+            model's weights.
         revision: Commit of a hub model.
         dtype: Of the weights in memory.
-        keep_layers: Keep only these decoder layers.
+        keep_layers: Keep only these decoder layers; of a checkpoint, the run's config has them.
         quantize_on: A GPU on which the linear layers' weights are held in 4 bits, and computed with in `dtype`.
 
     Raises:
         ValueError: There is no such model.
     """
+    if model.endswith(".ckpt"):
+        start = read_start(model)
+        loaded = load_causal_lm(start["student"], start["revision"], dtype, start["keep_layers"])
+        weights = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        loaded.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+        return loaded
     if base := find_base(model):
         return merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
     name, options = locate_pretrained(model, revision)
@@ -143,6 +151,8 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
     if base := find_base(model):
         return check_model(*base, keep_layers, length, what)
     name, options = locate_pretrained(model, revision)
+    if model.endswith(".ckpt") and keep_layers is not None:
+        raise ValueError(f"{model}: keep_layers is given, but the run's own config says which layers a checkpoint has")
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
+from lightning_modules.output_head import HeadSettings, find_head_settings, get_head
 
 # Rows of a chunk times vocabulary: 64 MiB of float32.
 CHUNK_ELEMENTS = 1 << 24
@@ -44,19 +44,23 @@ class RowHead:
 
     def run(self, batch: dict[str, Any]) -> "HeadRows":
         """Runs the model on a batch of `collate_examples`."""
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+        return self.run_rows(inputs, batch["rows"])
+
+    def run_rows(self, inputs: dict[str, Any], rows_N: Tensor) -> "HeadRows":
+        """Runs the model on its own arguments, a key-value cache among them, for some of its flattened rows."""
         if self.settings is not None:
-            hidden = run_body(self.model, **inputs)
-            return HeadRows(self, rearrange(hidden, "b s d -> (b s) d")[batch["rows"]], None)
+            hidden = self.model.base_model(**inputs).last_hidden_state
+            return HeadRows(self, rearrange(hidden, "b s d -> (b s) d")[rows_N], None)
         captured = []
 
         def select_rows(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-            captured.append(rearrange(args[0], "b s d -> (b s) d")[batch["rows"]])
+            captured.append(rearrange(args[0], "b s d -> (b s) d")[rows_N])
             return (captured[0][None],)
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(select_rows)
         try:
-            logits_NV = self.model(**inputs, use_cache=False).logits[0]
+            logits_NV = self.model(**inputs).logits[0]
         finally:
             handle.remove()
         [hidden_ND] = captured

@@ -98,8 +98,9 @@ class RunFolder:
         path = self.path / ".lock"
         with path.open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # Not flock: loader workers, which may outlive a killed process for a while, would inherit it.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # some systems say the one, some the other
                 file.seek(0)
                 raise ValueError(
                     f"{self.path}: another process trains this run ({file.read().strip()}); wait for it, or end it"

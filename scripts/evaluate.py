@@ -1,8 +1,10 @@
-"""Stage 4: a student answers questions; its predictions are kept, and its accuracy printed with an interval.
+"""Stage 4: a student answers questions of any tasks; its predictions are kept, and its metrics printed.
 
     python scripts/evaluate.py --config configs/experiments/obqa_smollm2.yaml --model.student runs/.../student
+    python scripts/evaluate.py metrics FILE...
 
-Writes predictions (parquet). Interrupted, it continues where it was.
+The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`. Interrupted, it continues where it was.
+`metrics` prints those of finished predictions anew.
 """
 
 from lightning_modules.stop_signal import StopListener
@@ -11,45 +13,69 @@ if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
     StopListener().listen()
 
+import sys
 from pathlib import Path
+from typing import Any
 
-from datamodules.generation import QuestionDataModule
+import pyarrow.parquet as pq
+
+from datamodules.evaluation import EvaluationDataModule
+from datamodules.files import require_file, write_json
 from datamodules.provenance import describe_creation
-from datamodules.rationales import write_table
+from datamodules.rationales import read_metadata, write_table
 from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
+from lightning_modules.metrics import format_table, measure, to_json
 from lightning_modules.pretrained import identify_weights
 from lightning_modules.writers import RecordWriter
 from scripts.annotate import refuse_other_output
 from scripts.stage_cli import PredictCLI, run_main
-from studies.statistics import wilson_interval
 
 
-def summarize(records: list[dict]) -> str:
-    """Returns accuracy (with its 95 % Wilson interval) and extraction rate, a line for each way to answer."""
-    lines = []
-    graded = [record for record in records if record["gold"] is not None]
-    for name in ("neutral", "paper", "likelihood"):
-        if not graded or (name == "likelihood" and graded[0]["answer_likelihood"] is None):
-            continue
-        correct = sum(record[f"correct_{name}"] for record in graded)
-        extracted = sum(record[f"answer_{name}"] is not None for record in graded)
-        low, high = wilson_interval(correct, len(graded))
-        lines.append(
-            f"{name:10} accuracy {correct / len(graded):6.1%} [{low:.1%}, {high:.1%}]  n={len(graded)}  "
-            f"answers found {extracted / len(graded):.1%}"
-        )
-    return "\n".join(lines)
+class EvaluateCLI(PredictCLI):
+    """The stage's command line."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        """Adds `--bert_model`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--bert_model", type=str | None, default=None, help="Local folder of BERTScore's model.")
 
 
-def parse(args: list[str] | None = None) -> PredictCLI:
+def parse(args: list[str] | None = None) -> EvaluateCLI:
     """Checks the whole command line and config, and loads nothing."""
-    return PredictCLI("evaluate", Evaluator, QuestionDataModule, "student", args)
+    return EvaluateCLI("evaluate", Evaluator, EvaluationDataModule, "student", args)
+
+
+def print_metrics(paths: list[str]) -> None:
+    """Prints the metrics of finished predictions.
+
+    Raises:
+        ValueError: A file is missing, or holds no predictions.
+    """
+    if not paths:
+        raise ValueError("evaluate.py metrics: name at least one file of predictions")
+    for path in paths:
+        read_metadata(require_file(Path(path), "predictions"))
+        table = pq.read_table(path)
+        if missing := [name for name in PREDICTION_SCHEMA.names if name not in table.column_names]:
+            raise ValueError(f"{path}: no predictions, or an earlier version's: without column {missing[0]}")
+        try:
+            print(f"{path}\n{format_table(measure(table.to_pylist()))}")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 def main(args: list[str] | None = None) -> None:
-    """Evaluates."""
+    """Evaluates, or runs the subcommand that the first argument names."""
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["metrics"]:
+        print_metrics(args[1:])
+        return
     cli = parse(args)
-    data, student = cli.datamodule, cli.model
+    data, student, bert_model = cli.datamodule, cli.model, cli.config.bert_model
+    if bert_model is not None and not Path(bert_model).is_dir():
+        raise ValueError(f"--bert_model: no such folder: {bert_model}")
+    if bert_model is not None and not data.reference_paths:
+        raise ValueError("--bert_model is given without data.references, and would be ignored")
     data.setup("predict")
     student.check(data)
     # A student folder may have been trained anew under the same name.
@@ -67,8 +93,11 @@ def main(args: list[str] | None = None) -> None:
             "prompt": vars(data.prompt),
             "creation": describe_creation(config),
         }
+        metrics = measure(records, data.collect_reference_texts(), bert_model)
+        # First, since predictions that are there are complete.
+        write_json(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
         write_table(output, records, metadata, PREDICTION_SCHEMA)
-        print(f"{output}: {len(records)} predictions\n{summarize(records)}")
+        print(f"{output}: {len(records)} predictions\n{format_table(metrics)}")
 
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], 0) for record in writer.records.collect()}

@@ -32,6 +32,7 @@ from lightning_modules.checkpoints import (
     StepCheckpoint,
     find_checkpoint,
     read_global_step,
+    remove_torn,
 )
 from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
@@ -104,6 +105,8 @@ def main(args: list[str] | None = None) -> Path:
     student.check(data)
     student.check_trainer(cli.trainer)
     with run.lock() if rank_zero_only.rank == 0 else nullcontext():
+        if rank_zero_only.rank == 0:
+            remove_torn(run.checkpoints)
         resume = find_checkpoint(run.checkpoints)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)

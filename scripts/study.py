@@ -3,12 +3,21 @@
     python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
     python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
     python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
+    python scripts/study.py power --config ... --effect 0.03   # what it can see, before it runs
     python scripts/study.py analyze --config ...   # the table of arms x students, and the family interaction
+    python scripts/study.py diagnose --config ...  # how well teachers and students fit, before any training
 
 Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command
 `python scripts/{stage}.py {args}`, which leaves the file `done` behind.
 """
 
+from lightning_modules.stop_signal import StopListener
+
+if __name__ == "__main__":
+    # Before the imports that take seconds, in which a signal would end the process.
+    StopListener().listen()
+
+import argparse
 import json
 import sys
 import warnings
@@ -20,22 +29,23 @@ from jsonargparse import ArgumentParser
 
 from datamodules.files import write_json, write_text
 from scripts import annotate, cache_logits, evaluate, fit
-from scripts.stage_cli import run_main, select_sections
+from scripts.stage_cli import run_main, select_section, select_sections
 from studies.analysis import analyze as analyze_study
 from studies.analysis import format_results
 from studies.cell_means import format_means, read_grid
+from studies.diagnose import describe_study
+from studies.diagnose import diagnose as run_diagnosis
+from studies.diagnose import parse as parse_diagnosis
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
+from studies.power import Components, format_power, read_components
 
 STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
 
 
-def parse(args: list[str]) -> StudyPlan:
-    """Checks the study's section and its command line."""
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Study)
+def split_args(args: list[str]) -> tuple[str, list[str]]:
+    """Returns the file that `--config` names, and the other arguments."""
     configs, overrides, rest = list[str](), list[str](), iter(args)
     for arg in rest:
         if arg == "--config":
@@ -46,9 +56,18 @@ def parse(args: list[str]) -> StudyPlan:
             overrides.append(arg)
     if len(configs) != 1 and not {"-h", "--help"} & set(args):
         raise ValueError("name exactly one study's file with --config, e.g. configs/experiments/microworld.yaml")
+    return "".join(configs[:1]), overrides
+
+
+def parse(args: list[str]) -> StudyPlan:
+    """Checks the study's section and its command line."""
+    config, overrides = split_args(args)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Study)
     parsed = parser.parse_args(select_sections(args, "study"))
     parsed.pop("config")
-    return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), configs[0], overrides)
+    return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), config, overrides)
 
 
 def check_sections(jobs: list[Job]) -> None:
@@ -93,7 +112,42 @@ def analyze(args: list[str]) -> None:
     print(f"{table}\n\nEverything is in {plan.folder}/")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": run, "status": status, "jobs": jobs, "analyze": analyze}
+def diagnose(args: list[str]) -> None:
+    """Diagnoses a study's teachers and students, or those of a file that lists its own."""
+    config, settings = split_args(args)
+    if config and select_section(config, "study") != config:
+        plan = parse([f"--config={config}"])
+        commands = {job.stage: job.args for job in plan.jobs()}
+        prompts = [STAGES[stage].parse(commands[stage]).datamodule.prompt.name for stage in ("fit", "evaluate")]
+        diagnosis = parse_diagnosis([f"--config={json.dumps(describe_study(plan, *prompts))}", *settings])
+    else:
+        diagnosis = parse_diagnosis(args)
+    print(f"{run_diagnosis(diagnosis)}\n\nEverything is in {diagnosis.folder}/")
+
+
+def power(args: list[str]) -> None:
+    """Prints with how many seeds and questions a study's grid would find an effect."""
+    parser = argparse.ArgumentParser(prog="study.py power", allow_abbrev=False)
+    parser.add_argument("--effect", type=float, default=0.03, help="as a share: 0.03 is 3 points")
+    parser.add_argument("--pilot", type=Path, metavar="RESULTS", help="a results.json, whose variances are expected")
+    for name, value in vars(Components()).items():
+        parser.add_argument(f"--{name}", type=float, default=value, help="without a pilot; default %(default)s")
+    own, rest = parser.parse_known_args(args)
+    study = parse(rest).study
+    given = Components(**{name: getattr(own, name) for name in vars(Components())})
+    components = read_components(own.pilot) if own.pilot else given
+    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
+    print(format_power(students, teachers, components, own.effect))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": run,
+    "status": status,
+    "jobs": jobs,
+    "analyze": analyze,
+    "diagnose": diagnose,
+    "power": power,
+}
 
 
 def main(args: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from studies.grid import Study, expand, find_scorers
 from studies.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
+from studies.power import measure_components
 from studies.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.statistics import Estimate, adjust_holm, compare_models, estimate_accuracy, estimate_contrast
 
@@ -86,17 +87,19 @@ class Analysis:
         """Yields what is compared: the kind, and the cells of either side, all of one student and task."""
         for key in self.cells:
             plain, text = key._replace(control=None), key._replace(control=None, supervision="rationale")
-            label = key._replace(supervision="label", teacher=None)
+            others: list[tuple[str, list[CellKey]]] = []
             if key.control:
+                control = self.study.controls[key.control]
                 # Logits of another teacher than the writer have no plain arm; the same text without logits has.
-                others = [("control", plain if plain in self.cells else text)]
-                if self.study.controls[key.control].in_family_logits:
-                    others.append(("text", plain._replace(teacher=find_scorers(self.study, key.student)[0])))
-            else:
-                others = {"rationale+logits": [("logits", text)], "rationale": [("rationale", label)]}.get(
-                    key.supervision, []
-                )
-            yield from ((kind, [key], [other]) for kind, other in others if other in self.cells)
+                alone = [plain._replace(teacher=name) for name in control.together]
+                others = [("control", alone or [plain if plain in self.cells else text])]
+                if control.in_family_logits:
+                    others.append(("text", [plain._replace(teacher=find_scorers(self.study, key.student)[0])]))
+            elif key.supervision == "rationale+logits":
+                others = [("logits", [text])]
+            elif key.supervision == "rationale":
+                others = [("rationale", [key._replace(supervision="label", teacher=None)])]
+            yield from ((kind, [key], right) for kind, right in others if all(other in self.cells for other in right))
         for members in self._groups().values():
             for student in dict.fromkeys(key.student for key in members):
                 sides: dict[bool, list[CellKey]] = {True: [], False: []}
@@ -144,6 +147,16 @@ class Analysis:
             if key.teacher:
                 groups[key.supervision, key.control, key.trained_on, key.task].append(key)
         return groups
+
+    def describe_components(self) -> list[dict[str, Any]]:
+        """Returns how answers vary in each group of cells, from which the power of the next study follows."""
+        rows = []
+        for (supervision, control, trained_on, task), members in self._groups().items():
+            cells = [self.cells[key].correct_SQ for key in members if len(self.cells[key].correct_SQ) > 1]
+            if len(cells) > 1:
+                where = {"supervision": supervision, "control": control, "trained_on": trained_on, "task": task}
+                rows.append({**where, **asdict(measure_components(cells))})
+        return rows
 
     def _families(self, students: list[str], teachers: list[str]) -> tuple[list[str], list[str]]:
         own, other = self.study.students, self.study.teachers
@@ -238,6 +251,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "contrasts": contrasts,
         "effects": effects,
         "gamma": gammas,
+        "components": analysis.describe_components(),
     }
 
 

@@ -3,7 +3,10 @@
 import contextlib
 import fcntl
 import multiprocessing
+import os
 import shlex
+import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +16,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
 from studies.plan import Job, StudyPlan
 
 Main = Callable[[list[str]], Any]
@@ -25,8 +29,18 @@ def log_path(plan: StudyPlan, job: Job) -> Path:
 
 
 def _start_worker(num_threads: int) -> None:
-    """Shares the machine's cores between the workers."""
+    """Shares the machine's cores between the workers; lets this one stop in order, and end with the study's process."""
     torch.set_num_threads(num_threads)
+    StopListener().listen()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    # What a job has written survives that, as it survives any kill.
+    os._exit(1)
 
 
 def _run_job(main: Main, job: Job, log: Path) -> None:
@@ -45,7 +59,8 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
 def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
     """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
 
-    A failing job stops what needs it and nothing else.
+    A failing job stops what needs it and nothing else. Where a scheduler asks this process to stop, the jobs that run
+    save what they have, and it leaves with `EXIT_STOPPED`.
 
     Args:
         plan: Of the study.
@@ -61,15 +76,21 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
     failed: dict[str, BaseException] = {}
     progress = tqdm(total=len(jobs), unit="job", desc=plan.study.name)
+    # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
+    hears, listener = signal.signal(signal.SIGINT, signal.SIG_IGN), find_listener()
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
         try:
             while True:
                 for job in [job for job in waiting if finished.issuperset(job.needs)]:
                     waiting.remove(job)
                     running[pool.submit(_run_job, mains[job.stage], job, log_path(plan, job))] = job
+                signal.signal(signal.SIGINT, hears)
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if listener is not None and listener.received is not None:
+                    print(f"stopped by {listener.received}; the same command continues", flush=True)
+                    raise SystemExit(EXIT_STOPPED)
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     error = future.exception()
                     if error is None:
@@ -86,6 +107,8 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
                     progress.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
     if failed:
         first = next(job for job in jobs if job.name in failed)
@@ -101,7 +124,7 @@ def find_state(plan: StudyPlan, job: Job) -> tuple[State, str]:
     if not log.is_file():
         return "pending", ""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
     with log.open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

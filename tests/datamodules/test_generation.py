@@ -1,4 +1,4 @@
-"""Tests of posing questions: prompts on the left, options as answer sentences."""
+"""Tests of posing questions: each is asked once."""
 
 from types import SimpleNamespace
 
@@ -51,14 +51,7 @@ def test_without_a_tokenizer_a_prompt_is_a_chats_message(paths: tuple[str, str])
     assert data.fingerprint is None
     for item in data.posed.values():
         assert item.text == data.prompt.render(item.question, chat=True)
-        assert item.prompt_ids == [] == item.option_ids
-
-
-def test_options_are_whole_answer_sentences(paths: tuple[str, str]) -> None:
-    data = make_data(paths)
-    for item in data.posed.values():
-        texts = [data.tokenizer.decode(ids) for ids in item.option_ids]
-        assert texts == [f"The answer is {choice}.</s>" for choice in item.question.choices]
+        assert item.prompt_ids == []
 
 
 def test_long_prompts_are_refused_or_left_out(paths: tuple[str, str]) -> None:

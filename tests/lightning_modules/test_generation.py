@@ -1,4 +1,4 @@
-"""Tests of batched generation, scoring, evaluation, and of the writers that survive a kill."""
+"""Tests of batched generation, scoring, and of the writers that survive a kill."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_cache import LogitCache
-from lightning_modules.evaluation import Evaluator
-from lightning_modules.generation import choose_tokens, count_shared, generate_completions, score_completions
+from lightning_modules.generation import choose_tokens, count_shared, generate_completions, read_prompts, score_endings
 from lightning_modules.teacher import Annotator
 from lightning_modules.writers import RecordWriter
 from tests.lightning_modules.conftest import World
@@ -44,12 +43,17 @@ def test_a_batch_of_mixed_lengths_continues_each_prompt_as_if_alone(model: PreTr
         assert (ids, reason) == (free[:end], "length" if end is None else "stop")
 
 
-@pytest.mark.parametrize("window", [None, 8])
-def test_what_prompts_begin_with_is_read_once_and_changes_nothing(window: int | None) -> None:
+def build_mistral(window: int | None) -> PreTrainedModel:
+    """Builds an untrained Mistral, whose attention may see no further than a window."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = MistralConfig(vocab_size=120, num_key_value_heads=1, sliding_window=window, initializer_range=0.3, **sizes)
-    mistral = MistralForCausalLM(config).eval()
+    return MistralForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_what_prompts_begin_with_is_read_once_and_changes_nothing(window: int | None) -> None:
+    mistral = build_mistral(window)
     exemplars = list(range(60, 90))
     prompts = [exemplars + prompt for prompt in [*PROMPTS, [5]]]
     assert count_shared(prompts) == 30 and count_shared([exemplars, exemplars[:4]]) == 3 == count_shared([[1] * 4] * 2)
@@ -128,16 +132,38 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
         assert edges.tolist() == [0, 4]
 
 
-def test_scores_are_sums_over_prefixes(model: PreTrainedModel) -> None:
-    completions = [[4, 8, 15], [16], [23, 42, 1, 7, 7], [9, 1]]
-    scores = score_completions(model, PROMPTS, completions, pad_id=0)
-    for prompt, completion, score in zip(PROMPTS, completions, scores, strict=True):
-        expected = 0.0
-        for place, token in enumerate(completion):
-            with torch.no_grad():
-                logits = model(torch.tensor([prompt + completion[:place]])).logits[0, -1]
-            expected += logits.log_softmax(-1)[token].item()
-        assert score == pytest.approx(expected, rel=1e-5)
+def score_naively(model: PreTrainedModel, prompt: list[int], ending: list[int]) -> float:
+    """Adds up the log-probability of each token, without padding, batch or cache."""
+    total = 0.0
+    for place, token in enumerate(ending):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + ending[:place]]), use_cache=False).logits[0, -1]
+        total += logits.log_softmax(-1)[token].item()
+    return total
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("exemplars", [[], list(range(60, 90))])
+def test_endings_are_scored_as_if_alone_and_leave_the_prompts_as_they_were(
+    window: int | None, exemplars: list[int]
+) -> None:
+    mistral = build_mistral(window)
+    prompts = [exemplars + prompt for prompt in [*PROMPTS, PROMPTS[0]]]
+    endings = [[[4, 8, 15], [16]], [], [[23, 42, 1, 7, 7], [9, 1], [9, 1]], [[3]], [[4, 8, 15]]]
+    read = read_prompts(mistral, prompts, 0)
+    scores = score_endings(mistral, read, endings)
+    assert [len(own) for own in scores] == [2, 0, 3, 1, 1]
+    for prompt, own, found in zip(prompts, endings, scores, strict=True):
+        assert found == pytest.approx([score_naively(mistral, prompt, ending) for ending in own], rel=1e-5)
+    # What is generated afterwards is what would have been.
+    assert generate_completions(mistral, read, 119, 12) == generate_completions(mistral, prompts, 119, 12)
+
+
+def test_endings_of_one_token_need_no_second_look(model: PreTrainedModel) -> None:
+    read = read_prompts(model, PROMPTS, 0)
+    model.register_forward_pre_hook(lambda *_: pytest.fail("the model was run again"))
+    assert score_endings(model, read, [[]] * 4) == [[]] * 4
+    assert [len(own) for own in score_endings(model, read, [[[3], [5]]] * 4)] == [2] * 4
 
 
 def make_data(world: World, **options) -> QuestionDataModule:
@@ -228,25 +254,3 @@ def test_a_capture_that_was_killed_before_its_manifest_is_finished_by_a_rerun(wo
     capture(folder, world.teacher, world.questions, [world.rationales])
     assert len(LogitCache(folder)) == 8
     assert {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == shards
-
-
-def test_evaluator_records_answers_and_likelihoods(world: World) -> None:
-    data = make_data(world)
-    evaluator = Evaluator(world.student, max_new_tokens=5, arm="kin", seed=3)
-    batches = L.Trainer(**TRAINER).predict(evaluator, data)
-    records = {record["question_id"]: record for records in batches for record in records}
-    assert set(records) == set(data.posed)
-    student = AutoModelForCausalLM.from_pretrained(world.student).eval()
-    for identifier, record in records.items():
-        posed = data.posed[identifier]
-        assert (record["arm"], record["seed"], record["gold"]) == ("kin", 3, posed.question.gold)
-        assert record["num_prompt_tokens"] == len(posed.prompt_ids)
-        own = [score_completions(student, [posed.prompt_ids], [option], 0)[0] for option in posed.option_ids]
-        assert record["option_log_likelihoods"] == pytest.approx(own, rel=1e-4)
-        best = posed.question.letters[own.index(max(own))]
-        assert record["answer_likelihood"] == best
-        assert record["correct_likelihood"] == (best == posed.question.gold)
-        ids = continue_greedily(student, posed.prompt_ids, 5)
-        ids = ids[: ids.index(1)] if 1 in ids else ids
-        assert record["completion"] == data.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        assert record["num_completion_tokens"] == len(ids)

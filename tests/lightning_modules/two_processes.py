@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
+from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import write_json
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_writer import LogitCacheWriter
@@ -53,9 +54,8 @@ def make_predictors(world: dict, output: Path, limit: int) -> list:
         ("annotate", Annotator(world["teacher"], max_new_tokens=8)),
         ("evaluate", Evaluator(world["student"], max_new_tokens=8)),
     ):
-        data = QuestionDataModule(
-            world["teacher"], world["questions"], prompt="plain", limit=limit, tokens_per_batch=200
-        )
+        kind = EvaluationDataModule if name == "evaluate" else QuestionDataModule
+        data = kind(world["teacher"], world["questions"], prompt="plain", limit=limit, tokens_per_batch=200)
 
         def finish(records: list[dict], path: Path = output / f"{name}-{limit}.json") -> None:
             write_json(path, sorted(records, key=lambda record: record["question_id"]))

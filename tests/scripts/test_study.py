@@ -1,9 +1,12 @@
 """A whole study in small: its table and results are what its own files say."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +162,36 @@ def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
     log = re.search(r"see (\S+\.log)", line)
     assert log and Path(log[1]).is_file() and "scripts/" in Path(log[1]).read_text()
     assert not Path("runs/failing/results.json").exists()
+    # What did not need it ran all the same.
+    assert {path.parent.name for path in Path("runs/failing").glob("*/DONE")} >= {"a-label-seed0", "b-label-seed1"}
+    assert "6 jobs failed)" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -9)])
+def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", *ARGS, f"--name=stopped{code}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
+        logs = folder.parent / f"stopped{code}" / "logs"
+        while not list(logs.glob("*.log")):
+            assert process.poll() is None
+            time.sleep(0.2)
+        if sent == signal.SIGINT:
+            os.killpg(process.pid, sent)
+        else:
+            process.send_signal(sent)
+        out, said = process.communicate()
+        assert process.returncode == code and "Traceback" not in said
+        # The group is empty once the last worker has gone.
+        with pytest.raises(ProcessLookupError):
+            for _ in range(300):
+                os.killpg(process.pid, 0)
+                time.sleep(0.2)
+    if sent == signal.SIGINT:
+        assert said.splitlines()[-1] == "interrupted; the same command continues"
+    if sent == signal.SIGTERM:
+        assert out.splitlines()[-1] == "stopped by SIGTERM; the same command continues"
 
 
 def test_jobs_are_lines_of_json_that_name_what_exists(folder, capsys):

@@ -116,6 +116,17 @@ def test_logits_on_another_teachers_text_are_compared_both_ways(tmp_path):
     assert {(row["kind"], row["right"]) for row in rows} == {("control", "rationale-B"), ("text", "rationale+logits-A")}
 
 
+def test_teachers_together_are_compared_with_each_alone(tmp_path):
+    study = make_study(tmp_path, controls={"both": ControlSpec(together=["A", "B"])})
+    fill(study)
+    results = analyze(study)
+    cells = {cell["condition"]: cell["accuracy"] for cell in results["cells"] if cell["student"] == "a"}
+    row = find(results["contrasts"], kind="control", student="a")
+    assert (row["left"], row["right"]) == ("rationale-both", "rationale-A, rationale-B")
+    alone = (cells["rationale-A"] + cells["rationale-B"]) / 2
+    assert row["estimate"] == pytest.approx(cells["rationale-both"] - alone)
+
+
 def test_many_teachers_give_an_interval_over_teachers(tmp_path):
     teachers = {name: TeacherSpec(name[0], model="m") for name in ("a1", "a2", "a3", "b1", "b2")}
     study = make_study(tmp_path, teachers=teachers, seeds=1)

@@ -1,0 +1,40 @@
+"""How often 95 % intervals hold the truth, beside a plain hierarchical bootstrap (seeds and questions, percentiles).
+
+Studies with known effects and 3 training seeds are simulated, `--simulations` of each kind (1000); `baseline` is the
+bootstrap's coverage of the same ones. Lines `over seeds only` are of 1.96 standard errors over seeds, as papers print
+them; lines `pairs differ` are of the methods that generalise to other models.
+"""
+
+import argparse
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from scripts.benchmarks.measure import Measurement
+from studies.calibration import (
+    SCENARIOS,
+    bootstrap_interval,
+    estimate_interval,
+    measure_coverage,
+    measure_pair_coverage,
+    normal_interval,
+)
+
+
+def run(args: list[str]) -> Iterator[Measurement]:
+    """Yields the coverage of each interval in each scenario."""
+    parser = argparse.ArgumentParser(prog="benchmark.py calibration")
+    parser.add_argument("--simulations", type=int, default=1000)
+    number = parser.parse_args(args).simulations
+    for scenario in SCENARIOS:
+        own = measure_coverage(scenario, estimate_interval, number)
+        bootstrap = partial(bootstrap_interval, rng=np.random.default_rng(1))
+        plain = measure_coverage(scenario, bootstrap, number)
+        normal = measure_coverage(scenario, normal_interval, number)
+        for target, share in own.items():
+            name = f"{scenario.name}: {target}"
+            yield Measurement.against(name, share, plain[target], "coverage")
+            yield Measurement(f"{name}, over seeds only", normal[target], "coverage")
+    for method, share in measure_pair_coverage(number).items():
+        yield Measurement(f"pairs differ: gamma, {method}", share, "coverage")

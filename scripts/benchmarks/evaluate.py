@@ -1,0 +1,80 @@
+"""Evaluation: all of a batch's answers and options together, against one question and one option at a time.
+
+    python scripts/benchmark.py evaluate --smollm2 FILE.gguf --questions FILE.jsonl.gz
+
+The baseline is what a script written in an afternoon does: for each question transformers' own `generate`, greedy, with
+its key-value cache, and for each option one forward pass over prompt and option. Both run the same loaded weights on
+the same questions with the same greatest length, in turns; how far the answers and log-likelihoods agree says that both
+do the same work.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import torch
+
+from datamodules.evaluation import EvaluationDataModule
+from lightning_modules.evaluation import Evaluator
+from scripts.benchmarks.measure import Measurement
+
+TRAINER: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "use_distributed_sampler": False,
+}
+
+
+@torch.inference_mode()
+def evaluate_naively(model: Any, data: EvaluationDataModule, max_new_tokens: int) -> dict[str, tuple[str, list[float]]]:
+    """Returns each question's completion and its options' log-likelihoods."""
+    found = {}
+    for identifier, posed in data.posed.items():
+        prompt = torch.tensor([posed.prompt_ids], device=model.device)
+        generated = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, do_sample=False
+        )
+        text = data.tokenizer.decode(generated[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+        scores = []
+        for ending in data.options[identifier].ending_ids:
+            own = torch.tensor([posed.prompt_ids + ending], device=model.device)
+            log_p_LV = model(own).logits[0, -len(ending) - 1 : -1].float().log_softmax(-1)
+            scores.append(log_p_LV.gather(-1, own[0, -len(ending) :, None]).sum().item())
+        found[identifier] = text, scores
+    return found
+
+
+def run(args: list[str]) -> Iterator[Measurement]:
+    """Runs it; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="benchmark.py evaluate")
+    parser.add_argument("--smollm2", required=True, help="the student: SmolLM2-135M-Instruct as GGUF, or any other")
+    parser.add_argument("--questions", required=True, help="a source of questions, such as a jsonl.gz file")
+    parser.add_argument("--number", type=int, default=16, help="how many questions")
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3, help="turns, of which each side's fastest counts")
+    parsed = parser.parse_args(args)
+    data = EvaluationDataModule(parsed.smollm2, parsed.questions, limit=parsed.number)
+    data.setup("predict")
+    evaluator = Evaluator(parsed.smollm2, max_new_tokens=parsed.max_new_tokens)
+    evaluator.configure_model()
+    ours, naive = [], []
+    for _ in range(parsed.repeats):
+        start = time.perf_counter()
+        batches = L.Trainer(**TRAINER).predict(evaluator, data)
+        middle = time.perf_counter()
+        expected = evaluate_naively(evaluator.model, data, parsed.max_new_tokens)
+        ours.append(middle - start)
+        naive.append(time.perf_counter() - middle)
+    records = [record for batch in batches or [] for record in batch]
+    yield Measurement.against("evaluate_vs_naive", len(records) / min(ours), len(records) / min(naive), "questions/s")
+    equal, differences = 0, []
+    for record in records:
+        text, scores = expected[record["question_id"]]
+        equal += record["completion"] == text
+        pairs = zip(record["option_log_likelihoods"], scores, strict=True)
+        differences += [abs(one - other) for one, other in pairs]
+    yield Measurement("evaluate_equal_texts", equal / len(records), "share")
+    yield Measurement("evaluate_likelihood_difference", max(differences), "nats at most")

@@ -1,0 +1,110 @@
+"""What a cluster asks of a fit: cheap checkpoints, and a quick end when the scheduler says so.
+
+    checkpoint_overhead   seconds of one save (median), against those of one optimizer step
+    preempt_latency_s     seconds from USR1 until the process has left with everything saved (median), against those of
+                          one step and one save, which it must at least take
+
+Both train the student that `--model` names on the microworld's labels.
+"""
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from datamodules.distillation import DistillationDataModule
+from lightning_modules.checkpoints import LAST, RngState, RotatingCheckpointIO
+from lightning_modules.stop_signal import EXIT_STOPPED
+from lightning_modules.student import DistillationModule
+from scripts.benchmarks.data import QUIET
+from scripts.benchmarks.measure import Measurement, run_apart
+
+ROOT = Path(__file__).parents[2]
+DATA: dict[str, Any] = {"questions": "microworld:train:64:0", "supervision": "label", "prompt": "plain"}
+
+
+class SaveClock(L.Callback):
+    """Times optimizer steps, and a save after each.
+
+    Args:
+        checkpoint: Where to.
+    """
+
+    def __init__(self, checkpoint: Path):
+        self.checkpoint = checkpoint
+        self.steps: list[float] = []
+        self.saves: list[float] = []
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Starts."""
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Notes both times."""
+        stepped = time.perf_counter()
+        trainer.save_checkpoint(self.checkpoint)
+        self.steps.append(stepped - self.start)
+        self.saves.append(time.perf_counter() - stepped)
+
+
+def time_saves(model: str, folder: Path, tokens_per_batch: int, steps: int) -> tuple[float, float]:
+    """Returns the median seconds of a step and of a save, after the first, in which buffers are made."""
+    data = DistillationDataModule(
+        model, **DATA, max_length=512, tokens_per_batch=tokens_per_batch, cache_dir=str(folder / "tokenized")
+    )
+    clock = SaveClock(folder / LAST)
+    trainer = L.Trainer(
+        **QUIET, max_epochs=-1, max_steps=steps + 1, callbacks=[RngState(), clock], plugins=[RotatingCheckpointIO()]
+    )
+    trainer.fit(DistillationModule(model), data)
+    return statistics.median(clock.steps[1:]), statistics.median(clock.saves[1:])
+
+
+def time_preemption(model: str, folder: Path, tokens_per_batch: int) -> float:
+    """Returns the seconds from USR1, some steps after a fit began, until its process has left."""
+    command = [
+        *(sys.executable, str(ROOT / "scripts" / "fit.py"), f"--model.student={model}", "--data.max_length=512"),
+        *(f"--data.{name}={value}" for name, value in DATA.items()),
+        *(f"--data.tokens_per_batch={tokens_per_batch}", f"--data.cache_dir={folder / 'tokenized'}"),
+        *("--trainer.max_epochs=100000", "--trainer.enable_progress_bar=false"),
+        *(f"--run.root={folder}", "--run.group=preempted", f"--run.id={time.time_ns()}"),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
+    process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+    metrics = folder / "preempted" / command[-1].removeprefix("--run.id=") / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
+        if process.poll() is not None:
+            raise ValueError(f"the fit to be preempted ended with exit code {process.returncode}")
+        time.sleep(0.01)
+    start = time.perf_counter()
+    process.send_signal(signal.SIGUSR1)
+    code = process.wait()
+    if code != EXIT_STOPPED:
+        raise ValueError(f"the preempted fit ended with exit code {code}, not {EXIT_STOPPED}")
+    return time.perf_counter() - start
+
+
+def run(args: list[str]) -> Iterator[Measurement]:
+    """Yields the measurements."""
+    parser = argparse.ArgumentParser(prog="benchmark.py scaling", description=__doc__)
+    default = str(ROOT / "configs" / "models" / "microworld" / "a-student")
+    parser.add_argument("--model", default=default, help="the student: hub id, folder or GGUF file")
+    parser.add_argument("--tokens-per-batch", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps, each followed by a save")
+    parser.add_argument("--rounds", type=int, default=3, help="preemptions")
+    given = parser.parse_args(args)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        step, save = run_apart(time_saves, given.model, folder, given.tokens_per_batch, given.steps)
+        yield Measurement.against("checkpoint_overhead", save, step, "s")
+        latencies = [time_preemption(given.model, folder, given.tokens_per_batch) for _ in range(given.rounds)]
+        yield Measurement.against("preempt_latency_s", statistics.median(latencies), step + save, "s")

@@ -1,0 +1,1 @@
+"""Diagnostics of teacher-student fit before any training."""

@@ -1,0 +1,235 @@
+"""Which diagnostics predict how well a student does, and how much of the family interaction they account for."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+# With fewer teachers, three orders of them or less are possible, or nothing can be resampled.
+FEWEST_TEACHERS = 4
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A teacher and a student on a task: what was diagnosed before training, and what came of it.
+
+    Attributes:
+        teacher: Name.
+        student: Name.
+        in_family: Whether they are of one family.
+        accuracy: Of the trained student, a share.
+        diagnostics: By name.
+    """
+
+    teacher: str
+    student: str
+    in_family: bool
+    accuracy: float
+    diagnostics: dict[str, float]
+
+
+class Correlation(NamedTuple):
+    """Spearman's correlation between a diagnostic and accuracy, over teachers, averaged over students.
+
+    Attributes:
+        metric: The diagnostic.
+        estimate: -1 to 1; None where a student has no two different teachers.
+        low: Of the 95 % interval, by a bootstrap over teachers; None with too few.
+        high: Likewise.
+        num_students: Averaged.
+        num_teachers: That all of them had.
+        note: What to beware of.
+    """
+
+    metric: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    num_students: int
+    num_teachers: int
+    note: str | None
+
+
+class Mediation(NamedTuple):
+    """What is left of the family interaction once a diagnostic is a covariate.
+
+    Attributes:
+        metric: The diagnostic; None for none.
+        gamma: In points of accuracy.
+        low: Of the 95 % interval, Student's t on the cells' residuals; None without degrees of freedom.
+        high: Likewise.
+        slope: Points of accuracy per standard deviation of the diagnostic.
+        left: gamma over gamma without the covariate.
+        num_cells: Of the regression.
+        note: What to beware of.
+    """
+
+    metric: str | None
+    gamma: float | None
+    low: float | None
+    high: float | None
+    slope: float | None
+    left: float | None
+    num_cells: int
+    note: str | None
+
+
+def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[tuple[str, str], list[Cell]]:
+    """Matches a study's plain rationale arms with diagnostics, by the task that was learned and the one answered.
+
+    Args:
+        rows: Of diagnostics.json.
+        results: Of results.json.
+
+    Raises:
+        ValueError: None match.
+    """
+    known = {(row["teacher"], row["student"], row["task"]): row for row in rows}
+    joined: dict[tuple[str, str], list[Cell]] = {}
+    for cell in results["cells"]:
+        row = known.get((cell["teacher"], cell["student"], cell["trained_on"]))
+        if row is not None and cell["supervision"] == "rationale" and cell["control"] is None:
+            joined.setdefault((cell["trained_on"], cell["task"]), []).append(
+                Cell(
+                    teacher=cell["teacher"],
+                    student=cell["student"],
+                    in_family=cell["teacher_family"] == cell["student_family"],
+                    accuracy=cell["accuracy"],
+                    diagnostics={name: row[name] for name in row["intervals"]},
+                )
+            )
+    if not joined:
+        raise ValueError(
+            "results.json and diagnostics.json share no teacher, student and task; diagnose the study's own "
+            f"(its tasks are {sorted({cell['trained_on'] for cell in results['cells']} - {None})})"
+        )
+    return joined
+
+
+def correlate(cells: Sequence[Cell], metric: str, seed: int) -> Correlation:
+    """Correlates a diagnostic with accuracy, as Table 4 of arXiv 2601.14249 does, with an interval.
+
+    Teachers are resampled for all students at once, since they share them; only those count that all students had.
+    """
+    table = {(cell.student, cell.teacher): cell for cell in cells if metric in cell.diagnostics}
+    students = sorted({student for student, _ in table})
+    teachers = sorted({teacher for _, teacher in table})
+    teachers = [name for name in teachers if all((student, name) in table for student in students)]
+    number = len(teachers)
+    grid = [[table[student, teacher] for teacher in teachers] for student in students]
+    x_ST = np.array([[cell.diagnostics[metric] for cell in row] for row in grid])
+    y_ST = np.array([[cell.accuracy for cell in row] for row in grid])
+    if number < 2 or math.isnan(estimate := float(average_spearman(x_ST[None], y_ST[None])[0])):
+        return Correlation(metric, None, None, None, len(students), number, "no student has two different teachers")
+    if number < FEWEST_TEACHERS:
+        note = f"only {number} teachers: no interval, and {math.factorial(number)} orders are possible"
+        return Correlation(metric, estimate, None, None, len(students), number, note)
+    draws_RT = np.random.default_rng(seed).integers(number, size=(NUM_RESAMPLES, number))
+    found_R = average_spearman(*(values_ST[:, draws_RT].transpose(1, 0, 2) for values_ST in (x_ST, y_ST)))
+    low, high = np.nanquantile(found_R, [0.025, 0.975]).tolist()
+    return Correlation(metric, estimate, low, high, len(students), number, None)
+
+
+def average_spearman(x_RST: np.ndarray, y_RST: np.ndarray) -> np.ndarray:
+    """Returns Spearman's correlation over T, averaged over those of S where both differ; nan where there is none."""
+    ranks = [stats.rankdata(values, axis=-1) for values in (x_RST, y_RST)]
+    x, y = (values - values.mean(-1, keepdims=True) for values in ranks)
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice")
+        return np.nanmean((x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1)), axis=-1)
+
+
+def mediate(cells: Sequence[Cell], metric: str | None) -> Mediation:
+    """Regresses accuracy on students, teachers, one family or two, and a diagnostic.
+
+    accuracy = m + a_student + b_teacher + gamma [same family] + c z + error, where z is the diagnostic in standard
+    deviations. In a grid of two by two without z, gamma = (A_11 + A_22 - A_12 - A_21) / 2.
+    """
+    cells = [cell for cell in cells if metric is None or metric in cell.diagnostics]
+    students, teachers = (
+        [*dict.fromkeys(names)] for names in zip(*((c.student, c.teacher) for c in cells), strict=True)
+    )
+    columns = [[1.0] * len(cells)]
+    columns += [[float(cell.student == name) for cell in cells] for name in students[1:]]
+    columns += [[float(cell.teacher == name) for cell in cells] for name in teachers[1:]]
+    columns.append([float(cell.in_family) for cell in cells])
+    if metric is not None:
+        values = np.array([cell.diagnostics[metric] for cell in cells])
+        columns.append(((values - values.mean()) / (values.std() or 1.0)).tolist())
+    design, accuracy = np.array(columns).T, 100 * np.array([cell.accuracy for cell in cells])
+    freedom = len(cells) - design.shape[1]
+    if np.linalg.matrix_rank(design, tol=1e-8) < design.shape[1]:
+        what = "gamma" if metric is None else f"{metric} beside students, teachers and families"
+        return Mediation(metric, None, None, None, None, None, len(cells), f"the cells do not identify {what}")
+    solution = np.linalg.lstsq(design, accuracy, rcond=None)[0]
+    place = len(students) + len(teachers) - 1
+    gamma, slope = float(solution[place]), float(solution[-1]) if metric is not None else None
+    if freedom < 1:
+        return Mediation(metric, gamma, None, None, slope, None, len(cells), f"{len(cells)} cells leave no error")
+    residual = accuracy - design @ solution
+    variance = residual @ residual / freedom * np.linalg.inv(design.T @ design)[place, place]
+    half = float(stats.t.ppf(0.975, freedom) * math.sqrt(variance))
+    return Mediation(metric, gamma, gamma - half, gamma + half, slope, None, len(cells), None)
+
+
+def predict(
+    rows: Sequence[dict[str, Any]], metrics: Sequence[str], results: dict[str, Any], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Yields, for each task learned and answered, its correlations, strongest first, and its mediations."""
+    for (trained_on, task), cells in join_cells(rows, results).items():
+        found = [correlate(cells, metric, seed) for metric in metrics]
+        found = [item for item in found if item.estimate is not None]
+        plain = mediate(cells, None)
+        mediations = [plain]
+        if plain.gamma is not None:
+            others = (mediate(cells, metric) for metric in metrics if any(metric in cell.diagnostics for cell in cells))
+            mediations += [
+                item._replace(left=item.gamma / plain.gamma)
+                for item in others
+                if item.gamma is not None and plain.gamma
+            ]
+        yield {
+            "trained_on": trained_on,
+            "task": task,
+            "num_cells": len(cells),
+            "correlations": [item._asdict() for item in sorted(found, key=lambda item: -abs(item.estimate or 0))],
+            "mediations": [item._asdict() for item in mediations],
+        }
+
+
+def format_predictions(predictions: Sequence[dict[str, Any]]) -> str:
+    """Returns Markdown: how each diagnostic correlates with accuracy, and the gamma it leaves."""
+    parts = []
+    for prediction in predictions:
+        left = {item["metric"]: item for item in prediction["mediations"]}
+        plain = left[None]
+        gamma = "not identified" if plain["gamma"] is None else f"{_format_interval(plain, 'gamma', 1)} points"
+        lines = [
+            f"{prediction['trained_on']}, answering {prediction['task']}: {prediction['num_cells']} cells; "
+            f"family interaction of the cells: {gamma}",
+            "",
+            "| diagnostic | Spearman with accuracy | interaction that is left | n | |",
+            "| --- | ---: | ---: | --- | --- |",
+        ]
+        for item in prediction["correlations"]:
+            own = left.get(item["metric"])
+            rest = "–" if own is None else _format_interval(own, "gamma", 1)
+            number = f"{item['num_students']} × {item['num_teachers']}"
+            note = item["note"] or (own["note"] if own else "") or ""
+            lines.append(f"| {item['metric']} | {_format_interval(item, 'estimate', 2)} | {rest} | {number} | {note} |")
+        parts.append("\n".join(lines))
+    note = (
+        "Spearman over teachers, averaged over students, 95 % by a bootstrap over teachers. The interaction is a "
+        "regression's on cells, in points, 95 % by Student's t; n is students × teachers."
+    )
+    return "\n\n".join([*parts, note])
+
+
+def _format_interval(item: dict[str, Any], name: str, digits: int) -> str:
+    text = f"{item[name]:+.{digits}f}"
+    return text if item["low"] is None else f"{text} [{item['low']:+.{digits}f}, {item['high']:+.{digits}f}]"

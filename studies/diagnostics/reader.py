@@ -1,0 +1,214 @@
+"""One student reads one task's rationales: scores, own answers and gradients, each computed once and kept."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from datamodules.files import hash_path
+from datamodules.logit_cache import LogitCache
+from datamodules.prompts import Prompt, get_prompt
+from datamodules.questions import Question
+from datamodules.rationales import Rationale
+from datamodules.targets import collate_targets
+from datamodules.tokenization import Example, build_examples, encode_prompts, load_tokenizer
+from lightning_modules.generation import generate_completions
+from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm
+from lightning_modules.row_head import RowHead
+from lightning_modules.teacher_rows import KINDS, build_target
+from losses.targets import SparseTarget
+from studies.diagnostics.gradients import GradientSketch, compute_loss
+from studies.diagnostics.records import complete_records
+from studies.diagnostics.scoring import Span, score_spans
+from studies.diagnostics.texts import Reading, Text, build_texts
+from studies.grid import StudentSpec
+
+PLANES = ("nll", "rank", "entropy", "alone", "local", "kl", "mass", "agreement")
+SCORES = pa.schema([("key", pa.string()), *((name, pa.list_(pa.float32())) for name in PLANES)])
+GRADIENTS = pa.schema([("key", pa.string()), ("square", pa.float64()), ("sketch", pa.list_(pa.float32()))])
+OWN = pa.schema([("key", pa.string()), ("text", pa.string())])
+QUESTIONS_PER_BATCH = 16
+
+
+class StudentReader:
+    """Holds a student, which is loaded only if something has to be computed.
+
+    Args:
+        spec: The student.
+        prompt: What it reads before a rationale.
+        folder: Where records are kept.
+        name: Of the student and the task, in the records' file names.
+        dtype: Of the weights in memory.
+        tokens_per_batch: Budget in padded tokens.
+    """
+
+    def __init__(self, spec: StudentSpec, prompt: Prompt, folder: Path, name: str, dtype: Dtype, tokens_per_batch: int):
+        self.spec, self.prompt, self.folder, self.name = spec, prompt, folder, name
+        self.dtype: Dtype = dtype
+        self.tokens_per_batch = tokens_per_batch
+        self.tokenizer = load_tokenizer(spec.model)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, in evaluation mode, on the accelerator if there is one."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_causal_lm(self.spec.model, None, self.dtype, self.spec.keep_layers)
+        return model.to(device).eval().requires_grad_(False)
+
+    @cached_property
+    def identity(self) -> dict:
+        """What every record depends on."""
+        return {
+            "weights": identify_weights(self.spec.model, None),
+            "keep_layers": self.spec.keep_layers,
+            "dtype": self.dtype,
+            "prompt": self.prompt.id,
+        }
+
+    def prepare(self, pairs: Sequence[tuple[Question, Rationale]]) -> list[Text]:
+        """Tokenizes rationales and their questions' prompts.
+
+        Raises:
+            ValueError: One is longer than the student's context.
+        """
+        questions = {question.id: question for question, _ in pairs}
+        encoded = encode_prompts(self.tokenizer, self.prompt, list(questions.values()))
+        self.prompts = {key: ids for key, (_, ids) in zip(questions, encoded, strict=True)}
+        texts = build_texts(self.tokenizer, self.prompt, pairs)
+        longest = max(len(self.prompts[text.question.id]) + len(text.token_ids) for text in texts)
+        check_model(self.spec.model, None, self.spec.keep_layers, longest, "the longest prompt and rationale")
+        return texts
+
+    def open_caches(self, caches: dict[str, LogitCache], texts: Sequence[Text]) -> None:
+        """Takes what of the texts is in teachers' caches; those of another tokenizer than the student's are left out.
+
+        Args:
+            caches: By teacher.
+            texts: What will be scored.
+
+        Raises:
+            ValueError: A cache is of draws or hidden states, or was not made of these texts.
+        """
+        self.examples: dict[str, Example] = {}
+        self.caches: dict[str, LogitCache] = {}
+        for teacher, cache in caches.items():
+            if not cache.shares_tokenizer(self.tokenizer):
+                continue
+            if KINDS[cache.description.sparsity.kind] is not SparseTarget:
+                kind = cache.description.sparsity.kind
+                raise ValueError(f"{cache.folder}: is of the kind {kind}; diagnostics need top_k or adaptive")
+            pairs = [(text.question, text.rationale) for text in texts if text.rationale.teacher == teacher]
+            examples = [item for item in build_examples(self.tokenizer, self.prompt, pairs) if item.id in cache]
+            cache.check(self.name, self.tokenizer, self.prompt.id, examples)
+            self.examples |= {example.id: example for example in examples}
+            self.caches |= {example.id: cache for example in examples}
+
+    def read(self, texts: Sequence[Text], local_steps: int) -> list[Reading]:
+        """Scores every text with its prompt, without it, and step by step.
+
+        Args:
+            texts: Of `prepare`.
+            local_steps: How many steps before it a step is read with, in the local scores.
+        """
+        by_question: dict[str, list[Text]] = defaultdict(list)
+        for text in texts:
+            by_question[text.question.id].append(text)
+
+        def compute(missing: set[str]) -> Iterator[list[dict]]:
+            head = RowHead(self.model)
+            for question_id, group in by_question.items():
+                if group := [text for text in group if self._name_scores(text) in missing]:
+                    yield self._score(head, self.prompts[question_id], group, local_steps)
+
+        config = {**self.identity, "local_steps": local_steps}
+        path = self.folder / f"{self.name}-scores.parquet"
+        keys = [self._name_scores(text) for text in texts]
+        records = complete_records(path, SCORES, config, keys, compute)
+        return [
+            Reading(text, *(np.array(records[key][name], dtype=np.float64) for name in PLANES))
+            for key, text in zip(keys, texts, strict=True)
+        ]
+
+    def _name_scores(self, text: Text) -> str:
+        """Names a text's scores, which hold the comparison with a cache if there is one."""
+        cache = self.caches.get(text.rationale.id)
+        return text.key if cache is None else f"{text.key}#{hash_path(cache.folder / 'manifest.json')[:16]}"
+
+    def _score(self, head: RowHead, prompt_ids: list[int], texts: list[Text], local_steps: int) -> list[dict]:
+        """Returns the records of one question's texts."""
+        spans = [Span(text.token_ids, has_target=text.rationale.id in self.caches) for text in texts]
+        places = [[*text.steps.tolist(), len(text.token_ids)] for text in texts]
+        later = []
+        for number, starts in enumerate(places):
+            # The first steps have no more before them than a whole rationale's reading gives them.
+            for step in range(local_steps + 1, len(starts) - 1):
+                first, start, end = starts[step - local_steps], starts[step], starts[step + 1]
+                later.append((number, step))
+                spans.append(Span(texts[number].token_ids[first:end], start - first))
+
+        def read_targets(numbers: list[int]) -> SparseTarget:
+            examples = [self.examples[texts[number].rationale.id] for number in numbers]
+            planes = {
+                name: plane.to(head.model.device) for name, plane in collate_targets(examples, self.caches).items()
+            }
+            cache = self.caches[examples[0].id]
+            target = build_target(planes, cache.description.temperatures, None)
+            assert isinstance(target, SparseTarget)
+            return target
+
+        scores = score_spans(head, prompt_ids, spans, self.tokens_per_batch, read_targets)
+        local = {place: score.nll.mean() for place, score in zip(later, scores[len(texts) :], strict=True)}
+        start_ids = [token for token in self.tokenizer("").input_ids if token != self.tokenizer.eos_token_id]
+        alone = score_spans(head, start_ids, [Span(text.token_ids, 1) for text in texts], self.tokens_per_batch)
+        records = []
+        for number, (text, score, other) in enumerate(zip(texts, scores, alone, strict=False)):
+            steps = np.split(score.nll, text.steps[1:])
+            means = [local.get((number, step), part.mean()) for step, part in enumerate(steps)]
+            own = {**score._asdict(), "alone": other.nll, "local": means}
+            records.append(
+                {"key": self._name_scores(text), **{name: [float(value) for value in own[name]] for name in PLANES}}
+            )
+        return records
+
+    def answer(self, questions: Sequence[Question], prompt: str, max_new_tokens: int) -> dict[str, str]:
+        """Returns the student's own greedy chain of thought on each question, by id."""
+
+        def compute(missing: set[str]) -> Iterator[list[dict]]:
+            asked = [question for question in questions if question.id in missing]
+            for start in range(0, len(asked), QUESTIONS_PER_BATCH):
+                part = asked[start : start + QUESTIONS_PER_BATCH]
+                prompts = [ids for _, ids in encode_prompts(self.tokenizer, get_prompt(prompt), part)]
+                found = generate_completions(self.model, prompts, self.tokenizer.eos_token_id, max_new_tokens)
+                yield [
+                    {"key": question.id, "text": self.tokenizer.decode(ids, skip_special_tokens=True).strip()}
+                    for question, (ids, _) in zip(part, found, strict=True)
+                ]
+
+        config = {**self.identity, "prompt": get_prompt(prompt).id, "max_new_tokens": max_new_tokens}
+        path = self.folder / f"{self.name}-own.parquet"
+        records = complete_records(path, OWN, config, [question.id for question in questions], compute)
+        return {key: record["text"] for key, record in records.items()}
+
+    def differentiate(self, texts: Sequence[Text], dimension: int, seed: int) -> dict[str, tuple[float, np.ndarray]]:
+        """Returns the squared norm and the projection of the gradient of each text's loss, by text key."""
+
+        def compute(missing: set[str]) -> Iterator[list[dict]]:
+            sketch = GradientSketch(self.model, dimension, seed)
+            for text in texts:
+                if text.key in missing:
+                    loss = compute_loss(self.model, self.prompts[text.question.id], text.token_ids)
+                    square, sketch_D = sketch.take(loss)
+                    yield [{"key": text.key, "square": square, "sketch": sketch_D.tolist()}]
+            sketch.remove()
+
+        config = {**self.identity, "dimension": dimension, "seed": seed}
+        path = self.folder / f"{self.name}-gradients.parquet"
+        records = complete_records(path, GRADIENTS, config, [text.key for text in texts], compute)
+        return {
+            key: (record["square"], np.array(record["sketch"], dtype=np.float64)) for key, record in records.items()
+        }

@@ -1,0 +1,53 @@
+"""Records that are computed once: kept through kills, and added to when more are wanted."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from datamodules.files import hash_json, read_records
+from datamodules.rationales import read_metadata, write_table
+from datamodules.record_log import RecordLog
+
+
+def complete_records(
+    path: Path,
+    schema: pa.Schema,
+    config: dict,
+    keys: Sequence[str],
+    compute: Callable[[set[str]], Iterable[list[dict]]],
+) -> dict[str, dict]:
+    """Returns the records of these keys, of which only the missing ones are computed.
+
+    Args:
+        path: A parquet file of records, each with its `key`; those that nobody wants now are kept.
+        schema: Of a record.
+        config: Everything that a record depends on, its key apart.
+        keys: The records that are wanted.
+        compute: Yields the records of the given keys, a few at a time.
+
+    Raises:
+        ValueError: The file was begun with another configuration.
+    """
+    stored: dict[str, dict] = {}
+    if path.exists():
+        if read_metadata(path)["signature"] != hash_json(config):
+            raise ValueError(f"{path}: computed with another configuration; delete it, or choose another name")
+        stored = {record["key"]: record for _, record in read_records(path)}
+
+    def finish(records: list[dict]) -> None:
+        stored.update({record["key"]: record for record in records})
+        write_table(path, list(stored.values()), {"signature": hash_json(config), "config": config}, schema)
+
+    log = RecordLog(path, config, finish)
+    done = stored.keys() | {record["key"] for record in log.collect()}
+    if missing := {key for key in keys if key not in done}:
+        log.open()
+        with tqdm(total=len(missing), unit="record", desc=path.stem) as progress:
+            for records in compute(missing):
+                log.append(records)
+                progress.update(len(records))
+    if not stored.keys() >= set(keys):
+        log.merge()
+    return {key: stored[key] for key in keys}

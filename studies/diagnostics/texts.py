@@ -1,0 +1,102 @@
+"""What a student would read of each rationale, in tokens and in steps, and what it made of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.files import hash_text
+from datamodules.prompts import Prompt
+from datamodules.questions import Question
+from datamodules.rationales import Rationale
+from datamodules.statements import SENTENCE_END
+from datamodules.tokenization import ANSWER, encode_completions, split_completion
+
+
+@dataclass(frozen=True)
+class Text:
+    """One rationale as a student would learn it.
+
+    Attributes:
+        question: Its question.
+        rationale: The rationale.
+        completion: Rationale and answer sentence.
+        token_ids: The completion by the student's tokenizer, and the end token.
+        is_answer: bool [tokens]: which tokens are the answer sentence or the end token.
+        offsets: int [tokens - 1, 2]: the characters where each token but the end token begins and ends.
+        steps: Numbers of the tokens with which steps (sentences, or lines) begin; the first is 0.
+    """
+
+    question: Question
+    rationale: Rationale
+    completion: str
+    token_ids: list[int]
+    is_answer: np.ndarray
+    offsets: np.ndarray
+    steps: np.ndarray
+
+    @property
+    def key(self) -> str:
+        """Names the rationale and its text: an edited one is another."""
+        return f"{self.rationale.id}#{hash_text(self.completion)}"
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the completion in UTF-8."""
+        return len(self.completion.encode())
+
+
+def split_steps(text: str) -> list[tuple[int, int]]:
+    """Returns where the steps of a text, its sentences and lines, begin and end."""
+    breaks = [(0, 0), *(match.span() for match in SENTENCE_END.finditer(text)), (len(text), len(text))]
+    spans = [(start, end) for (_, start), (end, _) in pairwise(breaks)]
+    return [(start, end) for start, end in spans if text[start:end].strip()]
+
+
+def build_texts(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, pairs: Sequence[tuple[Question, Rationale]]
+) -> list[Text]:
+    """Tokenizes rationales, and finds the tokens with which their steps begin."""
+    parts = [split_completion(question, rationale, prompt) for question, rationale in pairs]
+    completions = [" ".join(part for part in both if part) for both in parts]
+    offsets = tokenizer(completions, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    texts = []
+    for (question, rationale), completion, (token_ids, segments), spans in zip(
+        pairs, completions, encode_completions(tokenizer, parts), offsets, strict=True
+    ):
+        characters = np.array(spans).reshape(-1, 2)
+        # A step begins with the first token that reaches beyond its first character.
+        starts = [start for start, _ in split_steps(completion)]
+        steps = np.unique(np.searchsorted(characters[:, 1], starts, side="right"))
+        is_answer = np.array(segments) == ANSWER
+        texts.append(Text(question, rationale, completion, token_ids, is_answer, characters, steps))
+    return texts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text, and what the student made of it; all float arrays, in nats where not said otherwise.
+
+    Attributes:
+        text: The text.
+        nll: -log q(token | prompt, what is before it) [tokens].
+        rank: 1 + the number of tokens that the student finds more probable [tokens].
+        entropy: Of the student's next-token distribution [tokens].
+        alone: -log q(token | what is before it in the completion), without the prompt, from the second token on.
+        local: Each step's mean surprisal given the prompt and a few steps before it [steps].
+        kl: KL to the teacher's cached distribution [tokens]; nan without a cache.
+        mass: The student's probability of the teacher's cached tokens [tokens]; nan without a cache.
+        agreement: Whether both find the same token the most probable [tokens]; nan without a cache.
+    """
+
+    text: Text
+    nll: np.ndarray
+    rank: np.ndarray
+    entropy: np.ndarray
+    alone: np.ndarray
+    local: np.ndarray
+    kl: np.ndarray
+    mass: np.ndarray
+    agreement: np.ndarray

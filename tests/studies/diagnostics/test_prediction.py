@@ -1,0 +1,185 @@
+"""Prediction and mediation on grids with known effects, and on a published one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import statsmodels.formula.api as smf
+from pandas import DataFrame
+from scipy.stats import spearmanr
+
+from studies.cell_means import read_grid
+from studies.diagnostics.prediction import (
+    Cell,
+    average_spearman,
+    correlate,
+    format_predictions,
+    join_cells,
+    mediate,
+    predict,
+)
+
+# arXiv 2601.14249: the teachers' own accuracy, and their Table 4 for the two students among whose rounded accuracies
+# there are no ties.
+PERFORMANCE = {
+    "DeepSeek-R1": 91.1, "Qwen3-235B-Thinking": 91.2, "GPT-OSS-120B": 88.3, "Nemotron-Super": 82.3, "QwQ-32B": 85.2,
+    "Qwen3-30B-Thinking": 92.3, "Magistral-Small": 71.0, "GPT-OSS-20B": 83.4, "Phi-4-Reasoning-Plus": 72.7,
+    "Qwen3-8B": 82.5, "Qwen3-4B-Thinking": 87.3,
+}  # fmt: skip
+CORRELATIONS = [("Qwen3-14B", 0.49), ("LLaMA-3.1-8B", 0.34)]
+
+
+def list_published(*students: str) -> list[Cell]:
+    """Returns the published grid, or some students' part of it."""
+    grid = read_grid(Path(__file__).parents[3] / "studies" / "published" / "rsr.csv")
+    return [
+        Cell(
+            teacher=teacher,
+            student=student,
+            in_family=grid.students[student] == family,
+            accuracy=float(grid.accuracy_ST[row, column]),
+            diagnostics={"teacher_accuracy": PERFORMANCE[teacher.split(" ")[0]]},
+        )
+        for row, student in enumerate(grid.students)
+        for column, (teacher, family) in enumerate(grid.teachers.items())
+        if not students or student in students
+    ]
+
+
+def simulate(seed: int, mediated: float, direct: float, num_students: int = 6, num_teachers: int = 6) -> list[Cell]:
+    """Accuracy gains `mediated` points through a diagnostic that families raise by 1, and `direct` points beside it."""
+    rng = np.random.default_rng(seed)
+    student_effects, teacher_effects = rng.normal(0, 5, num_students), rng.normal(0, 5, num_teachers)
+    cells = []
+    for student in range(num_students):
+        for teacher in range(num_teachers):
+            same = student % 2 == teacher % 2
+            fit = 1.0 * same + rng.normal(0, 0.7) + 0.1 * teacher_effects[teacher]
+            points = 50 + student_effects[student] + teacher_effects[teacher] + mediated * fit + direct * same
+            other = {"fit": fit, "noise": rng.normal(), "size": float(teacher)}
+            cells.append(Cell(f"t{teacher}", f"s{student}", same, (points + rng.normal(0, 0.5)) / 100, other))
+    return cells
+
+
+@pytest.mark.parametrize(("student", "expected"), CORRELATIONS)
+def test_the_published_correlation_of_teachers_own_accuracy(student: str, expected: float) -> None:
+    found = correlate(list_published(student), "teacher_accuracy", 0)
+    assert found.estimate is not None and found.estimate == pytest.approx(expected, abs=0.006)
+    assert found.low is not None and found.high is not None and found.low < found.estimate < found.high
+    assert (found.num_students, found.num_teachers) == (1, 11)
+
+
+def test_the_published_grid_has_next_to_no_family_interaction() -> None:
+    """Qwen teachers' lead over others with Qwen students is +1.35 points above that with the Llama student."""
+    cells = list_published()
+    found = mediate(cells, None)
+    assert found.gamma is not None and found.low is not None and found.high is not None
+    qwen = {c.teacher for c in cells if c.in_family}
+    means = {}
+    for is_llama in (True, False):
+        for by_qwen in (True, False):
+            chosen = [c for c in cells if (c.student == "LLaMA-3.1-8B") is is_llama and (c.teacher in qwen) is by_qwen]
+            means[is_llama, by_qwen] = np.mean([100 * c.accuracy for c in chosen])
+    difference = means[False, True] - means[False, False] - (means[True, True] - means[True, False])
+    assert difference == pytest.approx(1.35, abs=0.03)
+    # No teacher is a Llama, so that the other in-family cells of a two by two are not there to be halved with.
+    assert found.gamma == pytest.approx(difference, abs=1e-6)
+    assert found.low < 0 < found.high
+
+
+def test_a_mediated_interaction_is_gone_once_its_diagnostic_is_added() -> None:
+    shares, directs, noises, covered = [], [], [], 0
+    for seed in range(40):
+        mediated, direct = simulate(seed, 4.0, 0.0), simulate(seed, 0.0, 4.0)
+        before, after = mediate(mediated, None), mediate(mediated, "fit")
+        assert before.gamma is not None and after.gamma is not None
+        assert after.low is not None and after.high is not None
+        covered += after.low <= 0 <= after.high
+        shares.append((before.gamma, after.gamma, after.slope))
+        directs.append(mediate(direct, "fit").gamma)
+        noises.append(mediate(mediated, "noise").gamma)
+    before_mean, after_mean, _ = np.mean(shares, 0)
+    # The family raises the diagnostic by 1, which raises accuracy by 4 points.
+    assert before_mean == pytest.approx(4, abs=0.4) and after_mean == pytest.approx(0, abs=0.2)
+    assert covered >= 34
+    assert np.mean(directs) == pytest.approx(4, abs=0.2) and np.mean(noises) == pytest.approx(4, abs=0.4)
+
+
+def test_the_regression_is_that_of_statsmodels() -> None:
+    cells = simulate(3, 4.0, 1.0)
+    table = DataFrame(
+        [(c.student, c.teacher, float(c.in_family), c.diagnostics["fit"], 100 * c.accuracy) for c in cells],
+        columns=["student", "teacher", "same", "fit", "accuracy"],
+    )
+    table["z"] = (table.fit - table.fit.mean()) / table.fit.std(ddof=0)
+    reference = smf.ols("accuracy ~ C(student) + C(teacher) + same + z", table).fit()
+    found = mediate(cells, "fit")
+    low, high = reference.conf_int().loc["same"]
+    assert (found.gamma, found.low, found.high) == pytest.approx((reference.params["same"], low, high))
+    assert found.slope == pytest.approx(reference.params["z"])
+
+
+def test_two_by_two_is_the_contrast_and_has_no_interval() -> None:
+    accuracy = {("a", "a"): 0.9, ("b", "b"): 0.8, ("a", "b"): 0.6, ("b", "a"): 0.7}
+    cells = [
+        Cell(teacher, student, teacher == student, value, {"nll": value})
+        for (teacher, student), value in accuracy.items()
+    ]
+    found = mediate(cells, None)
+    assert found.gamma == pytest.approx(100 * (0.9 + 0.8 - 0.6 - 0.7) / 2)
+    assert found.low is None and found.note == "4 cells leave no error"
+    assert mediate(cells, "nll").gamma is None
+    few = correlate(cells, "nll", 0)
+    assert few.estimate == pytest.approx(1) and few.low is None and "only 2 teachers" in str(few.note)
+
+
+def test_spearman_is_scipys_averaged_over_students() -> None:
+    rng = np.random.default_rng(0)
+    x_ST, y_ST = rng.integers(4, size=(3, 8)).astype(float), rng.normal(size=(3, 8))
+    expected = np.mean([spearmanr(x, y).statistic for x, y in zip(x_ST, y_ST, strict=True)])
+    assert average_spearman(x_ST[None], y_ST[None])[0] == pytest.approx(expected)
+    x_ST[1] = 2.0
+    expected = np.mean([spearmanr(x_ST[number], y_ST[number]).statistic for number in (0, 2)])
+    assert average_spearman(x_ST[None], y_ST[None])[0] == pytest.approx(expected)
+
+
+def test_correlations_of_known_orders() -> None:
+    cells = simulate(1, 6.0, 0.0)
+    fit, noise = correlate(cells, "fit", 0), correlate(cells, "noise", 0)
+    assert fit.estimate is not None and noise.estimate is not None and fit.low is not None
+    assert fit.estimate > 0.5 and abs(noise.estimate) < fit.estimate
+    assert correlate(cells, "fit", 0) == fit
+
+
+def test_predictions_of_a_study() -> None:
+    cells = simulate(0, 4.0, 0.0)
+    rows = [
+        {
+            "teacher": c.teacher,
+            "student": c.student,
+            "task": "t",
+            **c.diagnostics,
+            "intervals": dict.fromkeys(c.diagnostics),
+        }
+        for c in cells
+    ]
+    base = {"trained_on": "t", "task": "t-test", "supervision": "rationale", "control": None}
+    results = {
+        "cells": [
+            {**base, "teacher": c.teacher, "student": c.student, "accuracy": c.accuracy,
+             "teacher_family": int(c.teacher[1]) % 2, "student_family": int(c.student[1]) % 2}
+            for c in cells
+        ]
+    }  # fmt: skip
+    results["cells"].append({**results["cells"][0], "control": "shuffled", "accuracy": 0.0})
+    results["cells"].append({**results["cells"][0], "teacher": None, "supervision": "label", "accuracy": 0.0})
+    [prediction] = predict(rows, ["fit", "noise", "size", "absent"], results, 0)
+    assert prediction["num_cells"] == 36
+    assert {item["metric"] for item in prediction["correlations"]} == {"fit", "noise", "size"}
+    # `size` differs between teachers alone, so that it cannot account for an interaction.
+    assert [item["metric"] for item in prediction["mediations"]] == [None, "fit", "noise"]
+    assert prediction["mediations"][1]["left"] < 0.3 < prediction["mediations"][2]["left"]
+    table = format_predictions([prediction])
+    assert "t, answering t-test: 36 cells; family interaction of the cells: +" in table and "| fit | +" in table
+    with pytest.raises(ValueError, match=r"share no teacher, student and task"):
+        join_cells(rows, {"cells": [{**results["cells"][0], "trained_on": "other"}]})

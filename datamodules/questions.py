@@ -178,3 +178,8 @@ def load_questions(sources: str | list[str], limit: int | None = None) -> list[Q
     if not questions:
         raise ValueError("data.questions is empty; name at least one source of questions")
     return list(questions.values())
+
+
+def format_question(question: Question) -> str:
+    """Returns a question with its options, a line each, as people read it."""
+    return "\n".join([question.question, *(f"{letter}) {question.choice(letter)}" for letter in question.letters)])

@@ -104,6 +104,16 @@ def read_gold_conditions(paths: list[str]) -> dict[str, bool]:
     return conditions
 
 
+def read_families(paths: list[str]) -> dict[str, str]:
+    """Returns the family of each teacher of these files; `unknown` in published collections."""
+    families: dict[str, str] = {}
+    for path in paths:
+        if path.endswith(".parquet"):
+            table = pq.read_table(path, columns=["teacher", "family"])
+            families |= dict(zip(*(table[name].to_pylist() for name in ("teacher", "family")), strict=True))
+    return families
+
+
 def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:
     """Writes a rationale store; `metadata` names the teacher's revision, tokenizer, prompt and decoding."""
     write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)

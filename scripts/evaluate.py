@@ -26,6 +26,7 @@ from datamodules.rationales import read_metadata, write_table
 from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
 from lightning_modules.metrics import format_table, measure, to_json
 from lightning_modules.pretrained import identify_weights
+from lightning_modules.wandb_logging import EvaluationLog, log_evaluation
 from lightning_modules.writers import RecordWriter
 from scripts.annotate import refuse_other_output
 from scripts.stage_cli import PredictCLI, run_main
@@ -35,9 +36,10 @@ class EvaluateCLI(PredictCLI):
     """The stage's command line."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--bert_model`."""
+        """Adds `--bert_model` and `--wandb.*`."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--bert_model", type=str | None, default=None, help="Local folder of BERTScore's model.")
+        parser.add_argument("--wandb", type=EvaluationLog, default=EvaluationLog())
 
 
 def parse(args: list[str] | None = None) -> EvaluateCLI:
@@ -98,6 +100,8 @@ def main(args: list[str] | None = None) -> None:
         write_json(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
         write_table(output, records, metadata, PREDICTION_SCHEMA)
         print(f"{output}: {len(records)} predictions\n{format_table(metrics)}")
+        settings = EvaluationLog(**cli.config.wandb.as_dict())
+        log_evaluation(settings, output, config, data, records, metrics)
 
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], 0) for record in writer.records.collect()}

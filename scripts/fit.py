@@ -11,16 +11,13 @@ if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
     StopListener().listen()
 
-import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
@@ -37,6 +34,7 @@ from lightning_modules.checkpoints import (
 from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
 from lightning_modules.throughput import Throughput
+from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, log_student
 from scripts.stage_cli import StageCLI, run_main
 
 
@@ -60,25 +58,11 @@ class FitCLI(StageCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer around the run's folder."""
         settings = RunSettings(**self.config.run.as_dict())
-        loggers: list = [JsonlLogger(self.run.path / "metrics.jsonl")]
-        mode = os.environ.get("WANDB_MODE", "offline")
-        if settings.wandb and mode != "disabled":
-            loggers.append(
-                WandbLogger(
-                    project=settings.project,
-                    group=settings.group,
-                    name=self.run.id,
-                    id=self.run.id,
-                    save_dir=self.run.path,
-                    job_type="fit",
-                    offline=mode != "online",
-                    config=self.result_config(),
-                    settings=wandb.Settings(silent=True),
-                )
-            )
+        loggers = [JsonlLogger(self.run.path / "metrics.jsonl"), *build_wandb_loggers(settings, self.run)]
         self.checkpoint = self.run.checkpoints / LAST
         place = {"dirpath": self.run.checkpoints, "filename": Path(LAST).stem, "enable_version_counter": False}
         own = [*(self.config_init.trainer.callbacks or []), RngState()]
+        own.append(RunRecord(self.run, settings.student_family, self.config.seed_everything))
         own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
         if settings.checkpoint_steps is not None:
             own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
@@ -145,7 +129,7 @@ def finish(cli: FitCLI) -> None:
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
         }
     )
-    wandb.finish()
+    log_student(cli.trainer, run)
     print(f"{run.path}: done after {cli.trainer.global_step} steps")
 
 

@@ -4,7 +4,8 @@
     python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
     python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
     python scripts/study.py power --config ... --effect 0.03   # what it can see, before it runs
-    python scripts/study.py analyze --config ...   # the table of arms x students, and the family interaction
+    python scripts/study.py submit --config ...    # submits what is missing to SLURM; see slurm/pipeline.sh
+    python scripts/study.py analyze --config ...   # the table of arms x students, γ, and the report as a page
     python scripts/study.py diagnose --config ...  # how well teachers and students fit, before any training
 
 Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command
@@ -17,7 +18,6 @@ if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
     StopListener().listen()
 
-import argparse
 import json
 import sys
 import warnings
@@ -39,7 +39,9 @@ from studies.diagnose import parse as parse_diagnosis
 from studies.execution import format_status, run_jobs
 from studies.grid import Study, explain_missing_gamma
 from studies.plan import Job, StudyPlan
-from studies.power import Components, format_power, read_components
+from studies.power import parse_power
+from studies.report import write_html
+from studies.submission import submit_jobs
 
 STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
 
@@ -84,19 +86,27 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
     *jobs, _ = plan.jobs()
     check_sections(jobs)
-    run_jobs(plan, jobs, {stage: module.main for stage, module in STAGES.items()})
+    run_jobs(jobs, plan.folder, plan.study.workers, {stage: module.main for stage, module in STAGES.items()})
     analyze(args)
 
 
 def status(args: list[str]) -> None:
     """Prints where each job stands."""
-    print(format_status(parse(args)))
+    plan = parse(args)
+    print(format_status(plan.jobs(), plan.folder))
 
 
 def jobs(args: list[str]) -> None:
     """Prints the job list, one JSON object a line."""
     for job in parse(args).jobs():
         print(json.dumps(vars(job)))
+
+
+def submit(args: list[str]) -> None:
+    """Submits what is missing of a study to SLURM."""
+    plan = parse(args)
+    check_sections(plan.jobs())
+    print(submit_jobs(plan.jobs(), plan.folder))
 
 
 def analyze(args: list[str]) -> None:
@@ -109,7 +119,7 @@ def analyze(args: list[str]) -> None:
     table = format_results(results)
     write_text(plan.folder / "table.md", table + "\n")
     write_json(plan.folder / "results.json", results)
-    print(f"{table}\n\nEverything is in {plan.folder}/")
+    print(f"{table}\n\nEverything is in {plan.folder}/; read {write_html(plan.folder)}")
 
 
 def diagnose(args: list[str]) -> None:
@@ -127,26 +137,12 @@ def diagnose(args: list[str]) -> None:
 
 def power(args: list[str]) -> None:
     """Prints with how many seeds and questions a study's grid would find an effect."""
-    parser = argparse.ArgumentParser(prog="study.py power", allow_abbrev=False)
-    parser.add_argument("--effect", type=float, default=0.03, help="as a share: 0.03 is 3 points")
-    parser.add_argument("--pilot", type=Path, metavar="RESULTS", help="a results.json, whose variances are expected")
-    for name, value in vars(Components()).items():
-        parser.add_argument(f"--{name}", type=float, default=value, help="without a pilot; default %(default)s")
-    own, rest = parser.parse_known_args(args)
-    study = parse(rest).study
-    given = Components(**{name: getattr(own, name) for name in vars(Components())})
-    components = read_components(own.pilot) if own.pilot else given
-    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
-    print(format_power(students, teachers, components, own.effect))
+    ask, rest = parse_power(args)
+    print(ask(parse(rest).study))
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "run": run,
-    "status": status,
-    "jobs": jobs,
-    "analyze": analyze,
-    "diagnose": diagnose,
-    "power": power,
+    command.__name__: command for command in (run, status, jobs, submit, power, analyze, diagnose)
 }
 
 

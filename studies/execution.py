@@ -17,15 +17,15 @@ import torch
 from tqdm import tqdm
 
 from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
-from studies.plan import Job, StudyPlan
+from studies.plan import Job
 
 Main = Callable[[list[str]], Any]
 State = Literal["done", "running", "pending", "stopped", "failed"]
 
 
-def log_path(plan: StudyPlan, job: Job) -> Path:
+def log_path(folder: Path, job: Job) -> Path:
     """Returns where a job's log is."""
-    return plan.folder / "logs" / f"{job.name}.log"
+    return folder / "logs" / f"{job.name}.log"
 
 
 def _start_worker(num_threads: int) -> None:
@@ -56,26 +56,26 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
             raise
 
 
-def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
+def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]) -> None:
     """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
 
     A failing job stops what needs it and nothing else. Where a scheduler asks this process to stop, the jobs that run
     save what they have, and it leaves with `EXIT_STOPPED`.
 
     Args:
-        plan: Of the study.
         jobs: Each after what it needs.
+        folder: Of the study or sweep.
+        workers: Jobs that run side by side.
         mains: The stages' scripts.
 
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
     """
-    workers = plan.study.workers
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
     failed: dict[str, BaseException] = {}
-    progress = tqdm(total=len(jobs), unit="job", desc=plan.study.name)
+    progress = tqdm(total=len(jobs), unit="job", desc=folder.name)
     # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
     hears, listener = signal.signal(signal.SIGINT, signal.SIG_IGN), find_listener()
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
@@ -83,7 +83,7 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
             while True:
                 for job in [job for job in waiting if finished.issuperset(job.needs)]:
                     waiting.remove(job)
-                    running[pool.submit(_run_job, mains[job.stage], job, log_path(plan, job))] = job
+                    running[pool.submit(_run_job, mains[job.stage], job, log_path(folder, job))] = job
                 signal.signal(signal.SIGINT, hears)
                 if not running:
                     break
@@ -100,7 +100,7 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
                         raise ValueError(f"a worker was killed (out of memory?) while it ran one of {names}")
                     elif isinstance(error, Exception):
                         failed[job.name] = error
-                        tqdm.write(f"{job.name} failed, see {log_path(plan, job)}")
+                        tqdm.write(f"{job.name} failed, see {log_path(folder, job)}")
                     else:
                         raise error
                     progress.set_postfix_str(job.name)
@@ -113,12 +113,12 @@ def run_jobs(plan: StudyPlan, jobs: list[Job], mains: dict[str, Main]) -> None:
     if failed:
         first = next(job for job in jobs if job.name in failed)
         more = f" ({len(failed)} jobs failed{f', {len(waiting)} wait for them' if waiting else ''})"
-        raise ValueError(f"{first.name} failed, see {log_path(plan, first)}: {failed[first.name]}{more}")
+        raise ValueError(f"{first.name} failed, see {log_path(folder, first)}: {failed[first.name]}{more}")
 
 
-def find_state(plan: StudyPlan, job: Job) -> tuple[State, str]:
+def find_state(folder: Path, job: Job) -> tuple[State, str]:
     """Returns a job's state and, if it has not ended well, the last line of its log."""
-    log = log_path(plan, job)
+    log = log_path(folder, job)
     if Path(job.done).exists():
         return "done", ""
     if not log.is_file():
@@ -133,14 +133,13 @@ def find_state(plan: StudyPlan, job: Job) -> tuple[State, str]:
     return "failed" if last.startswith("error:") else "stopped", last
 
 
-def format_status(plan: StudyPlan) -> str:
+def format_status(jobs: list[Job], folder: Path) -> str:
     """Returns a table of all jobs, and how many are in which state."""
     rows, counts = [], dict.fromkeys(("done", "running", "pending", "stopped", "failed"), 0)
-    jobs = plan.jobs()
     width = max(len(job.name) for job in jobs)
     for job in jobs:
-        state, last = find_state(plan, job)
+        state, last = find_state(folder, job)
         counts[state] += 1
         rows.append(f"{state:8} {job.name:{width}}  {last}".rstrip())
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return "\n".join([*rows, f"{plan.folder}: {len(jobs)} jobs: {summary}"])
+    return "\n".join([*rows, f"{folder}: {len(jobs)} jobs: {summary}"])

@@ -153,6 +153,7 @@ class StudyPlan:
             "run__root": self.study.root,
             "run__group": self.study.name,
             "run__id": arm.id,
+            "run__student_family": spec.family,
         }
         needs: list[str] = []
         if authors := self._authors(arm):
@@ -194,6 +195,7 @@ class StudyPlan:
         args = self._command(
             [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
             data__questions=tests if len(tests) > 1 else tests[0], output=output,
+            wandb__group=self.study.name, wandb__student_family=spec.family,
         )  # fmt: skip
         return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
 

@@ -1,7 +1,8 @@
 """What a study can see before it runs, and grids with known effects on which its statistics are checked."""
 
+import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 from scipy.stats import norm
 
+from studies.grid import Study
 from studies.interaction import decompose
 from studies.statistics import LEVEL
 
@@ -188,3 +190,25 @@ def format_power(
         f"answers to a question {c.same_cell:.2f} between seeds of an arm and {c.other_cell:.2f} between arms."
     )
     return "\n".join(lines)
+
+
+def parse_power(args: list[str]) -> tuple[Callable[[Study], str], list[str]]:
+    """Returns what prints a study's power as a command line asks for it, and the other arguments, which name the study.
+
+    Raises:
+        ValueError: The pilot's file is missing or holds no components.
+    """
+    parser = argparse.ArgumentParser(prog="study.py power", allow_abbrev=False)
+    parser.add_argument("--effect", type=float, default=0.03, help="as a share: 0.03 is 3 points")
+    parser.add_argument("--pilot", type=Path, metavar="RESULTS", help="a results.json, whose variances are expected")
+    for name, value in vars(Components()).items():
+        parser.add_argument(f"--{name}", type=float, default=value, help="without a pilot; default %(default)s")
+    own, rest = parser.parse_known_args(args)
+    given = Components(**{name: getattr(own, name) for name in vars(Components())})
+    components = read_components(own.pilot) if own.pilot else given
+
+    def ask(study: Study) -> str:
+        students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
+        return format_power(students, teachers, components, own.effect)
+
+    return ask, rest

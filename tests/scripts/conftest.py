@@ -130,7 +130,7 @@ def bench(bench_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     """A copy of the bench for one test, which is its working directory."""
     folder = shutil.copytree(bench_files, tmp_path / "bench")
     monkeypatch.chdir(folder)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     return Bench(folder, capsys)
 
 

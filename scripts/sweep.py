@@ -1,0 +1,100 @@
+"""Arms of one experiment that differ in some settings: submits them to SLURM, or runs them here.
+
+    python scripts/sweep.py configs/sweeps/microworld_loss.yaml            # submits what is missing; see slurm/sweep.sh
+    python scripts/sweep.py configs/sweeps/microworld_loss.yaml --local    # runs what is missing on this machine
+    python scripts/sweep.py configs/sweeps/microworld_loss.yaml --dry-run  # prints the arms, with their results so far
+    python scripts/sweep.py configs/sweeps/microworld_loss.yaml --wandb    # prints it as a Weights & Biases sweep
+
+A file of `configs/sweeps` lists settings and their values; studies/sweep.py says how they are combined. The arms are
+in `runs/<group>/<id>/`, and `runs/<group>/table.md` compares them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from tqdm import tqdm
+
+from datamodules.files import write_text
+from scripts import annotate, cache_logits, evaluate, fit
+from scripts.stage_cli import run_main
+from studies.execution import run_jobs
+from studies.plan import Job
+from studies.submission import submit_jobs
+from studies.sweep import Sweep
+
+STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
+
+
+def read_sweep(path: str) -> Sweep:
+    """Reads a sweep's file.
+
+    Raises:
+        ValueError: It is missing, or is no sweep.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no such file: {path}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Sweep)
+    return Sweep(**parser.instantiate(parser.parse_path(path)).as_dict())
+
+
+def check(jobs: list[Job]) -> None:
+    """Refuses a mistake in any arm before one starts."""
+    evaluations = [job for job in jobs if job.stage == "evaluate"]
+    others = [job for job in jobs if job.stage in STAGES and job.stage != "evaluate"]
+    # Evaluations differ in names only.
+    for job in tqdm([*others, *evaluations[:1]], desc="checking", disable=None, leave=False):
+        try:
+            STAGES[job.stage].parse(job.args)
+        except Exception as error:
+            raise ValueError(f"{job.name}: {error}") from error
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", help="a file of configs/sweeps")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--local", action="store_true", help="run the arms here")
+    what.add_argument("--dry-run", action="store_true", help="print the arms and their results so far; start nothing")
+    what.add_argument("--table", action="store_true", help="the same, kept in the group's folder")
+    what.add_argument("--wandb", action="store_true", help="print the sweep for `wandb sweep`")
+    what.add_argument("--arm", metavar="ID", help="run one arm here, as a W&B agent does")
+    parser.add_argument("--workers", type=int, default=1, help="arms that --local runs at a time")
+    return parser.parse_args(args)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Does with the sweep what the command line says."""
+    given = parse(sys.argv[1:] if args is None else args)
+    sweep = read_sweep(given.grid)
+    *jobs, table = sweep.jobs(given.grid)
+    mains = {stage: module.main for stage, module in STAGES.items()}
+    if given.wandb:
+        print(yaml.safe_dump(sweep.to_wandb(given.grid), sort_keys=False), end="")
+        return
+    if not given.table:
+        check(jobs)
+    if given.arm:
+        arm = [job for job in jobs if job.name in (f"fit-{given.arm}", f"evaluate-{given.arm}")]
+        if not arm:
+            raise ValueError(f"{given.grid}: has no arm {given.arm}; --dry-run prints them")
+        for job in arm:
+            mains[job.stage](job.args)
+        return
+    if given.local:
+        run_jobs(jobs, sweep.folder, given.workers, mains)
+    if given.local or given.table:
+        write_text(sweep.folder / "table.md", sweep.format_arms() + "\n")
+    if given.local or given.table or given.dry_run:
+        print(sweep.format_arms())
+    else:
+        print(submit_jobs([*jobs, table], sweep.folder, sweep.at_most))
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,294 @@
+"""What a study's report says: a pure function from the study's records to text, tables and figures."""
+
+from collections import defaultdict
+
+from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
+from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
+from studies.report.records import StudyRecords
+from studies.report.words import between, name_arm, percent, plural, points
+
+SYMBOLS: dict[str, Symbol] = {
+    "untuned": "circle-open", "label": "square-open", "rationale": "circle", "rationale+logits": "diamond",
+}  # fmt: skip
+
+
+def _label(cell: dict) -> str:
+    return name_arm(cell["supervision"], cell["teacher"], cell["control"])
+
+
+def build_report(records: StudyRecords) -> Report:
+    """Returns the report of a study.
+
+    Args:
+        records: What the study left behind.
+    """
+    results = records.results
+    study = results["study"]
+    specs = [*study["students"].values(), *study["teachers"].values()]
+    sections = [
+        Section("Design", _describe_design(results)),
+        Section("Accuracy", _show_accuracy(results)),
+        Section("Interaction", _show_interaction(results)),
+        Section("Contrasts", _show_contrasts(results)),
+        Section("Loss weights", show_loss_weights(records)),
+        Section("Diagnostics", show_diagnostics(records)),
+        Section("Learning curves", show_learning_curves(records)),
+        Section("Samples", show_samples(records)),
+        Section("Limits", _list_limits(results)),
+        Section("Methods", _list_methods(results)),
+    ]
+    return Report(
+        title=study["name"],
+        lead="Does a teacher of the student's own family teach better, once it is accounted for how good each teacher "
+        "and each student is anyway?",
+        facts=_list_facts(results),
+        families=list(dict.fromkeys(spec["family"] for spec in specs)),
+        sections=[section for section in sections if section.blocks],
+        footer=f"Made by Kindred from {records.folder}. Intervals are 95 % intervals.",
+    )
+
+
+def _list_facts(results: dict) -> list[Fact]:
+    facts = []
+    for (_, task), rows in _by_place([row for row in results["gamma"] if _is_plain(row)]).items():
+        row = rows[0]
+        note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
+        facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
+    trained = [cell for cell in results["cells"] if cell["gain"] is not None and cell["supervision"] != "untuned"]
+    if trained:
+        best = max(trained, key=lambda cell: cell["gain"])
+        interval = between(best["gain_low"], best["gain_high"])
+        note = f"{_label(best)}, student {best['student']} on {best['task']}; {interval}"
+        facts.append(Fact("Largest gain over untuned", f"{points(best['gain'])} points", note))
+    seeds = max(cell["num_seeds"] for cell in results["cells"])
+    study = results["study"]
+    size = f"{plural(len(study['students']), 'student')}, {plural(len(study['teachers']), 'teacher')}"
+    numbers = results["num_questions"]
+    facts.append(Fact("Measured on", f"{sum(numbers.values())} questions",
+                      f"of {', '.join(numbers)}; {size}, {plural(seeds, 'training seed')}"))  # fmt: skip
+    return facts
+
+
+def _describe_design(results: dict) -> list[Block]:
+    study = results["study"]
+    rows = []
+    for role in ("student", "teacher"):
+        for name, spec in study[f"{role}s"].items():
+            source = spec["model"] or f"published rationales of {spec['name']}"
+            rows.append([Cell(role, role), Cell(name, name, spec["family"]), Cell(spec["family"], spec["family"]),
+                         Cell(source, source)])  # fmt: skip
+    controls = sorted({cell["control"] for cell in results["cells"] if cell["control"]})
+    text = (
+        f"Every student learns from {', '.join(f'`{name}`' for name in study['supervisions'])}, with every teacher "
+        "that fits, and answers the same held-out questions. `label` is the answer alone; `rationale+logits` adds the "
+        "teacher's next-token distributions, which need the student's own tokenizer; `untuned` is the student's "
+        "zero-shot answer to the same prompt."
+    )
+    if controls:
+        text += f" Controls: {', '.join(f'`{name}`' for name in controls)}."
+    caption = "Models of one family share tokenizer and lineage; a family has one colour in all figures."
+    return [Text(text), Table(["role", "name", "family", "model"], rows, caption)]
+
+
+def _by_place(rows: list[dict]) -> dict[tuple[str | None, str], list[dict]]:
+    """Returns rows by the task that was learned and the task that is answered."""
+    places = defaultdict(list)
+    for row in rows:
+        places[row["trained_on"], row["task"]].append(row)
+    return places
+
+
+def _is_plain(row: dict) -> bool:
+    return row["supervision"] == "rationale" and row["control"] is None
+
+
+def _name_place(trained_on: str | None, task: str) -> str:
+    return task if trained_on in (None, task) else f"{task} after {trained_on}"
+
+
+def _name_file(trained_on: str | None, task: str) -> str:
+    return _name_place(trained_on, task).replace(" ", "-")
+
+
+def _show_accuracy(results: dict) -> list[Block]:
+    blocks: list[Block] = []
+    places = _by_place([cell for cell in results["cells"] if cell["trained_on"]])
+    for (trained_on, task), trained in places.items():
+        untuned = [cell for cell in results["cells"] if not cell["trained_on"] and cell["task"] == task]
+        panels = [
+            Panel(
+                f"student {name} ({spec['family']})",
+                [_mark(cell) for cell in [*untuned, *trained] if cell["student"] == name],
+            )
+            for name, spec in results["study"]["students"].items()
+        ]
+        seeds = plural(max(cell["num_seeds"] for cell in trained), "training seed")
+        caption = (
+            f"**{_name_place(trained_on, task)}**: accuracy on {results['num_questions'][task]} held-out questions, "
+            f"mean of {seeds}, with 95 % intervals (`wilson`, see Methods); answers read by the "
+            f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
+            "diamonds also learned from its distributions."
+        )
+        blocks.append(Figure("intervals", f"accuracy-{_name_file(trained_on, task)}", caption, panels, "accuracy, %"))
+    several = len(places) > 1
+    columns = ["student", "supervision", "teacher", "accuracy", "95 %", "gain", "95 % of gain", "answers read",
+               "seeds", "examples", *(["task"] if several else [])]  # fmt: skip
+    rows = [
+        [
+            Cell(cell["student"], cell["student"], cell["student_family"]),
+            Cell(name_arm(cell["supervision"], None, cell["control"]), cell["supervision"]),
+            Cell(cell["teacher"] or "–", cell["teacher"], cell["teacher_family"]),
+            Cell(percent(cell["accuracy"]), cell["accuracy"]),
+            Cell(between(cell["low"], cell["high"], percent), cell["low"]),
+            Cell(points(cell["gain"]), cell["gain"]),
+            Cell(between(cell["gain_low"], cell["gain_high"]), cell["gain_low"]),
+            Cell(percent(cell["extraction_rate"]), cell["extraction_rate"]),
+            *(Cell(str(cell[name]), cell[name]) for name in ("num_seeds", "num_examples")),
+            *([Cell(place := _name_place(cell["trained_on"], cell["task"]), place)] if several else []),
+        ]
+        for cell in results["cells"]
+    ]
+    caption = "All cells. Gain: points above the untuned student on the same questions (`seeds and questions`)."
+    warnings = [Text(warning, is_warning=True) for warning in results["warnings"]]
+    return [*blocks, Table(columns, rows, caption), *warnings]
+
+
+def _mark(cell: dict) -> Mark:
+    return Mark(
+        _label(cell), 100 * cell["accuracy"], 100 * cell["low"], 100 * cell["high"], cell["teacher_family"],
+        SYMBOLS[cell["supervision"]],
+    )  # fmt: skip
+
+
+def _show_interaction(results: dict) -> list[Block]:
+    rows = results["gamma"]
+    if not rows:
+        return [Text("Not identified: it takes at least two families that both teach and learn.", is_warning=True)]
+    marks = [
+        Mark(
+            f"{_name_group(results, row)}: {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"]
+        )
+        for row in rows
+    ]
+    first = rows[0]
+    caption = (
+        f"γ with its 95 % interval; {plural(first['num_students'], 'student')}, "
+        f"{plural(first['num_teachers'], 'teacher')} of {', '.join(first['families'])}; "
+        f"{plural(first['num_seeds'], 'seed')}, {first['num_questions']} questions. The line is no interaction."
+    )
+    blocks: list[Block] = [
+        Text(
+            "γ is what is left of the in-family gain when the teachers' and the students' main effects are removed. "
+            "Two families by two: γ = (A_LL + A_QQ − A_LQ − A_QL) / 2."
+        ),
+        Figure("intervals", "gamma", caption, [Panel("", marks)], "γ, percentage points", reference=0),
+    ]
+    cells = [
+        [
+            Cell(_name_group(results, row), _name_group(results, row)),
+            Cell(row["method"], row["method"]),
+            Cell(points(row["estimate"]), row["estimate"]),
+            Cell(between(row["low"], row["high"]), row["low"]),
+            _p_cell(row["p"]),
+            Cell(row["note"] or "", row["note"] or ""),
+        ]
+        for row in rows
+    ]
+    blocks.append(Table(["arms", "method", "γ", "95 %", "p", "note"], cells, "The same, in percentage points."))
+    effects = [effect for effect in results["effects"] if _is_plain(effect)]
+    for (trained_on, task), found in _by_place(effects).items():
+        marks = [
+            Mark(
+                f"{effect['kind']} {effect['name']}", 100 * effect["estimate"], 100 * effect["low"],
+                100 * effect["high"], results["study"][f"{effect['kind']}s"][effect["name"]]["family"],
+            )
+            for effect in found
+        ]  # fmt: skip
+        caption = (
+            f"**{_name_place(trained_on, task)}**: main effects, how far the cells of a teacher or a student lie from "
+            f"the mean (`{found[0]['method']}`)."
+        )
+        name = f"effects-{_name_file(trained_on, task)}"
+        blocks.append(Figure("intervals", name, caption, [Panel("", marks)], "percentage points", reference=0))
+    return blocks
+
+
+def _name_group(results: dict, row: dict) -> str:
+    """Names the arms of a family interaction, and the task where the study has several."""
+    name = name_arm(row["supervision"], None, row["control"])
+    return name if len(results["num_questions"]) == 1 else f"{_name_place(row['trained_on'], row['task'])}, {name}"
+
+
+def _p_cell(p: float | None) -> Cell:
+    text = "–" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+    return Cell(text, p)
+
+
+def _show_contrasts(results: dict) -> list[Block]:
+    if not results["contrasts"]:
+        return []
+    several = len(_by_place(results["contrasts"])) > 1
+    rows = [
+        [
+            Cell(row["kind"], row["kind"]),
+            *([Cell(place := _name_place(row["trained_on"], row["task"]), place)] if several else []),
+            Cell(row["student"], row["student"], results["study"]["students"][row["student"]]["family"]),
+            Cell(f"{row['left']} − {row['right']}", row["left"]),
+            Cell(points(row["estimate"]), row["estimate"]),
+            Cell(between(row["low"], row["high"]), row["low"]),
+            _p_cell(row["p"]),
+            _p_cell(row["p_holm"]),
+            _p_cell(row["models"]["p"]),
+        ]
+        for row in results["contrasts"]
+    ]
+    caption = (
+        "Differences in percentage points on the same questions (`seeds and questions`); Holm's p is over the "
+        "contrasts of one kind and task; the last p is of these trained models only (`questions`)."
+    )
+    columns = [
+        "kind",
+        *(["task"] if several else []),
+        "student",
+        "contrast",
+        "difference",
+        "95 %",
+        "p",
+        "p, Holm",
+        "p, models",
+    ]
+    return [Table(columns, rows, caption)]
+
+
+def _list_methods(results: dict) -> list[Block]:
+    return [Text(f"`{name}`: {text}.") for name, text in results["methods"].items()]
+
+
+def _list_limits(results: dict) -> list[Block]:
+    study, cells = results["study"], results["cells"]
+    families = {spec["family"] for spec in study["teachers"].values()}
+    seeds = min((cell["num_seeds"] for cell in cells if cell["trained_on"]), default=0)
+    texts = [
+        f"{plural(len(study['teachers']), 'teacher')} of {plural(len(families), 'family')}: intervals cover other "
+        "seeds and other questions of these tasks, not other teachers.",
+        f"{plural(seeds, 'training seed')} an arm, and one training budget; an effect can depend on both.",
+    ]
+    near = [cell for cell in cells if cell["accuracy"] > 0.95]
+    if near:
+        texts.append(
+            f"{len(near)} of {len(cells)} cells are above 95 %: near the ceiling, differences shrink, and an "
+            "interaction can come from that alone."
+        )
+    unread = [cell for cell in cells if cell["extraction_rate"] < 0.9]
+    if unread:
+        worst = min(unread, key=lambda cell: cell["extraction_rate"])
+        texts.append(
+            f"In {len(unread)} of {len(cells)} cells fewer than 90 % of the answers could be read (least: "
+            f"{percent(worst['extraction_rate'])}, {_label(worst)}, student {worst['student']}); there accuracy also "
+            "measures form."
+        )
+    trained = {cell["num_examples"] for cell in cells if cell["num_examples"]}
+    if len(trained) > 1:
+        texts.append(f"Arms learned from {min(trained)} to {max(trained)} examples; they are not of one size.")
+    notes = [f"γ by {row['method']}: {row['note']}." for row in results["gamma"] if row["note"]]
+    return [Text(text) for text in [*texts, *dict.fromkeys(notes)]]

@@ -1,0 +1,185 @@
+"""The report as one HTML file that needs no network: for a browser, on a laptop or a phone, in light or dark."""
+
+import base64
+import gzip
+import html
+import json
+import re
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from studies.report.document import (
+    Block,
+    Cell,
+    Fact,
+    Figure,
+    HeatMap,
+    Parallel,
+    Report,
+    Sample,
+    Section,
+    Table,
+    Text,
+    Writing,
+)  # fmt: skip
+from studies.report.plots import family_colour, plot
+
+# Nothing may be loaded, whatever a teacher wrote.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+_LONG_TABLE = 18
+
+
+def markup(text: str) -> str:
+    """Returns a text's HTML; `code` and **bold** as in Markdown."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z]+", "-", title.lower())
+
+
+class Page:
+    """Renders a report.
+
+    Args:
+        report: What it says.
+    """
+
+    def __init__(self, report: Report):
+        self.report = report
+        self.figures: dict[str, dict] = {}
+
+    def render(self) -> str:
+        """Returns the whole file."""
+        report, here = self.report, Path(__file__).parent
+        sections = "\n".join(map(self._section, report.sections))
+        links = "".join(f'<li><a href="#{_slug(s.title)}">{html.escape(s.title)}</a></li>' for s in report.sections)
+        # `</` would end the script element.
+        figures = json.dumps(self.figures, ensure_ascii=False).replace("</", "<\\/")
+        plotly = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+        title = html.escape(report.title)
+        return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+{(here / "page.css").read_text()}</style>
+</head>
+<body>
+<header>
+<p class="kicker">A study of teachers and students</p>
+<h1>{title}</h1>
+<p class="lead">{markup(report.lead)}</p>
+<dl class="facts">{"".join(map(self._fact, report.facts))}</dl>
+</header>
+<nav aria-label="Sections"><ul>{links}</ul></nav>
+<main>
+{sections}
+</main>
+<footer>{markup(report.footer)}</footer>
+<script type="application/json" id="figures">{figures}</script>
+<script type="text/plain" id="plotly">{plotly}</script>
+<script>
+{(here / "page.js").read_text()}</script>
+</body>
+</html>
+"""
+
+    def _fact(self, fact: Fact) -> str:
+        return (
+            f'<div><dt>{markup(fact.name)}</dt><dd class="value">{markup(fact.value)}</dd>'
+            f'<dd class="note">{markup(fact.note)}</dd></div>'
+        )
+
+    def _section(self, section: Section) -> str:
+        blocks = "\n".join(map(self._block, section.blocks))
+        # The first of several samples shows what there is to open.
+        blocks = blocks.replace("</p>\n<details>", "</p>\n<details open>")
+        return f'<section id="{_slug(section.title)}">\n<h2>{html.escape(section.title)}</h2>\n{blocks}\n</section>'
+
+    def _block(self, block: Block) -> str:
+        if isinstance(block, Text):
+            return f"<p{' class=warning' if block.is_warning else ''}>{markup(block.text)}</p>"
+        if isinstance(block, Table):
+            return self._table(block)
+        if isinstance(block, Sample):
+            return self._sample(block)
+        return self._figure(block)
+
+    def _figure(self, figure: Figure | HeatMap | Parallel) -> str:
+        name = _slug(figure.name) if not re.fullmatch(r"[\w.-]+", figure.name) else figure.name
+        self.figures[name] = plot(figure, self.report.families)
+        legend = self._legend(figure) if isinstance(figure, Figure) else ""
+        return (
+            f'<figure>{legend}<div class="plot" id="plot-{name}"></div>'
+            f"<figcaption>{markup(figure.caption)}</figcaption></figure>"
+        )
+
+    def _legend(self, figure: Figure) -> str:
+        """Returns a legend of the lines, or of the families that have marks."""
+        items = {}
+        for panel in figure.panels:
+            for series in panel.series:
+                colour = family_colour(series.family, self.report.families)
+                dash = ' stroke-dasharray="3 3"' if series.is_dashed else ""
+                items[series.label] = f'<path d="M0 6H22" stroke="{colour}" stroke-width="2.5"{dash}/>'
+            for mark in panel.marks:
+                if mark.family is not None:
+                    colour = family_colour(mark.family, self.report.families)
+                    items[f"family {mark.family}"] = f'<circle cx="14" cy="6" r="5" fill="{colour}"/>'
+        entries = (f'<li><svg viewBox="0 0 22 11">{icon}</svg>{html.escape(name)}</li>' for name, icon in items.items())
+        return f'<ul class="legend">{"".join(entries)}</ul>' if items else ""
+
+    def _table(self, table: Table) -> str:
+        numeric = [table.is_numeric(column) for column in range(len(table.columns))]
+        heads = "".join(
+            f'<th scope="col"{" class=number" if is_number else ""}><button>{html.escape(name)}</button></th>'
+            for name, is_number in zip(table.columns, numeric, strict=True)
+        )
+        rows = "".join(
+            f"<tr>{''.join(self._cell(*pair) for pair in zip(row, numeric, strict=True))}</tr>\n" for row in table.rows
+        )
+        long = " long" if len(table.rows) > _LONG_TABLE else ""
+        return (
+            f'<div class="table{long}" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+            f"<tbody>\n{rows}</tbody></table></div>"
+            f'<p class="caption">{markup(table.caption)}</p>'
+        )
+
+    def _cell(self, cell: Cell, is_number: bool) -> str:
+        kind = "number" if is_number else ("wrap" if len(cell.text) > 40 else "")
+        value = "" if cell.value is None else f' data-value="{html.escape(str(cell.value))}"'
+        dot = self._dot(cell.family)
+        return f"<td{f' class={kind}' if kind else ''}{value}>{dot}{html.escape(cell.text)}</td>"
+
+    def _dot(self, family: str | None) -> str:
+        if family is None:
+            return ""
+        return f'<span class="dot" style="--colour:{family_colour(family, self.report.families)}"></span>'
+
+    def _sample(self, sample: Sample) -> str:
+        gold = "" if sample.gold is None else f'<span class="gold">Gold answer: {html.escape(sample.gold)}</span>'
+        writings = "".join(map(self._writing, sample.writings))
+        return (
+            f"<details><summary>{html.escape(sample.question)}\n{gold}</summary>"
+            f'<div class="writings">{writings}</div></details>'
+        )
+
+    def _writing(self, writing: Writing) -> str:
+        verdict = {True: '<span class="right">✓ right</span>', False: '<span class="wrong">✗ wrong</span>', None: ""}
+        answer = "no answer read" if writing.answer is None else f"answer {html.escape(writing.answer)}"
+        return (
+            f"<div><h3>{self._dot(writing.family)}{html.escape(writing.author)} · {answer} "
+            f"{verdict[writing.correct]}</h3><p>{html.escape(writing.text)}</p></div>"
+        )
+
+
+def render_html(report: Report) -> str:
+    """Returns the report as one file."""
+    return Page(report).render()

@@ -1,0 +1,58 @@
+"""The report as Markdown, with its figures as PNG beside it: for a repository, an issue, or a terminal."""
+
+from pathlib import Path
+
+from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Table, Text
+from studies.report.pictures import draw
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def format_table(table: Table) -> str:
+    """Returns a table and its caption."""
+    rules = ["---:" if table.is_numeric(column) else "---" for column in range(len(table.columns))]
+    rows = [table.columns, rules, *([_escape(cell.text) for cell in row] for row in table.rows)]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", table.caption])
+
+
+def format_sample(sample: Sample) -> str:
+    """Returns a question and what was written about it."""
+    gold = "" if sample.gold is None else f" (gold answer: {sample.gold})"
+    lines = [f"> {_escape(sample.question)}{gold}", ""]
+    for writing in sample.writings:
+        verdict = {True: ", right", False: ", wrong", None: ""}[writing.correct]
+        answer = "no answer read" if writing.answer is None else f"answer {writing.answer}"
+        lines.append(f"- **{writing.author}** ({answer}{verdict}): {_escape(writing.text)}")
+    return "\n".join(lines)
+
+
+def format_block(block: Block, families: list[str], pictures: Path) -> str:
+    """Returns a block as Markdown; a figure is drawn into the folder `pictures`, and linked from beside it."""
+    if isinstance(block, Text):
+        text = block.text.replace("<", "&lt;")
+        return f"> **Note:** {text}" if block.is_warning else text
+    if isinstance(block, Table):
+        return format_table(block)
+    if isinstance(block, Sample):
+        return format_sample(block)
+    assert isinstance(block, Figure | HeatMap | Parallel)
+    draw(block, families, pictures / f"{block.name}.png")
+    return f"![{block.name}]({pictures.name}/{block.name}.png)\n\n{block.caption}"
+
+
+def render_markdown(report: Report, pictures: Path) -> str:
+    """Returns the report as Markdown, and draws its figures.
+
+    Args:
+        report: What it says.
+        pictures: A folder for the figures, beside the file.
+    """
+    parts = [f"# {report.title}", report.lead]
+    parts.append("\n".join(f"- **{fact.name}: {fact.value}** ({fact.note})" for fact in report.facts))
+    for section in report.sections:
+        parts.append(f"## {section.title}")
+        parts += [format_block(block, report.families, pictures) for block in section.blocks]
+    return "\n\n".join([*parts, report.footer]) + "\n"

@@ -1,0 +1,180 @@
+"""What a report is made from: the files that a study left in its folder."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from datamodules.files import hash_text, read_records
+from datamodules.questions import Question, load_questions
+from datamodules.rationales import Rationale, read_flat_rationales
+
+_RESULT_KEYS = {"study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma"}
+_PREDICTION_COLUMNS = ["arm", "seed", "question_id", "gold", "completion", "answer_neutral", "correct_neutral"]
+NUM_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained student.
+
+    Attributes:
+        id: Names its folder.
+        axes: What it is compared by; see `lightning_modules.wandb_logging.Axes`.
+        metrics: Lines of `metrics.jsonl`.
+        accuracy: On the questions of its predictions; None without predictions.
+        num_questions: Of these.
+    """
+
+    id: str
+    axes: dict
+    metrics: list[dict]
+    accuracy: float | None
+    num_questions: int
+
+
+@dataclass(frozen=True)
+class StudyRecords:
+    """What a study left behind.
+
+    Attributes:
+        folder: Its place.
+        results: `results.json`, which `study.py analyze` writes.
+        runs: The study's own.
+        sweep: Runs of other folders, which differ in their loss weights.
+        predictions: Of a few questions, by question id.
+        questions: Those questions, as far as their source lies on this machine.
+        rationales: Of a few training questions, by question id.
+        diagnostics: `diagnostics.json`, None where nothing was diagnosed.
+    """
+
+    folder: Path
+    results: dict
+    runs: list[Run]
+    sweep: list[Run]
+    predictions: dict[str, list[dict]]
+    questions: dict[str, Question]
+    rationales: dict[str, list[Rationale]]
+    diagnostics: dict | None
+
+
+def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
+    """Reads a finished study.
+
+    Args:
+        folder: `runs/<study>`.
+        sweeps: Folders of further runs, `runs/<group>`.
+
+    Raises:
+        ValueError: A folder is not there, or the study has no results of the present kind.
+    """
+    results = _read_results(folder)
+    for sweep in sweeps:
+        _check_folder(sweep)
+    names = _name_models(results["study"])
+    predictions = _sample_predictions(folder)
+    sources = {source for task in results["study"]["tasks"].values() for source in task["test"]}
+    questions = _load_local_questions(sources, set(predictions))
+    rationales = _sample_rationales(folder)
+    trained = {task["train"] for task in results["study"]["tasks"].values()}
+    diagnostics = folder / "diagnostics.json"
+    return StudyRecords(
+        folder,
+        results,
+        _read_runs(folder, names),
+        [run for sweep in sweeps for run in _read_runs(sweep, names)],
+        predictions,
+        questions | _load_local_questions(trained, set(rationales)),
+        rationales,
+        json.loads(diagnostics.read_text()) if diagnostics.is_file() else None,
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        parent = folder.parent
+        there = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+        raise ValueError(f"{folder}: there is no such folder; {parent} has {', '.join(there) or 'none'}")
+
+
+def _read_results(folder: Path) -> dict:
+    _check_folder(folder)
+    path = folder / "results.json"
+    if not path.is_file():
+        begun = [meta.parent for meta in folder.glob("*/meta.json")]
+        done = sum((run / "DONE").is_file() for run in begun)
+        raise ValueError(
+            f"{path}: missing, with {done} of {len(begun)} begun runs done; `study.py run` finishes a study, "
+            "`study.py analyze` alone writes this file"
+        )
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if missing := sorted(_RESULT_KEYS - set(results)):
+        raise ValueError(f"{path}: has no {', '.join(missing)}; write it again with `study.py analyze`")
+    return results
+
+
+def _name_models(study: dict) -> dict[str, str]:
+    """Returns the study's name of each model and of each published teacher."""
+    names: dict[str, str] = {}
+    for name, spec in [*study["students"].items(), *study["teachers"].items()]:
+        model = spec["model"] or spec["name"]
+        names |= {model: name, Path(model).name: name}
+    return names
+
+
+def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
+    """Returns the runs that ended, with the accuracy of the predictions that carry their name.
+
+    Args:
+        folder: Of the runs.
+        names: What the study calls a model.
+    """
+    runs = []
+    for done in sorted(folder.glob("*/DONE")):
+        path = done.parent
+        if not (path / "axes.json").is_file():
+            continue
+        predictions = folder / "predictions" / f"{path.name}.parquet"
+        correct = pq.read_table(predictions)["correct_neutral"].to_pylist() if predictions.is_file() else []
+        graded = [value for value in correct if value is not None]
+        metrics = [record for _, record in read_records(path / "metrics.jsonl")]
+        axes = json.loads((path / "axes.json").read_text())
+        axes |= {role: names.get(axes[role], axes[role]) for role in ("student", "teacher")}
+        runs.append(Run(path.name, axes, metrics, sum(graded) / len(graded) if graded else None, len(graded)))
+    return runs
+
+
+def _choose(ids: set[str]) -> list[str]:
+    """Returns a few ids, the same ones whenever they are among these."""
+    return sorted(ids, key=hash_text)[:NUM_SAMPLES]
+
+
+def _sample_predictions(folder: Path) -> dict[str, list[dict]]:
+    """Returns what the first seed of each arm answered to a few questions, which all of them were asked."""
+    records = []
+    for path in sorted((folder / "predictions").glob("*.parquet")):
+        rows = pq.read_table(path, columns=_PREDICTION_COLUMNS).to_pylist()
+        records.append([{**row, "run": path.stem} for row in rows if row["seed"] == 0])
+    asked = [{row["question_id"] for row in rows} for rows in records if rows]
+    chosen = _choose(set.intersection(*asked)) if asked else []
+    return {name: [row for rows in records for row in rows if row["question_id"] == name] for name in chosen}
+
+
+def _sample_rationales(folder: Path) -> dict[str, list[Rationale]]:
+    """Returns what each teacher that annotated for this study wrote about a few questions of its first task."""
+    written = [read_flat_rationales(str(path)) for path in sorted((folder / "teachers").glob("*/*.parquet"))]
+    by_question = defaultdict(list)
+    for rationale in (item for rationales in written for item in rationales if item.sample == 0):
+        by_question[rationale.question_id].append(rationale)
+    most = max(map(len, by_question.values()), default=0)
+    chosen = _choose({name for name, items in by_question.items() if len(items) == most})
+    return {name: by_question[name] for name in chosen}
+
+
+def _load_local_questions(sources: set[str], ids: set[str]) -> dict[str, Question]:
+    """Returns the wanted questions of the sources that need no network."""
+    local = [source for source in sorted(sources) if source.startswith("microworld:") or Path(source).is_file()]
+    return {item.id: item for source in local for item in load_questions(source) if item.id in ids}

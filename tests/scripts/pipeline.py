@@ -86,6 +86,8 @@ def spawn(stage: str, args: list[str], folder: Path, **environment: str) -> subp
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # With a group of its own, which a test can signal as a whole.
+        start_new_session=True,
         # A shell starts what runs in its background with interrupts ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

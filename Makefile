@@ -1,7 +1,7 @@
 # Everything runs in a virtual environment that is made once, and again when its requirements change.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,gguf
+EXTRAS ?= dev,gguf,peft
 SEEDS ?=
 TESTS ?=
 ARGS ?=

@@ -32,10 +32,15 @@ class Adapter:
     quantize: bool = False
 
 
+def check_peft() -> None:
+    """Raises a ValueError if peft is not installed."""
+    if find_spec("peft") is None:
+        raise ValueError("an adapter needs peft; install it with: pip install 'kindred[peft]'")
+
+
 def check_adapter(adapter: Adapter, student: str) -> None:
     """Raises a ValueError if what the adapter needs is not there."""
-    if find_spec("peft") is None:
-        raise ValueError("model.adapter needs peft; install it with: pip install 'kindred[peft]'")
+    check_peft()
     if not adapter.quantize:
         return
     if not torch.cuda.is_available():

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 
 from datamodules.pretrained import find_card, locate_pretrained, read_start, resolve_model
-from lightning_modules.adapters import find_base, merge_adapter
+from lightning_modules.adapters import check_peft, find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 SAMPLED_BYTES = 1 << 20
@@ -149,6 +149,7 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
         ValueError: There is no such model, or it does not fit.
     """
     if base := find_base(model):
+        check_peft()
         return check_model(*base, keep_layers, length, what)
     name, options = locate_pretrained(model, revision)
     if model.endswith(".ckpt") and keep_layers is not None:

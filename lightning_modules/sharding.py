@@ -114,12 +114,12 @@ def check_strategy(trainer: L.Trainer) -> None:
         ValueError: FSDP's first version, one process, or a loss scale that shards do not share.
     """
     if isinstance(trainer.strategy, FSDPStrategy):
-        raise ValueError("trainer.strategy: shard a model with ModelParallelStrategy (FSDP2), not with FSDPStrategy")
+        raise ValueError("trainer.strategy fsdp is FSDP's first version, which is not supported; use fsdp2")
     if not is_sharded(trainer):
         return
     if trainer.world_size == 1:
         raise ValueError(
-            "trainer.strategy shards a model over several processes, but there is one; see trainer.devices"
+            "trainer.strategy fsdp2 spreads a model over processes, but there is one; raise trainer.devices"
         )
     if trainer.precision == "16-mixed":
         raise ValueError("trainer.precision 16-mixed scales each shard's loss on its own; use bf16-mixed")

@@ -82,7 +82,7 @@ class DistillationModule(L.LightningModule):
             adapter: Train low-rank matrices (LoRA) in place of the weights; null trains the weights.
             export: With an adapter: the whole model, merged, which null is, or the adapter alone.
             activation_checkpointing: Keep only each decoder block's input for the backward pass, and compute the rest
-                again: less memory for a third more time.
+                again: less memory for one more forward pass.
             compile: Compile each decoder block (torch.compile); the CPU needs a C++ compiler.
         """
         super().__init__()
@@ -158,7 +158,7 @@ class DistillationModule(L.LightningModule):
         """
         check_strategy(trainer)
         if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
-            raise ValueError("trainer.strategy: a student is shared by several processes with ShardedStrategy")
+            raise ValueError("trainer.strategy: a student is spread over processes by fsdp2, not by another strategy")
         precision, dtype = trainer.precision, self.student_dtype
         forced = HALF_PRECISIONS.get(precision, dtype)
         if dtype not in (None, forced):

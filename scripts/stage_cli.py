@@ -14,10 +14,12 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.files import check_place
 from lightning_modules.preemption import Preemption
+from lightning_modules.sharding import ShardedStrategy
 from lightning_modules.stop_signal import EXIT_STOPPED, find_listener
 from scripts.slurm_tasks import read_slurm_tasks
 
@@ -121,6 +123,7 @@ class StageCLI(LightningCLI):
         self.checkpoint: Path | None = None
         defaults = {"use_distributed_sampler": False, "enable_model_summary": False, "logger": False, "devices": 1}
         quiet_libraries()
+        StrategyRegistry.register("fsdp2", ShardedStrategy, "Weights spread over all processes", override=True)
         super().__init__(
             model_class,
             datamodule_class,

@@ -156,5 +156,5 @@ def test_what_does_not_fit_is_refused(world: World, options: dict, message: str)
 
 def test_without_peft_the_extra_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"model.adapter needs peft; install it with: pip install 'kindred\[peft\]'"):
+    with pytest.raises(ValueError, match=r"an adapter needs peft; install it with: pip install 'kindred\[peft\]'"):
         fit(make_module(world), make_data(world))

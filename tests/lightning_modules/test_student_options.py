@@ -78,8 +78,8 @@ def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:
             "dtype float32 is given, but .* bf16-true makes it bfloat16",
         ),
         ({"dtype": "bfloat16"}, {"precision": "bf16-mixed"}, "bf16-mixed trains float32 weights, but model.dtype is"),
-        ({}, {"strategy": "fsdp", "accelerator": "cuda"}, "shard a model with ModelParallelStrategy"),
-        ({}, {"strategy": ModelParallelStrategy()}, "over several processes, but there is one"),
+        ({}, {"strategy": "fsdp", "accelerator": "cuda"}, "FSDP's first version"),
+        ({}, {"strategy": ModelParallelStrategy()}, "over processes, but there is one"),
     ],
 )
 def test_clashes_with_the_trainer_are_refused(world: World, options: dict, trainer: dict, message: str) -> None:

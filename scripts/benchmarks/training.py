@@ -1,0 +1,139 @@
+"""How fast students train: more processes, more parameters, and what a teacher costs.
+
+scaling_efficiency_2   tokens/s of two processes of one thread each, against twice those of one (weak scaling: as
+many tokens for each process); fit.py as it is, on the microworld's labels
+
+python scripts/benchmark.py training --device=cuda     # also steps of random students, in bf16-mixed:
+
+SIZE_sft, _kd_dense, _kd_cached    tokens/s of cross-entropy alone, of a teacher's whole distributions given by
+its hidden states, and of its 64 most probable tokens; against SIZE_sft
+SIZE_..._mfu                       share of the device's peak that the student's own operations reach
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lightning_modules.output_head import HeadSettings, get_head, run_body
+from lightning_modules.throughput import StepFlops, find_peak_flops
+from losses.distillation import DistillationLoss
+from losses.targets import FullTarget, SparseTarget, Target
+from scripts.benchmarks.measure import Measurement, run_apart, time_calls
+
+ROOT = Path(__file__).parents[2]
+WARM_UP_STEPS = 5
+# Those of SmolLM2-135M and of Llama-3.2-1B; the smallest only shows that the code runs.
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "135m": {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3},
+    "1b": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8},
+}
+WIDTHS = {"tiny": (128, 1024), "135m": (1536, 49_152), "1b": (8192, 128_256)}  # feed-forward, vocabulary
+KINDS = ("sft", "kd_dense", "kd_cached")
+K = 64
+
+
+def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -> float:
+    """Returns the median tokens/s of all processes of a fit, each with one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, str(ROOT / "scripts" / "fit.py"), f"--model.student={model}", "--data.max_length=512"),
+            *("--data.questions=microworld:train:512:0", "--data.supervision=label", "--data.prompt=plain"),
+            *(f"--data.tokens_per_batch={tokens_per_batch}", f"--data.cache_dir={folder}/tokenized"),
+            *("--trainer.accelerator=cpu", f"--trainer.devices={processes}"),
+            *(f"--trainer.strategy={'auto' if processes == 1 else 'ddp'}", "--trainer.enable_progress_bar=false"),
+            *("--trainer.max_epochs=-1", f"--trainer.max_steps={WARM_UP_STEPS + steps}"),
+            *(f"--run.root={folder}", "--run.id=fit"),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, stdout=sys.stderr, check=True)
+        lines = (Path(folder) / "default" / "fit" / "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line).get("speed/tokens_per_second") for line in lines]
+    return statistics.median([speed for speed in speeds if speed is not None][WARM_UP_STEPS:])
+
+
+def make_target(kind: str, rows: int, width: int, vocabulary: int, device: str) -> Target | None:
+    """Makes a teacher's rows; None for sft."""
+    if kind == "sft":
+        return None
+    if kind == "kd_dense":
+        options: dict[str, Any] = {"device": device, "dtype": torch.bfloat16}
+        return FullTarget(torch.randn(rows, width, **options), torch.randn(vocabulary, width, **options) / width**0.5)
+    support_NK = torch.randint(vocabulary // K, (rows, K), device=device)
+    support_NK += torch.arange(K, device=device) * (vocabulary // K)
+    tail_N = torch.full((rows,), 0.05, device=device)
+    log_p_NK = torch.randn(rows, K, device=device).log_softmax(-1) + torch.log1p(-tail_N)[:, None]
+    return SparseTarget(support_NK, log_p_NK, torch.zeros_like(tail_N)[:, None], tail_N.log()[:, None], (1.0,))
+
+
+def measure_steps(size: str, kind: str, device: str, batch: int, length: int, steps: int) -> tuple[float, float | None]:
+    """Returns tokens/s and MFU of a random student's whole steps; half of each sequence is supervised."""
+    torch.manual_seed(0)
+    intermediate, vocabulary = WIDTHS[size]
+    config = LlamaConfig(
+        **SIZES[size],
+        intermediate_size=intermediate,
+        vocab_size=vocabulary,
+        max_position_embeddings=length,
+        tie_word_embeddings=True,
+    )
+    with torch.device(device):
+        model = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    ids_BS = torch.randint(vocabulary, (batch, length), device=device)
+    positions_BS = torch.arange(batch * length, device=device).view(batch, length)
+    rows_N = positions_BS[:, length // 2 - 1 : -1].flatten()
+    labels_N = ids_BS[:, length // 2 :].flatten()
+    target = make_target(kind, len(rows_N), config.hidden_size, vocabulary, device)
+    loss = DistillationLoss(kl_weight=0.0 if kind == "sft" else 0.5).at(0.0)
+
+    def step() -> float:
+        with torch.autocast(device, torch.bfloat16):
+            hidden_ND = rearrange(run_body(model, ids_BS, torch.ones_like(ids_BS)), "b s d -> (b s) d")[rows_N]
+            head = get_head(model, HeadSettings())
+            sums = loss.from_hidden(hidden_ND, head, labels_N, torch.zeros_like(labels_N, dtype=torch.bool), target)
+        (sums.total / sums.weight).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return sums.total.item()  # waits for the device
+
+    seconds = time_calls(step, steps, WARM_UP_STEPS)
+    peak = find_peak_flops(torch.device(device), torch.bfloat16)
+    flops = StepFlops(model)(batch * length, batch * length**2, len(rows_N))
+    return batch * length / seconds, flops / seconds / peak if peak else None
+
+
+def run(args: list[str]) -> Iterator[Measurement]:
+    """Yields the measurements."""
+    parser = argparse.ArgumentParser(prog="benchmark.py training", description=__doc__)
+    default = str(ROOT / "configs" / "models" / "microworld" / "a-student")
+    parser.add_argument("--model", default=default, help="the student of scaling_efficiency_2")
+    parser.add_argument("--tokens-per-batch", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, help="of random students; cuda: 135m and 1b, cpu: none")
+    parser.add_argument("--batch", type=int, default=8, help="sequences a step of a random student")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of each")
+    given = parser.parse_args(args)
+    one, two = (measure_fit(given.model, processes, given.tokens_per_batch, given.steps) for processes in (1, 2))
+    yield Measurement.against("scaling_efficiency_2", two, 2 * one, "tokens/s")
+    for size in given.sizes or (("135m", "1b") if given.device == "cuda" else ()):
+        sft = None
+        for kind in KINDS:
+            options = (given.device, given.batch, given.length, given.steps)
+            speed, mfu = run_apart(measure_steps, size, kind, *options)
+            sft = sft or speed
+            yield Measurement.against(f"{size}_{kind}", speed, sft, "tokens/s")
+            if mfu is not None:
+                yield Measurement(f"{size}_{kind}_mfu", mfu, "of peak")

@@ -79,7 +79,7 @@ def time_preemption(model: str, folder: Path, tokens_per_batch: int) -> float:
         *(f"--run.root={folder}", "--run.group=preempted", f"--run.id={time.time_ns()}"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
-    process = subprocess.Popen(command, env=environment, stdout=sys.stderr)
+    process = subprocess.Popen(command, env=environment, stdout=sys.__stderr__)
     metrics = folder / "preempted" / command[-1].removeprefix("--run.id=") / "metrics.jsonl"
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
         if process.poll() is not None:

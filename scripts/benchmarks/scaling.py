@@ -4,10 +4,14 @@
     preempt_latency_s     seconds from USR1 until the process has left with everything saved (median), against those of
                           one step and one save, which it must at least take
 
-Both train the student that `--model` names on the microworld's labels.
+    scaling_efficiency_2  tokens/s of two processes of one thread each, against twice those of one (weak scaling: as
+                          many tokens for each process)
+
+All train the student that `--model` names on the microworld's labels.
 """
 
 import argparse
+import json
 import os
 import signal
 import statistics
@@ -30,6 +34,10 @@ from scripts.benchmarks.measure import Measurement, run_apart
 
 ROOT = Path(__file__).parents[2]
 DATA: dict[str, Any] = {"questions": "microworld:train:64:0", "supervision": "label", "prompt": "plain"}
+
+
+# A fit's first steps fill caches.
+FIT_WARM_UP = 5
 
 
 class SaveClock(L.Callback):
@@ -93,13 +101,32 @@ def time_preemption(model: str, folder: Path, tokens_per_batch: int) -> float:
     return time.perf_counter() - start
 
 
+def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -> float:
+    """Returns the median tokens/s of all processes of a fit, each with one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, str(ROOT / "scripts" / "fit.py"), f"--model.student={model}", "--data.max_length=512"),
+            *("--data.questions=microworld:train:512:0", "--data.supervision=label", "--data.prompt=plain"),
+            *(f"--data.tokens_per_batch={tokens_per_batch}", f"--data.cache_dir={folder}/tokenized"),
+            *("--trainer.accelerator=cpu", f"--trainer.devices={processes}"),
+            *(f"--trainer.strategy={'auto' if processes == 1 else 'ddp'}", "--trainer.enable_progress_bar=false"),
+            *("--trainer.max_epochs=-1", f"--trainer.max_steps={FIT_WARM_UP + steps}"),
+            *(f"--run.root={folder}", "--run.id=fit"),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, stdout=sys.stderr, check=True)
+        lines = (Path(folder) / "default" / "fit" / "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line).get("speed/tokens_per_second") for line in lines]
+    return statistics.median([speed for speed in speeds if speed is not None][FIT_WARM_UP:])
+
+
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
     parser = argparse.ArgumentParser(prog="benchmark.py scaling", description=__doc__)
     default = str(ROOT / "configs" / "models" / "microworld" / "a-student")
     parser.add_argument("--model", default=default, help="the student: hub id, folder or GGUF file")
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=10, help="optimizer steps, each followed by a save")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="preemptions")
     given = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as name:
@@ -108,3 +135,5 @@ def run(args: list[str]) -> Iterator[Measurement]:
         yield Measurement.against("checkpoint_overhead", save, step, "s")
         latencies = [time_preemption(given.model, folder, given.tokens_per_batch) for _ in range(given.rounds)]
         yield Measurement.against("preempt_latency_s", statistics.median(latencies), step + save, "s")
+    one, two = (measure_fit(given.model, processes, given.tokens_per_batch, given.steps) for processes in (1, 2))
+    yield Measurement.against("scaling_efficiency_2", two, 2 * one, "tokens/s")

@@ -1,24 +1,14 @@
-"""How fast students train: more processes, more parameters, and what a teacher costs.
-
-scaling_efficiency_2   tokens/s of two processes of one thread each, against twice those of one (weak scaling: as
-many tokens for each process); fit.py as it is, on the microworld's labels
-
-python scripts/benchmark.py training --device=cuda     # also steps of random students, in bf16-mixed:
+"""How fast random students train, and what a teacher costs: whole optimizer steps in bf16-mixed.
 
 SIZE_sft, _kd_dense, _kd_cached    tokens/s of cross-entropy alone, of a teacher's whole distributions given by
 its hidden states, and of its 64 most probable tokens; against SIZE_sft
 SIZE_..._mfu                       share of the device's peak that the student's own operations reach
+
+python scripts/benchmark.py training --device=cuda
 """
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +21,6 @@ from losses.distillation import DistillationLoss
 from losses.targets import FullTarget, SparseTarget, Target
 from scripts.benchmarks.measure import Measurement, run_apart, time_calls
 
-ROOT = Path(__file__).parents[2]
 WARM_UP_STEPS = 5
 # Those of SmolLM2-135M and of Llama-3.2-1B; the smallest only shows that the code runs.
 SIZES: dict[str, dict[str, int]] = {
@@ -42,25 +31,6 @@ SIZES: dict[str, dict[str, int]] = {
 WIDTHS = {"tiny": (128, 1024), "135m": (1536, 49_152), "1b": (8192, 128_256)}  # feed-forward, vocabulary
 KINDS = ("sft", "kd_dense", "kd_cached")
 K = 64
-
-
-def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -> float:
-    """Returns the median tokens/s of all processes of a fit, each with one thread."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, str(ROOT / "scripts" / "fit.py"), f"--model.student={model}", "--data.max_length=512"),
-            *("--data.questions=microworld:train:512:0", "--data.supervision=label", "--data.prompt=plain"),
-            *(f"--data.tokens_per_batch={tokens_per_batch}", f"--data.cache_dir={folder}/tokenized"),
-            *("--trainer.accelerator=cpu", f"--trainer.devices={processes}"),
-            *(f"--trainer.strategy={'auto' if processes == 1 else 'ddp'}", "--trainer.enable_progress_bar=false"),
-            *("--trainer.max_epochs=-1", f"--trainer.max_steps={WARM_UP_STEPS + steps}"),
-            *(f"--run.root={folder}", "--run.id=fit"),
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-        subprocess.run(command, env=environment, stdout=sys.stderr, check=True)
-        lines = (Path(folder) / "default" / "fit" / "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line).get("speed/tokens_per_second") for line in lines]
-    return statistics.median([speed for speed in speeds if speed is not None][WARM_UP_STEPS:])
 
 
 def make_target(kind: str, rows: int, width: int, vocabulary: int, device: str) -> Target | None:
@@ -117,18 +87,13 @@ def measure_steps(size: str, kind: str, device: str, batch: int, length: int, st
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
     parser = argparse.ArgumentParser(prog="benchmark.py training", description=__doc__)
-    default = str(ROOT / "configs" / "models" / "microworld" / "a-student")
-    parser.add_argument("--model", default=default, help="the student of scaling_efficiency_2")
-    parser.add_argument("--tokens-per-batch", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--sizes", nargs="*", choices=SIZES, help="of random students; cuda: 135m and 1b, cpu: none")
-    parser.add_argument("--batch", type=int, default=8, help="sequences a step of a random student")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, help="of students; null is 135m and 1b, on a CPU tiny")
+    parser.add_argument("--batch", type=int, default=8, help="sequences a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens of each")
     given = parser.parse_args(args)
-    one, two = (measure_fit(given.model, processes, given.tokens_per_batch, given.steps) for processes in (1, 2))
-    yield Measurement.against("scaling_efficiency_2", two, 2 * one, "tokens/s")
-    for size in given.sizes or (("135m", "1b") if given.device == "cuda" else ()):
+    for size in given.sizes or (("135m", "1b") if given.device == "cuda" else ("tiny",)):
         sft = None
         for kind in KINDS:
             options = (given.device, given.batch, given.length, given.steps)

@@ -38,12 +38,14 @@ def describe_creation(config: dict) -> dict:
     Args:
         config: The resolved configuration, JSON-serialisable.
     """
-    source = config.get("data", {}).get("questions") or ""
+    sources = config.get("data", {}).get("questions") or []
+    sources = [sources] if isinstance(sources, str) else sources
+    commits = [find_commit(source) for source in sources if source.startswith("task:")]
     return {
         "config_hash": hash_json(config),
         "git_commit": find_git_commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "extractors": [extractor.id for extractor in EXTRACTORS.values()],
-        "questions_commit": find_commit(source) if source.startswith("task:") else None,
+        "questions_commit": " | ".join(filter(None, commits)) or None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

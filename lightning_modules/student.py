@@ -93,7 +93,8 @@ class DistillationModule(L.LightningModule):
         self.student_dtype = dtype
         self.keep_layers = keep_layers
         self.loss = loss
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        # The optimizer's state holds them, and no checkpoint may hold jsonargparse's own types.
+        self.learning_rate, self.weight_decay = float(learning_rate), float(weight_decay)
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
         self.fused_head = fused_head
         if export is not None and adapter is None:

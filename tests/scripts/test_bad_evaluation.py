@@ -99,3 +99,13 @@ def test_references_logits_and_a_table_in_one_call(bench):
     names = {"rouge1", "rouge2", "rougeL", "bleu", "chrf", "perplexity", "kl", "agreement"}
     assert {f"{name}/teacher" for name in names} <= set(metrics)
     assert all(f"{name}  " in said for name in ("acc_norm", "perplexity/teacher"))
+
+
+def test_tasks_in_one_call_are_kept_apart(bench):
+    bench.edit("colours_train.jsonl", lambda records: records[:3])
+    moved = [{**vars(question), "id": f"z{question.id}", "task": "shades"} for question in make_questions(2)]
+    Path("shades_test.jsonl").write_text("".join(json.dumps(record) + "\n" for record in moved))
+    bench.run("evaluate", '--data.questions=["shades_test.jsonl","colours_train.jsonl"]')
+    assert pq.read_table("out/p.parquet")["question_id"].to_pylist() == ["zq0", "zq1", "q0", "q1", "q2"]
+    metrics = json.loads(Path("out/p.parquet.metrics.json").read_text())
+    assert {task: own["acc"]["n"] for task, own in metrics.items()} == {"shades": 2, "colours": 3}

@@ -131,10 +131,11 @@ def test_table_shows_the_results(study, folder):
 
 
 def test_rerun_does_nothing_new(study, folder, capsys):
+    anew = ("results.json", "table.md", "report.html")
     kept = {
         path: (path.stat().st_mtime_ns, path.stat().st_ino)
         for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "logs" and path.name not in ("results.json", "table.md")
+        if path.is_file() and path.parent.name != "logs" and path.name not in anew
     }
     results = (folder / "results.json").read_bytes()
     sizes = {path: path.stat().st_size for path in (folder / "logs").iterdir()}

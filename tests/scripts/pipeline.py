@@ -79,10 +79,12 @@ def read_jsonl(path: Path) -> list[dict]:
 
 def spawn(stage: str, args: list[str], folder: Path, **environment: str) -> subprocess.Popen:
     """Starts a stage's script as a user does."""
+    # W&B's helper process, which a test in this process may have started, is not the script's.
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), *args],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment},
+        env={**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

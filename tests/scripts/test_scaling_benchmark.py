@@ -14,3 +14,4 @@ def test_scaling_benchmark_measures_what_it_says(capsys):
     measured = {record["name"]: record for record in map(json.loads, (line for line in lines if line[0] == "{"))}
     assert measured["checkpoint_overhead"]["ratio"] > 0
     assert measured["preempt_latency_s"]["value"] > 0
+    assert 0 < measured["scaling_efficiency_2"]["ratio"] < 2

@@ -222,8 +222,14 @@ def test_two_processes_do_not_train_one_run(inside, tmp_path):
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tmp_path, rounds):
-    run, generator = tmp_path / "g" / "r", random.Random(rounds)
-    options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.num_workers=1"]
+    run, whole, generator = tmp_path / "g" / "r", unbroken, random.Random(rounds)
+    options = [*ENDURE, f"--run.root={tmp_path}"]
+    if rounds > 2:
+        # So long that it does not end between the kills.
+        options.append("--trainer.max_epochs=600")
+        whole = tmp_path / "g" / "whole"
+        run_stage("fit", *options, "--run.id=whole")
+    options += ["--run.checkpoint_steps=1", "--data.num_workers=1"]
     for number in range(rounds):
         done = count_lines(run / "metrics.jsonl")
         process = spawn("fit", [*COMMANDS["fit"], *options], inside)
@@ -233,8 +239,9 @@ def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tm
         time.sleep(generator.uniform(0, 0.2 if number % 2 == 0 else 10))
         process.kill()
         process.communicate()
+        assert not (run / "DONE").exists()
     run_stage("fit", *options)
-    assert_same_student(run, unbroken)
+    assert_same_student(run, whole)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 

@@ -172,8 +172,10 @@ def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGKILL, -9)])
 def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
     command = [sys.executable, str(ROOT / "scripts" / "study.py"), "run", *ARGS, f"--name=stopped{code}"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    # A shell starts what runs in its background with interrupts ignored, and children inherit that.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **options) as process:
         logs = folder.parent / f"stopped{code}" / "logs"
         while not list(logs.glob("*.log")):
             assert process.poll() is None

@@ -107,6 +107,11 @@ def require_file(path: Path, what: str) -> Path:
     return path
 
 
+def read_whole_lines(path: Path) -> list[dict]:
+    """Returns the records of a jsonl file that is appended to, without a last line that a kill tore."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
+
+
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
     """Yields (`file:line` or `file:row`, record) from a jsonl, jsonl.gz or parquet file.
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from datamodules.files import hash_json
+from datamodules.files import hash_json, read_whole_lines
 
 
 class RecordLog:
@@ -33,10 +33,10 @@ class RecordLog:
         """
         records = []
         for part in self._find_parts():
-            lines = part.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-            if lines and json.loads(lines[0]) != {"signature": self.signature}:
+            lines = read_whole_lines(part)
+            if lines and lines[0] != {"signature": self.signature}:
                 raise ValueError(f"{part}: begun with another configuration; delete it, or choose another output")
-            records += [json.loads(line) for line in lines[1:]]
+            records += lines[1:]
         return records
 
     def open(self, rank: int = 0) -> None:

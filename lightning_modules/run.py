@@ -14,8 +14,10 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import check_place, hash_json, write_json, write_jsonl, write_text
+from datamodules.files import check_place, hash_json, read_whole_lines, write_json, write_jsonl, write_text
 from datamodules.provenance import describe_creation
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -130,22 +132,25 @@ class RunFolder:
 
     def _trim_metrics(self, step: int) -> None:
         """Drops the lines that the resumed run will write again, and one that a kill tore."""
-        metrics = self.path / "metrics.jsonl"
-        if not metrics.is_file():
+        if not (self.path / METRICS).is_file():
             return
         # Step n's training metrics are logged as n while the checkpoint after it counts n + 1 steps.
-        lines = metrics.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        records = [json.loads(line) for line in lines]
         kept = [
             record
-            for record in records
+            for record in read_metrics(self.path)
             if record["step"] < step or (record["step"] == step > 0 and "train/loss" not in record)
         ]
-        write_jsonl(metrics, kept)
+        write_jsonl(self.path / METRICS, kept)
 
     def finish(self, facts: dict) -> None:
         """Marks the run as done, with what is known of it then; whatever depends on it looks for this file."""
         write_json(self.path / "DONE", facts)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Returns what a run's folder has logged, without a last line that a kill tore; nothing if it has not yet."""
+    path = run / METRICS
+    return read_whole_lines(path) if path.is_file() else []
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:

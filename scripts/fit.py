@@ -31,7 +31,7 @@ from lightning_modules.checkpoints import (
     read_global_step,
     remove_torn,
 )
-from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
+from lightning_modules.run import METRICS, JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
 from lightning_modules.throughput import Throughput
 from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, log_student
@@ -58,7 +58,7 @@ class FitCLI(StageCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer around the run's folder."""
         settings = RunSettings(**self.config.run.as_dict())
-        loggers = [JsonlLogger(self.run.path / "metrics.jsonl"), *build_wandb_loggers(settings, self.run)]
+        loggers = [JsonlLogger(self.run.path / METRICS), *build_wandb_loggers(settings, self.run)]
         self.checkpoint = self.run.checkpoints / LAST
         place = {"dirpath": self.run.checkpoints, "filename": Path(LAST).stem, "enable_version_counter": False}
         own = [*(self.config_init.trainer.callbacks or []), RngState()]

@@ -144,9 +144,8 @@ class StageCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer: with SLURM's tasks as its processes, and stopping in order when SLURM asks for it."""
         trainer = self.config_init.trainer
-        kwargs = {name: [*(kwargs.get(name, trainer[name]) or [])] for name in ("callbacks", "plugins")} | {
-            name: value for name, value in kwargs.items() if name not in ("callbacks", "plugins")
-        }
+        for name in ("callbacks", "plugins"):
+            kwargs[name] = [*(kwargs.get(name, trainer[name]) or [])]
         if tasks := read_slurm_tasks(os.environ):
             kwargs |= tasks.fit_trainer(trainer.devices, trainer.num_nodes)
             # Its own requeueing saves inside a signal handler, and ends with exit code 0.

@@ -23,13 +23,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from datamodules.files import write_json, write_text
-from scripts import annotate, cache_logits, evaluate, fit
 from scripts.stage_cli import run_main, select_section, select_sections
+from scripts.stages import MAINS, STAGES
 from studies.analysis import analyze as analyze_study
 from studies.analysis import format_results
 from studies.cell_means import format_means, read_grid
@@ -42,8 +41,6 @@ from studies.plan import Job, StudyPlan
 from studies.power import parse_power
 from studies.report import write_html
 from studies.submission import submit_jobs
-
-STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
 
 
 def split_args(args: list[str]) -> tuple[str, list[str]]:
@@ -86,7 +83,7 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
     *jobs, _ = plan.jobs()
     check_sections(jobs)
-    run_jobs(jobs, plan.folder, plan.study.workers, {stage: module.main for stage, module in STAGES.items()})
+    run_jobs(jobs, plan.folder, plan.study.workers, MAINS)
     analyze(args)
 
 

@@ -18,21 +18,18 @@ if __name__ == "__main__":
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from datamodules.files import write_text
-from scripts import annotate, cache_logits, evaluate, fit
 from scripts.stage_cli import run_main
+from scripts.stages import MAINS, STAGES
 from studies.execution import run_jobs
 from studies.plan import Job
 from studies.submission import submit_jobs
 from studies.sweep import Sweep
-
-STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
 
 
 def read_sweep(path: str) -> Sweep:
@@ -79,7 +76,6 @@ def main(args: list[str] | None = None) -> None:
     given = parse(sys.argv[1:] if args is None else args)
     sweep = read_sweep(given.grid)
     *jobs, table = sweep.jobs(given.grid)
-    mains = {stage: module.main for stage, module in STAGES.items()}
     if given.wandb:
         print(yaml.safe_dump(sweep.to_wandb(given.grid), sort_keys=False), end="")
         return
@@ -90,10 +86,10 @@ def main(args: list[str] | None = None) -> None:
         if not arm:
             raise ValueError(f"{given.grid}: has no arm {given.arm}; --dry-run prints them")
         for job in arm:
-            mains[job.stage](job.args)
+            MAINS[job.stage](job.args)
         return
     if given.local:
-        run_jobs(jobs, sweep.folder, given.workers, mains)
+        run_jobs(jobs, sweep.folder, given.workers, MAINS)
     if given.local or given.table:
         write_text(sweep.folder / "table.md", sweep.format_arms() + "\n")
     if given.local or given.table or given.dry_run:

@@ -1,6 +1,7 @@
 """A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,11 @@ def _describe_texts(control: ControlSpec) -> dict[str, object]:
     if control.shuffled:
         settings["data__shuffled"] = True
     return settings
+
+
+def format_settings(settings: Mapping[str, object]) -> list[str]:
+    """Returns settings by dotted name as a stage's command line has them."""
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
 
 
 class StudyPlan:
@@ -205,11 +211,8 @@ class StudyPlan:
         return Job("analyze", "study", args, str(self.folder / "results.json"), needs)
 
     def _command(self, more: list[str], **overrides: object) -> list[str]:
-        own = [
-            f"--{key.replace('__', '.')}={value if isinstance(value, str) else json.dumps(value)}"
-            for key, value in overrides.items()
-        ]
-        return [f"--config={self.config}", *more, *own]
+        settings = {key.replace("__", "."): value for key, value in overrides.items()}
+        return [f"--config={self.config}", *more, *format_settings(settings)]
 
     def jobs(self) -> list[Job]:
         """Returns all jobs, each after what it needs; the last one compares the arms."""

@@ -1,9 +1,9 @@
 """Where the runs of a group stand: from the files that they leave, and from SLURM's queue where there is one."""
 
-import json
 import re
 from pathlib import Path
 
+from lightning_modules.run import read_metrics
 from studies.execution import find_state
 from studies.plan import Job
 from studies.submission import QueuedJob, read_queue, read_submissions
@@ -33,15 +33,11 @@ def count_restarts(log: Path) -> int:
 def read_progress(run: Path) -> tuple[str, str]:
     """Returns a run's last step and its last validation or training loss; empty where it has none."""
     step, loss = "", ""
-    metrics = run / "metrics.jsonl"
-    if metrics.is_file():
-        # A kill may have torn the last line.
-        for line in metrics.read_text().split("\n")[:-1]:
-            record = json.loads(line)
-            step = str(record["step"])
-            for name in ("train/loss", "val/loss"):
-                if name in record:
-                    loss = f"{name} {record[name]:.4g}"
+    for record in read_metrics(run):
+        step = str(record["step"])
+        for name in ("train/loss", "val/loss"):
+            if name in record:
+                loss = f"{name} {record[name]:.4g}"
     return step, loss
 
 

@@ -11,7 +11,8 @@ import yaml
 from jsonargparse.typing import PositiveInt
 
 from datamodules.files import hash_json
-from studies.plan import Job
+from lightning_modules.run import read_metrics
+from studies.plan import Job, format_settings
 from studies.statistics import wilson_interval
 from studies.table import format_table
 
@@ -138,9 +139,7 @@ class Sweep:
         return [*jobs, Job("table", "sweep", [grid, "--table"], str(self.folder / "table.md"), needs)]
 
     def _command(self, settings: Settings) -> Args:
-        return [f"--config={self.config}"] + [
-            f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()
-        ]
+        return [f"--config={self.config}", *format_settings(settings)]
 
     def format_arms(self) -> str:
         """Returns a table of the arms, with what is known of each: the last validation and the test's accuracy."""
@@ -152,10 +151,9 @@ class Sweep:
 
     def _find_results(self, arm: str) -> dict[str, str]:
         found = {"val/loss": "–", "test accuracy": "–"}
-        metrics = self.folder / arm / "metrics.jsonl"
-        if metrics.is_file():
-            for line in metrics.read_text().splitlines():
-                found |= {name: f"{value:.4g}" for name, value in json.loads(line).items() if name == "val/loss"}
+        for record in read_metrics(self.folder / arm):
+            if "val/loss" in record:
+                found["val/loss"] = f"{record['val/loss']:.4g}"
         if self.predictions(arm).is_file():
             correct = pq.read_table(self.predictions(arm), columns=["correct_neutral"])["correct_neutral"].to_pylist()
             low, high = wilson_interval(sum(correct), len(correct))

@@ -8,7 +8,6 @@ length, in turns; the share of equal texts says that both do the same work.
 """
 
 import argparse
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,19 +15,16 @@ import torch
 
 from datamodules.generation import QuestionDataModule
 from lightning_modules.backends import Decoding, Request, Source, TransformersBackend
-from scripts.benchmarks.measure import Measurement
+from scripts.benchmarks.measure import Measurement, generate_alone, race
 
 
 def annotate_naively(model: Any, tokenizer: Any, requests: list[Request], max_new_tokens: int) -> dict[str, str]:
     """Generates one completion after another; returns the texts by question."""
     texts = {}
     for request in requests:
-        ids = torch.tensor([request.prompt_ids], device=model.device)
         with torch.inference_mode():
-            generated = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
-            )
-        texts[request.question_id] = tokenizer.decode(generated[0, ids.shape[1] :], skip_special_tokens=True)
+            ids = generate_alone(model, request.prompt_ids, max_new_tokens)
+        texts[request.question_id] = tokenizer.decode(ids, skip_special_tokens=True)
     return texts
 
 
@@ -47,17 +43,14 @@ def run(args: list[str]) -> Iterator[Measurement]:
     backend.load(Source(parsed.smollm2, None, "float32", None), data.tokenizer)
     decoding = Decoding(parsed.max_new_tokens, 0.0, (), 0)
     requests = [Request(item.question.id, 0, item.text, tuple(item.prompt_ids)) for item in data.posed.values()]
-    ours, naive = [], []
-    for _ in range(parsed.repeats):
-        start = time.perf_counter()
-        found = {request.question_id: completion for request, completion in backend.generate(requests, decoding)}
-        middle = time.perf_counter()
-        texts = annotate_naively(backend.model, data.tokenizer, requests, parsed.max_new_tokens)
-        ours.append(middle - start)
-        naive.append(time.perf_counter() - middle)
-    rate, baseline = len(requests) / min(ours), len(requests) / min(naive)
+    ours, naive, found, texts = race(
+        lambda: {request.question_id: completion for request, completion in backend.generate(requests, decoding)},
+        lambda: annotate_naively(backend.model, data.tokenizer, requests, parsed.max_new_tokens),
+        parsed.repeats,
+    )
+    rate, baseline = len(requests) / ours, len(requests) / naive
     tokens = sum(completion.num_completion_tokens or 0 for completion in found.values())
     equal = sum(found[identifier].text == text for identifier, text in texts.items())
     yield Measurement.against("annotate_vs_naive", rate, baseline, "questions/s")
-    yield Measurement("annotate_tokens_per_s", tokens / min(ours), "tokens/s")
+    yield Measurement("annotate_tokens_per_s", tokens / ours, "tokens/s")
     yield Measurement("annotate_equal_texts", equal / len(texts), "share")

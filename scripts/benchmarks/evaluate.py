@@ -9,7 +9,6 @@ do the same work.
 """
 
 import argparse
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 
 from datamodules.evaluation import EvaluationDataModule
 from lightning_modules.evaluation import Evaluator
-from scripts.benchmarks.measure import Measurement
+from scripts.benchmarks.measure import Measurement, generate_alone, race
 
 TRAINER: dict[str, Any] = {
     "logger": False,
@@ -33,11 +32,8 @@ def evaluate_naively(model: Any, data: EvaluationDataModule, max_new_tokens: int
     """Returns each question's completion and its options' log-likelihoods."""
     found = {}
     for identifier, posed in data.posed.items():
-        prompt = torch.tensor([posed.prompt_ids], device=model.device)
-        generated = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=max_new_tokens, do_sample=False
-        )
-        text = data.tokenizer.decode(generated[0, prompt.shape[1] :], skip_special_tokens=True).strip()
+        ids = generate_alone(model, posed.prompt_ids, max_new_tokens)
+        text = data.tokenizer.decode(ids, skip_special_tokens=True).strip()
         scores = []
         for ending in data.options[identifier].ending_ids:
             own = torch.tensor([posed.prompt_ids + ending], device=model.device)
@@ -60,16 +56,13 @@ def run(args: list[str]) -> Iterator[Measurement]:
     data.setup("predict")
     evaluator = Evaluator(parsed.smollm2, max_new_tokens=parsed.max_new_tokens)
     evaluator.configure_model()
-    ours, naive = [], []
-    for _ in range(parsed.repeats):
-        start = time.perf_counter()
-        batches = L.Trainer(**TRAINER).predict(evaluator, data)
-        middle = time.perf_counter()
-        expected = evaluate_naively(evaluator.model, data, parsed.max_new_tokens)
-        ours.append(middle - start)
-        naive.append(time.perf_counter() - middle)
+    ours, naive, batches, expected = race(
+        lambda: L.Trainer(**TRAINER).predict(evaluator, data),
+        lambda: evaluate_naively(evaluator.model, data, parsed.max_new_tokens),
+        parsed.repeats,
+    )
     records = [record for batch in batches or [] for record in batch]
-    yield Measurement.against("evaluate_vs_naive", len(records) / min(ours), len(records) / min(naive), "questions/s")
+    yield Measurement.against("evaluate_vs_naive", len(records) / ours, len(records) / naive, "questions/s")
     equal, differences = 0, []
     for record in records:
         text, scores = expected[record["question_id"]]

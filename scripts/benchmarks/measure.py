@@ -1,4 +1,4 @@
-"""What benchmarks share: one measurement, and a function's time and memory in a process of its own."""
+"""What benchmarks share: one measurement, races with a baseline, and time and memory in a process of its own."""
 
 import gc
 import multiprocessing
@@ -6,9 +6,11 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,25 @@ def time_calls(call: Callable[[], Any], repeats: int, warmups: int = 1) -> float
         call()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def race(ours: Callable[[], Any], baseline: Callable[[], Any], repeats: int) -> tuple[float, float, Any, Any]:
+    """Calls both in turns; returns each one's least wall time in seconds, and what each returned last."""
+    times: list[list[float]] = [[], []]
+    found: list[Any] = [None, None]
+    for _ in range(repeats):
+        for number, call in enumerate((ours, baseline)):
+            start = time.perf_counter()
+            found[number] = call()
+            times[number].append(time.perf_counter() - start)
+    return min(times[0]), min(times[1]), found[0], found[1]
+
+
+def generate_alone(model: Any, prompt_ids: Sequence[int], max_new_tokens: int) -> Any:
+    """Returns the ids of one greedy completion, from transformers' own `generate`."""
+    ids = torch.tensor([list(prompt_ids)], device=model.device)
+    made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False)
+    return made[0, ids.shape[1] :]
 
 
 def read_peak_rss() -> int:

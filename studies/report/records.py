@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from datamodules.files import hash_text, read_records
+from datamodules.files import hash_text
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, read_flat_rationales
+from lightning_modules.run import read_metrics
 
 _RESULT_KEYS = {"study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma"}
 _PREDICTION_COLUMNS = ["arm", "seed", "question_id", "gold", "completion", "answer_neutral", "correct_neutral"]
@@ -140,12 +141,11 @@ def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
         predictions = folder / "predictions" / f"{path.name}.parquet"
         correct = pq.read_table(predictions)["correct_neutral"].to_pylist() if predictions.is_file() else []
         graded = [value for value in correct if value is not None]
-        log = path / "metrics.jsonl"
-        # A run shorter than trainer.log_every_n_steps has logged nothing.
-        metrics = [record for _, record in read_records(log)] if log.is_file() else []
         axes = json.loads((path / "axes.json").read_text())
         axes |= {role: names.get(axes[role], axes[role]) for role in ("student", "teacher")}
-        runs.append(Run(path.name, axes, metrics, sum(graded) / len(graded) if graded else None, len(graded)))
+        runs.append(
+            Run(path.name, axes, read_metrics(path), sum(graded) / len(graded) if graded else None, len(graded))
+        )
     return runs
 
 

@@ -11,14 +11,12 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from scripts import annotate, cache_logits, evaluate, fit
+import pytest
+import yaml
 
-MAINS: dict[str, Callable] = {
-    "annotate": annotate.main,
-    "cache_logits": cache_logits.main,
-    "fit": fit.main,
-    "evaluate": evaluate.main,
-}
+from scripts import study
+from scripts.stages import MAINS
+
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "configs" / "models" / "microworld"
 COMMON = ["--data.prompt=plain", "--trainer.enable_progress_bar=false"]
@@ -106,3 +104,14 @@ def wait_until(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
 
 def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def run_study(folder: Path, content: dict, *args: str) -> None:
+    """Runs the study that an experiment's content declares, as `tiny.yaml` in a folder of its own."""
+    (folder / "configs").symlink_to(ROOT / "configs")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        study.main(["run", "--config=tiny.yaml", *args])

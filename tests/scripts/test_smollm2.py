@@ -10,7 +10,7 @@ import yaml
 
 from datamodules.logit_cache import LogitCache
 from datamodules.rationales import read_metadata
-from scripts import study as script
+from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.smollm2
@@ -41,12 +41,7 @@ def study(gguf: str, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
         # So few tokens seldom reach an answer.
         content[stage]["data"]["correct_only"] = False
     content["fit"]["trainer"]["max_epochs"] = 1
-    (folder / "x.yaml").write_text(yaml.safe_dump(content))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "disabled")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        script.main(["run", "--config=x.yaml"])
+    run_study(folder, content)
     for checkpoints in folder.rglob("checkpoints"):
         shutil.rmtree(checkpoints)
     runs = folder / "runs" / "obqa_smollm2"

@@ -17,6 +17,7 @@ import yaml
 
 from scripts import study as script
 from scripts.stage_cli import run_main
+from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]
 ARGS = ["--config=tiny.yaml", "--seeds=1", "--workers=2"]
@@ -27,16 +28,10 @@ EXPERIMENT = ROOT / "configs" / "experiments" / "microworld.yaml"
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A folder in which the embedded default's study ran on a few questions, and its table."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "configs").symlink_to(ROOT / "configs")
     content = yaml.safe_load(EXPERIMENT.read_text())
     content["study"]["tasks"] = {"microworld": {"train": "microworld:train:8:0", "test": ["microworld:test:10:0"]}}
     content["fit"]["trainer"]["max_epochs"] = 1
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "disabled")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        script.main(["run", *ARGS])
+    run_study(folder, content, *ARGS[1:])
     return folder, (folder / "runs" / "microworld" / "table.md").read_text().rstrip("\n")
 
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from scripts import study as script
+from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -19,7 +19,6 @@ ONE_EACH = ["solved_by_all", "all_answers", "same_lengths", "answer_first", "ans
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of the microworld's controls on a few questions, with one student and a paraphraser."""
     folder = tmp_path_factory.mktemp("controls")
-    (folder / "configs").symlink_to(ROOT / "configs")
     content = yaml.safe_load((ROOT / "configs/studies/microworld_controls.yaml").read_text())
     content["study"]["tasks"] = {"microworld": {"train": "microworld:train:24:0", "test": ["microworld:test:10:0"]}}
     content["study"] |= {"students": STUDENT, "seeds": 1}
@@ -29,13 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     content["annotate"]["model"]["max_new_tokens"] = 48
     content["fit"]["trainer"]["max_epochs"] = 1
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "disabled")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        with pytest.warns(UserWarning, match="all students are of the family a"):
-            script.main(["run", "--config=tiny.yaml"])
+    with pytest.warns(UserWarning, match="all students are of the family a"):
+        run_study(folder, content)
     return folder / "runs" / "microworld_controls"
 
 

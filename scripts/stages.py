@@ -1,0 +1,8 @@
+"""The stages' scripts, by name, for those that run them as jobs."""
+
+from typing import Any
+
+from scripts import annotate, cache_logits, evaluate, fit
+
+STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
+MAINS = {name: script.main for name, script in STAGES.items()}

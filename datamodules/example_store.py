@@ -18,8 +18,11 @@ Every rationale of the files has a row, so that arms that filter differently sha
 to supervise has no tokens. Controls that change texts have stores of their own.
 """
 
+import fcntl
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +33,7 @@ import pyarrow as pa
 
 from datamodules import answers, controls, expressions, prompts, statements, tokenization
 from datamodules.controls import AS_WRITTEN, TextControl, shuffle_rationales
-from datamodules.files import atomic_path, hash_json, hash_path, require_file, write_json
+from datamodules.files import atomic_path, check_place, hash_json, hash_path, require_file, write_json
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale, load_rationales
@@ -200,7 +203,7 @@ def open_store(
 ) -> ExampleStore:
     """Opens the store of these questions and rationales, and writes it first if no process has yet.
 
-    No lock is held: where several processes write the same store, the first to finish is the one that all use.
+    Where several processes need the same, one writes it and the others wait; what a killed one left is removed.
 
     Args:
         cache_dir: Folder of all stores.
@@ -225,17 +228,33 @@ def open_store(
     }
     folder = cache_dir / hash_json(depends_on)
     if not folder.is_dir():
-        pairs = _read_pairs(questions, rationales, control)
-        try:
-            with atomic_path(folder) as temporary:
-                temporary.mkdir()
-                with pa.OSFile(str(temporary / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as out:
-                    for batch in _tokenize(tokenizer, prompt, pairs, control):
-                        out.write_batch(batch)
-                checksum = hash_path(temporary / "examples.arrow")
-                write_json(temporary / "manifest.json", {"sha256": checksum, "depends_on": depends_on})
-        except OSError:
-            # Nothing is renamed onto a folder that another process has filled meanwhile.
+        with _lock(folder):
             if not folder.is_dir():
-                raise
+                for torn in cache_dir.glob(f".{folder.name}.tmp-*"):
+                    shutil.rmtree(torn)
+                pairs = _read_pairs(questions, rationales, control)
+                _write(folder, _tokenize(tokenizer, prompt, pairs, control), depends_on)
     return ExampleStore(folder)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes a store; ends with the process, however it ends."""
+    check_place(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+        # Whoever waited for it finds the store.
+        path.unlink(missing_ok=True)
+
+
+def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict) -> None:
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        with pa.OSFile(str(temporary / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as out:
+            for batch in batches:
+                out.write_batch(batch)
+        checksum = hash_path(temporary / "examples.arrow")
+        write_json(temporary / "manifest.json", {"sha256": checksum, "depends_on": depends_on})

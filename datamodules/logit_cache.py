@@ -135,12 +135,12 @@ class LogitCache:
         """
         places = [self._places[example.id] for example in examples]
         parts = [self._shards[number].slice_example(position) for number, position in places]
-        planes = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        rows = decode_rows(self.description, planes)
+        join = self._shards[0].join_examples
+        rows = decode_rows(self.description, join(parts))
         tokens = [example.token_ids[example.num_prompt_tokens :] for example in examples]
         if not np.array_equal(rows["token_ids"], np.concatenate(tokens)):
             for example, part, own, (number, _) in zip(examples, parts, tokens, places, strict=True):
-                if not np.array_equal(decode_tokens(part), own):
+                if not np.array_equal(decode_tokens(join([part])), own):
                     path = self._shards[number].path
                     raise ValueError(f"{path}: the cached tokens of {example.id!r} are not those of the completion")
         return rows
@@ -153,7 +153,7 @@ class LogitCache:
         """
         for shard in self._shards:
             for position, identifier in enumerate(shard.ids):
-                yield identifier, decode_rows(self.description, shard.slice_example(position))
+                yield identifier, decode_rows(self.description, shard.join_examples([shard.slice_example(position)]))
 
     def read_head(self) -> dict[str, Tensor]:
         """Returns `weight` and, if there is one, `bias` of the output head of a cache of the kind `hidden`.

@@ -5,6 +5,8 @@ Rows are what a scorer makes: `token_ids` [N], `label_log_prob` [N] and, whichev
 [N, m] with -1 and 0; `hidden` [N, d].
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from datamodules.logit_format import DTYPES, LOW_IDS, CacheDescription, list_planes
@@ -32,15 +34,17 @@ def _pack_ids(ids: np.ndarray, num_high: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def _unpack_ids(low: np.ndarray, sizes: np.ndarray | int, counts: np.ndarray | None) -> np.ndarray:
-    """Returns ids, int32, flat, from their low halves; see `_pack_ids`."""
+    """Returns ids, int32 [N, k], from their low halves [N, k]; see `_pack_ids`."""
+    ids = low.astype(np.int32)
     if counts is None:
-        return low.astype(np.int32)
-    num_rows, num_high = counts.shape
-    repeats = np.empty((num_rows, 1 + num_high), np.int64)
-    repeats[:, 1:] = counts
-    repeats[:, 0] = sizes - repeats[:, 1:].sum(1)
-    ids = np.repeat(np.tile(LOW_IDS * np.arange(1 + num_high, dtype=np.int32), num_rows), repeats.ravel())
-    ids += low
+        return ids
+    places = np.arange(low.shape[1] + 1)
+    # Row s is what the ids from place s on have more.
+    more = LOW_IDS * (places[:-1] >= places[:, None]).astype(np.int32)
+    starts = np.full(len(low), sizes, np.int64)
+    for number in range(counts.shape[1] - 1, -1, -1):
+        starts = starts - counts[:, number]
+        ids += np.take(more, starts, axis=0)
     return ids
 
 
@@ -50,6 +54,14 @@ def _fill(flat: np.ndarray, sizes: np.ndarray, fill: float) -> np.ndarray:
     filled = np.full(mask.shape, fill, flat.dtype)
     filled[mask] = flat
     return filled
+
+
+def _fill_ids(low: np.ndarray, sizes: np.ndarray, counts: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids int32 [N, largest size] of a ragged plane, -1 where unused, and which are used."""
+    ids = _unpack_ids(_fill(low, sizes, 0), sizes, counts)
+    used = np.arange(ids.shape[1]) < sizes[:, None]
+    ids[~used] = -1
+    return ids, used
 
 
 def _encode_head(made: CacheDescription, rows: Arrays) -> Arrays:
@@ -126,42 +138,50 @@ def decode_values(values: np.ndarray) -> np.ndarray:
     return np.take(_LOG_RATIO_PAIRS, values.view(np.uint16)).view(np.float32)
 
 
-def _sum_powers(values: np.ndarray, temperature: float, used: np.ndarray | None) -> np.ndarray:
-    """Returns the sum over each row's used entries of exp(r / T), float32 [N]."""
-    if values.dtype == np.uint8 and temperature in (2, 4):
+def _sum_powers(values: np.ndarray, temperatures: Sequence[float], used: np.ndarray | None) -> list[np.ndarray]:
+    """Returns for each T the sum over each row's used entries of exp(r / T), float32 [N]."""
+    ones, sums = np.ones(values.shape[1], np.float32), []
+    if values.dtype == np.uint8 and {2.0, 4.0} & set(temperatures):
         # exp(r / 4) is a step of 1 / 256; squares and sums are several times as fast as a table, and as near.
         steps = np.subtract(256, values, dtype=np.float32)
-        powers = steps if used is None else steps * used
-        return np.einsum("nk,nk->n", powers, steps) / 65536 if temperature == 2 else powers.sum(1) / 256
-    if values.dtype == np.uint8:
-        powers = np.take(np.exp(LOG_RATIOS.astype(np.float64) / temperature).astype(np.float32), values)
-    else:
-        powers = np.exp(values.astype(np.float32) / np.float32(temperature))
-    return (powers if used is None else powers * used) @ np.ones(powers.shape[1], np.float32)
+        if used is not None:
+            steps *= used
+    for temperature in temperatures:
+        if values.dtype == np.uint8 and temperature == 4:
+            sums.append(steps @ ones / 256)
+        elif values.dtype == np.uint8 and temperature == 2:
+            sums.append(np.einsum("nk,nk->n", steps, steps) / 65536)
+        else:
+            if values.dtype == np.uint8:
+                powers = np.take(np.exp(LOG_RATIOS.astype(np.float64) / temperature).astype(np.float32), values)
+            else:
+                powers = np.exp(values.astype(np.float32) / np.float32(temperature))
+            sums.append((powers if used is None else powers * used) @ ones)
+    return sums
 
 
 def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
     low, values, stored = planes["support_low"], planes["values"], planes["log_normalizers"]
     if "support_size" in planes:
         sizes = planes["support_size"].astype(np.int64)
-        support = _fill(_unpack_ids(low, sizes, planes.get("support_high")), sizes, -1)
+        support, used = _fill_ids(low, sizes, planes.get("support_high"))
         values = _fill(values, sizes, 0)
-        used = support >= 0
     else:
         size = made.support_size
-        support = _unpack_ids(low, size, planes.get("support_high")).reshape(-1, size)
+        support, used = _unpack_ids(low.reshape(-1, size), size, planes.get("support_high")), None
         values = values.reshape(-1, size)
-        used = None
     own = stored[:, made.temperatures.index(1.0), None]
     log_probs = decode_values(values)
     log_probs -= own
     log_tail = planes["log_tail"].astype(np.float32)
     tails = np.empty_like(stored)
+    others = [temperature for temperature in made.temperatures if temperature != 1]
+    sums = dict(zip(others, _sum_powers(values, others, used), strict=True))
     for index, temperature in enumerate(made.temperatures):
         if temperature == 1:
             tails[:, index] = log_tail
             continue
-        left = 1 - _sum_powers(values, temperature, used) * np.exp(-stored[:, index])
+        left = 1 - sums[temperature] * np.exp(-stored[:, index])
         # A support of the whole vocabulary has no tail at any temperature.
         tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, _SMALLEST_TAIL)))
     if used is not None:
@@ -176,7 +196,7 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
 
 def _decode_drawn(made: CacheDescription, planes: Arrays) -> Arrays:
     sizes = planes["drawn_size"].astype(np.int64)
-    support = _fill(_unpack_ids(planes["drawn_low"], sizes, planes.get("drawn_high")), sizes, -1)
+    support, _ = _fill_ids(planes["drawn_low"], sizes, planes.get("drawn_high"))
     counts = _fill(planes["drawn_counts"], sizes, 0).astype(np.float32)
     return {"support": support, "weights": counts / np.float32(made.sparsity.draws)}
 

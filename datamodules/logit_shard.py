@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ def checksum_arrays(arrays: Iterable[np.ndarray]) -> int:
     checksum = xxhash.xxh3_64()
     for array in arrays:
         checksum.update(array.data)
+    return _shorten(checksum)
+
+
+def _shorten(checksum: xxhash.xxh3_64) -> int:
     return checksum.intdigest() & 0xFFFFFFFF
 
 
@@ -104,7 +109,7 @@ class Shard:
         }
         if "entries" not in self.bounds and "support_low" in self.layout:
             self.bounds["entries"] = [bound * description.support_size for bound in self.bounds["rows"]]
-        self._views: dict[str, tuple[np.ndarray, list[int]]] | None = None
+        self._content: memoryview | None = None
 
     def _load(self, name: str) -> np.ndarray:
         dtype, shape, offset = self._places[name]
@@ -112,30 +117,42 @@ class Shard:
 
     def __getstate__(self) -> dict:
         # A spawned worker maps the file itself; a pickled map would be its whole content.
-        return {**vars(self), "_views": None}
+        return {**vars(self), "_content": None}
 
-    def _map_planes(self) -> dict[str, tuple[np.ndarray, list[int]]]:
-        """Returns the planes, mapped read-only, and where their examples begin."""
-        content = np.asarray(np.memmap(self.path, np.uint8, mode="r"))
-        views = {}
+    @cached_property
+    def _planes(self) -> list[tuple[int, int, list[int]]]:
+        """For each plane: where it begins, the bytes of one of its rows, and where its examples begin."""
+        planes = []
         for name, plane in self.layout.items():
             dtype, shape, offset = self._places[name]
-            end = offset + int(np.prod(shape)) * dtype.itemsize
-            views[name] = content[offset:end].view(dtype).reshape(shape), self.bounds[plane.per]
-        return views
+            planes.append((offset, dtype.itemsize * int(np.prod(shape[1:])), self.bounds[plane.per]))
+        return planes
 
-    def slice_example(self, number: int) -> dict[str, np.ndarray]:
-        """Returns one example's part of every plane, mapped, not copied.
+    def slice_example(self, number: int) -> list[memoryview]:
+        """Returns one example's bytes of every plane, in the layout's order, mapped, not copied.
 
         Raises:
-            ValueError: Its bytes are not those that were written.
+            ValueError: They are not those that were written.
         """
-        if self._views is None:
-            self._views = self._map_planes()
-        parts = {name: view[bounds[number] : bounds[number + 1]] for name, (view, bounds) in self._views.items()}
-        if checksum_arrays(parts.values()) != self.checksums[number]:
+        if self._content is None:
+            self._content = np.asarray(np.memmap(self.path, np.uint8, mode="r")).data
+        checksum = xxhash.xxh3_64()
+        parts = []
+        for offset, size, bounds in self._planes:
+            part = self._content[offset + size * bounds[number] : offset + size * bounds[number + 1]]
+            checksum.update(part)
+            parts.append(part)
+        if _shorten(checksum) != self.checksums[number]:
             raise ValueError(
                 f"{self.path}: the rows of {self.ids[number]!r} are damaged; delete this file and run "
                 "scripts/cache_logits.py again"
             )
         return parts
+
+    def join_examples(self, examples: Iterable[list[memoryview]]) -> dict[str, np.ndarray]:
+        """Returns the planes of examples of the cache, from whichever of its shards, one after the other."""
+        planes = {}
+        for name, parts in zip(self.layout, zip(*examples, strict=True), strict=True):
+            dtype, shape, _ = self._places[name]
+            planes[name] = np.frombuffer(b"".join(parts), dtype).reshape(-1, *shape[1:])
+        return planes

@@ -46,7 +46,7 @@ class Example:
     @property
     def num_prompt_tokens(self) -> int:
         """Number of tokens before the completion."""
-        return int((self.segments == PROMPT).sum())
+        return int(np.count_nonzero(self.segments == PROMPT))
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -21,8 +21,9 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 def remove_torn(folder: Path) -> None:
     """Removes what killed saves have left half written; call where no other process can be saving."""
-    for path in folder.glob(".*.tmp-*"):
-        path.unlink()
+    # A file of one process, or the folder that several write into.
+    for path in folder.glob(".*.tmp*"):
+        remove(path)
 
 
 def find_checkpoint(folder: Path) -> Path | None:

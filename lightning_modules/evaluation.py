@@ -98,7 +98,9 @@ class Evaluator(L.LightningModule):
             self._scorer = ReferenceScorer(self.model)
 
     def check(self, data: EvaluationDataModule) -> None:
-        """Raises a ValueError if the student cannot be loaded, or a generation or reference may leave its context."""
+        """Raises a ValueError if the student cannot be loaded, a text may not fit its context, or a setting is idle."""
+        if not self.score_options and data.option_text != "sentence":
+            raise ValueError(f"data.option_text={data.option_text} is ignored where model.score_options is false")
         length = data.max_length + self.max_new_tokens
         what = "data.max_length + model.max_new_tokens"
         if data.find_longest() > length:

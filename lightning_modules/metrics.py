@@ -55,7 +55,7 @@ def measure(
     references: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     bert_model: str | None = None,
 ) -> dict[str, Metrics]:
-    """Returns the metrics of each task by name.
+    """Returns the metrics of each task, or of each split where a task has several, by name.
 
     Args:
         records: Of PREDICTION_SCHEMA.
@@ -65,14 +65,12 @@ def measure(
     Raises:
         ValueError: A question is there twice.
     """
-    tasks: dict[str, list[dict]] = defaultdict(list)
     seen: set[tuple[str, str]] = set()
     for record in records:
         key = (record["task"], record["question_id"])
         if key in seen:
             raise ValueError(f"question {record['question_id']!r} of {record['task']} is predicted twice")
         seen.add(key)
-        tasks[record["task"]].append(record)
     return {
         task: {
             **measure_answers(own),
@@ -80,8 +78,20 @@ def measure(
             **measure_against(own, references or {}, bert_model),
             **measure_references(own),
         }
-        for task, own in tasks.items()
+        for task, own in group_by_task(records).items()
     }
+
+
+def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
+    """Returns the records of each task by its name; of each split, as TASK/SPLIT, where a task has several."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        splits[record["task"]].add(record["split"])
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for record in records:
+        task = record["task"]
+        groups[task if len(splits[task]) == 1 else f"{task}/{record['split']}"].append(record)
+    return dict(groups)
 
 
 def measure_answers(records: Sequence[dict]) -> Metrics:

@@ -37,8 +37,9 @@ from losses.mixture import (
 )
 from losses.targets import FullTarget, Target, soften
 
-# A chunk's logits, counted in float32. The weight is read again for every chunk, which larger chunks hide.
-CPU_CHUNK_BYTES = 96 << 20
+# A chunk's logits, counted in float32. Each chunk reads the weight and adds to its gradient once more, which as many
+# rows as this hide on a CPU.
+CPU_CHUNK_BYTES, CPU_CHUNK_ROWS = 320 << 20, 512
 GPU_CHUNK_BYTES = 512 << 20
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
 BLOCK_BYTES = 16 << 20
@@ -281,9 +282,10 @@ def mix_fused(
         sum_n weights_n loss_n, with gradients to hidden states, weight and bias, once; and `Rows.statistics`.
     """
     device = hidden_ND.device.type
-    if chunk_bytes is None:
-        chunk_bytes = CPU_CHUNK_BYTES if device == "cpu" else GPU_CHUNK_BYTES
     weight_VD, bias_V = head.weight_VD, head.bias_V
+    row_bytes = 4 * len(weight_VD)
+    if chunk_bytes is None:
+        chunk_bytes = min(CPU_CHUNK_BYTES, CPU_CHUNK_ROWS * row_bytes) if device == "cpu" else GPU_CHUNK_BYTES
     if head.scale != 1:
         hidden_ND, bias_V = head.scale * hidden_ND, None if bias_V is None else head.scale * bias_V
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
@@ -297,7 +299,7 @@ def mix_fused(
             target,
             mixture,
             head.softcap,
-            max(1, chunk_bytes // (4 * len(weight_VD))),
+            max(1, chunk_bytes // row_bytes),
             torch.is_grad_enabled(),
         )
     names = STATISTICS if target is None else TEACHER_STATISTICS

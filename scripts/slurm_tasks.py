@@ -26,8 +26,10 @@ class SlurmTasks:
         Raises:
             ValueError: The trainer was told other numbers.
         """
-        given = len(devices) if isinstance(devices, list) else devices
-        if given not in (1, "1", "auto", -1, "-1") and int(given) != self.per_node:
+        # "0,1" and "0," name devices as a list does.
+        named = devices.strip(",").split(",") if isinstance(devices, str) and "," in devices else devices
+        given = len(named) if isinstance(named, list) else named
+        if str(given) not in ("1", "auto", "-1", str(self.per_node)):
             raise ValueError(
                 f"trainer.devices is {given}, but SLURM started {self.per_node} tasks a node; "
                 "set --ntasks-per-node to the number of devices, or leave trainer.devices"

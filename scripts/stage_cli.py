@@ -1,4 +1,4 @@
-"""What the stages' scripts share: one config file with a section for each stage, and errors in one line."""
+"""What the stages' scripts share: a checked command line, and errors in one line."""
 
 import json
 import logging
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -21,9 +20,9 @@ from datamodules.files import check_place
 from lightning_modules.preemption import Preemption
 from lightning_modules.sharding import ShardedStrategy
 from lightning_modules.stop_signal import EXIT_STOPPED, find_listener
+from scripts.experiment_file import select_sections
 from scripts.slurm_tasks import read_slurm_tasks
 
-STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
 # What of the trainer's settings changes the result; where and how fast it runs does not.
 TRAINER_KEYS = (
     "max_epochs",
@@ -57,45 +56,6 @@ def quiet_libraries() -> None:
         ".*`srun` command is available",
     ):
         warnings.filterwarnings("ignore", message)
-
-
-def select_section(path: str, stage: str) -> str:
-    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON.
-
-    Raises:
-        ValueError: The file or its section is missing or no YAML mapping, or it has a section that is no stage.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"--config: no such file: {path}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: malformed YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a mapping")
-    if not set(content) & set(STAGES):
-        return path
-    if unknown := sorted(set(content) - set(STAGES)):
-        raise ValueError(f"{path}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
-    if stage not in content:
-        raise ValueError(f"{path}: has no section {stage}")
-    if not isinstance(content[stage], dict):
-        raise ValueError(f"{path}: section {stage}: expected a mapping")
-    return json.dumps(content[stage])
-
-
-def select_sections(args: list[str], stage: str) -> list[str]:
-    """Replaces each `--config FILE` by the stage's section of the file."""
-    selected = []
-    follows = False
-    for arg in args:
-        if follows or arg.startswith("--config="):
-            selected.append(f"--config={select_section(arg.removeprefix('--config='), stage)}")
-        elif arg != "--config":
-            selected.append(arg)
-        follows = arg == "--config"
-    return selected
 
 
 class StageCLI(LightningCLI):

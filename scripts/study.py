@@ -27,7 +27,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from datamodules.files import write_json, write_text
-from scripts.stage_cli import run_main, select_section, select_sections
+from scripts.experiment_file import select_section, select_sections, split_args
+from scripts.stage_cli import run_main
 from scripts.stages import MAINS, STAGES
 from studies.analysis import analyze as analyze_study
 from studies.analysis import format_results
@@ -41,21 +42,6 @@ from studies.plan import Job, StudyPlan
 from studies.power import parse_power
 from studies.report import write_html
 from studies.submission import submit_jobs
-
-
-def split_args(args: list[str]) -> tuple[str, list[str]]:
-    """Returns the file that `--config` names, and the other arguments."""
-    configs, overrides, rest = list[str](), list[str](), iter(args)
-    for arg in rest:
-        if arg == "--config":
-            configs.append(next(rest, ""))
-        elif arg.startswith("--config="):
-            configs.append(arg.removeprefix("--config="))
-        else:
-            overrides.append(arg)
-    if len(configs) != 1 and not {"-h", "--help"} & set(args):
-        raise ValueError("name exactly one study's file with --config, e.g. configs/experiments/microworld.yaml")
-    return "".join(configs[:1]), overrides
 
 
 def parse(args: list[str]) -> StudyPlan:

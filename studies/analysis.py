@@ -13,6 +13,7 @@ from studies.interaction import decompose, describe_df, estimate_gammas, explain
 from studies.power import measure_components
 from studies.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.statistics import Estimate, adjust_holm, compare_models, estimate_accuracy, estimate_contrast
+from studies.table import format_table
 
 METHODS = {
     "wilson": "Wilson's interval for as many questions as the variance over training seeds and questions is worth",
@@ -276,17 +277,17 @@ def format_results(results: dict[str, Any]) -> str:
             for cell in cells
             if cell["task"] == task and cell["trained_on"] in (None, trained_on)
         }
-        lines = [["arm", *(f"student {name} ({family})" for name, family in students.items())]]
-        lines.append(["---"] * len(lines[0]))
+        columns = ["arm", *(f"student {name} ({family})" for name, family in students.items())]
+        rows = []
         for condition in dict.fromkeys(condition for condition, _ in shown):
-            lines.append([condition, *(_format_cell(shown.get((condition, student))) for student in students)])
+            rows.append([condition, *(_format_cell(shown.get((condition, student))) for student in students)])
         gammas, contrasts = (
             [row for row in results[name] if (row["trained_on"], row["task"]) == place]
             for name in ("gamma", "contrasts")
         )
         parts += [
             f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}:",
-            "\n".join(f"| {' | '.join(line)} |" for line in lines),
+            format_table(columns, rows),
             "\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.",
             "\n".join(map(_format_contrast, contrasts)),
         ]

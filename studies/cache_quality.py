@@ -17,6 +17,7 @@ from datamodules.logit_writer import LogitCacheWriter
 from datamodules.tokenization import Example
 from lightning_modules.row_head import RowHead
 from lightning_modules.sparsify import reduce_rows
+from studies.table import format_table
 
 BYTE_TICKS = (10, 20, 50, 100, 200, 500, 1000)
 
@@ -43,17 +44,15 @@ class Quality:
     support_mean: float
 
     @classmethod
-    def format_table(cls, qualities: list["Quality"], title: str) -> str:
+    def format_all(cls, qualities: list["Quality"], title: str) -> str:
         """Returns a Markdown table."""
-        lines = [
-            f"| {title} | bytes/token | ids | KL mean | KL p99 | gradient angle |",
-            "| --- | ---: | ---: | ---: | ---: | ---: |",
-        ]
+        rows = []
         for q in qualities:
             kls = ["–" if math.isnan(kl) else f"{kl:.1e}" for kl in (q.kl_mean, q.kl_p99)]
             ids = "–" if math.isnan(q.support_mean) else f"{q.support_mean:.1f}"
-            lines.append(f"| {q.name} | {q.bytes_per_token:.1f} | {ids} | {kls[0]} | {kls[1]} | {q.angle:.2f}° |")
-        return "\n".join(lines)
+            rows.append([q.name, f"{q.bytes_per_token:.1f}", ids, *kls, f"{q.angle:.2f}°"])
+        columns = [title, "bytes/token", "ids", "KL mean", "KL p99", "gradient angle"]
+        return format_table(columns, rows, right=range(1, 6))
 
 
 @dataclass(frozen=True)

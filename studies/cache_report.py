@@ -14,6 +14,7 @@ from datamodules.questions import load_questions
 from lightning_modules.pretrained import identify_weights, load_causal_lm, name_model
 from lightning_modules.row_head import RowHead
 from studies.cache_quality import compute_kl
+from studies.table import format_table
 
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
@@ -31,13 +32,13 @@ class CacheReport:
     rows: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = ["| cache | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in self.facts.items())]
-        heads = ["per token", "mean", *(f"{100 * quantile:.0f} %" for quantile in QUANTILES)]
-        lines += ["", f"| {' | '.join(heads)} |", "| --- " + "| ---: " * (len(heads) - 1) + "|"]
-        for name, values in self.rows.items():
-            numbers = [values.mean(), *np.quantile(values, QUANTILES)]
-            lines.append(f"| {name} | {' | '.join(f'{number:.3g}' for number in numbers)} |")
-        return "\n".join(lines)
+        facts = format_table(["cache", ""], list(self.facts.items()))
+        columns = ["per token", "mean", *(f"{100 * quantile:.0f} %" for quantile in QUANTILES)]
+        rows = [
+            [name, *(f"{number:.3g}" for number in (values.mean(), *np.quantile(values, QUANTILES)))]
+            for name, values in self.rows.items()
+        ]
+        return f"{facts}\n\n{format_table(columns, rows, right=range(1, len(columns)))}"
 
     def plot(self, path: Path) -> None:
         """Draws a histogram of each quantity."""

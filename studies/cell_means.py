@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from studies.interaction import decompose, describe_df, estimate_gammas
+from studies.table import format_table
 
 
 @dataclass(frozen=True)
@@ -67,21 +68,20 @@ def format_means(grid: AccuracyGrid) -> str:
     Raises:
         ValueError: The grid does not identify the family interaction.
     """
-    lines = [
-        "| student | in-family teachers (n) | cross-family teachers (n) | difference |",
-        "| --- | ---: | ---: | ---: |",
-    ]
+    columns = ["student", "in-family teachers (n)", "cross-family teachers (n)", "difference"]
+    rows = []
     for (student, family), row_T in zip(grid.students.items(), grid.accuracy_ST, strict=True):
         own_T = np.array([other == family for other in grid.families[1]])
         cells = [f"{row_T[mask].mean():.2%} ({mask.sum()})" if mask.any() else "–" for mask in (own_T, ~own_T)]
         difference = (
             f"{100 * (row_T[own_T].mean() - row_T[~own_T].mean()):+.2f}" if 0 < own_T.sum() < len(own_T) else "–"
         )
-        lines.append(f"| {student} ({family}) | {cells[0]} | {cells[1]} | {difference} |")
+        rows.append([f"{student} ({family})", *cells, difference])
     gamma = float((decompose(*grid.families).gamma_ST * grid.accuracy_ST).sum())
-    lines.append(
-        f"\nFamily interaction γ = {100 * gamma:+.2f} points, without the teachers' and the students' main effects."
-    )
+    lines = [
+        format_table(columns, rows, right=range(1, 4)),
+        f"\nFamily interaction γ = {100 * gamma:+.2f} points, without the teachers' and the students' main effects.",
+    ]
     for method, found, df in estimate_gammas(grid.accuracy_ST, *grid.families):
         ends = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
         lines.append(f"- {method}: 95 % interval {ends}, p = {found.p:.2g}; {describe_df(df, *grid.families)}")

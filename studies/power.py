@@ -14,6 +14,7 @@ from scipy.stats import norm
 from studies.grid import Study
 from studies.interaction import decompose
 from studies.statistics import LEVEL
+from studies.table import format_table
 
 SEEDS = (2, 3, 5, 10)
 QUESTIONS = (200, 500, 1000, 2000)
@@ -171,25 +172,24 @@ def format_power(
         "family interaction": decompose(student_families, teacher_families).gamma_ST.reshape(-1),
         "difference between two arms": np.array([1.0, -1.0]),
     }
-    lines = []
+    parts = []
     for name, weights_C in contrasts.items():
-        lines += [
-            f"Power to find a {name} of {100 * effect:g} points (the smallest that is found with 80 %):",
-            "",
-            "| training seeds | " + " | ".join(f"{number} questions" for number in QUESTIONS) + " |",
-            "| --- |" + " ---: |" * len(QUESTIONS),
-        ]
+        rows = []
         for num_seeds in SEEDS:
             powers = [Power(weights_C, num_seeds, number, components) for number in QUESTIONS]
-            row = [f"{power.find(effect):.0%} ({100 * power.find_smallest():.1f})" for power in powers]
-            lines.append(f"| {num_seeds} | {' | '.join(row)} |")
-        lines.append("")
+            found = [f"{power.find(effect):.0%} ({100 * power.find_smallest():.1f})" for power in powers]
+            rows.append([f"{num_seeds}", *found])
+        columns = ["training seeds", *(f"{number} questions" for number in QUESTIONS)]
+        parts += [
+            f"Power to find a {name} of {100 * effect:g} points (the smallest that is found with 80 %):",
+            format_table(columns, rows, right=range(1, len(columns))),
+        ]
     c = components
-    lines.append(
+    parts.append(
         f"Accuracies near {c.accuracy:.0%}, standard deviation over seeds {100 * c.seed_sd:.1f} points, correlation of "
         f"answers to a question {c.same_cell:.2f} between seeds of an arm and {c.other_cell:.2f} between arms."
     )
-    return "\n".join(lines)
+    return "\n\n".join(parts)
 
 
 def parse_power(args: list[str]) -> tuple[Callable[[Study], str], list[str]]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from lightning_modules.metrics import group_by_task
 from studies.grid import Arm, Study, expand
 
 EXTRACTOR = "neutral"
@@ -78,7 +79,7 @@ def predictions_path(study: Study, arm: Arm) -> Path:
 
 
 def _read_records(path: Path) -> dict[str, dict[str, dict]]:
-    """Returns an arm's records by task and question.
+    """Returns an arm's records by task, or by split where a task has several, and by question.
 
     Raises:
         ValueError: A question is there twice or has no gold answer, or the extractor's column is missing.
@@ -86,15 +87,17 @@ def _read_records(path: Path) -> dict[str, dict[str, dict]]:
     names = pq.read_schema(path).names
     if f"correct_{EXTRACTOR}" not in names:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
-    columns = ["task", "question_id", f"answer_{EXTRACTOR}", *(name for name in names if name.startswith("correct_"))]
+    correct = [name for name in names if name.startswith("correct_")]
+    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct]
     tasks: dict[str, dict[str, dict]] = defaultdict(dict)
-    for record in pq.read_table(path, columns=columns).to_pylist():
-        task, question = record["task"], record["question_id"]
-        if question in tasks[task]:
-            raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
-        if record[f"correct_{EXTRACTOR}"] is None:
-            raise ValueError(f"{path}: question {question!r} has no gold answer; a study's test questions need one")
-        tasks[task][question] = record
+    for task, records in group_by_task(pq.read_table(path, columns=columns).to_pylist()).items():
+        for record in records:
+            question = record["question_id"]
+            if question in tasks[task]:
+                raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
+            if record[f"correct_{EXTRACTOR}"] is None:
+                raise ValueError(f"{path}: question {question!r} has no gold answer; a study's test questions need one")
+            tasks[task][question] = record
     return tasks
 
 

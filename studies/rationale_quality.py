@@ -12,6 +12,7 @@ from datamodules.answers import EXTRACTORS, extract_neutral
 from datamodules.files import atomic_path, read_records
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, load_rationales, read_flat_rationales
+from studies.table import format_table
 
 NOTES = """\
 answered   an answer is recorded: the teacher's own if it was published, else the one that was extracted
@@ -143,16 +144,15 @@ def read_files(paths: list[str], source: str | None) -> tuple[list[Rationale], d
     return list(rationales.values()), questions
 
 
-def format_table(qualities: list[Quality]) -> str:
+def format_qualities(qualities: list[Quality]) -> str:
     """Returns a Markdown table, a line for each teacher and task."""
-    names = list(qualities[0].shares)
-    lines = ["| task | teacher | n | " + " | ".join(names) + " | tokens | words |", "|" + " --- |" * (len(names) + 5)]
+    rows = []
     for item in qualities:
         shares = ["–" if value is None else f"{value:.1%}" for value in item.shares.values()]
         tokens = "–" if item.tokens is None else f"{item.tokens:.0f}"
-        cells = [item.task, item.teacher, str(item.number), *shares, tokens, f"{item.words:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([item.task, item.teacher, str(item.number), *shares, tokens, f"{item.words:.0f}"])
+    columns = ["task", "teacher", "n", *qualities[0].shares, "tokens", "words"]
+    return format_table(columns, rows, right=range(2, len(columns)))
 
 
 def plot_qualities(qualities: list[Quality], path: Path) -> None:
@@ -213,6 +213,6 @@ def summarize(args: list[str]) -> None:
     parser.add_argument("--png", type=Path, metavar="FILE", help="the table as a picture")
     parsed = parser.parse_args(args)
     qualities = measure_quality(*read_files(parsed.files, parsed.questions))
-    print(f"{format_table(qualities)}\n\n{NOTES}")
+    print(f"{format_qualities(qualities)}\n\n{NOTES}")
     if parsed.png:
         plot_qualities(qualities, parsed.png)

@@ -1,9 +1,20 @@
 """Tables that read well in a terminal and are Markdown."""
 
+from collections.abc import Collection, Sequence
 
-def format_table(rows: list[dict[str, str]]) -> str:
-    """Returns rows as a table; the first row's keys are the columns, which all rows have."""
-    header = list(rows[0])
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in header}
-    lines = [dict(zip(header, header, strict=True)), {name: "-" * widths[name] for name in header}, *rows]
-    return "\n".join(f"| {' | '.join(line[name].ljust(widths[name]) for name in header)} |" for line in lines)
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Returns a table.
+
+    Args:
+        columns: Their headings.
+        rows: The cells, each row as long as `columns`.
+        right: The numbers of the columns that are aligned to the right.
+    """
+    widths = [max(3, *map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    rules = ["-" * (width - 1) + ":" if n in right else "-" * width for n, width in enumerate(widths)]
+    lines = [
+        [cell.rjust(width) if n in right else cell.ljust(width) for n, (cell, width) in enumerate(pairs)]
+        for pairs in (zip(row, widths, strict=True) for row in (columns, rules, *rows))
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

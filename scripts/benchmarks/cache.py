@@ -147,6 +147,6 @@ def run(args: list[str]) -> Iterator[Measurement]:
             curves[run_.name] = run_.measure(folder / run_.name, COPIES)
     for title, qualities in curves.items():
         # Standard output is for measurements alone.
-        print(Quality.format_table(qualities, title), file=sys.stderr)
+        print(Quality.format_all(qualities, title), file=sys.stderr)
     if given.png:
         plot_qualities(curves, given.png)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from studies.table import format_table
+
 # With fewer teachers, three orders of them or less are possible, or nothing can be resampled.
 FEWEST_TEACHERS = 4
 NUM_RESAMPLES = 2000
@@ -209,20 +211,19 @@ def format_predictions(predictions: Sequence[dict[str, Any]]) -> str:
         left = {item["metric"]: item for item in prediction["mediations"]}
         plain = left[None]
         gamma = "not identified" if plain["gamma"] is None else f"{_format_interval(plain, 'gamma', 1)} points"
-        lines = [
+        title = (
             f"{prediction['trained_on']}, answering {prediction['task']}: {prediction['num_cells']} cells; "
-            f"family interaction of the cells: {gamma}",
-            "",
-            "| diagnostic | Spearman with accuracy | interaction that is left | n | |",
-            "| --- | ---: | ---: | --- | --- |",
-        ]
+            f"family interaction of the cells: {gamma}"
+        )
+        rows = []
         for item in prediction["correlations"]:
             own = left.get(item["metric"])
             rest = "–" if own is None else _format_interval(own, "gamma", 1)
             number = f"{item['num_students']} × {item['num_teachers']}"
             note = item["note"] or (own["note"] if own else "") or ""
-            lines.append(f"| {item['metric']} | {_format_interval(item, 'estimate', 2)} | {rest} | {number} | {note} |")
-        parts.append("\n".join(lines))
+            rows.append([item["metric"], _format_interval(item, "estimate", 2), rest, number, note])
+        columns = ["diagnostic", "Spearman with accuracy", "interaction that is left", "n", ""]
+        parts += [title, format_table(columns, rows)]
     note = (
         "Spearman over teachers, averaged over students, 95 % by a bootstrap over teachers. The interaction is a "
         "regression's on cells, in points, 95 % by Student's t; n is students × teachers."

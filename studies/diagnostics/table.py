@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files import atomic_path
+from studies.table import format_table
 
 CONDITIONS = {True: "shown the gold answer", False: "not shown the gold answer", None: "unknown whether shown gold"}
 
@@ -41,17 +42,15 @@ def format_tables(rows: Sequence[dict], metrics: dict[str, dict]) -> str:
     """Returns Markdown: for each student, task and condition a table, a line for each diagnostic; and what they are."""
     parts = []
     for (student, task), condition, group in _group(rows):
-        lines = [
-            f"{task}, read by {student}; {CONDITIONS[condition]}; {group[0]['num_questions']} questions",
-            "",
-            "| | | " + " | ".join(row["teacher"] for row in group) + " |",
-            "| --- | --- |" + " ---: |" * len(group),
-        ]
+        cells = []
         for name in metrics:
             if any(name in row for row in group):
                 arrow = {"lower": "↓", "higher": "↑", None: ""}[metrics[name]["better"]]
-                lines.append(f"| {name} | {arrow} | " + " | ".join(_format_cell(row, name) for row in group) + " |")
-        parts.append("\n".join(lines))
+                cells.append([name, arrow, *(_format_cell(row, name) for row in group)])
+        parts += [
+            f"{task}, read by {student}; {CONDITIONS[condition]}; {group[0]['num_questions']} questions",
+            format_table(["", "", *(row["teacher"] for row in group)], cells, right=range(2, 2 + len(group))),
+        ]
     notes = [f"- {name}: {metric['description']} ({metric['source']})" for name, metric in metrics.items()]
     arrows = "± is half the 95 % interval over questions. ↓ lower, ↑ higher is said to make a better teacher."
     return "\n\n".join([*parts, arrows, "\n".join(notes)])

@@ -4,18 +4,18 @@ from pathlib import Path
 
 from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Table, Text
 from studies.report.pictures import draw
+from studies.table import format_table
 
 
 def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
-def format_table(table: Table) -> str:
+def format_captioned(table: Table) -> str:
     """Returns a table and its caption."""
-    rules = ["---:" if table.is_numeric(column) else "---" for column in range(len(table.columns))]
-    rows = [table.columns, rules, *([_escape(cell.text) for cell in row] for row in table.rows)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", table.caption])
+    numeric = [number for number in range(len(table.columns)) if table.is_numeric(number)]
+    rows = [[_escape(cell.text) for cell in row] for row in table.rows]
+    return f"{format_table(table.columns, rows, numeric)}\n\n{table.caption}"
 
 
 def format_sample(sample: Sample) -> str:
@@ -35,7 +35,7 @@ def format_block(block: Block, families: list[str], pictures: Path) -> str:
         text = block.text.replace("<", "&lt;")
         return f"> **Note:** {text}" if block.is_warning else text
     if isinstance(block, Table):
-        return format_table(block)
+        return format_captioned(block)
     if isinstance(block, Sample):
         return format_sample(block)
     assert isinstance(block, Figure | HeatMap | Parallel)

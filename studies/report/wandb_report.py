@@ -11,7 +11,7 @@ import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces import expr
 
 from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Text
-from studies.report.markdown import format_sample, format_table
+from studies.report.markdown import format_captioned, format_sample
 from studies.report.pictures import draw
 
 ACCURACY = "test/accuracy_neutral"
@@ -96,7 +96,7 @@ class WandbReport:
         if isinstance(block, Figure | HeatMap | Parallel):
             picture = reports.MediaBrowser(media_keys=[f"report/{block.name}"], num_columns=1, layout=_WIDE)
             return [self._grid("pictures", "report", [picture]), reports.MarkdownBlock(block.caption)]
-        return [reports.MarkdownBlock(format_table(block))]
+        return [reports.MarkdownBlock(format_captioned(block))]
 
     def _grid(self, name: str, job_type: str, panels: list[Any], groupby: list[str] | None = None) -> Any:
         """Returns panels over the study's runs of one kind."""

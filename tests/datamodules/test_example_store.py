@@ -182,3 +182,4 @@ def test_two_writers_at_once_and_one_that_is_killed(tmp_path: Path) -> None:
     assert not folder.exists()
     assert read_all(open_input(shared, paths)) == expected
     assert hash_path(folder) == hash_path(tmp_path / "moved")
+    assert [*shared.iterdir()] == [folder]

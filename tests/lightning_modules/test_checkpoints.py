@@ -87,6 +87,8 @@ def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
 def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / f".{LAST}.tmp-0123abcd").write_bytes(b"half")
+    (tmp_path / f".{LAST}.tmp").mkdir()
+    (tmp_path / f".{LAST}.tmp" / "0-of-2.pt").write_bytes(b"half")
     remove_torn(tmp_path)
     remove_torn(tmp_path / "missing")
     assert list(tmp_path.iterdir()) == [tmp_path / LAST]

@@ -32,6 +32,7 @@ def make_record(number: int, answer: str | None, gold: str | None = "A", **chang
     correct = None if gold is None else answer == gold
     return {
         "task": "t",
+        "split": "test",
         "question_id": f"q{number}",
         "gold": gold,
         "completion": "It is so. The answer is A.",
@@ -58,6 +59,14 @@ def make_texts(number: int, seed: int) -> list[str]:
 
 def test_each_likelihood_has_its_name() -> None:
     assert set(LIKELIHOOD_METRICS) == set(LIKELIHOODS)
+
+
+def test_splits_of_a_task_are_apart() -> None:
+    answers = [("dev", "A"), ("dev", "B"), ("test", "A"), ("test", "A"), ("test", None)]
+    records = [make_record(number, answer, split=split) for number, (split, answer) in enumerate(answers)]
+    metrics = measure([*records, make_record(9, "A", task="other")])
+    assert {name: own["accuracy_neutral"].n for name, own in metrics.items()} == {"t/dev": 2, "t/test": 3, "other": 1}
+    assert metrics["t/dev"]["accuracy_neutral"].value == 1 / 2
 
 
 def test_shares_are_counted_over_the_questions_that_they_are_of() -> None:

@@ -60,6 +60,11 @@ def test_a_setting_makes_no_sense(bench, option, named):
     assert named in bench.refuse("evaluate", option)
 
 
+def test_options_that_no_one_scores_are_put_somehow(bench):
+    line = bench.refuse("evaluate", "--data.option_text=letter", "--model.score_options=false")
+    assert "data.option_text=letter is ignored where model.score_options is false" in line
+
+
 @pytest.mark.parametrize(
     ("own", "options", "named"),
     [

@@ -10,7 +10,7 @@ import yaml
 
 from datamodules.pretrained import find_card
 from scripts import study as study_script
-from scripts.stage_cli import STAGES
+from scripts.experiment_file import STAGES
 from tests.scripts.conftest import MAINS
 
 ROOT = Path(__file__).parents[2]

@@ -47,13 +47,13 @@ def test_tasks_that_would_not_find_each_other_are_refused(environment: dict, mes
         read_slurm_tasks(environment)
 
 
-@pytest.mark.parametrize("devices", [1, 4, "4", "auto", -1, [0, 1, 2, 3]])
+@pytest.mark.parametrize("devices", [1, 4, "4", "auto", -1, [0, 1, 2, 3], "0,1,2,3"])
 @pytest.mark.parametrize("num_nodes", [1, 2])
 def test_what_is_left_at_its_default_or_agrees_follows(devices: int | str | list, num_nodes: int) -> None:
     assert SlurmTasks(2, 4).fit_trainer(devices, num_nodes) == {"devices": 4, "num_nodes": 2}
 
 
-@pytest.mark.parametrize("devices", [2, "2", [0, 1]])
+@pytest.mark.parametrize("devices", [2, "2", [0, 1], "0,1"])
 def test_other_devices_are_refused_with_both_numbers(devices: int | str | list) -> None:
     with pytest.raises(
         ValueError, match=r"trainer.devices is 2, but SLURM started 4 tasks a node; set --ntasks-per-no"

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_cells_gains_and_gamma_by_hand(tmp_path):
     better = find(results["effects"], kind="teacher", name="A")
     assert better["estimate"] == pytest.approx((31 + 16 - 26 - 21) / 40 / 4)
     table = format_results(results)
-    assert "| rationale-A | 77.5% [" in table and "(17; +52.5)" in table and "γ = +12.5 points" in table
+    assert re.search(r"\| rationale-A +\| 77.5% \[", table) and "(17; +52.5)" in table and "γ = +12.5 points" in table
     assert json.loads(json.dumps(results)) == results
 
 

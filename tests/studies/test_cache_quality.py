@@ -56,8 +56,9 @@ def test_a_support_of_the_whole_vocabulary_has_the_full_gradient(kind: str) -> N
 
 def test_table_and_plot_name_every_kind(tmp_path: Path) -> None:
     qualities = [Quality("top_k 8", 45.0, 1e-5, 1e-4, 3.0, 8.0), Quality("sampled 50", 40.0, np.nan, np.nan, 0.5, 12.5)]
-    table = Quality.format_table(qualities, "a text")
-    assert "| top_k 8 | 45.0 | 8.0 | 1.0e-05 | 1.0e-04 | 3.00° |" in table
-    assert "| sampled 50 | 40.0 | 12.5 | – | – | 0.50° |" in table
+    table = Quality.format_all(qualities, "a text")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert ["top_k 8", "45.0", "8.0", "1.0e-05", "1.0e-04", "3.00°"] in rows
+    assert ["sampled 50", "40.0", "12.5", "–", "–", "0.50°"] in rows
     plot_qualities({"a text": qualities}, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -120,12 +120,12 @@ class Shard:
         return {**vars(self), "_content": None}
 
     @cached_property
-    def _planes(self) -> list[tuple[int, int, list[int]]]:
-        """For each plane: where it begins, the bytes of one of its rows, and where its examples begin."""
+    def _planes(self) -> list[tuple[int, int, str]]:
+        """For each plane: where it begins, the bytes of one of its rows, and what it has one for."""
         planes = []
         for name, plane in self.layout.items():
             dtype, shape, offset = self._places[name]
-            planes.append((offset, dtype.itemsize * int(np.prod(shape[1:])), self.bounds[plane.per]))
+            planes.append((offset, dtype.itemsize * int(np.prod(shape[1:])), plane.per))
         return planes
 
     def slice_example(self, number: int) -> list[memoryview]:
@@ -136,10 +136,11 @@ class Shard:
         """
         if self._content is None:
             self._content = np.asarray(np.memmap(self.path, np.uint8, mode="r")).data
-        checksum = xxhash.xxh3_64()
-        parts = []
-        for offset, size, bounds in self._planes:
-            part = self._content[offset + size * bounds[number] : offset + size * bounds[number + 1]]
+        content, checksum, parts = self._content, xxhash.xxh3_64(), []
+        ends = {per: (bounds[number], bounds[number + 1]) for per, bounds in self.bounds.items()}
+        for offset, size, per in self._planes:
+            start, stop = ends[per]
+            part = content[offset + size * start : offset + size * stop]
             checksum.update(part)
             parts.append(part)
         if _shorten(checksum) != self.checksums[number]:

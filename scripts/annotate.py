@@ -32,7 +32,8 @@ from lightning_modules.openai_backend import OpenAIBackend  # noqa: F401
 from lightning_modules.teacher import Annotator
 from lightning_modules.vllm_backend import VLLMBackend  # noqa: F401
 from lightning_modules.writers import RecordWriter
-from scripts.stage_cli import PredictCLI, run_main
+from scripts.entry import run_main
+from scripts.stage_cli import PredictCLI
 from studies.rationale_quality import summarize
 
 

@@ -12,7 +12,7 @@ import importlib
 import json
 from pathlib import Path
 
-from scripts.stage_cli import quiet_libraries, run_main
+from scripts.entry import quiet_libraries, run_main
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem != "measure")
 

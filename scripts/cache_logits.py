@@ -28,7 +28,8 @@ from datamodules.logit_cache import LogitCache
 from datamodules.logit_writer import LogitCacheWriter, refuse_other_folder
 from lightning_modules.teacher import LogitScorer
 from lightning_modules.writers import CacheWriter
-from scripts.stage_cli import PredictCLI, run_main
+from scripts.entry import run_main
+from scripts.stage_cli import PredictCLI
 from studies.cache_report import inspect_cache, measure_error
 
 

@@ -29,7 +29,8 @@ from lightning_modules.pretrained import identify_weights
 from lightning_modules.wandb_logging import EvaluationLog, log_evaluation
 from lightning_modules.writers import RecordWriter
 from scripts.annotate import refuse_other_output
-from scripts.stage_cli import PredictCLI, run_main
+from scripts.entry import run_main
+from scripts.stage_cli import PredictCLI
 
 
 class EvaluateCLI(PredictCLI):

@@ -35,7 +35,8 @@ from lightning_modules.run import METRICS, JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
 from lightning_modules.throughput import Throughput
 from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, log_student
-from scripts.stage_cli import StageCLI, run_main
+from scripts.entry import run_main
+from scripts.stage_cli import StageCLI
 
 
 class FitCLI(StageCLI):

@@ -17,7 +17,7 @@ from datamodules.provenance import describe_creation
 from datamodules.published import COLLECTIONS, import_rationales
 from datamodules.questions import load_questions
 from datamodules.rationales import write_rationales
-from scripts.stage_cli import run_main
+from scripts.entry import run_main
 
 
 def find_commit(clone: Path) -> str | None:

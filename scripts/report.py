@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from lightning_modules.wandb_files import sync
-from scripts.stage_cli import run_main
+from scripts.entry import run_main
 from studies.report import write_html, write_markdown, write_wandb
 
 

@@ -1,25 +1,21 @@
-"""What the stages' scripts share: a checked command line, and errors in one line."""
+"""What the stages' scripts share: a checked command line."""
 
 import json
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.files import check_place
 from lightning_modules.preemption import Preemption
 from lightning_modules.sharding import ShardedStrategy
-from lightning_modules.stop_signal import EXIT_STOPPED, find_listener
+from lightning_modules.stop_signal import find_listener
+from scripts.entry import quiet_libraries
 from scripts.experiment_file import select_sections
 from scripts.slurm_tasks import read_slurm_tasks
 
@@ -37,25 +33,6 @@ TRAINER_KEYS = (
 )
 # What of the data's settings does not.
 SPEED_KEYS = ("num_workers", "cache_dir")
-
-
-def quiet_libraries() -> None:
-    """Silences what Lightning and transformers say on every run; warnings of our own still show."""
-    # Loader workers are forked after this process has tokenized; they do not tokenize, but would be warned not to.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (
-        "LightningCLI's args parameter is intended",
-        "You are using a custom batch sampler",
-        ".*LeafSpec.* is deprecated",
-        ".*does not have many workers",
-        "Total length of `list` across ranks is zero",
-        ".*is smaller than the logging interval",
-        "Checkpoint directory .* exists and is not empty",
-        ".*`srun` command is available",
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 class StageCLI(LightningCLI):
@@ -145,28 +122,3 @@ class PredictCLI(StageCLI):
     def before_instantiate_classes(self) -> None:
         """Refuses an output that cannot be written, before anything is built."""
         check_place(Path(self.config.output))
-
-
-def run_main(main: Callable[[], Any]) -> None:
-    """Runs a script; what a user got wrong is one line on stderr and exit code 2.
-
-    KINDRED_DEBUG=1 shows the traceback instead. A warning is one line, too.
-    """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        main()
-    except SIGTERMException:
-        # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
-        print("stopped by SIGTERM; the same command continues", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns an interrupt into an exit.
-        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, ArgumentError) as error:
-        if os.environ.get("KINDRED_DEBUG"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from scripts.stage_cli import run_main
+from scripts.entry import run_main
 from studies.run_status import describe_group
 from studies.table import format_table
 

@@ -27,8 +27,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from datamodules.files import write_json, write_text
+from scripts.entry import run_main
 from scripts.experiment_file import select_section, select_sections, split_args
-from scripts.stage_cli import run_main
 from scripts.stages import MAINS, STAGES
 from studies.analysis import analyze as analyze_study
 from studies.analysis import format_results

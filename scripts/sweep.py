@@ -24,7 +24,7 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from datamodules.files import write_text
-from scripts.stage_cli import run_main
+from scripts.entry import run_main
 from scripts.stages import MAINS, STAGES
 from studies.execution import run_jobs
 from studies.plan import Job

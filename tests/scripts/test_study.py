@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from scripts import study as script
-from scripts.stage_cli import run_main
+from scripts.entry import run_main
 from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]

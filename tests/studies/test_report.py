@@ -10,8 +10,8 @@ from unittest import mock
 
 import pytest
 
+from scripts.entry import run_main
 from scripts.report import main
-from scripts.stage_cli import run_main
 from studies.report import write_html, write_markdown
 from studies.report.content import build_report
 from studies.report.document import Figure, HeatMap, Mark, Panel, Parallel, Report, Section, Table, Text

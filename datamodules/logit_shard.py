@@ -122,7 +122,7 @@ class Shard:
     @cached_property
     def _planes(self) -> list[tuple[int, int, str]]:
         """For each plane: where it begins, the bytes of one of its rows, and what it has one for."""
-        planes = []
+        planes: list[tuple[int, int, str]] = []
         for name, plane in self.layout.items():
             dtype, shape, offset = self._places[name]
             planes.append((offset, dtype.itemsize * int(np.prod(shape[1:])), plane.per))

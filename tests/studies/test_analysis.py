@@ -37,6 +37,7 @@ def write_arm(
     records = [
         {
             "task": task,
+            "split": "test",
             "question_id": identifier,
             "correct_neutral": right,
             "answer_neutral": "A" if n >= lost else None,
@@ -144,7 +145,13 @@ def test_tasks_are_kept_apart(tmp_path):
     study = make_study(tmp_path, tasks=tasks, seeds=1)
     for number, arm in enumerate(expand(study)):
         records = [
-            {"task": task, "question_id": f"{n}", "correct_neutral": n % (2 + number) == 0, "answer_neutral": "A"}
+            {
+                "task": task,
+                "split": "test",
+                "question_id": f"{n}",
+                "correct_neutral": n % (2 + number) == 0,
+                "answer_neutral": "A",
+            }
             for task, size in (("x", 30), ("y", 50))
             for n in range(size)
         ]
@@ -155,6 +162,19 @@ def test_tasks_are_kept_apart(tmp_path):
     where = {(row["trained_on"], row["task"]) for row in results["gamma"]}
     assert where == {(trained, task) for trained in ("one", "two") for task in "xy"}
     assert format_results(results).count("Trained on") == 4
+
+
+def test_splits_of_a_task_are_kept_apart(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    for arm in expand(study):
+        path = predictions_path(study, arm)
+        records = pq.read_table(path).to_pylist()
+        later = [{**record, "split": "dev" if place % 4 == 0 else "test"} for place, record in enumerate(records)]
+        write_table(path, later, {})
+    results = analyze(study)
+    assert set(results["num_questions"]) == {"t/dev", "t/test"}
+    assert results["num_questions"]["t/test"] == 3 * results["num_questions"]["t/dev"]
 
 
 def test_the_order_of_the_answers_does_not_matter(tmp_path):
@@ -233,7 +253,14 @@ def test_mixed_extractors_are_named(tmp_path):
     fill(study)
     arm = expand(study)[2]
     records = [
-        {"task": "t", "question_id": f"q{n}", "correct_neutral": True, "answer_neutral": "A", "correct_new": True}
+        {
+            "task": "t",
+            "split": "test",
+            "question_id": f"q{n}",
+            "correct_neutral": True,
+            "answer_neutral": "A",
+            "correct_new": True,
+        }
         for n in range(40)
     ]
     for other in expand(study):

@@ -153,7 +153,7 @@ class LogitCache:
         """
         for shard in self._shards:
             for position, identifier in enumerate(shard.ids):
-                yield identifier, decode_rows(self.description, shard.join_examples([shard.slice_example(position)]))
+                yield identifier, decode_rows(self.description, shard.read_example(position))
 
     def read_head(self) -> dict[str, Tensor]:
         """Returns `weight` and, if there is one, `bias` of the output head of a cache of the kind `hidden`.

@@ -150,6 +150,14 @@ class Shard:
             )
         return parts
 
+    def read_example(self, number: int) -> dict[str, np.ndarray]:
+        """Returns one example's planes.
+
+        Raises:
+            ValueError: Its bytes are not those that were written.
+        """
+        return self.join_examples([self.slice_example(number)])
+
     def join_examples(self, examples: Iterable[list[memoryview]]) -> dict[str, np.ndarray]:
         """Returns the planes of examples of the cache, from whichever of its shards, one after the other."""
         planes = {}

@@ -202,7 +202,7 @@ class LogitCacheWriter:
         used = np.zeros(self.description.vocabulary, bool)
         for shard in shards:
             for position in range(len(shard.ids)):
-                rows = decode_rows(self.description, shard.join_examples([shard.slice_example(position)]))
+                rows = decode_rows(self.description, shard.read_example(position))
                 used[rows["token_ids"]] = True
                 if "support" in rows:
                     used[rows["support"][rows["support"] >= 0]] = True

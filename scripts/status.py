@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.entry import run_main
 from studies.run_status import describe_group
-from studies.table import format_table
+from studies.table import format_records
 
 
 def main(args: list[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(args: list[str] | None = None) -> None:
         if rows := describe_group(folder):
             states = Counter(row["state"] for row in rows)
             print(f"{folder}: {', '.join(f'{number} {state}' for state, number in states.items())}")
-            print(format_table(list(rows[0]), [[row[name] for name in rows[0]] for row in rows]) + "\n")
+            print(format_records(rows) + "\n")
         else:
             print(f"{folder}: no runs\n")
 

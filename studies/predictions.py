@@ -1,7 +1,7 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -89,16 +89,15 @@ def _read_records(path: Path) -> dict[str, dict[str, dict]]:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
     columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct]
-    tasks: dict[str, dict[str, dict]] = defaultdict(dict)
-    for task, records in group_by_task(pq.read_table(path, columns=columns).to_pylist()).items():
-        for record in records:
+    records = pq.read_table(path, columns=columns).to_pylist()
+    for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
+        if number > 1:
+            raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
+    for record in records:
+        if record[f"correct_{EXTRACTOR}"] is None:
             question = record["question_id"]
-            if question in tasks[task]:
-                raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
-            if record[f"correct_{EXTRACTOR}"] is None:
-                raise ValueError(f"{path}: question {question!r} has no gold answer; a study's test questions need one")
-            tasks[task][question] = record
-    return tasks
+            raise ValueError(f"{path}: question {question!r} has no gold answer; a study's test questions need one")
+    return {task: {record["question_id"]: record for record in own} for task, own in group_by_task(records).items()}
 
 
 def _find_common(arms: dict[Arm, dict[str, dict[str, dict]]], warnings: list[str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from datamodules.files import hash_json
 from lightning_modules.run import read_metrics
 from studies.plan import Job, format_settings
 from studies.statistics import wilson_interval
-from studies.table import format_table
+from studies.table import format_records
 
 Settings = dict[str, Any]
 Values = dict[str, list[Any]]
@@ -147,7 +147,7 @@ class Sweep:
         for arm, varied in zip(self.arms(), self.varied(), strict=True):
             shown = {name: "" if value is None else str(value) for name, value in varied.items()}
             rows.append({"arm": arm, **shown, **self._find_results(arm)})
-        return format_table(list(rows[0]), [[row[name] for name in rows[0]] for row in rows])
+        return format_records(rows)
 
     def _find_results(self, arm: str) -> dict[str, str]:
         found = {"val/loss": "–", "test accuracy": "–"}

@@ -18,3 +18,9 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: C
         for pairs in (zip(row, widths, strict=True) for row in (columns, rules, *rows))
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def format_records(records: Sequence[dict[str, str]]) -> str:
+    """Returns records as a table; the first one's keys are the columns, which all have."""
+    columns = list(records[0])
+    return format_table(columns, [[record[name] for name in columns] for record in records])

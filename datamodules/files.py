@@ -143,7 +143,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
             if not isinstance(record, dict):
                 raise ValueError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")

@@ -4,16 +4,19 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.answers import extract_neutral
+from datamodules.expressions import normalize_number
+from datamodules.field_types import check_text, shorten
 from datamodules.files import atomic_path, read_records, require_file
 from datamodules.questions import Question, normalize_gold
 
 METADATA_KEY = b"kindred"
+FinishReason = Literal["stop", "length", "content_filter", "imported"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Rationale:
     text: str
     answer: str | None
     correct: bool | None
-    finish_reason: Literal["stop", "length", "content_filter", "imported"]
+    finish_reason: FinishReason
     prompt_id: str
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
@@ -89,7 +92,13 @@ def read_metadata(path: Path) -> dict:
         stored = pq.read_schema(require_file(path, "table")).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
-    return json.loads(stored.get(METADATA_KEY, b"{}"))
+    try:
+        metadata = json.loads(stored.get(METADATA_KEY, b"{}"))
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata cannot be read as JSON: {error}") from None
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: its metadata must be a JSON object, found {shorten(metadata)}")
+    return metadata
 
 
 def read_gold_conditions(paths: list[str]) -> dict[str, bool]:
@@ -127,13 +136,57 @@ def _parse_flat(record: dict, where: str) -> Rationale:
     return Rationale(**{field.name: record[field.name] for field in known if field.name in record})
 
 
+def _check(rationale: Rationale, where: str, question: Question | None = None) -> None:
+    """Raises a ValueError, `where` first, if a field is of a wrong type, or the answer is none to the question."""
+    try:
+        _check_types(rationale)
+        if question is not None:
+            _check_answer(rationale, question)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_types(rationale: Rationale) -> None:
+    for name in ("question_id", "task", "split", "teacher", "family", "prompt_id"):
+        check_text(getattr(rationale, name), name)
+    check_text(rationale.text, "text", may_be_empty=True)
+    if rationale.answer is not None:
+        check_text(rationale.answer, "answer")
+    if not isinstance(rationale.correct, bool | None):
+        raise ValueError(f"`correct` must be true, false or null, found {shorten(rationale.correct)}")
+    for name in ("sample", "num_prompt_tokens", "num_completion_tokens"):
+        value = getattr(rationale, name)
+        if not (value is None and name != "sample") and (type(value) is not int or value < 0):
+            raise ValueError(f"`{name}` must be a whole number of 0 or more, found {shorten(value)}")
+    if rationale.finish_reason not in get_args(FinishReason):
+        reasons = ", ".join(get_args(FinishReason))
+        raise ValueError(f"`finish_reason` must be one of {reasons}, found {shorten(rationale.finish_reason)}")
+
+
+def _check_answer(rationale: Rationale, question: Question) -> None:
+    answer, gold = rationale.answer, question.gold
+    if question.choices is not None:
+        if answer is not None and answer not in question.letters:
+            raise ValueError(f"`answer` {shorten(answer)} is no option of question {question.id!r}: {question.letters}")
+        is_right = gold is None or (answer is not None and question.choice(answer) == question.choice(gold))
+    else:
+        # Whether two expressions are equal takes more than their texts.
+        is_right = answer is not None and (gold is None or question.expression or normalize_number(answer) == gold)
+    if rationale.correct and not is_right:
+        raise ValueError(f"`correct` is true, but the answer {shorten(answer)} is not {gold!r}, which is gold")
+
+
 def read_flat_rationales(path: str) -> list[Rationale]:
     """Reads a rationale store whose questions need not be at hand.
 
     Raises:
         ValueError: The file or a record is malformed.
     """
-    return [_parse_flat(record, where) for where, record in read_records(Path(path))]
+    rationales = []
+    for where, record in read_records(Path(path)):
+        rationales.append(_parse_flat(record, where))
+        _check(rationales[-1], where)
+    return rationales
 
 
 def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:
@@ -142,6 +195,8 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise ValueError(f"{where}: rationale of {teacher!r} has no text")
         if "answer" in entry:
+            if not isinstance(entry["answer"], str | int | float | None):
+                raise ValueError(f"{where}: answer of {teacher!r} must be a text, a number or null")
             try:
                 answer = normalize_gold(entry["answer"], question.choices, question.expression)
             except ValueError:
@@ -181,10 +236,11 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
         for where, record in read_records(Path(path)):
             nested = isinstance(record.get("rationales"), dict)
             question_id = record.get("id" if nested else "question_id")
-            if question_id not in questions:
-                raise ValueError(f"{where}: a rationale for the unknown question {question_id!r}")
+            if not isinstance(question_id, str) or question_id not in questions:
+                raise ValueError(f"{where}: a rationale for the unknown question {shorten(question_id)}")
             question = questions[question_id]
             for rationale in _parse_nested(record, where, question) if nested else [_parse_flat(record, where)]:
+                _check(rationale, where, question)
                 if rationale.id in rationales:
                     raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
                 rationales[rationale.id] = rationale

@@ -6,6 +6,7 @@ Such scripts have no words that a rule finds, so each of their characters, with 
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 import regex
 import sacrebleu
@@ -33,7 +34,8 @@ def compare_texts(written: Sequence[str], given: Sequence[Sequence[str]]) -> dic
 
     An empty text counts, as wholly unlike.
     """
-    streams = [
+    # Any: sacrebleu takes None where a text has fewer given ones, but its annotations do not say so.
+    streams: list[Any] = [
         [texts[place] if place < len(texts) else None for texts in given] for place in range(max(map(len, given)))
     ]
     spaced = [[None if text is None else separate_characters(text) for text in stream] for stream in streams]

@@ -38,7 +38,7 @@ def compare_texts(written: Sequence[str], given: Sequence[Sequence[str]]) -> dic
     streams: list[Any] = [
         [texts[place] if place < len(texts) else None for texts in given] for place in range(max(map(len, given)))
     ]
-    spaced = [[None if text is None else separate_characters(text) for text in stream] for stream in streams]
+    spaced: list[Any] = [[None if text is None else separate_characters(text) for text in stream] for stream in streams]
     rouges = [compare_rouge(text, texts) for text, texts in zip(written, given, strict=True)]
     return {
         **{name: fmean(rouge[name] for rouge in rouges) for name in rouges[0]},

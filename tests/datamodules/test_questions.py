@@ -235,7 +235,7 @@ def test_no_source_at_all_is_refused() -> None:
     ],
 )
 def test_a_field_of_a_wrong_type_is_refused(change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match="^here: ") as caught:
+    with pytest.raises(ValueError, match=r"^here: ") as caught:
         parse_question({**OWN, **change}, "here", "t", "test")
     assert message in str(caught.value) and "\n" not in str(caught.value)
 

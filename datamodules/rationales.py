@@ -1,21 +1,19 @@
 """The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datamodules.answers import extract_neutral
 from datamodules.expressions import normalize_number
 from datamodules.field_types import check_text, shorten
-from datamodules.files import atomic_path, read_records, require_file
+from datamodules.files import read_records
 from datamodules.questions import Question, normalize_gold
+from datamodules.tables import read_metadata, read_table, write_table
 
-METADATA_KEY = b"kindred"
 FinishReason = Literal["stop", "length", "content_filter", "imported"]
 
 
@@ -74,33 +72,6 @@ def name_paraphrase(writer: str, paraphraser: str) -> str:
     return f"{writer}-by-{paraphraser}"
 
 
-def write_table(path: Path, records: list[dict], metadata: dict, schema: pa.Schema | None = None) -> None:
-    """Writes records as parquet with JSON metadata in the file's schema, atomically."""
-    table = pa.Table.from_pylist(records, schema=schema)
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def read_metadata(path: Path) -> dict:
-    """Returns what a parquet file says about its making; empty for a file that Kindred did not write.
-
-    Raises:
-        ValueError: There is no such file, or it is no parquet file.
-    """
-    try:
-        stored = pq.read_schema(require_file(path, "table")).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
-    try:
-        metadata = json.loads(stored.get(METADATA_KEY, b"{}"))
-    except ValueError as error:
-        raise ValueError(f"{path}: its metadata cannot be read as JSON: {error}") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: its metadata must be a JSON object, found {shorten(metadata)}")
-    return metadata
-
-
 def read_gold_conditions(paths: list[str]) -> dict[str, bool]:
     """Returns, for each teacher of these stores, whether it was shown the gold answers.
 
@@ -118,7 +89,7 @@ def read_families(paths: list[str]) -> dict[str, str]:
     families: dict[str, str] = {}
     for path in paths:
         if path.endswith(".parquet"):
-            table = pq.read_table(path, columns=["teacher", "family"])
+            table = read_table(Path(path), ["teacher", "family"])
             families |= dict(zip(*(table[name].to_pylist() for name in ("teacher", "family")), strict=True))
     return families
 

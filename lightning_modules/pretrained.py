@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, G
 from transformers.utils import logging
 
 from datamodules.pretrained import find_card, locate_pretrained, read_start, resolve_model
+from datamodules.seals import check_folder
 from lightning_modules.adapters import check_peft, find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -124,6 +125,7 @@ def load_causal_lm(
         loaded.load_state_dict(weights)
         refuse_infinite(loaded, model)
         return loaded
+    check_folder(Path(model))
     if base := find_base(model):
         merged = merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
         refuse_infinite(merged, model)

@@ -14,8 +14,17 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import check_place, hash_json, read_whole_lines, write_json, write_jsonl, write_text
+from datamodules.files import (
+    check_place,
+    hash_json,
+    read_whole_lines,
+    write_json,
+    write_jsonl,
+    write_sealed,
+    write_text,
+)
 from datamodules.provenance import describe_creation
+from datamodules.seals import DONE, check_run_file, hash_run_files
 
 METRICS = "metrics.jsonl"
 
@@ -80,7 +89,10 @@ class RunFolder:
         meta = self.path / "meta.json"
         if not meta.is_file():
             return
-        begun, now = flatten(json.loads(meta.read_text())["config"]), flatten(json.loads(json.dumps(self.config)))
+        record = json.loads(meta.read_text())
+        if record["config_hash"] != hash_json(record["config"]):
+            raise ValueError(f"{meta}: its config is not what was written; it is damaged, delete the run's folder")
+        begun, now = flatten(record["config"]), flatten(json.loads(json.dumps(self.config)))
         if begun != now:
             keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
             shown = ", ".join(f"{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys[:5])
@@ -143,13 +155,18 @@ class RunFolder:
         write_jsonl(self.path / METRICS, kept)
 
     def finish(self, facts: dict) -> None:
-        """Marks the run as done, with what is known of it then; whatever depends on it looks for this file."""
-        write_json(self.path / "DONE", facts)
+        """Marks the run as done, with what is known of it then, and with hashes of what others read of it."""
+        write_sealed(self.path / DONE, {**facts, "sha256": hash_run_files(self.path)})
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Returns what a run's folder has logged, without a last line that a kill tore; nothing if it has not yet."""
+    """Returns what a run's folder has logged, without a last line that a kill tore; nothing if it has not yet.
+
+    Raises:
+        ValueError: The run is done, and the file is not the one that it ended with.
+    """
     path = run / METRICS
+    check_run_file(run, METRICS)
     return read_whole_lines(path) if path.is_file() else []
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files import atomic_path
+from datamodules.files import atomic_path, write_sealed
+from datamodules.seals import MANIFEST, describe_files
 from lightning_modules.adapters import Adapter, add_adapter, check_adapter
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
 from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
@@ -339,3 +340,4 @@ class DistillationModule(L.LightningModule):
                     self.model.save_pretrained(alone, state_dict=state)
                     load_causal_lm(alone, None, self._weights_dtype, self.keep_layers).save_pretrained(temporary)
             self.trainer.datamodule.tokenizer.save_pretrained(temporary)
+            write_sealed(temporary / MANIFEST, {"files": describe_files(temporary)})

@@ -24,6 +24,7 @@ from datamodules.files import hash_json, hash_path, hash_text, write_json
 from datamodules.pretrained import list_models, resolve_model
 from datamodules.questions import Question, format_question, load_questions
 from datamodules.rationales import read_families
+from datamodules.seals import check_run_file
 from lightning_modules.metrics import Metrics
 from lightning_modules.pretrained import name_model
 from lightning_modules.run import RunFolder, RunSettings
@@ -244,6 +245,7 @@ def log_evaluation(
     model = config["model"]
     trained = Path(model["student"]).parent
     if (trained / "axes.json").is_file():
+        check_run_file(trained, "axes.json")
         axes, group = Axes(**json.loads((trained / "axes.json").read_text())), trained.parent.name
     else:
         family = settings.student_family or find_family(model["student"])

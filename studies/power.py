@@ -1,7 +1,6 @@
 """What a study can see before it runs, and grids with known effects on which its statistics are checked."""
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 from scipy.stats import norm
 
+from datamodules.seals import read_sealed
 from studies.grid import Study
 from studies.interaction import decompose
 from studies.statistics import LEVEL
@@ -71,7 +71,7 @@ def read_components(path: Path) -> Components:
     Raises:
         ValueError: It has none.
     """
-    found = json.loads(path.read_text())["components"]
+    found = read_sealed(path)["components"]
     if not found:
         raise ValueError(f"{path}: has no variance components; they take two cells with two training seeds each")
     return Components(**{name: found[0][name] for name in vars(Components())})

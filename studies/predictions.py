@@ -1,6 +1,5 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from datamodules.seals import read_sealed
+from datamodules.tables import read_table
 from lightning_modules.metrics import group_by_task
 from studies.grid import Arm, Study, expand
 
@@ -92,7 +93,7 @@ def _read_records(path: Path) -> dict[str, dict[str, dict]]:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
     columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group"} & {*names})]
-    records = pq.read_table(path, columns=columns).to_pylist()
+    records = read_table(path, columns).to_pylist()
     for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
         if number > 1:
             raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
@@ -189,7 +190,7 @@ def read_answers(study: Study) -> Answers:
             if graded := [record[name] for row in records for record in row if record[name] is not None]:
                 accuracies[name.removeprefix("correct_")] = float(np.mean(graded))
         done = [Path(study.root) / study.name / arm.id / "DONE" for arm in members if key.trained_on]
-        facts = [json.loads(path.read_text()) for path in done]
+        facts = [read_sealed(path) for path in done]
         budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
         cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget)
     warnings += _compare_budgets(cells)

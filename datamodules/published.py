@@ -17,30 +17,10 @@ from typing import Any
 
 from datamodules.answers import extract_neutral
 from datamodules.files import read_records
+from datamodules.model_cards import find_family
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
 from datamodules.statements import squash
-
-# A family shares tokenizer and lineage; the first pattern that a teacher's name has.
-_FAMILIES = {
-    r"llama-?2": "llama-2",
-    r"llama-?3": "llama-3",
-    r"qwen2": "qwen2",
-    r"gemma-2": "gemma-2",
-    r"mixtral|mistral": "mistral",
-    r"gpt-3-": "gpt-3",
-    r"gpt|^o1": "gpt",
-    r"palm": "palm",
-    r"t5": "t5",
-    r"claude": "claude",
-    r"gemini": "gemini",
-    r"deepseek": "deepseek",
-    r"\byi-": "yi",
-    r"phi-3": "phi-3",
-    r"command-r": "command-r",
-    r"reka": "reka",
-    r"human": "human",
-}
 
 
 @dataclass(frozen=True)
@@ -270,11 +250,6 @@ COLLECTIONS = {
     "gsm8k_solutions": Collection("grade_school_math/data/example_model_solutions.jsonl", "MIT", _read_gsm8k),
     "jsonl": Collection("**/*.jsonl*", "unstated", _read_jsonl),
 }
-
-
-def find_family(teacher: str) -> str:
-    """Returns the family that a published teacher's name tells, or `unknown`."""
-    return next((family for pattern, family in _FAMILIES.items() if re.search(pattern, teacher.casefold())), "unknown")
 
 
 def _key(text: str) -> str:

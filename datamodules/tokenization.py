@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from datamodules.answers import split_answer_sentence
 from datamodules.controls import AnswerPosition, remove_answer
 from datamodules.files import hash_json, hash_text
-from datamodules.pretrained import find_card, locate_pretrained
+from datamodules.model_cards import find_card
+from datamodules.pretrained import locate_pretrained
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale

@@ -9,7 +9,8 @@ from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 
-from datamodules.pretrained import find_card, locate_pretrained, read_start, resolve_model
+from datamodules.model_cards import find_card
+from datamodules.pretrained import locate_pretrained, read_start, resolve_model
 from lightning_modules.adapters import check_peft, find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]

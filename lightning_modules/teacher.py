@@ -13,6 +13,7 @@ from datamodules.answers import extract_neutral
 from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
+from datamodules.model_cards import find_family
 from datamodules.rationales import Rationale, name_paraphrase
 from datamodules.statements import find_last_statement
 from lightning_modules.backends import Backend, Decoding, Request, Source, TransformersBackend
@@ -31,7 +32,7 @@ class TeacherModule(L.LightningModule):
         self,
         teacher: str,
         revision: str | None = None,
-        family: str = "unknown",
+        family: str | None = None,
         dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
     ):
@@ -40,12 +41,13 @@ class TeacherModule(L.LightningModule):
         Args:
             teacher: Hub id, local folder, or GGUF file.
             revision: Commit of a hub model.
-            family: The teacher's family, as studies group it.
+            family: The teacher's family, as studies group it; null is what its name tells (`configs/families.yaml`).
             dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
         """
         super().__init__()
-        self.teacher, self.teacher_revision, self.family = teacher, revision, family
+        self.teacher, self.teacher_revision = teacher, revision
+        self.family = find_family(teacher, family)
         self.teacher_dtype: Dtype = dtype or default_dtype(teacher)
         self.keep_layers = keep_layers
         self.model: Any = None

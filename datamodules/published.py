@@ -19,7 +19,7 @@ from datamodules.answers import extract_neutral
 from datamodules.files import read_records
 from datamodules.model_cards import find_family
 from datamodules.questions import Question
-from datamodules.rationales import Rationale
+from datamodules.rationales import Rationale, part_thinking
 from datamodules.statements import squash
 
 
@@ -319,18 +319,20 @@ def import_rationales(
             answer = extraction.answer if extraction else None
             counts["cut in the middle"] += item.cut
             rationales.append(
-                Rationale(
-                    question_id=question.id,
-                    task=question.task,
-                    split=question.split,
-                    teacher=item.teacher,
-                    family=find_family(item.teacher),
-                    sample=samples[question.id, item.teacher],
-                    text=item.text.strip(),
-                    answer=answer,
-                    correct=None if question.gold is None else answer == question.gold,
-                    finish_reason="length" if item.cut else "imported",
-                    prompt_id="imported",
+                part_thinking(
+                    Rationale(
+                        question_id=question.id,
+                        task=question.task,
+                        split=question.split,
+                        teacher=item.teacher,
+                        family=find_family(item.teacher),
+                        sample=samples[question.id, item.teacher],
+                        text=item.text.strip(),
+                        answer=answer,
+                        correct=None if question.gold is None else answer == question.gold,
+                        finish_reason="length" if item.cut else "imported",
+                        prompt_id="imported",
+                    )
                 )
             )
             samples[question.id, item.teacher] += 1

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files import check_place, hash_json, read_whole_lines, write_json, write_jsonl, write_text
 from datamodules.provenance import describe_creation
+from lightning_modules.wandb_mode import Wanted
 
 METRICS = "metrics.jsonl"
 
@@ -28,7 +29,8 @@ class RunSettings:
         root: Folder of all runs.
         group: Runs that belong together.
         id: Names the run; null derives it from the resolved config.
-        wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise.
+        wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise, or is out of reach; `required`
+            refuses to begin without W&B online.
         project: The W&B project.
         student_family: The student's family, as the teachers' are called; null is what its name tells.
         checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
@@ -37,7 +39,7 @@ class RunSettings:
     root: str = "runs"
     group: str = "default"
     id: str | None = None
-    wandb: bool = True
+    wandb: Wanted = True
     project: str = "kindred"
     student_family: str | None = None
     checkpoint_steps: PositiveInt | None = None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from datamodules.plain_text import clean_line
 from lightning_modules.stop_signal import StopListener, is_stopping, leave
 from studies.plan import Job
 
@@ -128,8 +129,8 @@ def find_state(folder: Path, job: Job) -> tuple[State, str]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return "running", last
-    return "failed" if last.startswith("error:") else "stopped", last
+            return "running", clean_line(last)
+    return "failed" if last.startswith("error:") else "stopped", clean_line(last)
 
 
 def format_status(jobs: list[Job], folder: Path) -> str:

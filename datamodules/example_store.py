@@ -31,7 +31,7 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
-from datamodules import answers, controls, expressions, prompts, statements, tokenization
+from datamodules import answers, controls, encoding, expressions, prompts, statements, thinking, tokenization
 from datamodules.controls import AS_WRITTEN, TextControl, shuffle_rationales
 from datamodules.files import atomic_path, check_place, hash_json, hash_path, require_file, write_json
 from datamodules.prompts import Prompt
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 )
 
 _LISTS = ("token_ids", "segments")
-_TEXT_TO_TOKENS = (answers, controls, expressions, prompts, statements, tokenization)
+_TEXT_TO_TOKENS = (answers, controls, encoding, expressions, prompts, statements, thinking, tokenization)
 
 
 class ExampleStore:
@@ -87,6 +87,11 @@ class ExampleStore:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each row, int64."""
         return np.concatenate([np.diff(offsets) for offsets in self._offsets], dtype=np.int64)
+
+    @property
+    def highest_id(self) -> int:
+        """The highest of all token ids; -1 if there is none."""
+        return max((int(values.max()) for values in self._values["token_ids"] if len(values)), default=-1)
 
     def column(self, name: str) -> list:
         """Returns a whole column's Python values."""
@@ -176,7 +181,7 @@ def _tokenize(
 ) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(pairs), ROWS_PER_BATCH):
         part = pairs[start : start + ROWS_PER_BATCH]
-        examples = build_examples(tokenizer, prompt, part, control.position)
+        examples = build_examples(tokenizer, prompt, part, control.position, control.keep_thinking)
         rationales = [rationale for _, rationale in part]
         columns = {
             **{

@@ -1,7 +1,7 @@
 """The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,6 +13,7 @@ from datamodules.field_types import check_text, shorten
 from datamodules.files import read_records
 from datamodules.questions import Question, normalize_gold
 from datamodules.tables import read_metadata, read_table, write_table
+from datamodules.thinking import split_thinking
 
 FinishReason = Literal["stop", "length", "content_filter", "imported"]
 
@@ -28,13 +29,14 @@ class Rationale:
         teacher: Who wrote it.
         family: The teacher's family, or `unknown`.
         sample: 0, 1, ... where one teacher answered several times.
-        text: The reasoning, with the answer sentence if the teacher wrote one.
+        text: The reasoning, with the answer sentence if the teacher wrote one; without what it thought before.
         answer: An option's letter or a number, or None if none could be extracted.
         correct: Whether `answer` is the gold answer; None where gold is unknown.
         finish_reason: `stop`, `length` (truncated), `content_filter` (withheld by a provider), or `imported`.
         prompt_id: The prompt that was answered, or `imported`.
         num_prompt_tokens: Of the teacher's tokenizer; None where unknown.
         num_completion_tokens: Likewise, as generated, an end token included.
+        thinking: What the teacher wrote between think marks, or an endpoint told apart as its reasoning.
     """
 
     question_id: str
@@ -50,6 +52,7 @@ class Rationale:
     prompt_id: str
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
+    thinking: str = ""
 
     @property
     def id(self) -> str:
@@ -64,6 +67,7 @@ SCHEMA = pa.schema(
     + [pa.field("correct", pa.bool_())]
     + [pa.field(name, pa.string()) for name in ("finish_reason", "prompt_id")]
     + [pa.field(name, pa.int32()) for name in ("num_prompt_tokens", "num_completion_tokens")]
+    + [pa.field("thinking", pa.string())]
 )
 
 
@@ -99,12 +103,23 @@ def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict
     write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
 
 
+def part_thinking(rationale: Rationale) -> Rationale:
+    """Returns a rationale whose text is what followed its thinking: nothing, and no answer, if that was truncated."""
+    split = split_thinking(rationale.text)
+    if not split.is_closed:
+        wrong = None if rationale.correct is None else False
+        return replace(rationale, text="", thinking=split.thinking, answer=None, correct=wrong, finish_reason="length")
+    return replace(rationale, text=split.reply.strip(), thinking=split.thinking) if split.start else rationale
+
+
 def _parse_flat(record: dict, where: str) -> Rationale:
     known = fields(Rationale)
     missing = [field.name for field in known if field.default is MISSING and field.name not in record]
     if missing:
         raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
-    return Rationale(**{field.name: record[field.name] for field in known if field.name in record})
+    rationale = Rationale(**{field.name: record[field.name] for field in known if field.name in record})
+    _check(rationale, where)
+    return rationale if "thinking" in record else part_thinking(rationale)
 
 
 def _check(rationale: Rationale, where: str, question: Question | None = None) -> None:
@@ -120,7 +135,8 @@ def _check(rationale: Rationale, where: str, question: Question | None = None) -
 def _check_types(rationale: Rationale) -> None:
     for name in ("question_id", "task", "split", "teacher", "family", "prompt_id"):
         check_text(getattr(rationale, name), name)
-    check_text(rationale.text, "text", may_be_empty=True)
+    for name in ("text", "thinking"):
+        check_text(getattr(rationale, name), name, may_be_empty=True)
     if rationale.answer is not None:
         check_text(rationale.answer, "answer")
     if not isinstance(rationale.correct, bool | None):
@@ -153,11 +169,7 @@ def read_flat_rationales(path: str) -> list[Rationale]:
     Raises:
         ValueError: The file or a record is malformed.
     """
-    rationales = []
-    for where, record in read_records(Path(path)):
-        rationales.append(_parse_flat(record, where))
-        _check(rationales[-1], where)
-    return rationales
+    return [_parse_flat(record, where) for where, record in read_records(Path(path))]
 
 
 def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:
@@ -175,18 +187,20 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
         else:
             extraction = extract_neutral(entry["text"], question)
             answer = extraction.answer if extraction else None
-        yield Rationale(
-            question_id=question.id,
-            task=question.task,
-            split=question.split,
-            teacher=teacher,
-            family="unknown",
-            sample=0,
-            text=entry["text"],
-            answer=answer,
-            correct=None if question.gold is None else answer == question.gold,
-            finish_reason="imported",
-            prompt_id="imported",
+        yield part_thinking(
+            Rationale(
+                question_id=question.id,
+                task=question.task,
+                split=question.split,
+                teacher=teacher,
+                family="unknown",
+                sample=0,
+                text=entry["text"],
+                answer=answer,
+                correct=None if question.gold is None else answer == question.gold,
+                finish_reason="imported",
+                prompt_id="imported",
+            )
         )
 
 

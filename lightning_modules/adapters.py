@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from datamodules.pretrained import find_card, resolve_model
+from datamodules.model_cards import find_card
+from datamodules.pretrained import resolve_model
 
 
 @dataclass(frozen=True)

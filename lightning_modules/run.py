@@ -25,6 +25,7 @@ from datamodules.files import (
 )
 from datamodules.provenance import describe_creation
 from datamodules.seals import DONE, check_run_file, hash_run_files
+from lightning_modules.wandb_mode import Wanted
 
 METRICS = "metrics.jsonl"
 
@@ -37,16 +38,17 @@ class RunSettings:
         root: Folder of all runs.
         group: Runs that belong together.
         id: Names the run; null derives it from the resolved config.
-        wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise.
+        wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise, or is out of reach; `required`
+            refuses to begin without W&B online.
         project: The W&B project.
-        student_family: The student's family, as the teachers' are called; null takes what `configs/models` says.
+        student_family: The student's family, as the teachers' are called; null is what its name tells.
         checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
     """
 
     root: str = "runs"
     group: str = "default"
     id: str | None = None
-    wandb: bool = True
+    wandb: Wanted = True
     project: str = "kindred"
     student_family: str | None = None
     checkpoint_steps: PositiveInt | None = None

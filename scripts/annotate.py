@@ -9,7 +9,7 @@ The first writes a rationale store (parquet). Interrupted, it continues where it
 `tasks` lists the tasks.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.stop_signal import StopListener, leave
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -130,15 +130,19 @@ def main(args: list[str] | None = None) -> None:
 
 
 def ask(data: QuestionDataModule, teacher: Annotator, writer: RecordWriter) -> None:
-    """Annotates with a backend that needs no trainer."""
-    missing = data.find_missing()
+    """Annotates with a backend that needs no trainer; it yields less than all where this process is to stop."""
+    missing, answered = data.find_missing(), 0
     writer.records.open()
     teacher.backend.load(teacher.source, data.tokenizer)
     try:
         for record in tqdm(teacher.annotate(data, missing), total=len(missing), disable=None):
             writer.records.append([record])
+            answered += 1
     finally:
-        print(teacher.backend.summarize())
+        if summary := teacher.backend.summarize():
+            print(summary)
+    if answered < len(missing):
+        leave(f"after {answered} of {len(missing)} requests")
     writer.records.merge()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from datamodules.plain_text import clean_line
 from lightning_modules.stop_signal import EXIT_STOPPED
 
 
@@ -37,7 +38,7 @@ def run_main(main: Callable[[], Any]) -> None:
 
     KINDRED_DEBUG=1 shows the traceback instead. A warning is one line, too.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {clean_line(str(message))}\n"
     try:
         main()
     except SIGTERMException:
@@ -53,5 +54,5 @@ def run_main(main: Callable[[], Any]) -> None:
     except (ValueError, OSError, ArgumentError) as error:
         if os.environ.get("KINDRED_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {clean_line(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)

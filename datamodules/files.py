@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import zlib
@@ -63,6 +64,45 @@ def check_place(target: Path) -> None:
         raise ValueError(f"{target}: cannot be written, since {place} is no folder; choose another place")
     if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
         raise ValueError(f"{target}: cannot be written, since {place} is read-only; choose another place")
+
+
+_NAME = re.compile(r"\w[\w.+=@,-]{0,99}")
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises a ValueError if a name that becomes part of a path could lead elsewhere, or is no name for a file."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what}: {name!r} would be the name of a file: use 1 to 100 letters, digits and any of _ . + = @ , - (not "
+            "first, but for _)"
+        )
+
+
+def read_meta(folder: Path) -> dict | None:
+    """Returns Kindred's own `meta.json` of a folder, None if there is none or it is another program's."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) and "config_hash" in meta and isinstance(meta.get("config"), dict) else None
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuses a folder that holds something, but was not made by Kindred.
+
+    Raises:
+        ValueError: It has no `meta.json` of Kindred's, nor are its entries folders that have; or it is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is no folder; choose another place")
+    if read_meta(folder) is not None or not folder.exists():
+        return
+    # What a killed process may have left, before anything else, begins with a dot.
+    held = sorted(path for path in folder.iterdir() if not re.match(r"\.lock|\..*\.tmp", path.name))
+    if strange := [path for path in held if not path.is_dir() or read_meta(path) is None]:
+        raise ValueError(
+            f"{folder}: holds {strange[0].name}, but no meta.json of Kindred's; it is not touched: choose another place"
+        )
 
 
 def write_text(target: Path, text: str) -> None:

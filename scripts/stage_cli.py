@@ -19,20 +19,21 @@ from scripts.entry import quiet_libraries
 from scripts.experiment_file import select_sections
 from scripts.slurm_tasks import read_slurm_tasks
 
-# What of the trainer's settings changes the result; where and how fast it runs does not.
-TRAINER_KEYS = (
-    "max_epochs",
-    "max_steps",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "precision",
-    "limit_train_batches",
-    "limit_predict_batches",
-    "fast_dev_run",
-)
-# What of the data's settings does not.
-SPEED_KEYS = ("num_workers", "cache_dir")
+# What cannot change the result, section by section: where and how fast it is computed, and what is said of it
+# meanwhile. Everything else counts, callbacks and plugins included.
+NEUTRAL = {
+    "trainer": frozenset(
+        {
+            *("accelerator", "strategy", "devices", "num_nodes"),
+            *("logger", "log_every_n_steps", "default_root_dir", "enable_checkpointing", "enable_autolog_hparams"),
+            *("enable_progress_bar", "enable_model_summary", "profiler", "model_registry"),
+            # They look for mistakes, or spare what a prediction does not need.
+            *("detect_anomaly", "inference_mode"),
+        }
+    ),
+    "data": frozenset({"num_workers", "cache_dir", "tokens_per_batch"}),
+    "": frozenset({"config", "output", "run", "throughput", "wandb", "rows_per_shard", "dry_run"}),
+}
 
 
 class StageCLI(LightningCLI):
@@ -96,16 +97,14 @@ class StageCLI(LightningCLI):
         return self.parser.dump(self.config, skip_none=False)
 
     def result_config(self) -> dict:
-        """Returns the part of the resolved config that the result depends on."""
-        config = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
-        trainer = {key: config["trainer"][key] for key in TRAINER_KEYS}
-        data = {key: value for key, value in config["data"].items() if key not in SPEED_KEYS}
-        return {
-            "seed_everything": config["seed_everything"],
-            "model": config["model"],
-            "data": data,
-            "trainer": trainer,
-        }
+        """Returns the part of the resolved config that the result depends on: all but what is `NEUTRAL`."""
+        config = drop_neutral("", json.loads(self.parser.dump(self.config, format="json", skip_none=False)))
+        return {name: drop_neutral(name, part) if name in NEUTRAL else part for name, part in config.items()}
+
+
+def drop_neutral(section: str, settings: dict) -> dict:
+    """Returns a section's settings that count."""
+    return {name: value for name, value in settings.items() if name not in NEUTRAL[section]}
 
 
 class PredictCLI(StageCLI):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from datamodules.provenance import claim_folder
 from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
 from studies.plan import Job
 
@@ -48,7 +49,7 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         fcntl.lockf(file, fcntl.LOCK_EX)
-        print(f"$ python scripts/{job.stage}.py {shlex.join(job.args)}", flush=True)
+        print(f"$ python -m scripts.{job.stage} {shlex.join(job.args)}", flush=True)
         try:
             main(job.args)
         except Exception as error:
@@ -71,6 +72,7 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
     """
+    claim_folder(folder)
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()

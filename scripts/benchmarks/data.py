@@ -1,6 +1,6 @@
 """The data path against the training that it feeds, and training with cached logits against its neighbours.
 
-    python scripts/benchmark.py data --model SmolLM2.gguf --rationales obqa_train.jsonl.gz gsm8k_train.jsonl.gz
+    python -m scripts.benchmark data --model SmolLM2.gguf --rationales obqa_train.jsonl.gz gsm8k_train.jsonl.gz
 
 The model is both student and teacher, in float32 on the CPU. Each file of published rationales is its own source of
 questions. Lines:
@@ -208,7 +208,7 @@ def rate(trained: Trained) -> float:
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
-    parser = argparse.ArgumentParser(prog="benchmark.py data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark data", description=__doc__)
     parser.add_argument("--model", required=True, help="the student and teacher: hub id, folder or GGUF file")
     parser.add_argument("--rationales", required=True, nargs="+", help="published rationales; the first are trained on")
     parser.add_argument("--limit", type=int, default=4, help="questions that are trained on")

@@ -122,7 +122,7 @@ def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
-    parser = argparse.ArgumentParser(prog="benchmark.py scaling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark scaling", description=__doc__)
     default = str(ROOT / "configs" / "models" / "microworld" / "a-student")
     parser.add_argument("--model", default=default, help="the student: hub id, folder or GGUF file")
     parser.add_argument("--tokens-per-batch", type=int, default=2048)

@@ -89,7 +89,7 @@ class Bench:
         before = list_files(self.folder)
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            run_main(lambda: main(args))
+            run_main(lambda: main(args), str(stages.ROOT / "scripts" / "any.py"))
         lines = self.capsys.readouterr().err.splitlines()
         assert stopped.value.code == 2
         assert len(lines) == 1, lines

@@ -140,6 +140,17 @@ def hash_path(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_source(source: str) -> str | None:
+    """Returns the hash of what a setting names, None where no file is there: for a hub's name, or what is not yet made.
+
+    A logit cache's manifest, which has its shards' hashes, stands for its folder.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / "manifest.json"
+    return hash_path(path) if path.is_file() else None
+
+
 def require_file(path: Path, what: str) -> Path:
     """Returns `path`, or raises a ValueError that names it if nothing is there."""
     if not path.exists():

@@ -66,7 +66,7 @@ LOW_IDS = 1 << 16
 MAX_VOCABULARY = 4 * LOW_IDS
 # A file of the cache's own folder: process, number.
 SHARD_NAME = re.compile(r"shard-\d{4,}-\d{5,}\.safetensors")
-DAMAGED_MANIFEST = "damaged; delete it and run scripts.cache_logits again, which keeps the shards"
+DAMAGED_MANIFEST = "damaged; delete it and run python -m scripts.cache_logits again, which keeps the shards"
 Dtype = Literal["float32", "bfloat16", "float16"]
 Kind = Literal["top_k", "adaptive", "sampled", "hybrid", "hidden"]
 Values = Literal["uint8", "float16", "bfloat16", "float32"]
@@ -241,7 +241,7 @@ def read_manifest(folder: Path) -> dict:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: no finished logit cache (no manifest.json); run scripts.cache_logits")
+        raise ValueError(f"{folder}: no finished logit cache (no manifest.json); run python -m scripts.cache_logits")
     content = path.read_bytes()
     try:
         manifest = json.loads(content)

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,8 @@ class RunFolder:
                 raise ValueError(f"{self.path}: holds runs, and is none itself; choose another run.group or run.id")
             return
         begun, now = flatten(meta["config"]), flatten(json.loads(json.dumps(self.config)))
+        # A file that is gone is not another one.
+        begun = {key: value for key, value in begun.items() if key in now or not key.startswith("files.")}
         if begun != now:
             keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
             shown = ", ".join(f"{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys[:5])
@@ -121,6 +123,7 @@ class RunFolder:
         """
         check_place(self.path / ".lock")
         is_new = not (self.path / "meta.json").exists()
+        made = [folder for folder in self.path.parents if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / ".lock"
         with path.open("a+") as file:
@@ -140,6 +143,10 @@ class RunFolder:
             except Exception:
                 if is_new and not self.checkpoints.exists() and not (self.path / METRICS).exists():
                     shutil.rmtree(self.path, ignore_errors=True)
+                    for folder in made:
+                        # Another run may have begun in it meanwhile.
+                        with suppress(OSError):
+                            folder.rmdir()
                 raise
 
     def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int], step: int) -> None:
@@ -180,7 +187,8 @@ class RunFolder:
 def read_early_end(run: Path) -> str | None:
     """Returns why a run that is done ended before its planned steps, None if it did not, or is not done."""
     done = run / "DONE"
-    return json.loads(done.read_text(encoding="utf-8")).get("ended_early") if done.is_file() else None
+    facts = json.loads(done.read_text(encoding="utf-8") or "{}") if done.is_file() else {}
+    return facts.get("ended_early")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

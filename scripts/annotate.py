@@ -51,7 +51,9 @@ def refuse_other_output(output: Path, config: dict) -> bool:
     if not output.exists():
         return False
     if read_metadata(output).get("creation", {}).get("config_hash") != hash_json(config):
-        raise ValueError(f"{output}: exists, and was made with another configuration; choose another --output")
+        raise ValueError(
+            f"{output}: exists, and was made with another configuration, or from other files; choose another --output"
+        )
     print(f"{output}: complete already")
     return True
 

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files import check_place, hash_json, hash_path
+from datamodules.files import check_place, hash_json, hash_source
 from lightning_modules.checkpoints import (
     LAST,
     RngState,
@@ -51,6 +51,7 @@ class FitCLI(StageCLI):
 
     def before_instantiate_classes(self) -> None:
         """Finds the run's folder, and refuses one of another config before anything is built."""
+        super().before_instantiate_classes()
         if self.config.trainer.logger not in (None, False) or self.config.trainer.default_root_dir is not None:
             raise ValueError("trainer.logger and trainer.default_root_dir are the run folder's; use run.* instead")
         self.run = RunFolder(RunSettings(**self.config.run.as_dict()), self.result_config())
@@ -107,7 +108,7 @@ def begin(cli: FitCLI, step: int) -> None:
     data = cli.datamodule
     sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
     # The examples' own hash covers questions that are generated or come from the hub, and every filter.
-    hashes = {path: hash_path(Path(path)) for path in sources if Path(path).exists()}
+    hashes = {path: value for path in sources if (value := hash_source(path)) is not None}
     hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
     seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
     cli.run.begin(cli.dump_config(), hashes, seeds, step)

@@ -11,8 +11,10 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
-from datamodules.files import check_place
+from datamodules.files import check_place, hash_source
 from lightning_modules.preemption import Preemption
+from lightning_modules.pretrained import identify_weights
+from lightning_modules.run import flatten
 from lightning_modules.sharding import ShardedStrategy
 from lightning_modules.stop_signal import find_listener
 from scripts.entry import quiet_libraries
@@ -32,8 +34,12 @@ NEUTRAL = {
         }
     ),
     "data": frozenset({"num_workers", "cache_dir", "tokens_per_batch"}),
+    # The command line itself.
     "": frozenset({"config", "output", "run", "throughput", "wandb", "rows_per_shard", "dry_run"}),
 }
+
+# Settings of the data that may name files; their content counts.
+SOURCES = ("questions", "rationales", "references", "logits")
 
 
 class StageCLI(LightningCLI):
@@ -97,9 +103,23 @@ class StageCLI(LightningCLI):
         return self.parser.dump(self.config, skip_none=False)
 
     def result_config(self) -> dict:
-        """Returns the part of the resolved config that the result depends on: all but what is `NEUTRAL`."""
+        """Returns what the result depends on: the resolved config but for what is `NEUTRAL`, and the files' hashes."""
         config = drop_neutral("", json.loads(self.parser.dump(self.config, format="json", skip_none=False)))
-        return {name: drop_neutral(name, part) if name in NEUTRAL else part for name, part in config.items()}
+        config = {name: drop_neutral(name, part) if name in NEUTRAL else part for name, part in config.items()}
+        named = [config["data"].get(name) or [] for name in SOURCES]
+        sources = [source for names in named for source in ([names] if isinstance(names, str) else names)]
+        files = {source: hash_source(source) for source in sources}
+        model = config["model"][self.pretrained]
+        if (Path(model) / "config.json").is_file():
+            files[model] = identify_weights(model, None)
+        return {**config, "files": {name: value for name, value in files.items() if value is not None}}
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses an empty list where none is another thing: it would be taken for all."""
+        settings, defaults = flatten(self.config.as_dict()), flatten(self.parser.get_defaults().as_dict())
+        for name, value in settings.items():
+            if value == [] != defaults.get(name) and not name.startswith("trainer."):
+                raise ValueError(f"{name} is empty; name at least one, or leave it out")
 
 
 def drop_neutral(section: str, settings: dict) -> dict:
@@ -120,4 +140,5 @@ class PredictCLI(StageCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuses an output that cannot be written, before anything is built."""
+        super().before_instantiate_classes()
         check_place(Path(self.config.output))

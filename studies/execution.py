@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from datamodules.provenance import claim_folder
+from lightning_modules.run import read_early_end
 from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
 from studies.plan import Job
 
@@ -118,11 +119,17 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
         raise ValueError(f"{first.name} failed, see {log_path(folder, first)}: {failed[first.name]}{more}")
 
 
+def describe_done(done: Path) -> str:
+    """Returns what is to be said of a finished job: that its training ended early, if it did."""
+    early = read_early_end(done.parent) if done.name == "DONE" else None
+    return f"ended early, {early}" if early else ""
+
+
 def find_state(folder: Path, job: Job) -> tuple[State, str]:
-    """Returns a job's state and, if it has not ended well, the last line of its log."""
+    """Returns a job's state and why: what `describe_done` says, or the last line of its log."""
     log = log_path(folder, job)
     if Path(job.done).exists():
-        return "done", ""
+        return "done", describe_done(Path(job.done))
     if not log.is_file():
         return "pending", ""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")

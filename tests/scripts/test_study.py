@@ -156,7 +156,7 @@ def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
     [line] = [line for line in said if line.startswith("error: ")]
     assert said[-1] == line and "test.jsonl:1" in line
     log = re.search(r"see (\S+\.log)", line)
-    assert log and Path(log[1]).is_file() and "scripts/" in Path(log[1]).read_text()
+    assert log and Path(log[1]).is_file() and "scripts.evaluate" in Path(log[1]).read_text()
     assert not Path("runs/failing/results.json").exists()
     # What did not need it ran all the same.
     assert {path.parent.name for path in Path("runs/failing").glob("*/DONE")} >= {"a-label-seed0", "b-label-seed1"}

@@ -32,7 +32,7 @@ def refuse(what: str, path: Path, target: Path | None = None) -> ValueError:
     """Returns the error for content that is not what was sealed."""
     return ValueError(
         f"{path}: {what} not what was written: it is damaged; make it anew, or, if it was edited on purpose, "
-        f"seal it with: python scripts/seal.py {target or path}"
+        f"seal it with: python -m scripts.seal {target or path}"
     )
 
 
@@ -66,7 +66,7 @@ def check_table(path: Path) -> bool:
 def warn_unsealed(path: Path, schema: pa.Schema) -> None:
     """Warns of a table that Kindred made and that has no seal: made by an earlier version, or edited since."""
     if METADATA_KEY in (schema.metadata or {}):
-        warnings.warn(f"{path}: is not sealed, so damage would not be found; scripts/seal.py seals it", stacklevel=3)
+        warnings.warn(f"{path}: is not sealed, so damage would not be found; python -m scripts.seal does", stacklevel=3)
 
 
 def seal_record(record: dict) -> dict:

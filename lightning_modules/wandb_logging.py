@@ -6,7 +6,8 @@ W&B is a view, offline unless `WANDB_MODE=online`; the record is `metrics.jsonl`
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -197,6 +198,17 @@ class RunRecord(L.Callback):
         for kind, path in inputs:
             artifact = _refer(Path(path).stem, kind, Path(path), hashes[path], teacher=axes.teacher)
             experiment.log_artifact(artifact)
+
+
+@contextmanager
+def close_on_error() -> Iterator[None]:
+    """Ends the W&B run that an error leaves open, before its files may be removed."""
+    try:
+        yield
+    except Exception:
+        if wandb.run is not None:
+            wandb.finish(exit_code=1)
+        raise
 
 
 def log_student(trainer: L.Trainer, run: RunFolder) -> None:

@@ -1,7 +1,7 @@
 """Stage 4: a student answers questions of any tasks; its predictions are kept, and its metrics printed.
 
-    python scripts/evaluate.py --config configs/experiments/obqa_smollm2.yaml --model.student runs/.../student
-    python scripts/evaluate.py metrics FILE...
+    python -m scripts.evaluate --config configs/experiments/obqa_smollm2.yaml --model.student runs/.../student
+    python -m scripts.evaluate metrics FILE...
 
 The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`. Interrupted, it continues where it was.
 `metrics` prints those of finished predictions anew.
@@ -54,7 +54,7 @@ def print_metrics(paths: list[str]) -> None:
         ValueError: A file is missing, or holds no predictions.
     """
     if not paths:
-        raise ValueError("evaluate.py metrics: name at least one file of predictions")
+        raise ValueError("metrics: name at least one file of predictions")
     for path in paths:
         table = read_table(require_file(Path(path), "predictions"))
         if missing := [name for name in PREDICTION_SCHEMA.names if name not in table.column_names]:
@@ -111,4 +111,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

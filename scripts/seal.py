@@ -1,6 +1,6 @@
 """Seals artefacts again that were edited on purpose; each says so from then on.
 
-    python scripts/seal.py data/rationales.parquet runs/GROUP/ID/student runs/GROUP/ID
+    python -m scripts.seal data/rationales.parquet runs/GROUP/ID/student runs/GROUP/ID
 
 A path is a table (parquet), an exported student's folder, a run's folder, or a sealed JSON file (`results.json`).
 """
@@ -114,4 +114,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

@@ -17,6 +17,8 @@ import torch
 from tqdm import tqdm
 
 from datamodules.plain_text import clean_line
+from datamodules.provenance import claim_folder
+from lightning_modules.run import read_early_end
 from lightning_modules.stop_signal import StopListener, is_stopping, leave
 from studies.plan import Job
 
@@ -49,7 +51,7 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         fcntl.lockf(file, fcntl.LOCK_EX)
-        print(f"$ python scripts/{job.stage}.py {shlex.join(job.args)}", flush=True)
+        print(f"$ python -m scripts.{job.stage} {shlex.join(job.args)}", flush=True)
         try:
             main(job.args)
         except Exception as error:
@@ -72,6 +74,7 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
     """
+    claim_folder(folder)
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
@@ -116,11 +119,17 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
         raise ValueError(f"{first.name} failed, see {log_path(folder, first)}: {failed[first.name]}{more}")
 
 
+def describe_done(done: Path) -> str:
+    """Returns what is to be said of a finished job: that its training ended early, if it did."""
+    early = read_early_end(done.parent) if done.name == "DONE" else None
+    return f"ended early, {early}" if early else ""
+
+
 def find_state(folder: Path, job: Job) -> tuple[State, str]:
-    """Returns a job's state and, if it has not ended well, the last line of its log."""
+    """Returns a job's state and why: what `describe_done` says, or the last line of its log."""
     log = log_path(folder, job)
     if Path(job.done).exists():
-        return "done", ""
+        return "done", describe_done(Path(job.done))
     if not log.is_file():
         return "pending", ""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")

@@ -163,7 +163,7 @@ def test_what_was_edited_on_purpose_is_sealed_again_and_says_so(tmp_path: Path, 
         lambda: read_sealed(tmp_path / "results.json"),
     ]
     for read in reads:
-        with pytest.raises(ValueError, match=r"seal it with: python scripts/seal\.py "):
+        with pytest.raises(ValueError, match=r"seal it with: python -m scripts\.seal "):
             read()
     main([str(path) for path in (store, folder, tmp_path, tmp_path / "results.json")])
     assert capsys.readouterr().out.count("sealed as it is") == 4

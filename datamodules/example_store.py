@@ -31,7 +31,20 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
-from datamodules import answers, controls, expressions, prompts, statements, tokenization
+from datamodules import (
+    answers,
+    controls,
+    expressions,
+    free_answers,
+    numbers,
+    options,
+    prompts,
+    replies,
+    sentences,
+    statements,
+    thinking,
+    tokenization,
+)
 from datamodules.controls import AS_WRITTEN, TextControl, shuffle_rationales
 from datamodules.files import atomic_path, check_place, hash_json, hash_path, require_file, write_json
 from datamodules.prompts import Prompt
@@ -48,7 +61,8 @@ SCHEMA = pa.schema(
 )
 
 _LISTS = ("token_ids", "segments")
-_TEXT_TO_TOKENS = (answers, controls, expressions, prompts, statements, tokenization)
+_READING = (answers, expressions, free_answers, numbers, options, replies, sentences, statements, thinking)
+_TEXT_TO_TOKENS = (*_READING, controls, prompts, tokenization)
 
 
 class ExampleStore:

@@ -19,7 +19,7 @@ from datamodules.answers import extract_neutral
 from datamodules.files import read_records
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
-from datamodules.statements import squash
+from datamodules.sentences import squash
 
 # A family shares tokenizer and lineage; the first pattern that a teacher's name has.
 _FAMILIES = {

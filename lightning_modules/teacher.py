@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from datamodules.answers import extract_neutral
+from datamodules.answers import extract_neutral, find_stated_answer
 from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.rationales import Rationale, name_paraphrase
-from datamodules.statements import find_last_statement
 from lightning_modules.backends import Backend, Decoding, Request, Source, TransformersBackend
 from lightning_modules.pretrained import Dtype, check_model, default_dtype, identify_weights, load_causal_lm, name_model
 from lightning_modules.row_head import RowHead
@@ -149,7 +148,7 @@ class Annotator(TeacherModule):
         for request, completion in self.backend.generate(requests, self.decoding):
             question, text = data.posed[request.question_id].question, completion.text.strip()
             teacher, original = self.teacher_name, data.originals.get(question.id)
-            extraction = find_last_statement(text, question) if original else extract_neutral(text, question)
+            extraction = find_stated_answer(text, question) if original else extract_neutral(text, question)
             answer = extraction.answer if extraction else None
             if original is not None:
                 teacher = name_paraphrase(original.teacher, teacher)

@@ -70,7 +70,9 @@ def _find_named_option(text: str, question: Question) -> Extraction | None:
     breaks = [(0, 0), *(match.span() for match in SENTENCE_END.finditer(text)), (len(text), len(text))]
     for (_, start), (end, _) in reversed(list(itertools.pairwise(breaks))):
         rest, named = f" {squash(text[start:end])} ", []
-        named += [letters for form, letters in polar if rest.startswith(f" {form} ")]
+        replies = [letters for form, letters in polar if rest.startswith(f" {form} ")]
+        # "Yes or no" is none.
+        named += replies if not replies or not re.match(r" \w+ or \w+ $", rest) else []
         is_reply = bool(named)
         for form, letters in forms:
             # Cut out, so that "tin" is not found within "tin can".

@@ -16,7 +16,7 @@ from datamodules.expressions import normalize_number, write_fraction
 
 _MINUS = "-\u2212\u2013"
 # Between groups of three digits, the same throughout a number; a plain space separates two numbers as often.
-_SEPARATOR = r"\{\\?,\}|,\\!|\\[,!;]|[,'\u2019\u00a0\u2007\u2009\u202f]"
+_SEPARATOR = r"\{\\?,\}|,\\!|\\[,!;]|[ ,'\u2019\u00a0\u2007\u2009\u202f]"
 _DIGITS = r"\d{1,18}"
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 _WHOLE = (
@@ -63,7 +63,7 @@ _SIGNS = {"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", r"\times": "*", r
 _SIGNS |= dict.fromkeys(_MINUS, "-")
 # From one term of a calculation to the next, with the first one's unit. A hyphen without spaces may make a range.
 _LINK = re.compile(
-    r"(?:(?:\s?[A-Za-z]+){0,2}?(?P<close>[\s)}$]*)(?P<sign>[+*×·÷]"
+    r"(?:(?:\s?[A-Za-z]+){0,2}?(?P<close>[\s)}$]*)(?P<sign>[+×·÷]|(?<=\s)\*(?=[\s(])|(?<=[\d)])\*(?=[\d($])"
     rf"|\\(?:times|cdot|div)(?![A-Za-z])|(?<=[\s)])[{_MINUS}](?=[\s(])|[xX](?=\s*[\d$(]))"
     r"|(?P<own_close>[\s)}$]*)(?P<slash>(?<=[\s)])/(?=[\s(])))(?P<open>[\s({]*)"
 )
@@ -187,6 +187,9 @@ def read_calculation(text: str, match: re.Match, asked: str) -> tuple[str | None
         terms.append(f"({value})")
         following = NUMBER.match(text, link.end()) if link else None
         if link is None or following is None:
+            # "5 + x", "(120 /": what it adds is unknown, or torn off.
+            if link and (link["sign"] or "/") in "+×÷/":
+                return None, link.end()
             break
         closed = min((link["close"] or link["own_close"] or "").count(")"), depth)
         depth += link["open"].count("(") - closed

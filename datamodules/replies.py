@@ -40,6 +40,8 @@ _ASKING = re.compile(
     r"\n\s*(?!Wait|But|Hmm|So\b|Why|Really|Or\b|However|Is (?:that|this|it)\b|Does (?:that|this|it)\b|Right)[^\n]*\?[*_\"']*[ \t]*\n\s*"
     r"(?=[(*_#]*A[*_]*[).:]|[*_#]*(?:Answer|Choices|Options|Solution)\b|Let(?:'|\u2019)s\b|####)"
 )
+# The same on one line.
+_ASKING_INLINE = re.compile(r"(?<=\?)[ \t]+(?:A|(?:Answer )?[Cc]hoices|Options|Answer|Solution):")
 _FINAL_LINE = re.compile(r"####[ \t]*[-\u2212$\d.,/]+[ \t]*(?=\n)")
 # May begin any of the above but the marks of turns: at the start of a line, or of a sentence.
 _START = re.compile(r"\n\s*|(?<=[.!?\"'\u201d)\]])[ \t]+(?=[QHUI][:uns]|Choose the|Answer the|Instruction)")
@@ -83,7 +85,8 @@ def _find_end(text: str, start: int, question: Question) -> int:
         elif opening.group().startswith("\n") and _TASK.match(text, place, end) and is_answered(opening.start()):
             return opening.start()
     if "?" in text[start:end]:
-        for asking in _ASKING.finditer(text, start, end):
+        askings = [*_ASKING.finditer(text, start, end), *_ASKING_INLINE.finditer(text, start, end)]
+        for asking in sorted(askings, key=lambda match: match.start()):
             if is_answered(asking.start()):
                 return asking.start()
         if (final := _FINAL_LINE.search(text, start, end)) and re.search(r"\?[\s\S]*####", text[final.end() : end]):

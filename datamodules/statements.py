@@ -24,6 +24,7 @@ _COLON = re.compile(r"[*_\s]*(?:\([^()\n]*\)\s*)?[*_]*[:=]\s*")
 _VERB = re.compile(
     r"(?<!which )\b(?:is|was|(?P<plural>are)|(?:would|must|should|will|could|has to) be)\b\s*:?\s*", re.IGNORECASE
 )
+_NO_LIST = re.compile(r"[ \t\"'*)\].]*(?:$|\n(?!\s*[(*]*[A-Za-z][).:]))")
 _CLAUSE = re.compile(r"(?:[^.\n]|\.(?=\d)){0,80}")
 # "Option D is correct", "(D) Venice is the most likely answer"; not "is not the answer", "is the worst option".
 _VERDICT = re.compile(
@@ -60,7 +61,7 @@ def _find_option_statements(text: str, question: Question) -> Iterator[Extractio
         for start, is_plural in starts:
             match = match_option(text, start, question)
             # "The answers are" may also head a list.
-            if match and not (is_plural and match[0]):
+            if match and not (is_plural and match[0] and not _NO_LIST.match(text, match[2])):
                 letter, rule, end = match
                 yield Extraction(letter, rule, anchor.start(), end)
                 break

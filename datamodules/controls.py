@@ -33,10 +33,12 @@ class TextControl:
     Attributes:
         answer_position: Where all answer sentences stand, in the prompt's words; None leaves each text as it is.
         shuffle_seed: Gives each rationale another's reasoning, see `shuffle_rationales`; None does not.
+        keep_thinking: Puts what a teacher wrote between think marks before its rationale.
     """
 
     answer_position: AnswerPosition | None = None
     shuffle_seed: int | None = None
+    keep_thinking: bool = False
 
     @property
     def position(self) -> AnswerPosition | None:

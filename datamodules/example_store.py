@@ -34,6 +34,7 @@ import pyarrow as pa
 from datamodules import (
     answers,
     controls,
+    encoding,
     expressions,
     free_answers,
     numbers,
@@ -62,7 +63,7 @@ SCHEMA = pa.schema(
 
 _LISTS = ("token_ids", "segments")
 _READING = (answers, expressions, free_answers, numbers, options, replies, sentences, statements, thinking)
-_TEXT_TO_TOKENS = (*_READING, controls, prompts, tokenization)
+_TEXT_TO_TOKENS = (*_READING, controls, encoding, prompts, tokenization)
 
 
 class ExampleStore:
@@ -101,6 +102,11 @@ class ExampleStore:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each row, int64."""
         return np.concatenate([np.diff(offsets) for offsets in self._offsets], dtype=np.int64)
+
+    @property
+    def highest_id(self) -> int:
+        """The highest of all token ids; -1 if there is none."""
+        return max((int(values.max()) for values in self._values["token_ids"] if len(values)), default=-1)
 
     def column(self, name: str) -> list:
         """Returns a whole column's Python values."""
@@ -190,7 +196,7 @@ def _tokenize(
 ) -> Iterator[pa.RecordBatch]:
     for start in range(0, len(pairs), ROWS_PER_BATCH):
         part = pairs[start : start + ROWS_PER_BATCH]
-        examples = build_examples(tokenizer, prompt, part, control.position)
+        examples = build_examples(tokenizer, prompt, part, control.position, control.keep_thinking)
         rationales = [rationale for _, rationale in part]
         columns = {
             **{

@@ -9,7 +9,8 @@ from jsonargparse.typing import PositiveInt
 from torch.utils.data import DataLoader
 
 from datamodules.batching import TokenBudgetBatchSampler
-from datamodules.prompts import get_prompt
+from datamodules.encoding import check_template_options
+from datamodules.prompts import TemplateOptions, get_prompt
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, load_rationales, read_gold_conditions
 from datamodules.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
@@ -70,6 +71,7 @@ class QuestionDataModule(L.LightningDataModule):
         tokenizer: str | None,
         questions: list[str] | str,
         prompt: str = "cot",
+        template_options: TemplateOptions | None = None,
         limit: PositiveInt | None = None,
         max_length: PositiveInt = 1024,
         skip_too_long: bool = False,
@@ -85,6 +87,8 @@ class QuestionDataModule(L.LightningDataModule):
                 text, leaves prompts untokenized and their length unchecked.
             questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a list of these.
             prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
+            template_options: What the chat template is told beside the message, such as {enable_thinking: false}; an
+                endpoint is sent them.
             limit: Use only the first so many questions of each source.
             max_length: Longest prompt in tokens.
             skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.
@@ -97,7 +101,7 @@ class QuestionDataModule(L.LightningDataModule):
         super().__init__()
         self.tokenizer_name, self.revision = tokenizer, revision
         self.questions_source, self.limit = questions, limit
-        self.prompt = get_prompt(prompt, rewrites is not None)
+        self.prompt = get_prompt(prompt, rewrites is not None, template_options)
         self.rewrites, self.rewrites_of = rewrites, rewrites_of
         self.originals: dict[str, Rationale] = {}
         self.max_length, self.skip_too_long, self.tokens_per_batch = max_length, skip_too_long, tokens_per_batch
@@ -126,6 +130,8 @@ class QuestionDataModule(L.LightningDataModule):
             None if self.tokenizer_name is None else load_tokenizer(self.tokenizer_name, self.revision)
         )
         self.fingerprint = None if self.tokenizer is None else fingerprint_tokenizer(self.tokenizer)
+        if self.tokenizer is not None:
+            check_template_options(self.tokenizer, self.prompt.template_options)
         questions = load_questions(self.questions_source, self.limit)
         if self.rewrites is not None:
             everything = load_questions(self.questions_source)
@@ -143,6 +149,11 @@ class QuestionDataModule(L.LightningDataModule):
         if long:
             warnings.warn(f"{len(long)} of {len(posed)} questions are too long and are left out", stacklevel=2)
         self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.max_length}
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id of all prompts; -1 if they are not tokenized."""
+        return max((max(item.prompt_ids, default=-1) for item in self.posed.values()), default=-1)
 
     def find_missing(self) -> list[tuple[str, int]]:
         """Returns every (question id, sample) that is not in `done`, question by question."""

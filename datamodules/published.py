@@ -17,30 +17,10 @@ from typing import Any
 
 from datamodules.answers import extract_neutral
 from datamodules.files import read_records
+from datamodules.model_cards import find_family
 from datamodules.questions import Question
-from datamodules.rationales import Rationale
+from datamodules.rationales import Rationale, part_thinking
 from datamodules.sentences import squash
-
-# A family shares tokenizer and lineage; the first pattern that a teacher's name has.
-_FAMILIES = {
-    r"llama-?2": "llama-2",
-    r"llama-?3": "llama-3",
-    r"qwen2": "qwen2",
-    r"gemma-2": "gemma-2",
-    r"mixtral|mistral": "mistral",
-    r"gpt-3-": "gpt-3",
-    r"gpt|^o1": "gpt",
-    r"palm": "palm",
-    r"t5": "t5",
-    r"claude": "claude",
-    r"gemini": "gemini",
-    r"deepseek": "deepseek",
-    r"\byi-": "yi",
-    r"phi-3": "phi-3",
-    r"command-r": "command-r",
-    r"reka": "reka",
-    r"human": "human",
-}
 
 
 @dataclass(frozen=True)
@@ -272,11 +252,6 @@ COLLECTIONS = {
 }
 
 
-def find_family(teacher: str) -> str:
-    """Returns the family that a published teacher's name tells, or `unknown`."""
-    return next((family for pattern, family in _FAMILIES.items() if re.search(pattern, teacher.casefold())), "unknown")
-
-
 def _key(text: str) -> str:
     return squash(text).removeprefix("q ")
 
@@ -344,18 +319,20 @@ def import_rationales(
             answer = extraction.answer if extraction else None
             counts["cut in the middle"] += item.cut
             rationales.append(
-                Rationale(
-                    question_id=question.id,
-                    task=question.task,
-                    split=question.split,
-                    teacher=item.teacher,
-                    family=find_family(item.teacher),
-                    sample=samples[question.id, item.teacher],
-                    text=item.text.strip(),
-                    answer=answer,
-                    correct=None if question.gold is None else answer == question.gold,
-                    finish_reason="length" if item.cut else "imported",
-                    prompt_id="imported",
+                part_thinking(
+                    Rationale(
+                        question_id=question.id,
+                        task=question.task,
+                        split=question.split,
+                        teacher=item.teacher,
+                        family=find_family(item.teacher),
+                        sample=samples[question.id, item.teacher],
+                        text=item.text.strip(),
+                        answer=answer,
+                        correct=None if question.gold is None else answer == question.gold,
+                        finish_reason="length" if item.cut else "imported",
+                        prompt_id="imported",
+                    )
                 )
             )
             samples[question.id, item.teacher] += 1

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from datamodules.answers import extract_neutral
 from datamodules.files import atomic_path, read_records, require_file
 from datamodules.questions import Question, normalize_gold
+from datamodules.thinking import split_thinking
 
 METADATA_KEY = b"kindred"
 
@@ -27,13 +28,14 @@ class Rationale:
         teacher: Who wrote it.
         family: The teacher's family, or `unknown`.
         sample: 0, 1, ... where one teacher answered several times.
-        text: The reasoning, with the answer sentence if the teacher wrote one.
+        text: The reasoning, with the answer sentence if the teacher wrote one; without what it thought before.
         answer: An option's letter or a number, or None if none could be extracted.
         correct: Whether `answer` is the gold answer; None where gold is unknown.
         finish_reason: `stop`, `length` (truncated), `content_filter` (withheld by a provider), or `imported`.
         prompt_id: The prompt that was answered, or `imported`.
         num_prompt_tokens: Of the teacher's tokenizer; None where unknown.
         num_completion_tokens: Likewise, as generated, an end token included.
+        thinking: What the teacher wrote between think marks, or an endpoint told apart as its reasoning.
     """
 
     question_id: str
@@ -49,6 +51,7 @@ class Rationale:
     prompt_id: str
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
+    thinking: str = ""
 
     @property
     def id(self) -> str:
@@ -63,6 +66,7 @@ SCHEMA = pa.schema(
     + [pa.field("correct", pa.bool_())]
     + [pa.field(name, pa.string()) for name in ("finish_reason", "prompt_id")]
     + [pa.field(name, pa.int32()) for name in ("num_prompt_tokens", "num_completion_tokens")]
+    + [pa.field("thinking", pa.string())]
 )
 
 
@@ -119,12 +123,22 @@ def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict
     write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
 
 
+def part_thinking(rationale: Rationale) -> Rationale:
+    """Returns a rationale whose text is what followed its thinking: nothing, and no answer, if that was truncated."""
+    split = split_thinking(rationale.text)
+    if not split.is_closed:
+        wrong = None if rationale.correct is None else False
+        return replace(rationale, text="", thinking=split.thinking, answer=None, correct=wrong, finish_reason="length")
+    return replace(rationale, text=split.reply.strip(), thinking=split.thinking) if split.start else rationale
+
+
 def _parse_flat(record: dict, where: str) -> Rationale:
     known = fields(Rationale)
     missing = [field.name for field in known if field.default is MISSING and field.name not in record]
     if missing:
         raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
-    return Rationale(**{field.name: record[field.name] for field in known if field.name in record})
+    rationale = Rationale(**{field.name: record[field.name] for field in known if field.name in record})
+    return rationale if "thinking" in record else part_thinking(rationale)
 
 
 def read_flat_rationales(path: str) -> list[Rationale]:
@@ -149,18 +163,20 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
         else:
             extraction = extract_neutral(entry["text"], question)
             answer = extraction.answer if extraction else None
-        yield Rationale(
-            question_id=question.id,
-            task=question.task,
-            split=question.split,
-            teacher=teacher,
-            family="unknown",
-            sample=0,
-            text=entry["text"],
-            answer=answer,
-            correct=None if question.gold is None else answer == question.gold,
-            finish_reason="imported",
-            prompt_id="imported",
+        yield part_thinking(
+            Rationale(
+                question_id=question.id,
+                task=question.task,
+                split=question.split,
+                teacher=teacher,
+                family="unknown",
+                sample=0,
+                text=entry["text"],
+                answer=answer,
+                correct=None if question.gold is None else answer == question.gold,
+                finish_reason="imported",
+                prompt_id="imported",
+            )
         )
 
 

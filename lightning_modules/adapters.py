@@ -10,7 +10,8 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 from torch import nn
 from transformers import PreTrainedModel
 
-from datamodules.pretrained import find_card, resolve_model
+from datamodules.model_cards import find_card
+from datamodules.pretrained import resolve_model
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import pyarrow as pa
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from datamodules.answers import EXTRACTORS, extract_neutral, split_answer_sentence
+from datamodules.encoding import decode_completion, find_end_tokens
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
+from datamodules.thinking import find_open_mark
 from lightning_modules.generation import ReadPrompts, derive_seed, generate_completions, read_prompts, score_endings
 from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.reference_scores import ReferenceScorer
@@ -105,7 +107,7 @@ class Evaluator(L.LightningModule):
         what = "data.max_length + model.max_new_tokens"
         if data.find_longest() > length:
             length, what = data.find_longest(), "the longest prompt and reference"
-        check_model(self.student, self.student_revision, self.keep_layers, length, what)
+        check_model(self.student, self.student_revision, self.keep_layers, length, what, data.highest_id)
 
     def setup(self, stage: str) -> None:
         """Tells the data what a batch needs room for."""
@@ -116,14 +118,15 @@ class Evaluator(L.LightningModule):
         """Returns one record for each question."""
         data: EvaluationDataModule = self.trainer.datamodule
         posed = [data.posed[identifier] for identifier in batch["question_ids"]]
-        read = read_prompts(self.model, [item.prompt_ids for item in posed], data.tokenizer.eos_token_id)
+        read = read_prompts(self.model, [item.prompt_ids for item in posed])
         likelihoods = self._score_options(data, batch["question_ids"], read)
         completions = self._generate(data, batch["question_ids"], read)
         references = self._score_references(data, batch["question_ids"])
         records = []
         for item, own, samples, scores in zip(posed, likelihoods, completions, references, strict=True):
             question = item.question
-            texts = [data.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids, _ in samples]
+            mark = find_open_mark(item.text)
+            texts = [(mark + decode_completion(data.tokenizer, ids)).strip() for ids, _ in samples]
             answers, place, votes = vote(texts, question)
             ids, finish_reason = samples[place]
             answers |= choose_options(own, data.options[question.id].texts, question)
@@ -156,7 +159,7 @@ class Evaluator(L.LightningModule):
             return [[] for _ in question_ids]
         options = [data.options[identifier] for identifier in question_ids]
         if data.option_text != "sentence":
-            read = read_prompts(self.model, [own.prompt_ids for own in options], data.tokenizer.eos_token_id)
+            read = read_prompts(self.model, [own.prompt_ids for own in options])
         return score_endings(self.model, read, [own.ending_ids for own in options])
 
     def _generate(self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts) -> list[list[tuple]]:
@@ -165,7 +168,7 @@ class Evaluator(L.LightningModule):
         completions = generate_completions(
             self.model,
             read.repeat(number),
-            data.tokenizer.eos_token_id,
+            find_end_tokens(data.tokenizer),
             self.max_new_tokens,
             self.temperature,
             [derive_seed(self.sampling_seed, identifier, n) for identifier in question_ids for n in range(number)],

@@ -7,9 +7,17 @@ from typing import Literal
 import torch
 from huggingface_hub import hf_hub_download
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedModel,
+)
 
-from datamodules.pretrained import find_card, locate_pretrained, read_start, resolve_model
+from datamodules.model_cards import find_card
+from datamodules.pretrained import locate_pretrained, read_start, resolve_model
 from lightning_modules.adapters import check_peft, find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -135,8 +143,30 @@ def load_causal_lm(
     return loaded
 
 
-def check_model(model: str, revision: str | None, keep_layers: list[int] | None, length: int, what: str) -> None:
-    """Refuses, without loading it, a model that lacks weights, one of the layers to keep, or enough context.
+def read_end_ids(model: str, revision: str | None) -> list[int]:
+    """Returns the end tokens of a model's own generation settings, without loading it; none where it has no such."""
+    name, options = locate_pretrained(model, revision)
+    try:
+        return list_end_ids(GenerationConfig.from_pretrained(name, **options))
+    except OSError:
+        return []
+
+
+def list_end_ids(settings: GenerationConfig) -> list[int]:
+    """Returns the end tokens of generation settings."""
+    own = settings.eos_token_id
+    return own if isinstance(own, list) else [] if own is None else [own]
+
+
+def add_end_ids(settings: GenerationConfig, end_ids: list[int]) -> None:
+    """Makes generation settings end a text at these tokens, too, and first at those that a student learned to write."""
+    settings.eos_token_id = list(dict.fromkeys([*end_ids, *list_end_ids(settings)]))
+
+
+def check_model(
+    model: str, revision: str | None, keep_layers: list[int] | None, length: int, what: str, highest_id: int
+) -> None:
+    """Refuses, without loading it, a model that lacks weights, layers to keep, enough context, or a token's embedding.
 
     Args:
         model: Hub id, local folder, `.gguf` file, or `model:NAME`; only its config is read.
@@ -144,13 +174,14 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
         keep_layers: Layers to keep; None keeps all.
         length: Longest sequence.
         what: The settings that add up to it, for the message.
+        highest_id: Of the tokens that it is given; -1 if that is not known.
 
     Raises:
         ValueError: There is no such model, or it does not fit.
     """
     if base := find_base(model):
         check_peft()
-        return check_model(*base, keep_layers, length, what)
+        return check_model(*base, keep_layers, length, what, highest_id)
     name, options = locate_pretrained(model, revision)
     if model.endswith(".ckpt") and keep_layers is not None:
         raise ValueError(f"{model}: keep_layers is given, but the run's own config says which layers a checkpoint has")
@@ -166,3 +197,8 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
     context = config.get_text_config().to_dict().get("max_position_embeddings")
     if context is not None and length > context:
         raise ValueError(f"{what} is {length}, more than the context of {context} tokens of {model}; lower it")
+    if highest_id >= (size := config.get_text_config().vocab_size):
+        raise ValueError(
+            f"{model}: its tokenizer writes token {highest_id}, but its embedding has {size} rows: they are not of one "
+            "model, or a token was added without resizing the embedding"
+        )

@@ -340,7 +340,7 @@ def generate(
     completions: list[str] = []
     for start in range(0, len(prompts), batch):
         rows = tokenizer(list(prompts[start : start + batch]))["input_ids"]
-        generated = generate_completions(model, rows, tokenizer.eos_token_id, limit)
+        generated = generate_completions(model, rows, [tokenizer.eos_token_id], limit)
         completions += [tokenizer.decode(tokens) for tokens, _ in generated]
     return completions
 

@@ -30,7 +30,7 @@ class RunSettings:
         id: Names the run; null derives it from the resolved config.
         wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise.
         project: The W&B project.
-        student_family: The student's family, as the teachers' are called; null takes what `configs/models` says.
+        student_family: The student's family, as the teachers' are called; null is what its name tells.
         checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
     """
 

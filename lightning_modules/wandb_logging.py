@@ -21,7 +21,8 @@ from lightning.pytorch.loggers import WandbLogger
 from datamodules.distillation import DistillationDataModule
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import hash_json, hash_path, hash_text, write_json
-from datamodules.pretrained import list_models, resolve_model
+from datamodules.model_cards import UNKNOWN, find_family
+from datamodules.pretrained import resolve_model
 from datamodules.questions import Question, format_question, load_questions
 from datamodules.rationales import read_families
 from lightning_modules.metrics import Metrics
@@ -41,7 +42,7 @@ class Axes:
         teacher: Who wrote the rationales, several joined by `+`; None if nobody taught.
         teacher_family: Likewise.
         student: The student that training began with.
-        student_family: None if unknown.
+        student_family: `unknown` where neither the config nor its name tells.
         supervision: `label`, `rationale`, `rationale+logits`; `untuned` before training.
         kl_weight: The divergence's share; the largest that a schedule reaches. None before training.
         temperature: Of the divergence, likewise.
@@ -65,14 +66,10 @@ class Axes:
     def tags(self) -> list[str]:
         """Coarse facets."""
         families = (self.teacher_family, self.student_family)
-        relation = [] if None in families else ["in-family" if families[0] == families[1] else "cross-family"]
+        relation = (
+            [] if {None, UNKNOWN} & set(families) else ["in-family" if families[0] == families[1] else "cross-family"]
+        )
         return [self.supervision, self.task, *relation]
-
-
-def find_family(model: str) -> str | None:
-    """Returns the family that `configs/models` gives a model, None if it does not list it."""
-    hub, _ = resolve_model(model, None)
-    return next((card.family for card in list_models() if card.hub == hub), None)
 
 
 def _join(names: Iterable[str]) -> str:
@@ -97,9 +94,9 @@ def describe_axes(student: DistillationModule, data: DistillationDataModule, fam
     families = read_families(data.rationale_paths)
     return Axes(
         teacher=_join(teachers) or None,
-        teacher_family=_join(families.get(teacher, "unknown") for teacher in teachers) or None,
+        teacher_family=_join(find_family(teacher, families.get(teacher)) for teacher in teachers) or None,
         student=name_model(student.student),
-        student_family=family or find_family(student.student),
+        student_family=find_family(resolve_model(student.student, None)[0], family),
         supervision=data.supervision,
         kl_weight=bounds(student.loss.kl_weight)[1],
         temperature=bounds(student.loss.temperature)[1],
@@ -207,7 +204,7 @@ class EvaluationLog:
         enabled: Log to W&B, offline unless WANDB_MODE says otherwise.
         project: The W&B project.
         group: Runs that belong together; null takes that of the student's run, or `default`.
-        student_family: The family of an untuned student; null takes what `configs/models` says.
+        student_family: The family of an untuned student; null is what its name tells.
         samples: Predictions in the table; the same questions whatever the student.
     """
 
@@ -246,7 +243,7 @@ def log_evaluation(
     if (trained / "axes.json").is_file():
         axes, group = Axes(**json.loads((trained / "axes.json").read_text())), trained.parent.name
     else:
-        family = settings.student_family or find_family(model["student"])
+        family = find_family(resolve_model(model["student"], None)[0], settings.student_family)
         axes = Axes(None, None, name_model(model["student"]), family, model["arm"], None, None, None, model["seed"], "")
         group = "default"
     axes = replace(axes, task=join_tasks(questions.values()))

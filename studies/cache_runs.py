@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from datamodules.batching import TokenBudgetBatchSampler, collate_examples
+from datamodules.encoding import find_end_tokens
 from datamodules.logit_format import CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
 from datamodules.prompts import get_prompt
@@ -122,14 +123,14 @@ class Run:
 
 def _answer(model: Any, tokenizer: Any, prompt_name: str, questions: list[Question], num_tokens: int) -> list[Example]:
     """Returns the model's own greedy completions, as examples."""
-    prompt = get_prompt(prompt_name)
+    prompt, end_ids = get_prompt(prompt_name), find_end_tokens(tokenizer)
     examples = []
     for start in range(0, len(questions), 16):
         part = questions[start : start + 16]
         prompts = [encode_prompt(tokenizer, prompt, question)[1] for question in part]
-        completions = generate_completions(model, prompts, tokenizer.eos_token_id, num_tokens)
+        completions = generate_completions(model, prompts, end_ids, num_tokens)
         for question, ids, (completion, _) in zip(part, prompts, completions, strict=True):
-            tokens = np.array([*ids, *completion, tokenizer.eos_token_id], np.int32)
+            tokens = np.array([*ids, *completion, end_ids[0]], np.int32)
             segments = np.full(len(tokens), PROMPT + 1, np.int8)
             segments[: len(ids)] = PROMPT
             examples.append(Example(f"{question.id}/own/0", question.id, tokens, segments, "0" * 16))

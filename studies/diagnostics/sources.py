@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files import read_records
-from datamodules.published import find_family
+from datamodules.model_cards import find_family
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, load_rationales, read_gold_conditions
 
@@ -93,7 +93,7 @@ def load_task(name: str, spec: TaskSource, num_questions: int, seed: int) -> Tas
     known = {
         teacher: replace(
             source,
-            family=source.family or _name_family(found[names[teacher]][0]),
+            family=source.family or find_family(names[teacher], found[names[teacher]][0].family),
             gold_conditioned=conditions.get(names[teacher])
             if source.gold_conditioned is None
             else source.gold_conditioned,
@@ -129,10 +129,6 @@ def _warn_of_mixed_conditions(name: str, teachers: dict[str, TeacherSource]) -> 
 def _share_right(rationales: Sequence[Rationale]) -> float | None:
     known = [rationale.correct for rationale in rationales if rationale.correct is not None]
     return sum(known) / len(known) if known else None
-
-
-def _name_family(rationale: Rationale) -> str:
-    return find_family(rationale.teacher) if rationale.family == "unknown" else rationale.family
 
 
 def read_rewards(path: str | None) -> dict[str, float]:

@@ -124,7 +124,7 @@ def test_an_adapters_folder_is_known_by_its_base_too(world: World, tmp_path: Pat
 
 def test_model_cards_give_the_layers_and_the_dtype(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The card's own hub id is out of reach; its facts are what is read."""
-    from datamodules.pretrained import find_card
+    from datamodules.model_cards import find_card
 
     card = find_card("model:smollm2-135m-instruct")
     assert card is not None and card.dtype == "bfloat16"

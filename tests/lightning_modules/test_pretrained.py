@@ -32,7 +32,7 @@ def test_kept_layers_are_a_hand_built_shallow_model(tmp_path: Path, layers: list
     with torch.no_grad():
         torch.testing.assert_close(shallow(IDS).logits, built(IDS).logits, rtol=0, atol=1e-6)
     # Generation addresses the key-value cache by layer number.
-    arguments = (IDS.tolist(), 1, 8)
+    arguments = (IDS.tolist(), [1], 8)
     assert generate_completions(shallow, *arguments) == generate_completions(built, *arguments)
     # It is saved and loaded as what it now is.
     shallow.save_pretrained(tmp_path / "shallow")
@@ -48,7 +48,15 @@ def test_layers_that_are_not_there_are_refused(tmp_path: Path, layers: list[int]
     with pytest.raises(ValueError, match="keep_layers must be ascending numbers below the model's 2 layers"):
         load_causal_lm(folder, keep_layers=layers)
     with pytest.raises(ValueError, match="keep_layers must be ascending numbers below the model's 2 layers"):
-        check_model(folder, None, layers, 64, "length")
+        check_model(folder, None, layers, 64, "length", 7)
+
+
+def test_a_token_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    size = AutoModelForCausalLM.from_pretrained(folder).config.vocab_size
+    check_model(folder, None, None, 64, "length", size - 1)
+    with pytest.raises(ValueError, match=rf"writes token {size}, but its embedding has {size} rows"):
+        check_model(folder, None, None, 64, "length", size)
 
 
 def test_weights_are_identified_by_content(tmp_path: Path) -> None:
@@ -60,16 +68,16 @@ def test_weights_are_identified_by_content(tmp_path: Path) -> None:
 
 def test_context_and_missing_models_are_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", context=64)
-    check_model(folder, None, None, 64, "length")
+    check_model(folder, None, None, 64, "length", 7)
     with pytest.raises(ValueError, match="length is 65, more than the context of 64 tokens"):
-        check_model(folder, None, None, 65, "length")
+        check_model(folder, None, None, 65, "length", 7)
     with pytest.raises(ValueError, match="no such folder"):
         load_causal_lm(str(tmp_path / "nothing"))
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="no model can be loaded"):
         load_causal_lm(folder)
     with pytest.raises(ValueError, match=r"holds no weights \(\*\.safetensors\)"):
-        check_model(folder, None, None, 64, "length")
+        check_model(folder, None, None, 64, "length", 7)
 
 
 def test_a_hub_model_without_revision_is_identified_by_the_commit_in_the_local_hub_cache(tmp_path: Path) -> None:

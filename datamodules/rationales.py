@@ -1,6 +1,7 @@
 """The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -52,6 +53,11 @@ class Rationale:
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
     thinking: str = ""
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the text ends where the teacher ran out of tokens, and not where it wanted to."""
+        return self.finish_reason == "length"
 
     @property
     def id(self) -> str:
@@ -116,6 +122,32 @@ def read_families(paths: list[str]) -> dict[str, str]:
             table = pq.read_table(path, columns=["teacher", "family"])
             families |= dict(zip(*(table[name].to_pylist() for name in ("teacher", "family")), strict=True))
     return families
+
+
+def find_repeats(rationales: Iterable[Rationale]) -> set[str]:
+    """Returns the ids of rationales whose text an earlier one of the same teacher and question has already.
+
+    Case and spaces play no part; a rationale without text repeats nothing.
+    """
+    seen, repeats = set[tuple[str, str, str]](), set[str]()
+    for rationale in rationales:
+        key = (rationale.question_id, rationale.teacher, " ".join(rationale.text.casefold().split()))
+        if key[2] and key in seen:
+            repeats.add(rationale.id)
+        seen.add(key)
+    return repeats
+
+
+def drop_truncated(rationales: Iterable[Rationale], source: str, keep: bool) -> list[Rationale]:
+    """Leaves out what was truncated, and says how much, unless that is kept."""
+    everything = list(rationales)
+    kept = [rationale for rationale in everything if keep or not rationale.is_truncated]
+    if number := len(everything) - len(kept):
+        warnings.warn(
+            f"{source}: {number} of {len(everything)} rationales are truncated and left out; keep_truncated keeps them",
+            stacklevel=3,
+        )
+    return kept
 
 
 def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:

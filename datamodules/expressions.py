@@ -13,9 +13,10 @@ from fractions import Fraction
 from typing import Any
 
 _DELIMITERS = re.compile(r"\\[()\[\]]|\\?\$")
-_NOISE = re.compile(
-    r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;:%$]|%|\^\{?\\circ\}?|\\(?:degree|qquad|quad)(?![A-Za-z])"
-)
+_NOISE = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;:%$]|%|\\(?:qquad|quad)(?![A-Za-z])")
+# Not within a sine: there they say in what the angle is.
+_DEGREES = re.compile(r"(?<!\\)\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|°")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 # A text that begins with a space, after something else, is a unit: `18\text{ cm}^2`.
 _UNIT = re.compile(r"(?<=.)\\(?:text|mbox|textrm)\{\s[^{}]*\}(?:\^\{?\w\}?)?$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\{([^{}]*)\}")
@@ -125,6 +126,7 @@ def normalize_expression(latex: str) -> str:
     boxed = find_boxed(latex)
     text = latex if boxed is None else boxed
     text = _NOISE.sub("", _DELIMITERS.sub("", text.replace("\n", " "))).strip().rstrip(".,;").strip()
+    text = text if _TRIGONOMETRY.search(text) else _DEGREES.sub("", text)
     text = _NAME.sub("", _TEXT.sub(r"\1", _UNIT.sub("", text)))
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _DENOMINATOR.sub(r"\1{\2}", _FRACTION.sub(r"\\frac{\1}", text))

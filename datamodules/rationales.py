@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from datamodules.answers import extract_neutral
 from datamodules.files import atomic_path, read_records, require_file
+from datamodules.grading import is_correct
 from datamodules.questions import Question, normalize_gold
 from datamodules.thinking import split_thinking
 
@@ -205,7 +206,7 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
                 sample=0,
                 text=entry["text"],
                 answer=answer,
-                correct=None if question.gold is None else answer == question.gold,
+                correct=is_correct(answer, question),
                 finish_reason="imported",
                 prompt_id="imported",
             )

@@ -12,6 +12,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from datamodules.answers import extract_neutral, find_stated_answer
 from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
+from datamodules.grading import is_correct
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.model_cards import find_family
 from datamodules.rationales import Rationale, name_paraphrase
@@ -169,7 +170,7 @@ class Annotator(TeacherModule):
                 sample=request.sample,
                 text=text,
                 answer=answer,
-                correct=None if question.gold is None else answer == question.gold,
+                correct=is_correct(answer, question),
                 finish_reason=completion.finish_reason,
                 prompt_id=data.prompt.id,
                 num_prompt_tokens=completion.num_prompt_tokens,

@@ -100,7 +100,7 @@ def read_boxes(text: str, start: int) -> tuple[str, int, int] | None:
 
 
 def find_boxed(text: str) -> str | None:
-    r"""Returns what the last box or list of boxes holds, or after `\boxed` the rest of its formula; None without one."""
+    r"""Returns what the last box or list of boxes holds, or after a bare `\boxed` the formula's rest; None without."""
     *others, last = [None, *_BOX.finditer(text)]
     start = text.rfind(r"\boxed")
     if last is None or start > last.start():

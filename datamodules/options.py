@@ -65,12 +65,6 @@ def list_polar_forms(question: Question) -> Forms:
     return []
 
 
-def find_twins(choices: tuple[str, ...]) -> bool:
-    """Whether two options have the same words, so that a text that names one names the other, too."""
-    squashed = [squash(choice) or choice.strip() for choice in choices]
-    return len(set(squashed)) < len(squashed)
-
-
 def _match_text(squashed: str, forms: Forms) -> str | None:
     """Returns the letter of the longest option that `squashed` begins with; None if two have the same text."""
     for form, letters in forms:

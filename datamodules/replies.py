@@ -13,37 +13,44 @@ from datamodules.thinking import split_thinking
 
 # Marks of a turn's beginning or end, as text.
 _TURN = re.compile(
-    r"<\|(?:user|human|prompter|system|assistant|observation|im_start|im_end|end|eot_id|eom_id|endoftext|end_of_text|eos"
-    r"|begin_of_text|start_header_id|end_of_turn|start_of_role|end_of_role|return|endofprompt|START_OF_TURN_TOKEN\||END_OF_TURN_TOKEN\|)"
-    r"|<[|\uff5c](?:User|Assistant|end\u2581of\u2581sentence)|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>(?!\w)",
+    r"<\|(?:user|human|prompter|system|assistant|observation|im_start|im_end|end|eot_id|eom_id|endoftext|end_of_text"
+    r"|eos|begin_of_text|start_header_id|end_of_turn|start_of_role|end_of_role|return|endofprompt"
+    r"|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN)\|"
+    r"|<[|\uff5c](?:User|Assistant|end\u2581of\u2581sentence)|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>(?!\w)"
 )
-_HEADING = r"[ \t]*(?:[#>*_~-]+[ \t]*)*"
+_DECORATION = re.compile(r"[ \t]*(?:[#>*_~-]+[ \t]*)*")
+_NUMBERED = r"(?:[ \t]*(?:#|[Nn]o\.? ?)?\d{1,4})?[*_]{0,3}[ \t]*"
 # A label that begins another question or turn.
 _LABEL = re.compile(
     r"(?:[Qq]|[Qq]uestion|QUESTION|[Hh]uman|HUMAN|[Uu]ser|USER|[Ii]nstructions?|[Ii]nput|INPUT)"
-    r"(?:[ \t]*(?:#|[Nn]o\.? ?)?\d{1,4})?[*_]{0,3}[ \t]*(?::|\uff1a)"
-    r"|(?:Question|Instructions?|Input|User|Human)(?:[ \t]*#?\d{1,4})?[*_]{0,3}[ \t]*(?=\n)"
-    r"|Choose the answer to the question only from options|Answer the question(?: with a number|, and put the final answer)"
+    rf"{_NUMBERED}(?::|\uff1a)"
+    rf"|(?:Question|Instructions?|Input|User|Human){_NUMBERED}(?=\n)"
+    r"|Choose the answer to the question only from options"
+    r"|Answer the question(?: with a number|, and put the final answer)"
 )
 # What also begins a step of a solution, and another task only after an answer.
 _TASK = re.compile(
-    r"(?:(?:Answer )?(?:[Cc]hoices|[Oo]ptions)|Problem|Exercise|Example|Task|Prompt|Query|Passage|Context|Premise|Hypothesis|Sentence"
-    r"|Paragraph|Article|Review|Tweet|Title|Text|Story|Scenario|Student|System|Puzzle|Quiz)"
-    r"(?:[ \t]*#?\d{1,4})?[*_]{0,3}[ \t]*(?::|(?=\n))"
+    r"(?:(?:Answer )?(?:[Cc]hoices|[Oo]ptions)|Problem|Exercise|Example|Task|Prompt|Query|Passage|Context|Premise"
+    r"|Hypothesis|Sentence|Paragraph|Article|Review|Tweet|Title|Text|Story|Scenario|Student|System|Puzzle|Quiz)"
+    rf"{_NUMBERED}(?::|(?=\n))"
     r"|(?:Problem|Exercise|Example|Question|Task)[ \t]*#?\d{1,4}\b"
-    r"|(?:(?:Now|OK|Okay|Next),? )?(?:[Ll]et(?:'|\u2019)?s (?:try|solve|consider|look at|do|move on to|answer) |[Hh]ere(?:'|\u2019| i)s )?"
-    r"(?:[Aa]nother|[Tt]he [Nn]ext|[Aa] [Nn]ew|[Aa] [Dd]ifferent|[Aa] [Ss]imilar|[Nn]ext|[Nn]ew) (?:question|problem|example|task|exercise)"
-    r"|(?:Translate|Write|Summari[sz]e|Rewrite|Classify|Generate|Create|Complete|Choose|Select|Read|Given) (?:the|a|an|each|this|these)\b"
+    r"|(?:(?:Now|OK|Okay|Next),? )?"
+    r"(?:[Ll]et['\u2019]s (?:try|solve|consider|look at|do|move on to|answer) |[Hh]ere(?:['\u2019]s| is) )?"
+    r"(?:[Aa]nother|[Tt]he [Nn]ext|[Aa] (?:[Nn]ew|[Dd]ifferent|[Ss]imilar)|[Nn]ext|[Nn]ew)"
+    r" (?:question|problem|example|task|exercise)"
+    r"|(?:Translate|Write|Summari[sz]e|Rewrite|Classify|Generate|Create|Complete|Choose|Select|Read|Given)"
+    r" (?:the|a|an|each|this|these)\b"
 )
 # An invented question without any label: a line that asks, then what answers it or its options.
 _ASKING = re.compile(
-    r"\n\s*(?!Wait|But|Hmm|So\b|Why|Really|Or\b|However|Is (?:that|this|it)\b|Does (?:that|this|it)\b|Right)[^\n]*\?[*_\"']*[ \t]*\n\s*"
-    r"(?=[(*_#]*A[*_]*[).:]|[*_#]*(?:Answer|Choices|Options|Solution)\b|Let(?:'|\u2019)s\b|####)"
+    r"\n\s*(?!Wait|But|Hmm|So\b|Why|Really|Or\b|However|(?:Is|Does) (?:that|this|it)\b|Right)"
+    r"[^\n]*\?[*_\"']*[ \t]*\n\s*"
+    r"(?=[(*_#]*A[*_]*[).:]|[*_#]*(?:Answer|Choices|Options|Solution)\b|Let['\u2019]s\b|####)"
 )
 # The same on one line.
 _ASKING_INLINE = re.compile(r"(?<=\?)[ \t]+(?:A|(?:Answer )?[Cc]hoices|Options|Answer|Solution):")
 _FINAL_LINE = re.compile(r"####[ \t]*[-\u2212$\d.,/]+[ \t]*(?=\n)")
-# May begin any of the above but the marks of turns: at the start of a line, or of a sentence.
+# Where a label may stand: at the start of a line, or of a sentence.
 _START = re.compile(r"\n\s*|(?<=[.!?\"'\u201d)\]])[ \t]+(?=[QHUI][:uns]|Choose the|Answer the|Instruction)")
 
 
@@ -74,7 +81,7 @@ def _find_end(text: str, start: int, question: Question) -> int:
         return states_answer[place]
 
     for opening in _START.finditer(text, start, end):
-        heading = re.compile(_HEADING).match(text, opening.end(), end)
+        heading = _DECORATION.match(text, opening.end(), end)
         assert heading is not None
         place = heading.end()
         if not text[start : opening.start()].strip(" \n\t#*_>-"):

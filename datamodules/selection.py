@@ -87,8 +87,8 @@ def select_rationales(
         keep("matched lengths", np.isin(examples.column("teacher").astype(str), sorted(used)))
     if num_repeats := int(examples.column("repeats").astype(bool).sum()):
         warnings.warn(
-            f"{source}: {num_repeats} of {len(examples)} rationales repeat another sample of their teacher word by word, "
-            "and are learnt from as often as they are there",
+            f"{source}: {num_repeats} of {len(examples)} rationales repeat another sample of their teacher word by "
+            "word, and are learnt from as often as they are there",
             stacklevel=2,
         )
     if not len(examples):

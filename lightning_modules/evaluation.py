@@ -212,13 +212,17 @@ def vote(texts: list[str], question: Question) -> tuple[dict[str, str | None], i
 
 
 def choose_options(log_likelihoods: list[float], texts: list[str], question: Question) -> dict[str, str | None]:
-    """Returns the letter of the likeliest option, the first of equals, by each of LIKELIHOODS; None without options."""
+    """Returns the letter of the likeliest option, the first of equals, by each of LIKELIHOODS; None without options.
+
+    None, too, where another option has the same text, and so is as likely.
+    """
     if not log_likelihoods:
         return dict.fromkeys(LIKELIHOODS)
     chosen: dict[str, str | None] = {}
     for name, size in LIKELIHOODS.items():
         scores = [score / size(text) for score, text in zip(log_likelihoods, texts, strict=True)]
-        chosen[name] = question.letters[scores.index(max(scores))]
+        best = scores.index(max(scores))
+        chosen[name] = question.letters[best] if texts.count(texts[best]) == 1 else None
     return chosen
 
 
@@ -234,8 +238,9 @@ def examine(text: str, question: Question, prompt: Prompt) -> dict:
 
     `exact_match`: it ends with the prompt's own answer sentence of the gold answer, to the character.
     `rationale_length`: so many of its characters come before the sentence that states its answer, if that is its last
-    one; all of them, if not, but what it invents after its reply. `rationale_answer` and `sentence_answer`: what the neutral extractor reads in the one and
-    in the other part alone; both None where the last sentence states no answer. A rationale may hold none.
+    one; if not, all of them but what it invents after its reply. `rationale_answer` and `sentence_answer`: what the
+    neutral extractor reads in the one and in the other part alone; both None where the last sentence states no answer.
+    A rationale may hold none.
     """
     exact = None if question.gold is None else text.endswith(prompt.answer_sentence(question, question.gold))
     reply = cut_run_on(text, question)

@@ -99,10 +99,10 @@ def measure_answers(records: Sequence[dict]) -> Metrics:
 
     By extractor: `extraction_rate`, `accuracy`, and, where answers are options, `macro_f1`: the mean F1 of the options
     that are right somewhere; an answer that is not found is of no option. `same_notation`, where it differs from
-    `accuracy`: how many answers are right without the grader of expressions, by their normal form. `acc`, `acc_norm`, `acc_bytes`: accuracy of
-    the likeliest option (see LIKELIHOODS); `ece`: expected calibration error in 15 bins of equal width (Guo et al.
-    2017, arXiv 1706.04599), and `brier`: squared distance from the right option, summed over the options (Brier 1950),
-    both of the options' likelihoods, normalised to probabilities.
+    `accuracy`: how many answers are right by their normal form, without the grader of expressions. `acc`, `acc_norm`,
+    `acc_bytes`: accuracy of the likeliest option (see LIKELIHOODS); `ece`: expected calibration error in 15 bins of
+    equal width (Guo et al. 2017, arXiv 1706.04599), and `brier`: squared distance from the right option, summed over
+    the options (Brier 1950), both of the options' likelihoods, normalised to probabilities.
     """
     metrics: Metrics = {}
     graded = [record for record in records if record["gold"] is not None]

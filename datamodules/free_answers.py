@@ -22,7 +22,7 @@ _ADJECTIVE = (
 )
 _BEFORE = re.compile(
     r"(?:^[\s#>*_-]*|[^\w\s,-]\s*|\b(?:the|my|our|this|your|so|thus|hence|therefore|then|and|get|is)\s+)"
-    rf"(?:[*_\"'`]*{_ADJECTIVE}[*_]*\s+){{0,3}}[*_\"'`]*$",
+    rf"(?:[*_\"'`]*{_ADJECTIVE}[*_]*\s+){{0,3}}[*_\"'`]*\Z",
     re.IGNORECASE | re.MULTILINE,
 )
 _COLON = re.compile(r"[*_\"'`)\]\s]*(?:\([^()\n]*\)\s*)?[*_]*[:=]\s*")
@@ -35,6 +35,12 @@ _CALCULATION = re.compile(
 )
 # Before the number: what says that it is something else's, and what says that it is one of several.
 _OTHERS = re.compile(r"\b(?:worth|each|every|per)\b", re.IGNORECASE)
+# Before the number: what says nothing else.
+_FILLER = re.compile(
+    r"(?:[^\w]|\\[A-Za-z]+|\b(?:approximately|approx|about|around|roughly|exactly|only|just|simply|therefore|thus|still|equal"
+    r"|to|a|total|of|indeed|nearly|almost|at|least|most|now|then|so|the|[a-z])\b)*",
+    re.IGNORECASE,
+)
 _BETWEEN = re.compile(r"\b(?:between|either)\b", re.IGNORECASE)
 _OR = re.compile(
     r"[*_$}]*(?:\s?(?P<unit>%|[A-Za-z]+))?,?\s+or\s+(?:maybe |perhaps |possibly )?[*_$]*(?:\\boxed\{)?", re.IGNORECASE
@@ -62,10 +68,16 @@ def _match_number(text: str, start: int, max_words: int, question: Question) -> 
     # "To get the answer:\n1. Subtract ..."
     if text[:start].rstrip(" ").endswith("\n") and not before and _LIST_MARKER.match(line, number.end()):
         return None
-    if _OTHERS.search(before):
-        return None
     if _BETWEEN.search(before) and _ALTERNATIVE.match(line, number.end()):
         return "", "stated number", start + number.end()
+    if _OTHERS.search(before):
+        return None
+    if not _FILLER.fullmatch(before):
+        # "Answer: It takes 5 people 48 hours": what the question has is not what it asks for.
+        sentence_end = SENTENCE_END.search(line, number.end())
+        numbers = NUMBER.finditer(line, number.start(), sentence_end.start() if sentence_end else len(line))
+        asked = {found.group() for found in NUMBER.finditer(question.question)}
+        number = next((found for found in numbers if found.group() not in asked), number)
     while calculation := _CALCULATION.match(line, number.end()):
         number = NUMBER.search(line, calculation.end())
         assert number is not None

@@ -20,7 +20,8 @@ _SIMPLE = {'"': '"', "/": "/", "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": 
 _COMMANDS = set(
     "neq ne neg not notin nabla nmid ncong nleq ngeq nparallel nsubseteq nsupseteq nRightarrow nrightarrow nonumber"
     " newline nearrow natural nolimits notag tag text textbf textit textrm textsf texttt textstyle"
-    " textnormal tfrac tbinom times to top tan tanh tau theta therefore thinspace tilde triangle triangleq trianglelefteq triangleleft"
+    " textnormal tfrac tbinom times to top tan tanh tau theta therefore thinspace tilde"
+    " triangle triangleq trianglelefteq triangleleft"
     " triangleright".split()
 )
 # After a doubled backslash, what makes the two one: `\\frac`, `\\(`. Else they break a line.

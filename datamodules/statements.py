@@ -122,5 +122,5 @@ def list_statements(text: str, question: Question) -> list[Extraction]:
 
 
 def find_last_statement(text: str, question: Question) -> Extraction | None:
-    """Returns the last statement of an answer, which is the one that counts; its answer is empty if it names several."""
+    """Returns the last statement of an answer, the one that counts; its answer is empty if it names several."""
     return max(_list_all(text, question), key=lambda extraction: extraction.end, default=None)

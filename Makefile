@@ -32,7 +32,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, ARGS="--workers=1"
-	$(BIN)/python scripts/study.py run --config configs/experiments/microworld.yaml $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
+	$(BIN)/python -m scripts.study run --config configs/experiments/microworld.yaml $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests that need minutes and a CPU; TESTS=PATH, ARGS='-m "not gpu"' for more
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)

@@ -1,6 +1,7 @@
-"""Batches by token budget, grouped by length, the same for any number of processes; and their collation."""
+"""Optimizer steps and batches by token budget, grouped by length; the same steps for any number of processes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -79,91 +80,138 @@ class EpochDraw:
         return np.sort(order[place < self.num_samples])
 
 
-class TokenBudgetBatchSampler(Sampler[list[int]]):
-    """Hands out the same global list of batches whatever the world size, in steps of one batch for each process.
+@dataclass(frozen=True)
+class MicroBatch:
+    """Items that a process computes at a time.
 
-    The batches and their order depend on the seed and the epoch. With a seed, every process gets equally many
-    batches, as training in lockstep needs, and in every epoch as many as in the first, as a schedule of the learning
-    rate needs. Where too few batches come out, those with most rows are split; where too many, the budget is
-    exceeded by as little as does (a percent or so; more only where single items are batches). In each step, the
-    process with the smallest load so far gets the largest batch, so that the loads, in padded tokens, never differ by
-    more than one batch. No item is dropped or seen twice.
+    Attributes:
+        items: Their numbers.
+        counts: False for an item that is there once more, only so that all processes compute equally often.
+    """
+
+    items: list[int]
+    counts: bool = True
+
+
+def divide(step: np.ndarray, lengths: np.ndarray, tokens_per_batch: int, world_size: int) -> list[list[MicroBatch]]:
+    """Divides an optimizer step among processes: equally many micro-batches for each, of about equal size.
+
+    Args:
+        step: Item numbers, ordered by length.
+        lengths: Of all items, in tokens.
+        tokens_per_batch: Budget of a micro-batch, in padded tokens; a longer item is one of its own.
+        world_size: Number of processes.
+
+    Returns:
+        Each process's micro-batches. Where there are fewer items than processes, some repeat one that does not count.
+    """
+    batches = pack(step, lengths, tokens_per_batch)
+    number = -(-len(batches) // world_size) * world_size
+    if len(batches) < number:
+        # The smallest budget that does with so many makes them most alike.
+        low, high = int(lengths[step].max()), tokens_per_batch
+        while low < high:
+            middle = (low + high) // 2
+            if len(pack(step, lengths, middle)) <= number:
+                high = middle
+            else:
+                low = middle + 1
+        batches = pack(step, lengths, high)
+    while len(batches) < number and max(map(len, batches)) > 1:
+        widest = batches.pop(max(range(len(batches)), key=lambda place: len(batches[place])))
+        batches += [widest[::2], widest[1::2]]
+    batches.sort(key=lambda batch: -count_padded(batch, lengths))
+    parts = [MicroBatch(batch.tolist()) for batch in batches]
+    parts += [MicroBatch([int(step[-1])], counts=False)] * (number - len(parts))
+    # To and fro, so that no process always gets the largest.
+    rounds = [parts[start : start + world_size] for start in range(0, number, world_size)]
+    rounds = [dealt[::-1] if turn % 2 else dealt for turn, dealt in enumerate(rounds)]
+    return [list(own) for own in zip(*rounds, strict=True)]
+
+
+class StepSampler(Sampler[list[MicroBatch]]):
+    """Hands each process its share of every optimizer step, as micro-batches that fit its memory.
+
+    Which examples a step has, and the steps' order, depend on the examples, the step's budget, the seed and the epoch
+    alone: any number of processes with any memory takes the same steps. Every epoch has as many as the first, as a
+    schedule of the learning rate needs: where too few come out, those with most rows are split; where too many, the
+    budget is exceeded by as little as does (a percent or so). No item is dropped or seen twice.
 
     Args:
         lengths: Of the items, in tokens.
-        tokens_per_batch: Budget in padded tokens.
-        seed: For composition and order; None is for prediction: longest first in every epoch, shares may be uneven.
+        tokens_per_step: Budget of a step, in padded tokens; a longer item is a step of its own.
+        tokens_per_batch: Budget of a micro-batch, likewise.
+        seed: For composition and order.
         rank: This process.
         world_size: Number of processes.
         draw: Chooses an epoch's items, equally many in each; None takes all.
-
-    Raises:
-        ValueError: There are fewer items to train on than processes.
     """
 
     def __init__(
         self,
         lengths: Sequence[int] | np.ndarray,
+        tokens_per_step: int,
         tokens_per_batch: int,
-        seed: int | None,
+        seed: int,
         rank: int,
         world_size: int,
         draw: EpochDraw | None = None,
     ):
-        self.lengths, self.tokens_per_batch = np.asarray(lengths, dtype=np.int64), tokens_per_batch
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.tokens_per_step, self.tokens_per_batch = tokens_per_step, tokens_per_batch
         self.seed, self.rank, self.world_size, self.draw = seed, rank, world_size, draw
-        # Which batches come next; a loader that resumes sets them.
+        # Which steps come next; a loader that resumes sets them.
         self.epoch, self.num_done = 0, 0
         order, _ = self._order(0)
-        self.num_batches = len(pack(order, self.lengths, tokens_per_batch)) if len(order) else 0
-        if seed is not None:
-            if len(order) < world_size:
-                raise ValueError(f"{len(order)} examples cannot be shared by {world_size} processes")
-            self.num_batches = min(-(-self.num_batches // world_size), len(order) // world_size) * world_size
+        self.num_steps = len(pack(order, self.lengths, tokens_per_step))
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.random.Generator | None]:
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.random.Generator]:
         """Returns the epoch's items by length, and its generator."""
-        if self.seed is None:
-            return order_by_length(self.lengths, None), None
         rng = np.random.default_rng((self.seed, epoch))
         items = np.arange(len(self.lengths)) if self.draw is None else self.draw(rng)
         return items[order_by_length(self.lengths[items], rng)], rng
 
     def plan(self, epoch: int) -> list[list[int]]:
-        """Returns the global list of an epoch's batches; each step of the processes takes the next `world_size`."""
+        """Returns an epoch's steps, each with all its items."""
         order, rng = self._order(epoch)
-        if not self.num_batches:
-            return []
-        budget = self.tokens_per_batch
-        batches = pack(order, self.lengths, budget)
-        while len(batches) > self.num_batches:
+        budget = self.tokens_per_step
+        steps = pack(order, self.lengths, budget)
+        while len(steps) > self.num_steps:
             budget = max(budget + 1, int(1.01 * budget))
-            batches = pack(order, self.lengths, budget)
-        while len(batches) < self.num_batches:
-            widest = batches.pop(max(range(len(batches)), key=lambda number: len(batches[number])))
-            batches += [widest[::2], widest[1::2]]
-        numbers = range(len(batches)) if rng is None else rng.permutation(len(batches)).tolist()
-        return [batches[number].tolist() for number in numbers]
+            steps = pack(order, self.lengths, budget)
+        while len(steps) < self.num_steps:
+            widest = steps.pop(max(range(len(steps)), key=lambda number: len(steps[number])))
+            steps += [widest[::2], widest[1::2]]
+        return [steps[number].tolist() for number in rng.permutation(len(steps)).tolist()]
 
-    def _share(self, batches: list[list[int]]) -> Iterator[list[int]]:
-        """Yields this process's batch of each step."""
-        if self.seed is None:
-            yield from batches[self.rank :: self.world_size]
-            return
-        loads = np.zeros(self.world_size, dtype=np.int64)
-        for start in range(0, len(batches), self.world_size):
-            step = batches[start : start + self.world_size]
-            sizes = np.array([count_padded(batch, self.lengths) for batch in step])
-            places = np.empty(self.world_size, dtype=np.int64)
-            places[np.argsort(loads, kind="stable")] = np.argsort(-sizes, kind="stable")
-            loads += sizes[places]
-            yield step[places[self.rank]]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        yield from list(self._share(self.plan(self.epoch)))[self.num_done :]
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        for step in self.plan(self.epoch)[self.num_done :]:
+            yield divide(np.array(step), self.lengths, self.tokens_per_batch, self.world_size)[self.rank]
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.num_batches, self.world_size))
+        return self.num_steps
+
+
+class PredictionSampler(Sampler[list[int]]):
+    """Hands out batches within a token budget, longest first; the processes take turns, so that shares may be uneven.
+
+    Args:
+        lengths: Of the items, in tokens.
+        tokens_per_batch: Budget in padded tokens.
+        rank: This process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, lengths: Sequence[int] | np.ndarray, tokens_per_batch: int, rank: int, world_size: int):
+        numbers = np.asarray(lengths, dtype=np.int64)
+        batches = pack(order_by_length(numbers, None), numbers, tokens_per_batch) if len(numbers) else []
+        self.batches = [batch.tolist() for batch in batches[rank::world_size]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from self.batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def pad_rows(rows: Sequence[npt.ArrayLike], value: int, left: bool = False) -> torch.Tensor:

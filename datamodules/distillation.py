@@ -10,7 +10,7 @@ import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
-from datamodules.batching import EpochDraw, TokenBudgetBatchSampler
+from datamodules.batching import EpochDraw, PredictionSampler, StepSampler
 from datamodules.controls import AS_WRITTEN, AnswerPosition, TextControl
 from datamodules.encoding import check_template_options
 from datamodules.example_store import ExampleView, drop_too_long, open_store
@@ -81,7 +81,7 @@ class RationaleDataModule(L.LightningDataModule):
             control_seed: Of what is shuffled, and of the choice among rationales of matched lengths.
             max_length: Longest example in tokens.
             skip_too_long: Leave out longer examples, counted in a warning, rather than refuse them.
-            tokens_per_batch: Budget of a batch, in padded tokens.
+            tokens_per_batch: What fits a process's memory at a time, in padded tokens; it does not change the result.
             revision: Commit of a hub tokenizer.
             cache_dir: Keeps what was tokenized, for every run that needs the same.
         """
@@ -172,26 +172,15 @@ class RationaleDataModule(L.LightningDataModule):
         """The padding token, which no loss or attention sees; a tokenizer's own may lie beyond a model's embedding."""
         return 0
 
-    def make_sampler(
-        self, examples: ExampleView, seed: int | None, draw: EpochDraw | None = None
-    ) -> TokenBudgetBatchSampler:
-        """Returns this process's token-budget batches of the examples."""
-        assert self.trainer is not None
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return TokenBudgetBatchSampler(examples.lengths, self.tokens_per_batch, seed, rank, world_size, draw)
-
-    def loader_options(
-        self, examples: ExampleView, sampler: TokenBudgetBatchSampler, caches: dict[str, LogitCache], num_workers: int
-    ) -> dict[str, Any]:
-        """Returns a loader's arguments; its batches have the teachers' rows if there are caches."""
-        assert self.trainer is not None
-        on_gpu = self.trainer.strategy.root_device.type == "cuda"
-        return loader_options(examples, sampler, Collate(self.pad_id, caches), num_workers, pin_memory=on_gpu)
-
     def predict_dataloader(self) -> DataLoader:
         """Every example that is not in `done`, longest first."""
         left = self.examples.where(np.array([identifier not in self.done for identifier in self.examples.column("id")]))
-        return DataLoader(**self.loader_options(left, self.make_sampler(left, seed=None), caches={}, num_workers=0))
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        sampler = PredictionSampler(left.lengths, self.tokens_per_batch, rank, world_size)
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        examples: Any = left
+        return DataLoader(examples, batch_sampler=sampler, collate_fn=Collate(self.pad_id, {}), pin_memory=on_gpu)
 
 
 class DistillationDataModule(RationaleDataModule):
@@ -207,6 +196,7 @@ class DistillationDataModule(RationaleDataModule):
         validation_fraction: ClosedUnitInterval = 0.0,
         split_seed: NonNegativeInt = 0,
         order_seed: NonNegativeInt = 0,
+        tokens_per_step: PositiveInt = 2048,
         num_workers: NonNegativeInt = 0,
         samples_per_epoch: PositiveInt | None = None,
         teacher_weights: dict[str, float] | None = None,
@@ -222,7 +212,9 @@ class DistillationDataModule(RationaleDataModule):
             logits_teacher: Take logits of this teacher whoever wrote the rationale; null takes the writer's.
             validation_fraction: Share of the questions that is held out for `val/` metrics.
             split_seed: Chooses the held-out questions.
-            order_seed: Draws, packs and shuffles each epoch's batches.
+            order_seed: Draws, packs and shuffles each epoch's steps.
+            tokens_per_step: Budget of an optimizer step, in padded tokens of all processes together. Each computes its
+                share in as many micro-batches of `tokens_per_batch` as it takes.
             num_workers: Loader processes.
             samples_per_epoch: Draw so many of each question's rationales anew each epoch; null takes all of them.
             teacher_weights: By teacher, in what proportion its rationales are drawn where a question has several
@@ -232,7 +224,7 @@ class DistillationDataModule(RationaleDataModule):
         super().__init__(tokenizer, questions, **kwargs)
         self.supervision, self.logit_paths, self.logits_teacher = supervision, logits or [], logits_teacher
         self.validation_fraction, self.split_seed = validation_fraction, split_seed
-        self.order_seed, self.num_workers = order_seed, num_workers
+        self.order_seed, self.tokens_per_step, self.num_workers = order_seed, tokens_per_step, num_workers
         self.caches: list[LogitCache] = []
         self.cache_of_example: dict[str, LogitCache] = {}
         self.samples_per_epoch, self.teacher_weights = samples_per_epoch, teacher_weights
@@ -318,34 +310,53 @@ class DistillationDataModule(RationaleDataModule):
         if not len(self.train_examples):
             raise ValueError(f"validation_fraction={self.validation_fraction} leaves no question to learn from")
 
+    def make_sampler(self, examples: ExampleView, seed: int, draw: EpochDraw | None = None) -> StepSampler:
+        """Returns this process's share of the examples' steps."""
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        budgets = self.tokens_per_step, self.tokens_per_batch
+        return StepSampler(examples.lengths, *budgets, seed, rank, world_size, draw)
+
+    def loader_options(self, examples: ExampleView, sampler: StepSampler) -> dict[str, Any]:
+        """Returns a loader's arguments; its batches have the teachers' rows if there are caches."""
+        assert self.trainer is not None
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        collate = Collate(self.pad_id, self.cache_of_example)
+        return loader_options(examples, sampler, collate, self.num_workers, pin_memory=on_gpu)
+
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of the questions that are not held out; after a resume, from where training stands."""
+        """Shuffled steps of the questions that are not held out; after a resume, from where training stands."""
         examples, draw = self.train_examples, None
         if self.samples_per_epoch is not None:
             question_ids, teachers = examples.column("question_id"), examples.column("teacher")
             draw = EpochDraw(question_ids, teachers, self.samples_per_epoch, self.teacher_weights)
-        sampler = self.make_sampler(examples, self.order_seed, draw)
         assert self.trainer is not None
-        options = self.loader_options(examples, sampler, self.cache_of_example, self.num_workers)
+        options = self.loader_options(examples, self.make_sampler(examples, self.order_seed, draw))
         self._train_loader = ResumableLoader(self.trainer, **options)
         if self._loader_state is not None:
             self._train_loader.load_state_dict(self._loader_state)
             self._loader_state = None
         return self._train_loader
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Leaves a step's micro-batches where they are: the student moves each when its turn comes."""
+        return batch if isinstance(batch, list) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def count_supervised_tokens(self) -> int:
-        """Returns the number of completion tokens of an epoch: of the first, where each draws its own examples."""
-        assert self._train_loader is not None
-        used = [number for batch in self._train_loader.batch_sampler.plan(0) for number in batch]
+        """Returns the number of completion tokens that an epoch trains on: of the first, where each draws its own."""
+        assert self._train_loader is not None and self.trainer is not None
+        steps = self._train_loader.batch_sampler.plan(0)[: int(self.trainer.num_training_batches)]
+        used = [number for step in steps for number in step]
         lengths = self.train_examples.lengths - self.train_examples.column("num_prompt_tokens").astype(int)
         return int(lengths[used].sum())
 
     def val_dataloader(self) -> DataLoader | list:
-        """The held-out questions, equally many batches for each process; nothing where none are held out."""
+        """The held-out questions, in steps as in training; nothing where none are held out."""
         if not len(self.val_examples):
             return []
-        sampler = self.make_sampler(self.val_examples, self.split_seed)
-        return DataLoader(**self.loader_options(self.val_examples, sampler, self.cache_of_example, self.num_workers))
+        return DataLoader(
+            **self.loader_options(self.val_examples, self.make_sampler(self.val_examples, self.split_seed))
+        )
 
     def state_dict(self) -> dict:
         """Returns the train loader's state, for the checkpoint."""

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import zlib
@@ -65,6 +66,45 @@ def check_place(target: Path) -> None:
         raise ValueError(f"{target}: cannot be written, since {place} is read-only; choose another place")
 
 
+_NAME = re.compile(r"\w[\w.+=@,-]{0,99}")
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises a ValueError if a name that becomes part of a path could lead elsewhere, or is no name for a file."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what}: {name!r} would be the name of a file: use 1 to 100 letters, digits and any of _ . + = @ , - (not "
+            "first, but for _)"
+        )
+
+
+def read_meta(folder: Path) -> dict | None:
+    """Returns Kindred's own `meta.json` of a folder, None if there is none or it is another program's."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) and "config_hash" in meta and isinstance(meta.get("config"), dict) else None
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuses a folder that holds something, but was not made by Kindred.
+
+    Raises:
+        ValueError: It has no `meta.json` of Kindred's, nor are its entries folders that have; or it is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is no folder; choose another place")
+    if read_meta(folder) is not None or not folder.exists():
+        return
+    # What a killed process may have left, before anything else, begins with a dot.
+    held = sorted(path for path in folder.iterdir() if not re.match(r"\.lock|\..*\.tmp", path.name))
+    if strange := [path for path in held if not path.is_dir() or read_meta(path) is None]:
+        raise ValueError(
+            f"{folder}: holds {strange[0].name}, but no meta.json of Kindred's; it is not touched: choose another place"
+        )
+
+
 def write_text(target: Path, text: str) -> None:
     """Writes a small text file atomically."""
     with atomic_path(target) as temporary:
@@ -98,6 +138,17 @@ def hash_path(path: Path) -> str:
         return hash_json([[str(file.relative_to(path)), hash_path(file)] for file in files])
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_source(source: str) -> str | None:
+    """Returns the hash of what a setting names, None where no file is there: for a hub's name, or what is not yet made.
+
+    A logit cache's manifest, which has its shards' hashes, stands for its folder.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / "manifest.json"
+    return hash_path(path) if path.is_file() else None
 
 
 def require_file(path: Path, what: str) -> Path:

@@ -8,7 +8,7 @@ import lightning as L
 from jsonargparse.typing import PositiveInt
 from torch.utils.data import DataLoader
 
-from datamodules.batching import TokenBudgetBatchSampler
+from datamodules.batching import PredictionSampler
 from datamodules.encoding import check_template_options
 from datamodules.prompts import TemplateOptions, get_prompt
 from datamodules.questions import Question, load_questions
@@ -199,7 +199,5 @@ class QuestionDataModule(L.LightningDataModule):
         assert self.trainer is not None
         missing: Any = self.find_missing()
         lengths = [self.count_tokens(identifier) for identifier, _ in missing]
-        sampler = TokenBudgetBatchSampler(
-            lengths, self.tokens_per_batch, None, self.trainer.global_rank, self.trainer.world_size
-        )
+        sampler = PredictionSampler(lengths, self.tokens_per_batch, self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(missing, batch_sampler=sampler, collate_fn=self.collate)

@@ -1,4 +1,4 @@
-"""From examples to a process's batches: dataset, collation, worker processes, and resuming inside an epoch."""
+"""From examples to a process's share of each step: collation, worker processes, and resuming inside an epoch."""
 
 import signal
 import time
@@ -10,28 +10,11 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batching import TokenBudgetBatchSampler, collate_examples
+from datamodules.batching import MicroBatch, StepSampler, collate_examples
 from datamodules.files import hash_json
 from datamodules.logit_cache import LogitCache
 from datamodules.targets import ExactTensors, collate_targets
 from datamodules.tokenization import Example
-
-
-class ExampleDataset(Dataset):
-    """Examples as a torch data set.
-
-    Args:
-        examples: The examples.
-    """
-
-    def __init__(self, examples: Sequence[Example]):
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
 
 
 @dataclass(frozen=True)
@@ -55,6 +38,22 @@ class Collate:
         return batch
 
 
+class StepDataset(Dataset):
+    """Examples as a torch data set that a `StepSampler`'s micro-batches index.
+
+    Args:
+        examples: What the sampler numbers.
+        collate: Makes a micro-batch of examples.
+    """
+
+    def __init__(self, examples: Sequence[Example], collate: Collate):
+        self.examples, self.collate = examples, collate
+
+    def __getitem__(self, batch: MicroBatch) -> dict[str, Any]:
+        """Returns the collated examples, and whether they `count`."""
+        return {**self.collate([self.examples[number] for number in batch.items]), "counts": batch.counts}
+
+
 def ignore_signals(worker: int) -> None:
     """Makes a worker process leave signals to its parent, which ends it in order."""
     # A scheduler and Ctrl-C signal every process of a job.
@@ -63,21 +62,21 @@ def ignore_signals(worker: int) -> None:
 
 
 def loader_options(
-    examples: Sequence[Example], sampler: TokenBudgetBatchSampler, collate: Collate, num_workers: int, pin_memory: bool
+    examples: Sequence[Example], sampler: StepSampler, collate: Collate, num_workers: int, pin_memory: bool
 ) -> dict[str, Any]:
-    """Returns a DataLoader's arguments, for the sampler's batches; its workers live on from epoch to epoch.
+    """Returns a DataLoader's arguments, for lists of a step's micro-batches; its workers live on from epoch to epoch.
 
     Args:
         examples: What the sampler numbers.
-        sampler: Chooses the batches.
-        collate: Makes a batch of examples.
+        sampler: Chooses the micro-batches.
+        collate: Makes a micro-batch of examples.
         num_workers: Worker processes; 0 loads in this one.
         pin_memory: For copies to a GPU.
     """
     return {
-        "dataset": ExampleDataset(examples),
+        "dataset": StepDataset(examples, collate),
         "batch_sampler": sampler,
-        "collate_fn": collate,
+        "collate_fn": list,
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
         "worker_init_fn": ignore_signals,
@@ -88,11 +87,11 @@ def loader_options(
 
 
 class ResumableLoader(DataLoader):
-    """Hands out batches from where training stands, in whatever epoch and place.
+    """Hands out optimizer steps from where training stands, in whatever epoch and place.
 
-    The place is the trainer's own count of trained batches, so what workers have fetched ahead plays no part.
+    The place is the trainer's own count of steps, so what workers have fetched ahead plays no part.
     Lightning's count of epochs is not read: a run limited by steps that is resumed at an epoch's end counts one too
-    many. Nothing is fetched until the first batch is asked for: Lightning makes an iterator before it restores its
+    many. Nothing is fetched until the first step is asked for: Lightning makes an iterator before it restores its
     counts.
 
     It is a DataLoader so that Lightning ends its workers with the training: collected as garbage, they would miss the
@@ -103,20 +102,22 @@ class ResumableLoader(DataLoader):
         options: See `loader_options`.
 
     Attributes:
-        seconds_waited: How long the training has waited for batches.
+        seconds_waited: How long the training has waited for them.
     """
 
-    batch_sampler: TokenBudgetBatchSampler
+    batch_sampler: StepSampler
 
     def __init__(self, trainer: L.Trainer, **options: Any):
         super().__init__(**options)
         self.trainer = trainer
-        # Where a checkpoint stood: the epoch, its batches so far, and all batches so far.
+        # Where a checkpoint stood: the epoch, its steps so far, and all steps so far.
         self.start = (0, 0, 0)
         self.seconds_waited = 0.0
 
-    def __iter__(self) -> Iterator[dict]:  # type: ignore[override]
-        self.batch_sampler.epoch, self.batch_sampler.num_done, _ = self._find_place()
+    def __iter__(self) -> Iterator[list[dict]]:  # type: ignore[override]
+        epoch, self.batch_sampler.num_done, _ = self._find_place()
+        # Who asks to overfit wants the same steps again.
+        self.batch_sampler.epoch = 0 if self.trainer.overfit_batches else epoch
         asked = time.perf_counter()
         for batch in super().__iter__():
             self.seconds_waited += time.perf_counter() - asked
@@ -124,45 +125,27 @@ class ResumableLoader(DataLoader):
             asked = time.perf_counter()
 
     def _find_place(self) -> tuple[int, int, int]:
-        """Returns the epoch, how many of its batches this process has trained on, and how many in all."""
+        """Returns the epoch, how many of its steps are done, and how many in all."""
         epoch, num_done, before = self.start
         total = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
         epochs, num_done = divmod(num_done + total - before, self.trainer.num_training_batches)
         return epoch + epochs, num_done, total
 
     def state_dict(self) -> dict:
-        """Returns the place, and all that must be the same for an epoch's remaining batches to be those left."""
-        sampler = self.batch_sampler
+        """Returns the place, and what tells whether an epoch's remaining steps are those left."""
         epoch, num_done, total = self._find_place()
-        return {
-            "epoch": epoch,
-            "num_done": num_done,
-            "total": total,
-            "world_size": sampler.world_size,
-            # A config's number is of jsonargparse's own type, which no checkpoint may hold.
-            "tokens_per_batch": int(sampler.tokens_per_batch),
-            "order": hash_json(sampler.plan(epoch)),
-        }
+        order = hash_json(self.batch_sampler.plan(epoch))
+        return {"epoch": epoch, "num_done": num_done, "total": total, "order": order}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on from a checkpoint's place.
+        """Goes on from a checkpoint's place, whatever the number of processes that saved it.
 
         Raises:
-            ValueError: It is inside an epoch, whose batches were others than they would be now.
+            ValueError: It is inside an epoch, whose steps were others than they would be now.
         """
         self.start = (state["epoch"], state["num_done"], state["total"])
-        if state["num_done"] == 0:
-            return
-        sampler = self.batch_sampler
-        where = f"the checkpoint was saved inside an epoch, after {state['num_done']} batches"
-        for name, value in (("world_size", sampler.world_size), ("tokens_per_batch", sampler.tokens_per_batch)):
-            if state[name] != value:
-                raise ValueError(
-                    f"{where} with {name}={state[name]}, but now {name}={value}; continue with {state[name]}, or from "
-                    "a checkpoint of an epoch's end"
-                )
-        if state["order"] != hash_json(sampler.plan(state["epoch"])):
+        if state["num_done"] and state["order"] != hash_json(self.batch_sampler.plan(state["epoch"])):
             raise ValueError(
-                f"{where} that are not those that the data and its settings now give; continue with the same, or from "
-                "a checkpoint of an epoch's end"
+                f"the checkpoint was saved inside an epoch, after {state['num_done']} steps that are not those that "
+                "the data and its settings now give; continue with the same, or from a checkpoint of an epoch's end"
             )

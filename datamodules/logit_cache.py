@@ -108,7 +108,8 @@ class LogitCache:
         if missing := [example.id for example in examples if example.id not in self]:
             raise ValueError(
                 f"{self.folder}: {len(missing)} of {len(examples)} examples are not cached, the first is "
-                f"{missing[0]!r}{self._list_missing(missing)}; run scripts/cache_logits.py on the same rationales"
+                f"{missing[0]!r}{self._list_missing(missing)}; run python -m scripts.cache_logits on "
+                "the same rationales"
             )
         for example in examples:
             number, position = self._places[example.id]

@@ -51,6 +51,7 @@ that has not ended.
 
 import base64
 import json
+import re
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -63,7 +64,9 @@ from datamodules.files import hash_json
 SCHEMA_VERSION = 2
 LOW_IDS = 1 << 16
 MAX_VOCABULARY = 4 * LOW_IDS
-DAMAGED_MANIFEST = "damaged; delete it and run scripts/cache_logits.py again, which keeps the shards"
+# A file of the cache's own folder: process, number.
+SHARD_NAME = re.compile(r"shard-\d{4,}-\d{5,}\.safetensors")
+DAMAGED_MANIFEST = "damaged; delete it and run python -m scripts.cache_logits again, which keeps the shards"
 Dtype = Literal["float32", "bfloat16", "float16"]
 Kind = Literal["top_k", "adaptive", "sampled", "hybrid", "hidden"]
 Values = Literal["uint8", "float16", "bfloat16", "float32"]
@@ -238,7 +241,7 @@ def read_manifest(folder: Path) -> dict:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: no finished logit cache (no manifest.json); run scripts/cache_logits.py")
+        raise ValueError(f"{folder}: no finished logit cache (no manifest.json); run python -m scripts.cache_logits")
     content = path.read_bytes()
     try:
         manifest = json.loads(content)
@@ -250,6 +253,8 @@ def read_manifest(folder: Path) -> dict:
     manifest.pop("checksum", None)
     if render_manifest(manifest).encode() != content:
         raise ValueError(f"{path}: {DAMAGED_MANIFEST}")
+    if strange := [entry["file"] for entry in manifest["shards"] if not SHARD_NAME.fullmatch(entry["file"])]:
+        raise ValueError(f"{path}: lists {strange[0]!r}, which is no shard of this folder")
     return manifest
 
 

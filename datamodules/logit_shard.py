@@ -74,7 +74,7 @@ class Shard:
 
     def __init__(self, path: Path, description: CacheDescription):
         self.path, self.layout = path, list_planes(description)
-        damaged = ValueError(f"{path}: damaged; delete it and run scripts/cache_logits.py again")
+        damaged = ValueError(f"{path}: damaged; delete it and run python -m scripts.cache_logits again")
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -146,7 +146,7 @@ class Shard:
         if _shorten(checksum) != self.checksums[number]:
             raise ValueError(
                 f"{self.path}: the rows of {self.ids[number]!r} are damaged; delete this file and run "
-                "scripts/cache_logits.py again"
+                "python -m scripts.cache_logits again"
             )
         return parts
 

@@ -17,6 +17,7 @@ from datamodules.logit_cache import MISSING_EXAMPLES, index_shards
 from datamodules.logit_codec import decode_rows, encode_rows
 from datamodules.logit_format import (
     SCHEMA_VERSION,
+    SHARD_NAME,
     CacheDescription,
     list_planes,
     pack_ids,
@@ -223,7 +224,7 @@ def refuse_other_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is no logit cache (it is no folder); choose another output")
-    known = r"manifest\.json|head\.safetensors|shard-.*|\..*"
+    known = rf"manifest\.json|head\.safetensors|{SHARD_NAME.pattern}|\.lock-.*|\..*\.tmp.*"
     strange = [path.name for path in folder.glob("*") if not re.fullmatch(known, path.name)]
     if strange:
         raise ValueError(f"{folder}: is no logit cache (it holds {strange[0]}); choose another output")

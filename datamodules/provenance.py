@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from datamodules.answers import EXTRACTORS
-from datamodules.files import hash_json
+from datamodules.files import hash_json, read_meta, refuse_foreign, write_json
 from datamodules.tasks import find_commit
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "safetensors")
@@ -48,3 +48,15 @@ def describe_creation(config: dict) -> dict:
         "questions_commits": {source: find_commit(source) for source in sources if source.startswith("task:")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def claim_folder(folder: Path) -> None:
+    """Makes a folder of runs Kindred's own, by a `meta.json`.
+
+    Raises:
+        ValueError: It holds what is not Kindred's.
+    """
+    refuse_foreign(folder)
+    if read_meta(folder) is None:
+        config = {"group": folder.name}
+        write_json(folder / "meta.json", {**describe_creation(config), "config": config})

@@ -43,7 +43,7 @@ def select_rationales(
         ValueError: Nothing is left, a teacher has written nothing, or a rationale is empty.
     """
     present = set(examples.column("teacher"))
-    used = set(filters.teachers or present)
+    used = present if filters.teachers is None else set(filters.teachers)
     if absent := sorted(filters.compared - present):
         raise ValueError(f"{source}: no rationale of {absent}; there are {sorted(present)}")
     if filters.matched_with and (lacking := sorted(used - set(filters.matched_with))):

@@ -119,7 +119,10 @@ class Backend(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
-        """Yields each request with its completion, in any order, as they come."""
+        """Yields each request with its completion, in any order, as they come.
+
+        Where the process is to stop (`is_stopping`), it begins nothing, yields what is under way, and ends.
+        """
 
     def summarize(self) -> str | None:
         """Returns a line about what was spent, if that is worth one."""

@@ -100,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 class RngState(L.Callback):
     """Keeps each process's random generators in the checkpoint, so that a resumed run draws the same dropout masks.
 
-    A run that is resumed with another number of processes, at an epoch's end, begins with fresh ones.
+    Where another number of processes resumes, they take the states in turn; they all began with the same.
     """
 
     def __init__(self) -> None:
@@ -123,9 +123,9 @@ class RngState(L.Callback):
         checkpoint["rng_states"] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
-        """Takes this process's state, if as many processes saved theirs."""
+        """Takes this process's state."""
         states = checkpoint["rng_states"]
-        self._resumed = states[trainer.global_rank] if len(states) == trainer.world_size else None
+        self._resumed = states[trainer.global_rank % len(states)]
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Restores the state just before it is used: what comes between loading and training may draw numbers."""
@@ -134,26 +134,17 @@ class RngState(L.Callback):
         random.setstate(self._resumed["python"])
         np.random.set_state(self._resumed["numpy"])
         torch.set_rng_state(self._resumed["torch"])
-        if "cuda" in self._resumed:
+        if "cuda" in self._resumed and trainer.strategy.root_device.type == "cuda":
             torch.cuda.set_rng_state(self._resumed["cuda"], trainer.strategy.root_device)
         self._resumed = None
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Saves inside epochs; after an epoch's last batch comes the epoch's own checkpoint, with its validation done."""
-
-    _last_step = 0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Learns where the training begins."""
-        super().on_train_start(trainer, pl_module)
-        self._last_step = trainer.global_step
+    """Saves inside epochs; after an epoch's last step comes the epoch's own checkpoint, with its validation done."""
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Saves every so many steps, and never between the batches of one: their gradient would be lost."""
-        has_stepped = trainer.global_step != self._last_step
-        self._last_step = trainer.global_step
-        if has_stepped and not trainer.is_last_batch:
+        """Saves every so many steps."""
+        if not trainer.is_last_batch:
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 
@@ -186,3 +177,17 @@ class RotatingCheckpointIO(TorchCheckpointIO):
             raise ValueError(
                 f"{target}: cannot be written: {cause.strerror}; the same command continues from the one before"
             ) from None
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a checkpoint.
+
+        Raises:
+            ValueError: It is one of processes that share a model.
+        """
+        if Path(path).is_dir():
+            number = len(list_files(Path(path)))
+            raise ValueError(
+                f"{path}: saved by {number} processes that share a model; continue with trainer.strategy=fsdp2 and as "
+                "many, or delete the run's folder"
+            )
+        return super().load_checkpoint(path, *args, **kwargs)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.prompts import TemplateOptions
 from lightning_modules.backends import Backend, Completion, Decoding, FinishReason, Request, Source
+from lightning_modules.stop_signal import is_stopping
 
 OPENAI = "api.openai.com"
 # What a chat template may add to a message, in tokens.
@@ -177,7 +179,7 @@ class OpenAIBackend(Backend):
                         yield request, completion
             if self._failure:
                 raise self._failure
-            if waiting:
+            if waiting and not is_stopping():
                 raise ValueError(f"{self._name_cap()} reached, {len(waiting)} of {len(requests)} not asked; {GOES_ON}")
         finally:
             loop.run_until_complete(self._end(client, running))
@@ -194,8 +196,12 @@ class OpenAIBackend(Backend):
         return len(request.text.encode()) + TEMPLATE_TOKENS + decoding.max_new_tokens
 
     def _may_send(self, request: Request, decoding: Decoding) -> bool:
-        """Whether there was no failure, and the caps have room."""
-        if self._failure or (self.max_requests is not None and self.spending.requests >= self.max_requests):
+        """Whether there was no failure, this process is to go on, and the caps have room."""
+        if (
+            self._failure
+            or is_stopping()
+            or (self.max_requests is not None and self.spending.requests >= self.max_requests)
+        ):
             return False
         bound = self._bound_tokens(request, decoding)
         return self.max_tokens_total is None or self.spending.tokens + bound <= self.max_tokens_total
@@ -214,6 +220,8 @@ class OpenAIBackend(Backend):
         bound = self._bound_tokens(request, decoding)
         for attempt in range(self.max_retries + 1):
             if attempt:
+                if is_stopping():
+                    return None
                 if not self._may_send(request, decoding):
                     self._fail(f"{self._name_cap()} reached; {GOES_ON}")
                     return None
@@ -238,11 +246,18 @@ class OpenAIBackend(Backend):
                 return None
             if attempt < self.max_retries:
                 delay = min(self.retry_delay * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
-                await asyncio.sleep(max(wait, delay))
+                await self._pause(max(wait, delay))
         self._fail(
             f"{self.base_url}: {request.question_id}: no answer in {self.max_retries + 1} attempts, {reason}; {GOES_ON}"
         )
         return None
+
+    @staticmethod
+    async def _pause(seconds: float) -> None:
+        """Waits, but not on once this process is to stop."""
+        until = time.monotonic() + seconds
+        while not is_stopping() and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.5))
 
     def _fail(self, message: str) -> None:
         """Remembers the first failure, without the key, which a server's message may repeat."""

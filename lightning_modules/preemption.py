@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from lightning_modules.stop_signal import EXIT_STOPPED, StopListener
+from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, leave
 
 
 class Preemption(L.Callback):
@@ -23,7 +23,6 @@ class Preemption(L.Callback):
     def __init__(self, listener: StopListener, checkpoint: Path | None = None):
         self.listener, self.checkpoint = listener, checkpoint
         self._is_leaving = False
-        self._last_step = 0
 
     def _listen(self) -> None:
         # Lightning puts its own handler of SIGTERM in place, which would end the run with exit code 0.
@@ -32,7 +31,6 @@ class Preemption(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listens."""
         self._listen()
-        self._last_step = trainer.global_step
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listens."""
@@ -40,9 +38,6 @@ class Preemption(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Saves after an optimizer step, if a process was signalled."""
-        if trainer.global_step == self._last_step:
-            return
-        self._last_step = trainer.global_step
         received = self.listener.received is not None
         self._is_leaving = trainer.strategy.reduce_boolean_decision(received, all=False)
         if self._is_leaving and not trainer.is_last_batch:
@@ -60,6 +55,5 @@ class Preemption(L.Callback):
 
     def _leave(self, trainer: L.Trainer, where: str) -> None:
         if trainer.is_global_zero:
-            cause = self.listener.received or "a signal to another process"
-            print(f"stopped by {cause} {where}; the same command continues", flush=True)
+            leave(where)
         raise SystemExit(EXIT_STOPPED)

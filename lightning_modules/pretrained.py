@@ -164,7 +164,7 @@ def add_end_ids(settings: GenerationConfig, end_ids: list[int]) -> None:
 
 
 def check_model(
-    model: str, revision: str | None, keep_layers: list[int] | None, length: int, what: str, highest_id: int
+    model: str, revision: str | None, keep_layers: list[int] | None, length: int, what: str, highest_id: int = -1
 ) -> None:
     """Refuses, without loading it, a model that lacks weights, layers to keep, enough context, or a token's embedding.
 

@@ -3,9 +3,10 @@
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,19 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import check_place, hash_json, read_whole_lines, write_json, write_jsonl, write_text
+from datamodules.files import (
+    check_name,
+    check_place,
+    hash_json,
+    read_meta,
+    read_whole_lines,
+    refuse_foreign,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from datamodules.provenance import describe_creation
+from lightning_modules.wandb_mode import Wanted
 
 METRICS = "metrics.jsonl"
 
@@ -28,7 +40,8 @@ class RunSettings:
         root: Folder of all runs.
         group: Runs that belong together.
         id: Names the run; null derives it from the resolved config.
-        wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise.
+        wandb: Log to Weights & Biases too, offline unless WANDB_MODE says otherwise, or is out of reach; `required`
+            refuses to begin without W&B online.
         project: The W&B project.
         student_family: The student's family, as the teachers' are called; null is what its name tells.
         checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
@@ -37,10 +50,15 @@ class RunSettings:
     root: str = "runs"
     group: str = "default"
     id: str | None = None
-    wandb: bool = True
+    wandb: Wanted = True
     project: str = "kindred"
     student_family: str | None = None
     checkpoint_steps: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        check_name("run.group", self.group)
+        if self.id is not None:
+            check_name("run.id", self.id)
 
 
 class RunFolder:
@@ -72,15 +90,21 @@ class RunFolder:
         return self.path / "student"
 
     def check(self) -> None:
-        """Refuses a folder that another configuration has begun.
+        """Refuses a folder that is another program's, or that another configuration has begun.
 
         Raises:
-            ValueError: The configuration is another; the message has what differs, with both values.
+            ValueError: It is not Kindred's; or the configuration is another, then the message has what differs, with
+                both values.
         """
-        meta = self.path / "meta.json"
-        if not meta.is_file():
+        refuse_foreign(self.path)
+        meta = read_meta(self.path)
+        if meta is None:
+            if self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir()):
+                raise ValueError(f"{self.path}: holds runs, and is none itself; choose another run.group or run.id")
             return
-        begun, now = flatten(json.loads(meta.read_text())["config"]), flatten(json.loads(json.dumps(self.config)))
+        begun, now = flatten(meta["config"]), flatten(json.loads(json.dumps(self.config)))
+        # A file that is gone is not another one.
+        begun = {key: value for key, value in begun.items() if key in now or not key.startswith("files.")}
         if begun != now:
             keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
             shown = ", ".join(f"{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys[:5])
@@ -94,10 +118,14 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keeps the folder for this process; ends with the process, however it ends.
 
+        An error before the first step, of a run that begins here, leaves nothing behind.
+
         Raises:
             ValueError: Another process has it.
         """
         check_place(self.path / ".lock")
+        is_new = not (self.path / "meta.json").exists()
+        made = [folder for folder in self.path.parents if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / ".lock"
         with path.open("a+") as file:
@@ -112,7 +140,16 @@ class RunFolder:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
-            yield
+            try:
+                yield
+            except Exception:
+                if is_new and not self.checkpoints.exists() and not (self.path / METRICS).exists():
+                    shutil.rmtree(self.path, ignore_errors=True)
+                    for folder in made:
+                        # Another run may have begun in it meanwhile.
+                        with suppress(OSError):
+                            folder.rmdir()
+                raise
 
     def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int], step: int) -> None:
         """Writes `config.yaml` and `meta.json`, or, after an earlier attempt, makes its metrics end at its checkpoint.
@@ -123,12 +160,14 @@ class RunFolder:
             seeds: By name.
             step: Of the checkpoint that the run goes on from; 0 for none.
         """
-        if (self.path / "meta.json").is_file():
+        if read_meta(self.path) is not None:
             self._trim_metrics(step)
-            return
-        write_text(self.path / "config.yaml", config_yaml)
-        record = {**describe_creation(self.config), "config": self.config, "seeds": seeds, "data": data}
-        write_json(self.path / "meta.json", record)
+        else:
+            # First, since a folder that holds something without it is another program's.
+            record = {**describe_creation(self.config), "config": self.config, "seeds": seeds, "data": data}
+            write_json(self.path / "meta.json", record)
+        if not (self.path / "config.yaml").is_file():
+            write_text(self.path / "config.yaml", config_yaml)
 
     def _trim_metrics(self, step: int) -> None:
         """Drops the lines that the resumed run will write again, and one that a kill tore."""
@@ -145,6 +184,13 @@ class RunFolder:
     def finish(self, facts: dict) -> None:
         """Marks the run as done, with what is known of it then; whatever depends on it looks for this file."""
         write_json(self.path / "DONE", facts)
+
+
+def read_early_end(run: Path) -> str | None:
+    """Returns why a run that is done ended before its planned steps, None if it did not, or is not done."""
+    done = run / "DONE"
+    facts = json.loads(done.read_text(encoding="utf-8") or "{}") if done.is_file() else {}
+    return facts.get("ended_early")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -67,7 +67,10 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         path = Path(checkpoint_path) / name_shard(self.global_rank, self.world_size)
         if not path.is_file():
-            raise ValueError(f"{checkpoint_path}: not the checkpoint of {self.world_size} processes that share a model")
+            raise ValueError(
+                f"{checkpoint_path}: not the checkpoint of {self.world_size} processes that share a model; continue "
+                "with the number and the strategy that saved it"
+            )
         return torch.load(path, map_location="cpu", weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:

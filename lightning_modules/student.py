@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -11,6 +12,8 @@ import lightning as L
 import torch
 from einops import rearrange
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from transformers import get_scheduler
@@ -19,16 +22,15 @@ from datamodules.distillation import DistillationDataModule
 from datamodules.encoding import find_end_tokens
 from datamodules.files import atomic_path
 from lightning_modules.adapters import Adapter, add_adapter, check_adapter
+from lightning_modules.extent import check_extent
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
 from lightning_modules.pretrained import Dtype, add_end_ids, check_model, default_dtype, load_causal_lm
 from lightning_modules.sharding import (
     ShardedStrategy,
     call_inside,
     check_strategy,
-    count_forwards,
     gather_state,
     is_sharded,
-    run_idle,
     shard_causal_lm,
     whole,
 )
@@ -37,15 +39,16 @@ from losses.distillation import DistillationLoss, LossSums
 from losses.fused_head import OutputHead
 from losses.targets import Target
 
-# What these precisions make of the weights, whatever dtype they were loaded in.
-HALF_PRECISIONS: dict[str, Dtype] = {"bf16-true": "bfloat16", "16-true": "float16"}
+# What these precisions make of the weights. They are loaded so, since a checkpoint is read into what was loaded.
+TRUE_PRECISIONS: dict[str, Any] = {"bf16-true": "bfloat16", "16-true": "float16", "64-true": "float64"}
 
 
 class DistillationModule(L.LightningModule):
     """Trains a student with the distillation loss, normalised by the global sum of token weights.
 
-    Each micro-batch contributes its weighted *sum*; the gradient is divided by the weights of all micro-batches
-    and all processes just before the optimizer's step. So the result does not depend on how a batch is split.
+    A batch is a process's share of one optimizer step, as micro-batches. Each contributes its weighted *sum*; the
+    gradient is divided by the weights of all micro-batches and all processes just before the optimizer's step. So the
+    result does not depend on how a step is divided.
     """
 
     def __init__(
@@ -117,7 +120,6 @@ class DistillationModule(L.LightningModule):
         self._val_sums: dict[str, Tensor] = {}
         self._weights_dtype: Dtype = dtype or "float32"
         self._is_sharded = False
-        self._forwards_left = 0
 
     def setup(self, stage: str) -> None:
         """Learns whether the trainer's strategy spreads the student's weights over the processes."""
@@ -125,7 +127,7 @@ class DistillationModule(L.LightningModule):
         self._is_sharded = is_sharded(self.trainer)
         if self.student_dtype is None:
             frozen = "float32" if self.adapter is None else default_dtype(self.student)
-            self._weights_dtype = HALF_PRECISIONS.get(self.trainer.precision, frozen)
+            self._weights_dtype = TRUE_PRECISIONS.get(self.trainer.precision, frozen)
 
     def configure_model(self) -> None:
         """Loads the student, once, and makes it what is trained: see `adapter`, `compile`, `trainer.strategy`."""
@@ -153,16 +155,17 @@ class DistillationModule(L.LightningModule):
             shard_causal_lm(model, self.trainer)
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Refuses a precision or a strategy that does not go with the student's settings.
+        """Refuses a precision, a strategy or a length that does not go with the student's settings.
 
         Raises:
             ValueError: They clash.
         """
+        check_extent(trainer)
         check_strategy(trainer)
         if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
             raise ValueError("trainer.strategy: a student is spread over processes by fsdp2, not by another strategy")
         precision, dtype = trainer.precision, self.student_dtype
-        forced = HALF_PRECISIONS.get(precision, dtype)
+        forced = TRUE_PRECISIONS.get(precision, dtype)
         if dtype not in (None, forced):
             raise ValueError(f"model.dtype {dtype} is given, but trainer.precision {precision} makes it {forced}")
         if precision.endswith("mixed") and self.adapter is None and dtype not in (None, "float32"):
@@ -233,23 +236,45 @@ class DistillationModule(L.LightningModule):
             self._has_checked_target = True
         return target
 
-    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        """Returns the weighted sum; `on_before_optimizer_step` normalises its gradient.
+    def optimizer_zero_grad(self, *args: Any) -> None:
+        """Does nothing: Lightning calls it after `training_step`, in which a step's gradient begins."""
+
+    def training_step(self, batch: list[dict], batch_idx: int) -> Tensor:
+        """Adds up the gradients of all micro-batches but the last, whose weighted sum it returns.
 
         Raises:
             ValueError: The loss is not a finite number.
         """
-        sums = self.compute_loss(batch)
+        self.zero_grad()
+        *earlier, last = batch
+        for micro_batch in earlier:
+            self._backward(self._sum_loss(micro_batch))
+        return self._sum_loss(last)
+
+    def _sum_loss(self, micro_batch: dict) -> Tensor:
+        """Returns a micro-batch's weighted sum, and adds it to the step's."""
+        sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
         if not torch.isfinite(sums.total):
             raise ValueError(
                 f"the loss is {sums.total.item()} at step {self.global_step}, in the batch of examples "
-                f"{', '.join(batch['example_ids'])}; lower the learning rate, or look at these"
+                f"{', '.join(micro_batch['example_ids'])}; lower the learning rate, or look at these"
             )
-        named = self._sums_by_name(sums)
-        pairs = torch.stack([torch.stack([total, weight.to(total)]) for total, weight in named.values()])
+        named = self._sums_by_name(sums, micro_batch["counts"])
+        pairs = torch.stack(list(named.values()))
         self._step_sums = pairs if self._step_sums is None else self._step_sums + pairs
         self._step_names = list(named)
-        return sums.total
+        return sums.total * micro_batch["counts"]
+
+    def _backward(self, loss: Tensor) -> None:
+        """Runs the backward pass that Lightning runs for a step's last micro-batch alone."""
+        strategy = self.trainer.strategy
+        is_parallel = isinstance(strategy, ParallelStrategy)
+        # The last one's sends the whole step's gradient to the other processes.
+        with strategy.block_backward_sync() if is_parallel else nullcontext():
+            # Lightning calls `training_step` in the precision's context, in which no backward pass belongs.
+            with torch.autocast(self.device.type, enabled=False):
+                strategy.backward(loss, None)
+        torch.clear_autocast_cache()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means."""
@@ -257,11 +282,9 @@ class DistillationModule(L.LightningModule):
         self._step_sums = None
         sums = dict(zip(self._step_names, pairs.tolist(), strict=True))
         _, weight = sums["loss"]
-        # Lightning divided the loss by the accumulated batches; DDP and FSDP average over the processes.
-        scale = self.trainer.accumulate_grad_batches * self.trainer.world_size
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        # Where nothing weighed anything, the gradient is 0, and stays 0.
-        torch._foreach_mul_(gradients, scale / weight if weight > 0 else 0.0)
+        # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
+        torch._foreach_mul_(gradients, self.trainer.world_size / weight if weight > 0 else 0.0)
         for name, (total, count) in sums.items():
             if count > 0:
                 self.log(f"train/{name}", total / count)
@@ -271,37 +294,27 @@ class DistillationModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Starts new sums over tokens, whatever the batches and processes that they are spread over."""
         self._val_sums = {}
-        if self._is_sharded:
-            trainer = self.trainer
-            counts = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-            self._forwards_left = count_forwards(trainer, sum(counts))
 
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
+    def validation_step(self, batch: list[dict], batch_idx: int) -> None:
         """Adds a batch of held-out questions to the `val/` metrics."""
-        self._forwards_left -= self._is_sharded
-        for name, (total, weight) in self._sums_by_name(self.compute_loss(batch)).items():
-            pair = torch.stack([total, weight.to(total)])
-            self._val_sums[name] = self._val_sums[name] + pair if name in self._val_sums else pair
+        for micro_batch in batch:
+            sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
+            for name, pair in self._sums_by_name(sums, micro_batch["counts"]).items():
+                self._val_sums[name] = self._val_sums[name] + pair if name in self._val_sums else pair
 
     def on_validation_epoch_end(self) -> None:
         """Logs the `val/` metrics: means over the tokens of all processes."""
-        run_idle(self.model, self._forwards_left, self.device)
-        # The first process has a batch if any has.
-        names = self.trainer.strategy.broadcast(list(self._val_sums))
-        if not names:
-            return
-        nothing = torch.zeros(2, device=self.device)
-        pairs = torch.stack([self._val_sums.get(name, nothing) for name in names])
-        pairs = self.trainer.strategy.reduce(pairs, reduce_op="sum")
-        for name, (total, weight) in zip(names, pairs.tolist(), strict=True):
+        pairs = self.trainer.strategy.reduce(torch.stack(list(self._val_sums.values())), reduce_op="sum")
+        for name, (total, weight) in zip(self._val_sums, pairs.tolist(), strict=True):
             # A segment that no example has is 0 / 0.
             if weight > 0:
                 self.log(f"val/{name}", total / weight)
 
     @staticmethod
-    def _sums_by_name(sums: LossSums) -> dict[str, tuple[Tensor, Tensor]]:
-        """Returns (sum, weight) by metric, of the same metrics for every batch; a segment may weigh 0."""
-        return {"loss": (sums.total.detach(), sums.weight), **sums.parts}
+    def _sums_by_name(sums: LossSums, counts: bool) -> dict[str, Tensor]:
+        """Returns [sum, weight] by metric, of the same metrics for every batch; a segment may weigh 0."""
+        named = {"loss": (sums.total.detach(), sums.weight), **sums.parts}
+        return {name: torch.stack([total, weight.to(total)]) * counts for name, (total, weight) in named.items()}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leaves out the frozen weights, which are where they were loaded from."""

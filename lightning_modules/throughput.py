@@ -49,10 +49,15 @@ def read_peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def count_batch(batch: dict) -> Tensor:
-    """Returns int64 [3]: tokens, the sum of squared sequence lengths, supervised tokens."""
-    lengths_B = batch["attention_mask"].sum(1)
-    return torch.stack([lengths_B.sum(), lengths_B.square().sum(), lengths_B.new_tensor(len(batch["labels"]))])
+def count_step(batch: list[dict]) -> Tensor:
+    """Returns int64 [3] of a process's share of a step: tokens, squared sequence lengths' sum, supervised tokens."""
+    counts = torch.zeros(3, dtype=torch.int64)
+    for micro_batch in batch:
+        if micro_batch["counts"]:
+            lengths_B = micro_batch["attention_mask"].sum(1)
+            supervised = lengths_B.new_tensor(len(micro_batch["labels"]))
+            counts += torch.stack([lengths_B.sum(), lengths_B.square().sum(), supervised])
+    return counts
 
 
 class StepFlops:
@@ -87,7 +92,7 @@ class StepFlops:
         return (4 + 2 * parameter.requires_grad) * parameter.numel()
 
     def __call__(self, tokens: int, squared_lengths: int, supervised_tokens: int) -> int:
-        """Returns the FLOPs of a step, of what `count_batch` counts."""
+        """Returns the FLOPs of a step, of what `count_step` counts."""
         return self.of_token * tokens + self.of_pair * squared_lengths + self.of_row * supervised_tokens
 
 
@@ -113,7 +118,7 @@ class Throughput(L.Callback):
         self.tokens_seen = self.supervised_tokens_seen = 0
         self._peak: float | None = None
         self._flops: StepFlops | None = None
-        self._counts: Tensor | None = None
+        self._counts: Tensor
         self._step_counts: list[int] = []
         self._busy = self._waited = 0.0
         self._all_busy = self._all_waited = 0.0
@@ -136,33 +141,26 @@ class Throughput(L.Callback):
         self._flops = StepFlops(pl_module.model) if self._peak else None
         self._total_steps = int(trainer.estimated_stepping_batches)
         self._first_step, self._start = trainer.global_step, time.perf_counter()
-        self._last_step = trainer.global_step
         self._waited_before = trainer.train_dataloader.seconds_waited
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict, *_: Any) -> None:
-        """Counts the batch."""
-        counts = count_batch(batch)
-        self._counts = counts if self._counts is None else self._counts + counts
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list, *_: Any) -> None:
+        """Counts the step."""
+        self._counts = count_step(batch).to(pl_module.device)
         self._batch_start = time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *args: Any) -> None:
         """Adds up the step's counts over the processes, before any callback can save a checkpoint of the step."""
         self._step_counts = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
-        self._counts = None
         self.tokens_seen += self._step_counts[0]
         self.supervised_tokens_seen += self._step_counts[2]
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Logs, if the batch was an optimizer step's last."""
-        self._busy += time.perf_counter() - self._batch_start
-        if trainer.global_step == self._last_step:
-            return
-        self._last_step = trainer.global_step
+        """Logs."""
+        self._busy = time.perf_counter() - self._batch_start
         waited = trainer.train_dataloader.seconds_waited
         self._waited, self._waited_before = waited - self._waited_before, waited
         self._log(trainer)
         self._warn_of_starving(trainer.global_step - self._first_step)
-        self._busy = 0.0
 
     def _log(self, trainer: L.Trainer) -> None:
         seconds = self._busy + self._waited

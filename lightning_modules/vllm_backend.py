@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.encoding import decode_completion, find_end_tokens
 from lightning_modules.backends import Backend, Completion, Decoding, Request, Source, find_stop
 from lightning_modules.pretrained import check_model, identify_weights, read_end_ids
+from lightning_modules.stop_signal import is_stopping
 
 
 def import_vllm() -> Any:
@@ -128,6 +129,14 @@ class VLLMBackend(Backend):
             some = requests[start : start + self.requests_per_call]
             prompts = [vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in some]
             sampling = [make_sampling(vllm, request, decoding, end_ids) for request in some]
-            outputs = self.engine.generate(prompts, sampling, use_tqdm=False)
+            if is_stopping():
+                return
+            try:
+                outputs = self.engine.generate(prompts, sampling, use_tqdm=False)
+            except Exception:
+                # A scheduler signals the engine's own processes, too.
+                if is_stopping():
+                    return
+                raise
             for request, output in zip(some, outputs, strict=True):
                 yield request, read_output(output, self.weights_id, self.tokenizer, decoding.stop)

@@ -1,15 +1,15 @@
 """Stage 1: a teacher answers questions with a chain of thought.
 
-    python scripts/annotate.py --config configs/experiments/obqa_smollm2.yaml
-    python scripts/annotate.py summary FILE... [--questions SOURCE] [--png FILE]
-    python scripts/annotate.py tasks
+    python -m scripts.annotate --config configs/experiments/obqa_smollm2.yaml
+    python -m scripts.annotate summary FILE... [--questions SOURCE] [--png FILE]
+    python -m scripts.annotate tasks
 
 The first writes a rationale store (parquet). Interrupted, it continues where it was; `--help` lists every setting, and
 `--dry-run` prints the prompts and asks nothing. `summary` compares the teachers of stores and published collections;
 `tasks` lists the tasks.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.stop_signal import StopListener, leave
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -36,13 +36,24 @@ from scripts.entry import run_main
 from scripts.stage_cli import PredictCLI
 from studies.rationale_quality import summarize
 
+# A backend's settings that cannot change what the teacher answers: where it is asked, how often, at what price.
+NEUTRAL_BACKEND = frozenset(
+    {
+        *("base_url", "key_variable", "max_concurrent", "timeout", "max_retries", "retry_delay"),
+        *("max_requests", "max_tokens_total", "prompt_price", "completion_price"),
+        *("tensor_parallel_size", "gpu_memory_utilization", "requests_per_call"),
+    }
+)
+
 
 def refuse_other_output(output: Path, config: dict) -> bool:
     """Says whether `output` is there already; raises a ValueError if another configuration wrote it."""
     if not output.exists():
         return False
     if read_metadata(output).get("creation", {}).get("config_hash") != hash_json(config):
-        raise ValueError(f"{output}: exists, and was made with another configuration; choose another --output")
+        raise ValueError(
+            f"{output}: exists, and was made with another configuration, or from other files; choose another --output"
+        )
     print(f"{output}: complete already")
     return True
 
@@ -56,10 +67,12 @@ class AnnotateCLI(PredictCLI):
         parser.add_argument("--dry-run", action="store_true", help="Print the prompts and their number; ask nothing.")
 
     def result_config(self) -> dict:
-        """Leaves out what only says where and how fast the teacher runs."""
+        """Leaves out what only says where and how fast the backend runs."""
         config = super().result_config()
-        config["model"]["backend"] = (config["model"]["backend"] or {}).get("class_path")
-        del config["data"]["tokens_per_batch"]
+        if (backend := config["model"]["backend"]) is not None:
+            settings = backend.get("init_args", {})
+            counted = {name: value for name, value in settings.items() if name not in NEUTRAL_BACKEND}
+            config["model"]["backend"] = {"class_path": backend["class_path"], "init_args": counted}
         if (rewrites := config["data"]["rewrites"]) is not None:
             # What is rewritten may have been written anew.
             config["data"]["rewrites"] = hash_path(require_file(Path(rewrites), "data.rewrites"))
@@ -134,17 +147,21 @@ def main(args: list[str] | None = None) -> None:
 
 
 def ask(data: QuestionDataModule, teacher: Annotator, writer: RecordWriter) -> None:
-    """Annotates with a backend that needs no trainer."""
-    missing = data.find_missing()
+    """Annotates with a backend that needs no trainer; it yields less than all where this process is to stop."""
+    missing, answered = data.find_missing(), 0
     writer.records.open()
     teacher.backend.load(teacher.source, data.tokenizer)
     try:
         for record in tqdm(teacher.annotate(data, missing), total=len(missing), disable=None):
             writer.records.append([record])
+            answered += 1
     finally:
-        print(teacher.backend.summarize())
+        if summary := teacher.backend.summarize():
+            print(summary)
+    if answered < len(missing):
+        leave(f"after {answered} of {len(missing)} requests")
     writer.records.merge()
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

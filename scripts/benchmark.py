@@ -1,7 +1,7 @@
 """Benchmarks, each against its baseline in the same run, as ratios.
 
-    python scripts/benchmark.py losses
-    python scripts/benchmark.py losses --json      # one object a line: name, value, unit, baseline, ratio
+    python -m scripts.benchmark losses
+    python -m scripts.benchmark losses --json      # one object a line: name, value, unit, baseline, ratio
 
 Each name is a module of `scripts/benchmarks/`; what it compares itself with is in that module's docstring.
 """
@@ -35,4 +35,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

@@ -1,11 +1,11 @@
 """Stage 2: a teacher reads each (prompt, rationale) once and stores its sparse next-token distributions.
 
-    python scripts/cache_logits.py --config configs/experiments/obqa_smollm2.yaml
+    python -m scripts.cache_logits --config configs/experiments/obqa_smollm2.yaml
 
 Writes a logit cache (a folder). Interrupted, it continues after its last complete shard.
 
-    python scripts/cache_logits.py inspect DIR [--png FILE] [--verify]
-    python scripts/cache_logits.py inspect DIR --teacher MODEL --questions SOURCE --rationales FILE ...
+    python -m scripts.cache_logits inspect DIR [--png FILE] [--verify]
+    python -m scripts.cache_logits inspect DIR --teacher MODEL --questions SOURCE --rationales FILE ...
 
 prints what a cache holds, and with the last how far it is from its teacher, which reads a sample again.
 """
@@ -76,7 +76,7 @@ def main(args: list[str] | None = None) -> None:
 
 def inspect(args: list[str]) -> None:
     """Prints what a cache holds."""
-    parser = argparse.ArgumentParser(prog="cache_logits.py inspect")
+    parser = argparse.ArgumentParser(prog="python -m scripts.cache_logits inspect")
     parser.add_argument("folder", type=Path, help="the cache")
     parser.add_argument("--png", type=Path, help="histograms")
     parser.add_argument("--verify", action="store_true", help="read every byte of every file first")
@@ -102,4 +102,4 @@ def inspect(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

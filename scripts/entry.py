@@ -5,11 +5,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from datamodules.plain_text import clean_line
 from lightning_modules.stop_signal import EXIT_STOPPED
 
 
@@ -32,13 +34,28 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def run_main(main: Callable[[], Any]) -> None:
+def refuse_other_checkout(script: str) -> None:
+    """Raises a ValueError if a script of one checkout has imported the library of another."""
+    own, imported = Path(script).resolve().parents[1], Path(__file__).resolve().parents[1]
+    if own != imported:
+        raise ValueError(
+            f"{script} belongs to {own}, but the library that it imports to {imported}; run `python -m "
+            f"scripts.{Path(script).stem}` in {own}"
+        )
+
+
+def run_main(main: Callable[[], Any], script: str) -> None:
     """Runs a script; what a user got wrong is one line on stderr and exit code 2.
 
     KINDRED_DEBUG=1 shows the traceback instead. A warning is one line, too.
+
+    Args:
+        main: What it does.
+        script: Its file.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {clean_line(str(message))}\n"
     try:
+        refuse_other_checkout(script)
         main()
     except SIGTERMException:
         # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
@@ -50,8 +67,8 @@ def run_main(main: Callable[[], Any]) -> None:
             raise
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, ArgumentError) as error:
+    except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
         if os.environ.get("KINDRED_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {clean_line(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)

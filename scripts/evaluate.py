@@ -1,7 +1,7 @@
 """Stage 4: a student answers questions of any tasks; its predictions are kept, and its metrics printed.
 
-    python scripts/evaluate.py --config configs/experiments/obqa_smollm2.yaml --model.student runs/.../student
-    python scripts/evaluate.py metrics FILE...
+    python -m scripts.evaluate --config configs/experiments/obqa_smollm2.yaml --model.student runs/.../student
+    python -m scripts.evaluate metrics FILE...
 
 The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`. Interrupted, it continues where it was.
 `metrics` prints those of finished predictions anew.
@@ -27,6 +27,7 @@ from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
 from lightning_modules.metrics import format_table, measure, to_json
 from lightning_modules.pretrained import identify_weights
 from lightning_modules.wandb_logging import EvaluationLog, log_evaluation
+from lightning_modules.wandb_mode import choose_mode
 from lightning_modules.writers import RecordWriter
 from scripts.annotate import refuse_other_output
 from scripts.entry import run_main
@@ -55,7 +56,7 @@ def print_metrics(paths: list[str]) -> None:
         ValueError: A file is missing, or holds no predictions.
     """
     if not paths:
-        raise ValueError("evaluate.py metrics: name at least one file of predictions")
+        raise ValueError("metrics: name at least one file of predictions")
     for path in paths:
         read_metadata(require_file(Path(path), "predictions"))
         table = pq.read_table(path)
@@ -79,6 +80,9 @@ def main(args: list[str] | None = None) -> None:
         raise ValueError(f"--bert_model: no such folder: {bert_model}")
     if bert_model is not None and not data.reference_paths:
         raise ValueError("--bert_model is given without data.references, and would be ignored")
+    settings = EvaluationLog(**cli.config.wandb.as_dict())
+    if settings.enabled == "required":
+        choose_mode(settings.enabled)
     data.setup("predict")
     student.check(data)
     # A student folder may have been trained anew under the same name.
@@ -101,7 +105,6 @@ def main(args: list[str] | None = None) -> None:
         write_json(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
         write_table(output, records, metadata, PREDICTION_SCHEMA)
         print(f"{output}: {len(records)} predictions\n{format_table(metrics)}")
-        settings = EvaluationLog(**cli.config.wandb.as_dict())
         log_evaluation(settings, output, config, data, records, metrics)
 
     writer = RecordWriter(output, config, finish)
@@ -111,4 +114,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

@@ -1,6 +1,6 @@
 """Stage 3: a student learns from labels, rationales, or rationales with the teacher's logits.
 
-    python scripts/fit.py --config configs/experiments/obqa_smollm2.yaml --model.loss.kl_weight=0.5
+    python -m scripts.fit --config configs/experiments/obqa_smollm2.yaml --model.loss.kl_weight=0.5
 
 Writes `runs/<group>/<id>/`; the same config again finishes what was interrupted, or says that it is done.
 """
@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files import check_place, hash_json, hash_path
+from datamodules.files import check_place, hash_json, hash_source
 from lightning_modules.checkpoints import (
     LAST,
     RngState,
@@ -31,10 +31,11 @@ from lightning_modules.checkpoints import (
     read_global_step,
     remove_torn,
 )
-from lightning_modules.run import METRICS, JsonlLogger, RunFolder, RunSettings
+from lightning_modules.extent import find_early_end
+from lightning_modules.run import METRICS, JsonlLogger, RunFolder, RunSettings, read_early_end
 from lightning_modules.student import DistillationModule
 from lightning_modules.throughput import Throughput
-from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, log_student
+from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, close_on_error, log_student
 from scripts.entry import run_main
 from scripts.stage_cli import StageCLI
 
@@ -50,6 +51,7 @@ class FitCLI(StageCLI):
 
     def before_instantiate_classes(self) -> None:
         """Finds the run's folder, and refuses one of another config before anything is built."""
+        super().before_instantiate_classes()
         if self.config.trainer.logger not in (None, False) or self.config.trainer.default_root_dir is not None:
             raise ValueError("trainer.logger and trainer.default_root_dir are the run folder's; use run.* instead")
         self.run = RunFolder(RunSettings(**self.config.run.as_dict()), self.result_config())
@@ -84,12 +86,13 @@ def main(args: list[str] | None = None) -> Path:
     cli = parse(args)
     run, data, student = cli.run, cli.datamodule, cli.model
     if run.is_done:
-        print(f"{run.path}: done already")
+        early = read_early_end(run.path)
+        print(f"{run.path}: done already" + (f"; it ended early, {early}" if early else ""))
         return run.path
     data.setup("fit")
     student.check(data)
     student.check_trainer(cli.trainer)
-    with run.lock() if rank_zero_only.rank == 0 else nullcontext():
+    with run.lock() if rank_zero_only.rank == 0 else nullcontext(), close_on_error():
         if rank_zero_only.rank == 0:
             remove_torn(run.checkpoints)
         resume = find_checkpoint(run.checkpoints)
@@ -105,7 +108,7 @@ def begin(cli: FitCLI, step: int) -> None:
     data = cli.datamodule
     sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
     # The examples' own hash covers questions that are generated or come from the hub, and every filter.
-    hashes = {path: hash_path(Path(path)) for path in sources if Path(path).exists()}
+    hashes = {path: value for path in sources if (value := hash_source(path)) is not None}
     hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
     seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
     cli.run.begin(cli.dump_config(), hashes, seeds, step)
@@ -116,6 +119,7 @@ def begin(cli: FitCLI, step: int) -> None:
 def finish(cli: FitCLI) -> None:
     """Exports the student, in which every process has a part, and marks the run as done."""
     run, data = cli.run, cli.datamodule
+    early = find_early_end(cli.trainer)
     if cli.trainer.is_global_zero and run.student.exists():
         # An earlier attempt was killed between the export and DONE.
         shutil.rmtree(run.student)
@@ -125,14 +129,15 @@ def finish(cli: FitCLI) -> None:
     run.finish(
         {
             "global_step": cli.trainer.global_step,
+            "ended_early": early,
             "train_examples": len(data.train_examples),
             "num_left": data.num_left,
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
         }
     )
     log_student(cli.trainer, run)
-    print(f"{run.path}: done after {cli.trainer.global_step} steps")
+    print(f"{run.path}: done " + (f"early, {early}" if early else f"after {cli.trainer.global_step} steps"))
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

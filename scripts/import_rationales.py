@@ -1,6 +1,6 @@
 """Imports a published collection's rationales from a local clone into a rationale store.
 
-    python scripts/import_rationales.py eit clones/Distilling-CoT-Reasoning --questions task:openbookqa:train \
+    python -m scripts.import_rationales eit clones/Distilling-CoT-Reasoning --questions task:openbookqa:train \
         --files "data/obqa_*.json" --output data/obqa/eit.parquet
 
 Collections: eit, tinyllm, palm, chatqa, zeroeval, mentor_kd, gsm8k_solutions, jsonl; see `datamodules.published`.
@@ -69,4 +69,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

@@ -1,10 +1,11 @@
-"""Runs one job of a list, such as `study.py jobs` prints: a task of a SLURM array takes its line.
+"""Runs one job of a list, such as `python -m scripts.study jobs` prints: a task of a SLURM array takes its line.
 
-    python scripts/job.py JOBS.jsonl 3 [overrides]
+    python -m scripts.job JOBS.jsonl 3 [overrides]
 
 It refuses to start on what an unfinished job should have left.
 """
 
+import importlib.util
 import json
 import runpy
 import sys
@@ -21,7 +22,7 @@ def refuse(message: str) -> NoReturn:
 def main() -> None:
     """Runs the job in this process, as if its own command had been given."""
     if len(sys.argv) < 3 or not sys.argv[2].isdigit():
-        refuse("usage: python scripts/job.py JOBS.jsonl LINE [overrides]")
+        refuse("usage: python -m scripts.job JOBS.jsonl LINE [overrides]")
     path, line, overrides = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     jobs = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
     if line >= len(jobs):
@@ -30,9 +31,13 @@ def main() -> None:
     for name in job["needs"]:
         if not Path(done[name]).exists():
             refuse(f"{job['name']} needs {name}, which is not finished: there is no {done[name]}")
-    sys.argv = [f"scripts/{job['stage']}.py", *job["args"], *overrides]
+    module = f"scripts.{job['stage']}"
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None or Path(found.origin).resolve().parent != Path(__file__).resolve().parent:
+        refuse(f"{__file__} would run {module} of another checkout; run `python -m scripts.job` in its own")
+    sys.argv[1:] = [*job["args"], *overrides]
     # Not imported: which stage it is decides what is loaded.
-    runpy.run_path(str(Path(__file__).with_name(f"{job['stage']}.py")), run_name="__main__")
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The microworld's entry point: writes its questions, and re-creates its model families from nothing.
 
-python scripts/microworld.py questions --num 500 --split train --seed 0 --out data/microworld/train.jsonl
-python scripts/microworld.py pretrain --config configs/microworld/a.yaml
+python -m scripts.microworld questions --num 500 --split train --seed 0 --out data/microworld/train.jsonl
+python -m scripts.microworld pretrain --config configs/microworld/a.yaml
 """
 
 from pathlib import Path

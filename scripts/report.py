@@ -1,9 +1,9 @@
 """Stage 6: shows what a study found, and sends Weights & Biases what it has not seen yet.
 
-    python scripts/report.py html runs/microworld              # one page: report.html
-    python scripts/report.py markdown runs/microworld          # report.md, and its pictures
-    python scripts/report.py wandb runs/microworld --publish   # a report in Weights & Biases; without, as JSON
-    python scripts/report.py sync runs --dry-run               # what of the offline runs is to be uploaded
+    python -m scripts.report html runs/microworld              # one page: report.html
+    python -m scripts.report markdown runs/microworld          # report.md, and its pictures
+    python -m scripts.report wandb runs/microworld --publish   # a report in Weights & Biases; without, as JSON
+    python -m scripts.report sync runs --dry-run               # what of the offline runs is to be uploaded
 
 `--sweep runs/GROUP` adds runs that differ in their loss weights.
 """
@@ -54,4 +54,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

@@ -11,28 +11,35 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
-from datamodules.files import check_place
+from datamodules.files import check_place, hash_source
 from lightning_modules.preemption import Preemption
+from lightning_modules.pretrained import identify_weights
+from lightning_modules.run import flatten
 from lightning_modules.sharding import ShardedStrategy
 from lightning_modules.stop_signal import find_listener
 from scripts.entry import quiet_libraries
 from scripts.experiment_file import select_sections
 from scripts.slurm_tasks import read_slurm_tasks
 
-# What of the trainer's settings changes the result; where and how fast it runs does not.
-TRAINER_KEYS = (
-    "max_epochs",
-    "max_steps",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "precision",
-    "limit_train_batches",
-    "limit_predict_batches",
-    "fast_dev_run",
-)
-# What of the data's settings does not.
-SPEED_KEYS = ("num_workers", "cache_dir")
+# What cannot change the result, section by section: where and how fast it is computed, and what is said of it
+# meanwhile. Everything else counts, callbacks and plugins included.
+NEUTRAL = {
+    "trainer": frozenset(
+        {
+            *("accelerator", "strategy", "devices", "num_nodes"),
+            *("logger", "log_every_n_steps", "default_root_dir", "enable_checkpointing", "enable_autolog_hparams"),
+            *("enable_progress_bar", "enable_model_summary", "profiler", "model_registry"),
+            # They look for mistakes, or spare what a prediction does not need.
+            *("detect_anomaly", "inference_mode"),
+        }
+    ),
+    "data": frozenset({"num_workers", "cache_dir", "tokens_per_batch"}),
+    # The command line itself.
+    "": frozenset({"config", "output", "run", "throughput", "wandb", "rows_per_shard", "dry_run"}),
+}
+
+# Settings of the data that may name files; their content counts.
+SOURCES = ("questions", "rationales", "references", "logits")
 
 
 class StageCLI(LightningCLI):
@@ -96,16 +103,28 @@ class StageCLI(LightningCLI):
         return self.parser.dump(self.config, skip_none=False)
 
     def result_config(self) -> dict:
-        """Returns the part of the resolved config that the result depends on."""
-        config = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
-        trainer = {key: config["trainer"][key] for key in TRAINER_KEYS}
-        data = {key: value for key, value in config["data"].items() if key not in SPEED_KEYS}
-        return {
-            "seed_everything": config["seed_everything"],
-            "model": config["model"],
-            "data": data,
-            "trainer": trainer,
-        }
+        """Returns what the result depends on: the resolved config but for what is `NEUTRAL`, and the files' hashes."""
+        config = drop_neutral("", json.loads(self.parser.dump(self.config, format="json", skip_none=False)))
+        config = {name: drop_neutral(name, part) if name in NEUTRAL else part for name, part in config.items()}
+        named = [config["data"].get(name) or [] for name in SOURCES]
+        sources = [source for names in named for source in ([names] if isinstance(names, str) else names)]
+        files = {source: hash_source(source) for source in sources}
+        model = config["model"][self.pretrained]
+        if (Path(model) / "config.json").is_file():
+            files[model] = identify_weights(model, None)
+        return {**config, "files": {name: value for name, value in files.items() if value is not None}}
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses an empty list where none is another thing: it would be taken for all."""
+        settings, defaults = flatten(self.config.as_dict()), flatten(self.parser.get_defaults().as_dict())
+        for name, value in settings.items():
+            if value == [] != defaults.get(name) and not name.startswith("trainer."):
+                raise ValueError(f"{name} is empty; name at least one, or leave it out")
+
+
+def drop_neutral(section: str, settings: dict) -> dict:
+    """Returns a section's settings that count."""
+    return {name: value for name, value in settings.items() if name not in NEUTRAL[section]}
 
 
 class PredictCLI(StageCLI):
@@ -121,4 +140,5 @@ class PredictCLI(StageCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuses an output that cannot be written, before anything is built."""
+        super().before_instantiate_classes()
         check_place(Path(self.config.output))

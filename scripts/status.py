@@ -1,6 +1,6 @@
 """Where runs stand: state, step, last loss, how often each was requeued, and why it stopped.
 
-    python scripts/status.py [runs/GROUP ...]
+    python -m scripts.status [runs/GROUP ...]
 
 Without a group it shows all of `runs/`. It reads the runs' files, and SLURM's queue where there is one.
 """
@@ -30,4 +30,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

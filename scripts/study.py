@@ -1,15 +1,15 @@
 """Stage 5: runs all stages as a study, and compares its arms.
 
-    python scripts/study.py run --config configs/experiments/microworld.yaml --seeds 2
-    python scripts/study.py status --config ...    # which jobs are done, running, pending, stopped or failed
-    python scripts/study.py jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
-    python scripts/study.py power --config ... --effect 0.03   # what it can see, before it runs
-    python scripts/study.py submit --config ...    # submits what is missing to SLURM; see slurm/pipeline.sh
-    python scripts/study.py analyze --config ...   # the table of arms x students, γ, and the report as a page
-    python scripts/study.py diagnose --config ...  # how well teachers and students fit, before any training
+    python -m scripts.study run --config configs/experiments/microworld.yaml --seeds 2
+    python -m scripts.study status --config ...    # which jobs are done, running, pending, stopped or failed
+    python -m scripts.study jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
+    python -m scripts.study power --config ... --effect 0.03   # what it can see, before it runs
+    python -m scripts.study submit --config ...    # submits what is missing to SLURM; see slurm/pipeline.sh
+    python -m scripts.study analyze --config ...   # the table of arms x students, γ, and the report as a page
+    python -m scripts.study diagnose --config ...  # how well teachers and students fit, before any training
 
 Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is missing. A job is the command
-`python scripts/{stage}.py {args}`, which leaves the file `done` behind.
+`python -m scripts.{stage} {args}`, which leaves the file `done` behind.
 """
 
 from lightning_modules.stop_signal import StopListener
@@ -141,4 +141,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

@@ -1,9 +1,9 @@
 """Arms of one experiment that differ in some settings: submits them to SLURM, or runs them here.
 
-    python scripts/sweep.py configs/sweeps/microworld_loss.yaml            # submits what is missing; see slurm/sweep.sh
-    python scripts/sweep.py configs/sweeps/microworld_loss.yaml --local    # runs what is missing on this machine
-    python scripts/sweep.py configs/sweeps/microworld_loss.yaml --dry-run  # prints the arms, with their results so far
-    python scripts/sweep.py configs/sweeps/microworld_loss.yaml --wandb    # prints it as a Weights & Biases sweep
+    python -m scripts.sweep configs/sweeps/microworld_loss.yaml            # submits what is missing; see slurm/sweep.sh
+    python -m scripts.sweep configs/sweeps/microworld_loss.yaml --local    # runs what is missing on this machine
+    python -m scripts.sweep configs/sweeps/microworld_loss.yaml --dry-run  # prints the arms, with their results so far
+    python -m scripts.sweep configs/sweeps/microworld_loss.yaml --wandb    # prints it as a Weights & Biases sweep
 
 A file of `configs/sweeps` lists settings and their values; studies/sweep.py says how they are combined. The arms are
 in `runs/<group>/<id>/`, and `runs/<group>/table.md` compares them.
@@ -99,4 +99,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, __file__)

@@ -56,11 +56,11 @@ run() {
     shift
     if [[ $file == *.jsonl ]]; then
         [[ ${SLURM_ARRAY_TASK_ID:-} ]] || fail "$file is a list of jobs: say which lines with --array=0-7"
-        command=(scripts/job.py "$file" "$SLURM_ARRAY_TASK_ID" "$@")
+        command=(-m scripts.job "$file" "$SLURM_ARRAY_TASK_ID" "$@")
     elif [[ $stage == study ]]; then
-        command=(scripts/study.py analyze --config "$file" "$@")
+        command=(-m scripts.study analyze --config "$file" "$@")
     else
-        command=("scripts/$stage.py" --config "$file" "$@")
+        command=(-m "scripts.$stage" --config "$file" "$@")
     fi
     [[ $stage == study ]] || count_tasks
     MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}

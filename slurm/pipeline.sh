@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 source slurm/common.sh
 load_site
 [[ -f ${1:-} ]] || fail "usage: slurm/pipeline.sh CONFIG [overrides of the study]; there is no file '${1:-}'"
-PYTHONPATH=$PWD exec python scripts/study.py submit --config "$@"
+PYTHONPATH=$PWD exec python -m scripts.study submit --config "$@"

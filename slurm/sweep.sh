@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 source slurm/common.sh
 load_site
 [[ -f ${1:-} ]] || fail "usage: slurm/sweep.sh GRID.yaml [--dry-run]; there is no file '${1:-}'"
-PYTHONPATH=$PWD exec python scripts/sweep.py "$@"
+PYTHONPATH=$PWD exec python -m scripts.sweep "$@"

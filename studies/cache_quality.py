@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batching import TokenBudgetBatchSampler, collate_examples
+from datamodules.batching import PredictionSampler, collate_examples
 from datamodules.logit_codec import decode_rows, encode_rows
 from datamodules.logit_format import DEFAULTS, CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
@@ -81,7 +81,7 @@ def compute_truths(
 ) -> Iterator[Truth]:
     """Yields each example's exact rows, of the tokenizer's vocabulary."""
     lengths = [len(example.token_ids) for example in examples]
-    for numbers in TokenBudgetBatchSampler(lengths, 2048, seed=None, rank=0, world_size=1):
+    for numbers in PredictionSampler(lengths, 2048, rank=0, world_size=1):
         batch = collate_examples([examples[number] for number in numbers], pad_id)
         hidden_ND, student_ND = teacher.run(batch).hidden_ND, student.run(batch).hidden_ND
         start = 0

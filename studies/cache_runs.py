@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.batching import TokenBudgetBatchSampler, collate_examples
+from datamodules.batching import PredictionSampler, collate_examples
 from datamodules.encoding import find_end_tokens
 from datamodules.logit_format import CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
@@ -107,7 +107,7 @@ class Run:
         capture = plain = 0.0
         batches = [
             collate_examples([self.examples[number] for number in numbers], 0)
-            for numbers in TokenBudgetBatchSampler(lengths, 2048, seed=None, rank=0, world_size=1)
+            for numbers in PredictionSampler(lengths, 2048, rank=0, world_size=1)
         ]
         for turn, batch in enumerate([batches[0], *batches]):
             start = time.process_time()

@@ -11,7 +11,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from datamodules.files import write_json, write_text
+from datamodules.files import check_name, write_json, write_text
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question
@@ -79,6 +79,9 @@ class Diagnosis:
     root: str = "runs"
 
     def __post_init__(self) -> None:
+        for what, names in {"name": [self.name], "students": self.students, "tasks": self.tasks}.items():
+            for name in names:
+                check_name(f"diagnosis: {what}", name)
         for name in (self.prompt, self.own_prompt):
             get_prompt(name)
         if not self.students or not self.tasks:
@@ -239,7 +242,9 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
 
 def parse(args: list[str]) -> Diagnosis:
     """Returns the diagnosis of a command line: `--config FILE`, and any of its settings."""
-    parser = ArgumentParser(prog="study.py diagnose", exit_on_error=False, allow_abbrev=False, description=__doc__)
+    parser = ArgumentParser(
+        prog="python -m scripts.study diagnose", exit_on_error=False, allow_abbrev=False, description=__doc__
+    )
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Diagnosis)
     parsed = parser.parse_args(args)

@@ -16,7 +16,10 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
+from datamodules.plain_text import clean_line
+from datamodules.provenance import claim_folder
+from lightning_modules.run import read_early_end
+from lightning_modules.stop_signal import StopListener, is_stopping, leave
 from studies.plan import Job
 
 Main = Callable[[list[str]], Any]
@@ -48,7 +51,7 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         fcntl.lockf(file, fcntl.LOCK_EX)
-        print(f"$ python scripts/{job.stage}.py {shlex.join(job.args)}", flush=True)
+        print(f"$ python -m scripts.{job.stage} {shlex.join(job.args)}", flush=True)
         try:
             main(job.args)
         except Exception as error:
@@ -71,13 +74,14 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
     """
+    claim_folder(folder)
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
     failed: dict[str, BaseException] = {}
     progress = tqdm(total=len(jobs), unit="job", desc=folder.name)
     # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
-    hears, listener = signal.signal(signal.SIGINT, signal.SIG_IGN), find_listener()
+    hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
         try:
             while True:
@@ -87,9 +91,8 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
                 signal.signal(signal.SIGINT, hears)
                 if not running:
                     break
-                if listener is not None and listener.received is not None:
-                    print(f"stopped by {listener.received}; the same command continues", flush=True)
-                    raise SystemExit(EXIT_STOPPED)
+                if is_stopping():
+                    leave(f"while {len(running)} jobs ran")
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     error = future.exception()
@@ -116,11 +119,17 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
         raise ValueError(f"{first.name} failed, see {log_path(folder, first)}: {failed[first.name]}{more}")
 
 
+def describe_done(done: Path) -> str:
+    """Returns what is to be said of a finished job: that its training ended early, if it did."""
+    early = read_early_end(done.parent) if done.name == "DONE" else None
+    return f"ended early, {early}" if early else ""
+
+
 def find_state(folder: Path, job: Job) -> tuple[State, str]:
-    """Returns a job's state and, if it has not ended well, the last line of its log."""
+    """Returns a job's state and why: what `describe_done` says, or the last line of its log."""
     log = log_path(folder, job)
     if Path(job.done).exists():
-        return "done", ""
+        return "done", describe_done(Path(job.done))
     if not log.is_file():
         return "pending", ""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
@@ -129,8 +138,8 @@ def find_state(folder: Path, job: Job) -> tuple[State, str]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return "running", last
-    return "failed" if last.startswith("error:") else "stopped", last
+            return "running", clean_line(last)
+    return "failed" if last.startswith("error:") else "stopped", clean_line(last)
 
 
 def format_status(jobs: list[Job], folder: Path) -> str:

@@ -1,6 +1,5 @@
 """A study's grid: students and teachers of several families, crossed with tasks, supervision, controls and seeds."""
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import product
@@ -9,10 +8,9 @@ from typing import Literal
 from jsonargparse.typing import PositiveInt
 
 from datamodules.controls import AnswerPosition
+from datamodules.files import check_name
 from datamodules.model_cards import UNKNOWN, find_family
 from studies.interaction import explain_unidentified
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def _tell_family(role: str, name: str, stated: str) -> str:
@@ -147,12 +145,13 @@ class Study:
     root: str = "runs"
 
     def __post_init__(self) -> None:
+        check_name("study.name", self.name)
         for kind in ("tasks", "students", "teachers", "controls"):
             if not vars(self)[kind] and kind != "controls":
                 raise ValueError(f"study.{kind}: there is none")
             # They become names of files.
-            if wrong := [name for name in vars(self)[kind] if not _NAME.fullmatch(name)]:
-                raise ValueError(f"study.{kind}: {wrong[0]!r}: use letters, digits, '.', '_' and '-'")
+            for name in vars(self)[kind]:
+                check_name(f"study.{kind}", name)
         for name, task in self.tasks.items():
             if not task.test:
                 raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")

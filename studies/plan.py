@@ -14,7 +14,7 @@ from studies.predictions import predictions_path
 
 @dataclass(frozen=True)
 class Job:
-    """One command: `python scripts/{stage}.py {args}`.
+    """One command: `python -m scripts.{stage} {args}`.
 
     Attributes:
         name: Names the job, for example `fit-b-rationale-a-seed0`.

@@ -198,7 +198,7 @@ def parse_power(args: list[str]) -> tuple[Callable[[Study], str], list[str]]:
     Raises:
         ValueError: The pilot's file is missing or holds no components.
     """
-    parser = argparse.ArgumentParser(prog="study.py power", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m scripts.study power", allow_abbrev=False)
     parser.add_argument("--effect", type=float, default=0.03, help="as a share: 0.03 is 3 points")
     parser.add_argument("--pilot", type=Path, metavar="RESULTS", help="a results.json, whose variances are expected")
     for name, value in vars(Components()).items():

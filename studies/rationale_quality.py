@@ -208,7 +208,9 @@ def plot_qualities(qualities: list[Quality], path: Path) -> None:
 def summarize(args: list[str]) -> None:
     """Prints the table of `annotate.py summary`, and draws it if a picture is wanted."""
     parser = argparse.ArgumentParser(
-        prog="annotate.py summary", description=NOTES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.annotate summary",
+        description=NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="rationale store or published collection")
     parser.add_argument("--questions", metavar="SOURCE", help="the stores' questions; without, some columns stay empty")

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from lightning_modules.run import read_metrics
-from studies.execution import find_state
+from studies.execution import describe_done, find_state
 from studies.plan import Job
 from studies.submission import QueuedJob, read_queue, read_submissions
 
@@ -73,7 +73,7 @@ def _find_submitted_state(entry: dict[str, str], queue: dict[str, QueuedJob]) ->
     log = Path(entry["log"])
     restarts = count_restarts(log)
     if Path(entry["done"]).exists():
-        return "done", restarts, ""
+        return "done", restarts, describe_done(Path(entry["done"]))
     if entry["job"] in queue:
         queued = queue[entry["job"]]
         if queued.state == "PENDING":

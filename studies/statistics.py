@@ -18,7 +18,7 @@ each part with its own t-quantile:
 
 which is the method of variance estimates recovery (Zou & Donner 2008, "Construction of confidence limits about effect
 measures"; for sums of variances Graybill & Wang 1980). A bootstrap that resamples 3 seeds sees two thirds of their
-variance and none of the uncertainty about it; `scripts/benchmark.py calibration` shows how often it fails.
+variance and none of the uncertainty about it; `scripts.benchmark calibration` shows how often it fails.
 """
 
 from collections.abc import Sequence

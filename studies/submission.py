@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.files import check_place, hash_json, write_json, write_jsonl
+from datamodules.provenance import claim_folder
 from studies.plan import Job
 
 # The other stages, which one process runs, share report.sbatch.
@@ -74,6 +75,7 @@ def submit_jobs(jobs: list[Job], folder: Path, at_most: int | None = None) -> st
     if not os.environ.get("KINDRED_SITE"):
         raise ValueError("slurm/site.env is not loaded: source it first (slurm/site.env.example says what it holds)")
     check_place(folder / "submitted.json")
+    claim_folder(folder)
     queue, submitted = read_queue(), read_submissions(folder)
     # The array in which a job waits or runs.
     arrays = {name: entry["job"].split("_")[0] for name, entry in submitted.items() if entry["job"] in queue}
@@ -97,7 +99,7 @@ def submit_jobs(jobs: list[Job], folder: Path, at_most: int | None = None) -> st
         write_json(folder / "submitted.json", submitted)
         lines.append(f"{array}: {len(group)} x {stage}" + (f", after {', '.join(after)}" if after else ""))
     if waiting := sorted({arrays[job.name] for job in jobs if job.name in arrays}):
-        lines.append(f"watch: python scripts/status.py {folder}    cancel: scancel {' '.join(waiting)}")
+        lines.append(f"watch: python -m scripts.status {folder}    cancel: scancel {' '.join(waiting)}")
     return "\n".join(lines)
 
 

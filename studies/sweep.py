@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 from jsonargparse.typing import PositiveInt
 
-from datamodules.files import hash_json
+from datamodules.files import check_name, hash_json
 from lightning_modules.run import read_metrics
 from studies.plan import Job, format_settings
 from studies.statistics import wilson_interval
@@ -52,6 +52,7 @@ class Sweep:
     root: str = "runs"
 
     def __post_init__(self) -> None:
+        check_name("sweep.group", self.group)
         if not Path(self.config).is_file():
             raise ValueError(f"sweep.config: no such file: {self.config}")
         if len({len(values) for values in self.zip.values()}) > 1:
@@ -167,5 +168,5 @@ class Sweep:
             "project": self.sections()["fit"].get("run", {}).get("project", "kindred"),
             "method": "grid",
             "parameters": {"arm": {"values": [*self.arms()]}},
-            "command": ["${env}", "python", "scripts/sweep.py", grid, "${args}"],
+            "command": ["${env}", "python", "-m", "scripts.sweep", grid, "${args}"],
         }

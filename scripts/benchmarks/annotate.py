@@ -1,6 +1,6 @@
 """Annotation: a teacher that answers many questions at once, against one `generate` call a question.
 
-    python scripts/benchmark.py annotate --smollm2 FILE.gguf --questions FILE.jsonl.gz
+    python -m scripts.benchmark annotate --smollm2 FILE.gguf --questions FILE.jsonl.gz
 
 The baseline is what a script written in an afternoon does: transformers' own `generate`, greedy, with its key-value
 cache, one prompt after another. Both answer the same questions with the same loaded weights and the same greatest
@@ -30,7 +30,7 @@ def annotate_naively(model: Any, tokenizer: Any, requests: list[Request], max_ne
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Runs it; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="benchmark.py annotate")
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark annotate")
     parser.add_argument("--smollm2", required=True, help="the teacher: SmolLM2-135M-Instruct as GGUF, or any other")
     parser.add_argument("--questions", required=True, help="a source of questions, such as a jsonl.gz file")
     parser.add_argument("--number", type=int, default=16, help="how many questions")

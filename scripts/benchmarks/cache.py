@@ -1,6 +1,6 @@
 """The logit cache: how fast it is read, how small and how near it is, and what capture adds to the teacher.
 
-    python scripts/benchmark.py cache --smollm2 FILE.gguf --rationales FILE.jsonl.gz ... [--png FILE]
+    python -m scripts.benchmark cache --smollm2 FILE.gguf --rationales FILE.jsonl.gz ... [--png FILE]
 
 The reader is compared, on the same rows of k = 64 and V = 151,936, with a parquet file of `list<list<uint8>>`
 columns, 18-bit ids and bfloat16 log-probabilities, which is how DistillKit (arcee-ai, v1.0.0) stores its top-k rows
@@ -119,7 +119,7 @@ def measure_readers(run: Run, folder: Path) -> Iterator[Measurement]:
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Runs all of it; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="benchmark.py cache")
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark cache")
     parser.add_argument("--smollm2", help="SmolLM2-135M-Instruct as GGUF")
     parser.add_argument("--rationales", nargs="+", help="published rationales, jsonl.gz; the first are scored")
     parser.add_argument("--questions", type=int, default=48, help="how many questions' rationales are read")

@@ -24,7 +24,7 @@ from studies.calibration import (
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the coverage of each interval in each scenario."""
-    parser = argparse.ArgumentParser(prog="benchmark.py calibration")
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark calibration")
     parser.add_argument("--simulations", type=int, default=1000)
     number = parser.parse_args(args).simulations
     for scenario in SCENARIOS:

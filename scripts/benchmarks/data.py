@@ -1,6 +1,6 @@
 """The data path against the training that it feeds, and training with cached logits against its neighbours.
 
-    python scripts/benchmark.py data --model SmolLM2.gguf --rationales obqa_train.jsonl.gz gsm8k_train.jsonl.gz
+    python -m scripts.benchmark data --model SmolLM2.gguf --rationales obqa_train.jsonl.gz gsm8k_train.jsonl.gz
 
 The model is both student and teacher, in float32 on the CPU. Each file of published rationales is its own source of
 questions. Lines:
@@ -62,7 +62,8 @@ class Setting(NamedTuple):
         if with_logits:
             options |= {"supervision": "rationale+logits", "logits": [f"{self.folder}/logits"]}
             options |= {"logits_teacher": name_model(self.model)}
-        settings: dict[str, Any] = {"limit": self.limit, "tokens_per_batch": self.tokens_per_batch, **options}
+        budgets = {"tokens_per_step": self.tokens_per_batch, "tokens_per_batch": self.tokens_per_batch}
+        settings: dict[str, Any] = {"limit": self.limit, **budgets, **options}
         cache_dir = f"{self.folder}/tokenized"
         data = DistillationDataModule(
             self.model, self.rationales, rationales=[self.rationales], cache_dir=cache_dir, **settings
@@ -90,10 +91,10 @@ class Clock(L.Callback):
         """Starts."""
         self.times.append(time.perf_counter())
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: dict, *_: Any):
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: list, *_: Any):
         """Notes the time."""
         self.times.append(time.perf_counter())
-        self.tokens.append(len(batch["labels"]))
+        self.tokens.append(sum(len(part["labels"]) for part in batch))
 
 
 def capture(setting: Setting) -> None:
@@ -114,10 +115,10 @@ def capture(setting: Setting) -> None:
 
 def measure_padding(setting: Setting) -> float:
     """Returns the share of padding in an epoch of all the file's rationales, in the default budget."""
-    data = setting.load_data(False, limit=None, correct_only=False, max_length=4096, tokens_per_batch=2048)
+    data = setting.load_data(False, limit=None, correct_only=False, max_length=4096, tokens_per_step=2048)
     data.trainer = L.Trainer(**QUIET)
     lengths = data.train_examples.lengths
-    padded = sum(count_padded(batch, lengths) for batch in data.make_sampler(data.train_examples, 0).plan(1))
+    padded = sum(count_padded(step, lengths) for step in data.make_sampler(data.train_examples, 0).plan(1))
     return 1 - int(lengths.sum()) / padded
 
 
@@ -126,10 +127,10 @@ def measure_loader(setting: Setting) -> float:
     data = setting.load_data(True)
     data.trainer = L.Trainer(**QUIET)
     sampler = data.make_sampler(data.train_examples, 0)
-    loader = DataLoader(**data.loader_options(data.train_examples, sampler, data.cache_of_example, num_workers=0))
+    loader = DataLoader(**data.loader_options(data.train_examples, sampler))
     num_tokens, start = 0, time.perf_counter()
     while time.perf_counter() < start + 3:
-        num_tokens += sum(len(batch["labels"]) for batch in loader)
+        num_tokens += sum(len(part["labels"]) for step in loader for part in step)
     return num_tokens / (time.perf_counter() - start)
 
 
@@ -153,9 +154,9 @@ def train_trl(setting: Setting) -> Trained:
     data = setting.load_data(False)
     data.trainer = L.Trainer(**QUIET)
     sampler = data.make_sampler(data.train_examples, data.order_seed)
-    loader = DataLoader(**data.loader_options(data.train_examples, sampler, {}, num_workers=0))
+    loader = DataLoader(**data.loader_options(data.train_examples, sampler))
     batches = []
-    for batch, _ in zip(loader, range(setting.steps), strict=False):
+    for [batch], _ in zip(loader, range(setting.steps), strict=False):
         labels = torch.full_like(batch["input_ids"], -100)
         labels.view(-1)[batch["rows"] + 1] = batch["labels"]
         batches.append({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels})
@@ -208,7 +209,7 @@ def rate(trained: Trained) -> float:
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
-    parser = argparse.ArgumentParser(prog="benchmark.py data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark data", description=__doc__)
     parser.add_argument("--model", required=True, help="the student and teacher: hub id, folder or GGUF file")
     parser.add_argument("--rationales", required=True, nargs="+", help="published rationales; the first are trained on")
     parser.add_argument("--limit", type=int, default=4, help="questions that are trained on")

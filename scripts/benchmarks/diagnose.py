@@ -1,6 +1,6 @@
 """Diagnostics: a question's rationales read after one pass over its prompt, against one forward pass a rationale.
 
-    python scripts/benchmark.py diagnose --smollm2 FILE.gguf --rationales FILE.jsonl.gz
+    python -m scripts.benchmark diagnose --smollm2 FILE.gguf --rationales FILE.jsonl.gz
 
 The baseline reads prompt and rationale anew for each teacher, as released code does: the model's own forward, its whole
 logits, surprisal, rank and entropy of the completion's rows. Both score the same texts with the same loaded weights.
@@ -36,7 +36,7 @@ def score_naively(model: Any, prompt_ids: list[int], token_ids: list[int]) -> np
 
 def run(args: Sequence[str]) -> Iterator[Measurement]:
     """Runs it; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="benchmark.py diagnose")
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark diagnose")
     parser.add_argument("--smollm2", required=True, help="the student: SmolLM2-135M-Instruct as GGUF, or any other")
     parser.add_argument("--rationales", required=True, help="a published collection")
     parser.add_argument("--number", type=int, default=8, help="how many questions")

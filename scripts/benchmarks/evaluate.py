@@ -1,6 +1,6 @@
 """Evaluation: all of a batch's answers and options together, against one question and one option at a time.
 
-    python scripts/benchmark.py evaluate --smollm2 FILE.gguf --questions FILE.jsonl.gz
+    python -m scripts.benchmark evaluate --smollm2 FILE.gguf --questions FILE.jsonl.gz
 
 The baseline is what a script written in an afternoon does: for each question transformers' own `generate`, greedy, with
 its key-value cache, and for each option one forward pass over prompt and option. Both run the same loaded weights on
@@ -45,7 +45,7 @@ def evaluate_naively(model: Any, data: EvaluationDataModule, max_new_tokens: int
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Runs it; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="benchmark.py evaluate")
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark evaluate")
     parser.add_argument("--smollm2", required=True, help="the student: SmolLM2-135M-Instruct as GGUF, or any other")
     parser.add_argument("--questions", required=True, help="a source of questions, such as a jsonl.gz file")
     parser.add_argument("--number", type=int, default=16, help="how many questions")

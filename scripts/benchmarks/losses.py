@@ -10,8 +10,8 @@ top-k distributions. Memory is the peak beyond the inputs, gradients included. V
     cce          Apple's cut-cross-entropy, compiled for the CPU: cross-entropy alone
     liger_jsd    LigerFusedLinearJSDLoss at beta = 0 (forward KL), the teacher given by hidden states and a head
 
-    python scripts/benchmark.py losses --all            # more sizes
-    python scripts/benchmark.py losses --device=cuda    # bf16, d = 4096, V = 128,256, k = 100
+    python -m scripts.benchmark losses --all            # more sizes
+    python -m scripts.benchmark losses --device=cuda    # bf16, d = 4096, V = 128,256, k = 100
 """
 
 import argparse
@@ -161,7 +161,7 @@ def compare(size: Size, variants: list[str], rounds: int, repeats: int) -> dict[
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Compares all variants at the standard size, and with `--all` or on a GPU at others."""
-    parser = argparse.ArgumentParser(prog="benchmark.py losses")
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark losses")
     parser.add_argument("--all", action="store_true", help="other sizes too")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--rounds", type=int, default=3)

@@ -67,7 +67,12 @@ class SaveClock(L.Callback):
 def time_saves(model: str, folder: Path, tokens_per_batch: int, steps: int) -> tuple[float, float]:
     """Returns the median seconds of a step and of a save, after the first, in which buffers are made."""
     data = DistillationDataModule(
-        model, **DATA, max_length=512, tokens_per_batch=tokens_per_batch, cache_dir=str(folder / "tokenized")
+        model,
+        **DATA,
+        max_length=512,
+        tokens_per_step=tokens_per_batch,
+        tokens_per_batch=tokens_per_batch,
+        cache_dir=str(folder / "tokenized"),
     )
     clock = SaveClock(folder / LAST)
     trainer = L.Trainer(
@@ -80,9 +85,10 @@ def time_saves(model: str, folder: Path, tokens_per_batch: int, steps: int) -> t
 def time_preemption(model: str, folder: Path, tokens_per_batch: int) -> float:
     """Returns the seconds from USR1, some steps after a fit began, until its process has left."""
     command = [
-        *(sys.executable, str(ROOT / "scripts" / "fit.py"), f"--model.student={model}", "--data.max_length=512"),
+        *(sys.executable, "-m", "scripts.fit", f"--model.student={model}", "--data.max_length=512"),
         *(f"--data.{name}={value}" for name, value in DATA.items()),
-        *(f"--data.tokens_per_batch={tokens_per_batch}", f"--data.cache_dir={folder / 'tokenized'}"),
+        *(f"--data.tokens_per_step={tokens_per_batch}", f"--data.cache_dir={folder / 'tokenized'}"),
+        f"--data.tokens_per_batch={tokens_per_batch}",
         *("--trainer.max_epochs=100000", "--trainer.enable_progress_bar=false"),
         *(f"--run.root={folder}", "--run.group=preempted", f"--run.id={time.time_ns()}"),
     ]
@@ -105,9 +111,10 @@ def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -
     """Returns the median tokens/s of all processes of a fit, each with one thread."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, str(ROOT / "scripts" / "fit.py"), f"--model.student={model}", "--data.max_length=512"),
+            *(sys.executable, "-m", "scripts.fit", f"--model.student={model}", "--data.max_length=512"),
             *("--data.questions=microworld:train:512:0", "--data.supervision=label", "--data.prompt=plain"),
-            *(f"--data.tokens_per_batch={tokens_per_batch}", f"--data.cache_dir={folder}/tokenized"),
+            *(f"--data.tokens_per_step={processes * tokens_per_batch}", f"--data.cache_dir={folder}/tokenized"),
+            f"--data.tokens_per_batch={tokens_per_batch}",
             *("--trainer.accelerator=cpu", f"--trainer.devices={processes}"),
             *(f"--trainer.strategy={'auto' if processes == 1 else 'ddp'}", "--trainer.enable_progress_bar=false"),
             *("--trainer.max_epochs=-1", f"--trainer.max_steps={FIT_WARM_UP + steps}"),
@@ -122,7 +129,7 @@ def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
-    parser = argparse.ArgumentParser(prog="benchmark.py scaling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark scaling", description=__doc__)
     default = str(ROOT / "configs" / "models" / "microworld" / "a-student")
     parser.add_argument("--model", default=default, help="the student: hub id, folder or GGUF file")
     parser.add_argument("--tokens-per-batch", type=int, default=2048)

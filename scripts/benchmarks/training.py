@@ -4,7 +4,7 @@ SIZE_sft, _kd_dense, _kd_cached    tokens/s of cross-entropy alone, of a teacher
 its hidden states, and of its 64 most probable tokens; against SIZE_sft
 SIZE_..._mfu                       share of the device's peak that the student's own operations reach
 
-python scripts/benchmark.py training --device=cuda
+python -m scripts.benchmark training --device=cuda
 """
 
 import argparse
@@ -86,7 +86,7 @@ def measure_steps(size: str, kind: str, device: str, batch: int, length: int, st
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
-    parser = argparse.ArgumentParser(prog="benchmark.py training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark training", description=__doc__)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="of students; null is 135m and 1b, on a CPU tiny")

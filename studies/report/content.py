@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
+from studies.report.escaping import name_figures
 from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
 from studies.report.records import StudyRecords
 from studies.report.words import between, is_plain, name_arm, name_file, name_place, percent, plural, points
@@ -43,7 +44,7 @@ def build_report(records: StudyRecords) -> Report:
         "and each student is anyway?",
         facts=_list_facts(results),
         families=list(dict.fromkeys(spec["family"] for spec in specs)),
-        sections=[section for section in sections if section.blocks],
+        sections=name_figures([section for section in sections if section.blocks]),
         footer=f"Made by Kindred from {records.folder}. Intervals are 95 % intervals.",
     )
 

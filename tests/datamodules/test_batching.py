@@ -1,4 +1,4 @@
-"""Tests of batches by token budget, their sharing by processes, and their collation."""
+"""Tests of steps and batches by token budget, their division among processes, and collation."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from datamodules.batching import (
     EpochDraw,
-    TokenBudgetBatchSampler,
+    PredictionSampler,
+    StepSampler,
     collate_examples,
     count_padded,
+    divide,
     pack,
     pad_rows,
 )
@@ -19,61 +21,70 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=4, max_size=30)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(LENGTHS, st.integers(1, 4), st.integers(1, 120), st.one_of(st.none(), st.integers(0, 3)), st.integers(0, 2))
-def test_every_item_once_an_epoch(lengths: list, world: int, budget: int, seed: int | None, epoch: int) -> None:
-    samplers = [TokenBudgetBatchSampler(lengths, budget, seed, rank, world) for rank in range(world)]
-    shares = []
-    for sampler in samplers:
-        sampler.epoch = epoch
-        shares.append(list(sampler))
-        assert len(shares[-1]) == len(sampler)
-    batches = [batch for share in shares for batch in share]
-    assert sorted(item for batch in batches for item in batch) == list(range(len(lengths)))
-    assert all(batches)
-    counts = {len(share) for share in shares}
-    assert max(counts) - min(counts) <= (0 if seed is not None else 1)
-    # Only where the number of batches is fixed may the budget be exceeded, and by no more than fixes it.
-    over = max((count_padded(batch, np.array(lengths)) for batch in batches if len(batch) > 1), default=0)
+@given(LENGTHS, st.integers(1, 120), st.integers(0, 3), st.integers(0, 2))
+def test_every_item_once_an_epoch(lengths: list, budget: int, seed: int, epoch: int) -> None:
+    sampler = StepSampler(lengths, budget, budget, seed, 0, 1)
+    steps = sampler.plan(epoch)
+    assert sorted(item for step in steps for item in step) == list(range(len(lengths)))
+    assert all(steps) and len(steps) == len(sampler)
+    # Only where the number of steps is fixed may the budget be exceeded, and by no more than fixes it.
+    over = max((count_padded(step, np.array(lengths)) for step in steps if len(step) > 1), default=0)
     if over > budget:
-        assert seed is not None
-        order, _ = samplers[0]._order(epoch)
-        assert len(pack(order, np.array(lengths), min(int(over / 1.01), over - 1))) > len(batches)
+        order, _ = sampler._order(epoch)
+        assert len(pack(order, np.array(lengths), min(int(over / 1.01), over - 1))) > len(steps)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(LENGTHS, st.integers(2, 4), st.integers(1, 120), st.integers(0, 2))
-def test_loads_of_the_processes_differ_by_one_batch_at_most(lengths: list, world: int, budget: int, epoch: int) -> None:
-    loads = []
-    sizes = [0]
-    for rank in range(world):
-        sampler = TokenBudgetBatchSampler(lengths, budget, 0, rank, world)
-        sampler.epoch = epoch
-        sizes += (own := [count_padded(batch, np.array(lengths)) for batch in sampler])
-        loads.append(np.cumsum(own))
-    # Not only at the epoch's end.
-    assert np.max(np.max(loads, axis=0) - np.min(loads, axis=0)) <= max(sizes)
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(LENGTHS, st.integers(1, 8), st.integers(1, 200), st.booleans())
+def test_a_step_is_divided_among_any_number_of_processes(lengths: list, world: int, budget: int, ordered: bool) -> None:
+    """Every item counts once; nothing exceeds the memory; all compute equally often; loads are about equal."""
+    numbers = np.array(lengths)
+    step = np.argsort(-numbers) if ordered else np.arange(len(lengths))
+    shares = divide(step, numbers, budget, world)
+    assert len(shares) == world and len({len(share) for share in shares}) == 1
+    parts = [part for share in shares for part in share]
+    assert sorted(item for part in parts if part.counts for item in part.items) == list(range(len(lengths)))
+    assert all(count_padded(part.items, numbers) <= max(budget, numbers.max()) for part in parts)
+    # What does not count is there only where there are fewer items than micro-batches.
+    idle = [part for part in parts if not part.counts]
+    assert not idle or all(len(part.items) == 1 for part in parts)
+    # No more forward passes than the memory needs, but that all must have as many.
+    assert len(shares[0]) == -(-len(pack(step, numbers, budget)) // world)
 
 
-@pytest.mark.parametrize("seed", [None, 7])
-def test_the_global_list_is_the_same_for_any_number_of_processes(seed: int | None) -> None:
-    lengths = np.random.default_rng(0).integers(7, 9, 48).tolist()
-    alone = TokenBudgetBatchSampler(lengths, 32, seed, 0, 1)
-    assert len(alone) % 12 == 0
-    for world in (2, 3, 4):
-        ranks = [list(TokenBudgetBatchSampler(lengths, 32, seed, rank, world)) for rank in range(world)]
-        # At each step the processes together see what one process sees in as many steps.
-        for number, step in enumerate(zip(*ranks, strict=True)):
-            assert sorted(step) == sorted(list(alone)[number * world : (number + 1) * world])
+def test_processes_get_equal_loads() -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(180, 200, 120))[::-1]
+    for world in (2, 3, 8):
+        shares = divide(np.arange(120), lengths, 10**6, world)
+        loads = [sum(count_padded(part.items, lengths) for part in share) for share in shares]
+        assert all(len(share) == 1 for share in shares)
+        assert max(loads) < 1.15 * lengths.sum() / world
 
 
-def test_every_epoch_has_as_many_batches_as_the_first_and_mixes_them_anew() -> None:
+@pytest.mark.parametrize("tokens_per_batch", [1, 700, 10**6])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_the_steps_are_the_same_for_any_number_of_processes_and_any_memory(world: int, tokens_per_batch: int) -> None:
+    lengths = np.random.default_rng(0).integers(20, 200, 100)
+    expected = StepSampler(lengths, 2048, 2048, 7, 0, 1).plan(1)
+    assert 6 <= len(expected) <= 12
+    ranks = [StepSampler(lengths, 2048, tokens_per_batch, 7, rank, world) for rank in range(world)]
+    for sampler in ranks:
+        sampler.epoch, sampler.num_done = 1, 2
+    shares = [list(sampler) for sampler in ranks]
+    assert all(len(share) == len(expected) - 2 for share in shares)
+    for number, step in enumerate(expected[2:]):
+        items = [item for share in shares for part in share[number] if part.counts for item in part.items]
+        assert sorted(items) == sorted(step)
+
+
+def test_every_epoch_has_as_many_steps_as_the_first_and_mixes_them_anew() -> None:
     lengths = np.random.default_rng(0).integers(50, 200, 500)
-    sampler = TokenBudgetBatchSampler(lengths, 1000, 0, 0, 2)
+    sampler = StepSampler(lengths, 1000, 1000, 0, 0, 2)
     epochs = [sampler.plan(epoch) for epoch in range(20)]
-    assert {len(plan) for plan in epochs} == {sampler.num_batches}
-    # Not only are the same batches in another order.
-    assert len({tuple(sorted(batch)) for plan in epochs for batch in plan}) > 0.9 * 20 * sampler.num_batches
-    padded = [sum(count_padded(batch, lengths) for batch in plan) for plan in epochs]
+    assert {len(plan) for plan in epochs} == {len(sampler)}
+    # Not only are the same steps in another order.
+    assert len({tuple(sorted(step)) for plan in epochs for step in plan}) > 0.9 * 20 * len(sampler)
+    padded = [sum(count_padded(step, lengths) for step in plan) for plan in epochs]
     assert max(padded) < 1.05 * lengths.sum()
 
 
@@ -106,38 +117,40 @@ def test_a_teachers_weight_is_shared_by_its_rationales_of_a_question() -> None:
     np.testing.assert_allclose(count_draws(draw), expected, atol=0.03)
 
 
-def test_an_epochs_batches_hold_what_is_drawn() -> None:
+def test_an_epochs_steps_hold_what_is_drawn() -> None:
     lengths = [5, 9, 4, 7, 5, 3, 6, 8, 5]
     draw = make_draw(2, None)
-    sampler = TokenBudgetBatchSampler(lengths, 12, 3, 0, 1, draw)
+    sampler = StepSampler(lengths, 12, 12, 3, 0, 1, draw)
     plans = [sampler.plan(epoch) for epoch in range(50)]
-    assert {len(plan) for plan in plans} == {sampler.num_batches}
-    drawn = [sorted(item for batch in plan for item in batch) for plan in plans]
+    assert {len(plan) for plan in plans} == {len(sampler)}
+    drawn = [sorted(item for step in plan for item in step) for plan in plans]
     assert all(len(items) == 5 and len(set(items)) == 5 and 8 in items for items in drawn)
     assert len(set(map(tuple, drawn))) > 10
     assert plans == [sampler.plan(epoch) for epoch in range(50)]
 
 
-def test_order_depends_on_epoch_and_seed_and_prediction_is_longest_first() -> None:
+def test_order_depends_on_epoch_and_seed() -> None:
     lengths = np.random.default_rng(0).integers(1, 30, 60).tolist()
 
-    def order(seed: int | None, epoch: int) -> list[list[int]]:
-        sampler = TokenBudgetBatchSampler(lengths, 60, seed, 0, 1)
-        sampler.epoch = epoch
-        return list(sampler)
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return StepSampler(lengths, 60, 60, seed, 0, 1).plan(epoch)
 
-    assert order(0, 0) == order(0, 0) != order(0, 1)
-    assert order(0, 0) != order(1, 0)
-    assert order(None, 0) == order(None, 5)
-    longest = [max(lengths[item] for item in batch) for batch in order(None, 0)]
-    assert longest == sorted(longest, reverse=True)
-    assert len(longest) < 30
+    assert plan(0, 0) == plan(0, 0) != plan(0, 1)
+    assert plan(0, 0) != plan(1, 0)
 
 
-def test_fewer_items_than_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 examples cannot be shared by 3 processes"):
-        TokenBudgetBatchSampler([5, 5], 10, 0, 0, 3)
-    assert len(TokenBudgetBatchSampler([5, 5], 10, None, 2, 3)) == 0
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 4), st.integers(1, 120))
+def test_prediction_sees_every_item_once_longest_first(lengths: list, world: int, budget: int) -> None:
+    shares = [list(PredictionSampler(lengths, budget, rank, world)) for rank in range(world)]
+    assert sorted(item for share in shares for batch in share for item in batch) == list(range(len(lengths)))
+    for rank, share in enumerate(shares):
+        assert len(share) == len(PredictionSampler(lengths, budget, rank, world))
+        longest = [max(lengths[item] for item in batch) for batch in share]
+        assert longest == sorted(longest, reverse=True)
+        assert all(len(batch) == 1 or count_padded(batch, np.array(lengths)) <= budget for batch in share)
+    counts = [len(share) for share in shares]
+    assert max(counts) - min(counts) <= 1
 
 
 @st.composite

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.batching import TokenBudgetBatchSampler, count_padded
+from datamodules.batching import StepSampler, count_padded
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache import LogitCache
 from datamodules.rationales import write_rationales
@@ -301,16 +301,16 @@ def test_settings_of_the_draw_that_would_be_ignored_are_refused(folder: Path) ->
 
 
 def test_examples_of_real_rationales_are_few_padded_tokens(shared_data: Path, tmp_path: Path) -> None:
-    """A share of what a training run reads; `scripts/benchmark.py data` measures the whole."""
+    """A share of what a training run reads; `python -m scripts.benchmark data` measures the whole."""
     records = [json.loads(line) for line in gzip.open(shared_data / "obqa_train.jsonl.gz", "rt")][:1500]
     (tmp_path / "obqa_train.jsonl").write_text(
         "".join(json.dumps({**r, "rationales": {"gpt-4o/L1": r["rationales"]["gpt-4o/L1"]}}) + "\n" for r in records)
     )
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     path = str(tmp_path / "obqa_train.jsonl")
-    data = DistillationDataModule(str(tmp_path / "tokenizer"), path, rationales=[path], tokens_per_batch=8192)
+    data = DistillationDataModule(str(tmp_path / "tokenizer"), path, rationales=[path], tokens_per_step=8192)
     data.setup("fit")
     lengths = data.train_examples.lengths
-    sampler = TokenBudgetBatchSampler(lengths, 8192, 0, 0, 1)
-    padded = sum(count_padded(batch, lengths) for batch in sampler.plan(1))
+    sampler = StepSampler(lengths, 8192, 8192, 0, 0, 1)
+    padded = sum(count_padded(step, lengths) for step in sampler.plan(1))
     assert 1 - lengths.sum() / padded < 0.05

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batching import TokenBudgetBatchSampler
+from datamodules.batching import StepSampler
 from datamodules.example_store import ExampleView, open_store
 from datamodules.loading import Collate, loader_options
 from datamodules.prompts import get_prompt
@@ -25,24 +25,28 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> ExampleView:
 
 
 def make_loader(examples: ExampleView, num_workers: int) -> DataLoader:
-    sampler = TokenBudgetBatchSampler(examples.lengths, 200, 0, 0, 1)
+    sampler = StepSampler(examples.lengths, 200, 100, 0, 0, 1)
     return DataLoader(**loader_options(examples, sampler, Collate(0, {}), num_workers, pin_memory=False))
 
 
+def list_ids(step: list[dict]) -> list[str]:
+    return [identifier for batch in step for identifier in batch["example_ids"]]
+
+
 def test_workers_outlive_the_signals_that_a_scheduler_sends_to_all_and_end_when_told(examples: ExampleView) -> None:
-    expected = [batch["example_ids"] for batch in make_loader(examples, 0)]
+    expected = [list_ids(step) for step in make_loader(examples, 0)]
     loader = make_loader(examples, 2)
     iterator = iter(loader)
-    seen = [next(iterator)["example_ids"]]
+    seen = [list_ids(next(iterator))]
     workers = iterator._workers
     for worker in workers:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             os.kill(worker.pid, number)
-    seen += [batch["example_ids"] for batch in iterator]
+    seen += [list_ids(step) for step in iterator]
     assert seen == expected
     # The same workers serve the next pass.
     loader.batch_sampler.epoch = 1
-    again = [batch["example_ids"] for batch in loader]
+    again = [list_ids(step) for step in loader]
     assert loader._iterator is iterator and again != expected
     assert sorted(chain.from_iterable(again)) == sorted(chain.from_iterable(expected))
     iterator._shutdown_workers()
@@ -57,7 +61,7 @@ def test_loading_draws_nothing_from_the_global_generators(examples: ExampleView,
     before = read_states()
     loader = make_loader(examples, num_workers)
     for _ in range(2):
-        assert sum(len(batch["example_ids"]) for batch in loader) == 40
+        assert sum(len(list_ids(step)) for step in loader) == 40
     assert read_states() == before
     if num_workers:
         loader._iterator._shutdown_workers()

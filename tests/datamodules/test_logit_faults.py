@@ -124,7 +124,9 @@ def test_a_truncated_shard_is_refused(cache: Path, cut: int) -> None:
     with pytest.raises(ValueError, match=f"{shard.name}: missing, or not the file that manifest.json lists"):
         LogitCache(cache)
     # The writer does not build on it either, manifest or not.
-    with pytest.raises(ValueError, match=f"{shard.name}: damaged; delete it and run scripts/cache_logits.py again"):
+    with pytest.raises(
+        ValueError, match=f"{shard.name}: damaged; delete it and run python -m scripts.cache_logits again"
+    ):
         LogitCacheWriter(cache, describe()).find_done()
 
 
@@ -135,7 +137,9 @@ def test_a_deleted_or_damaged_shard_is_captured_again(cache: Path) -> None:
     place = locate_plane(shard, "values")
     shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     opened = LogitCache(cache)
-    message = f"{shard.name}: the rows of 'q.*' are damaged; delete this file and run scripts/cache_logits.py again"
+    message = (
+        f"{shard.name}: the rows of 'q.*' are damaged; delete this file and run python -m scripts.cache_logits again"
+    )
     with pytest.raises(ValueError, match=message):
         opened.verify()
     with pytest.raises(ValueError, match=message):

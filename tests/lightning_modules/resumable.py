@@ -19,17 +19,17 @@ EPOCHS = 3
 
 
 class Recorder(L.Callback):
-    """Writes down the examples of each batch, and leaves once so many optimizer steps are done."""
+    """Writes down the examples of each step, and leaves once so many are done."""
 
     def __init__(self, stop: int | None):
         self.stop = stop
         self.seen: list[list[str]] = []
         self.validations: list[float] = []
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: dict, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: list, *args: Any) -> None:
         if trainer.global_step == self.stop:
             raise KeyboardInterrupt
-        self.seen.append(batch["example_ids"])
+        self.seen.append([name for part in batch if part["counts"] for name in part["example_ids"]])
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         if trainer.global_step == self.stop:
@@ -62,7 +62,7 @@ def train(
         every: In optimizer steps.
 
     Returns:
-        The example ids of each batch, the validation losses, and the weights.
+        The example ids of each step, the validation losses, and the weights.
     """
     L.seed_everything(7, verbose=False)
     data = DistillationDataModule(

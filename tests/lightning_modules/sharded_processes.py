@@ -20,8 +20,8 @@ from tests.tiny import fit
 STEPS = 3
 LORA: dict[str, Any] = {"adapter": Adapter(dropout=0.0), "activation_checkpointing": True}
 HELD_OUT = {"validation_fraction": 0.4, "split_seed": 3}
-# (accumulated batches, data): eight examples a step in one batch, two or eight.
-SPLITS: dict[str, tuple[int, dict]] = {"whole": (1, {}), "accumulated": (4, {"tokens_per_batch": 1})}
+# Eight examples a step: four a process at a time, or one.
+SPLITS: dict[str, dict] = {"whole": {}, "accumulated": {"tokens_per_batch": 1}}
 
 
 class Metrics(L.Callback):
@@ -38,7 +38,6 @@ class Metrics(L.Callback):
 def train(
     world: dict,
     dtype: str,
-    accumulate: int,
     data: dict,
     ckpt_path: str | None = None,
     learning_rate: float = 1e-2,
@@ -52,32 +51,30 @@ def train(
     module.student_dtype = module._weights_dtype = dtype  # type: ignore[assignment]  # float64 is not offered to users
     metrics = Metrics()
     options["callbacks"] = [metrics, *options.get("callbacks", ())]
-    options = {"max_epochs": STEPS, "gradient_clip_val": 0.5, "accumulate_grad_batches": accumulate, **options}
+    options = {"max_epochs": STEPS, "gradient_clip_val": 0.5, **options}
     return module, fit(module, make_data(**data), ckpt_path, **options), metrics.steps
 
 
 def main(job: dict) -> None:
     """Runs every scenario in one process group."""
     world, output = job["world"], Path(job["output"])
-    for name, (accumulate, data) in SPLITS.items():
+    for name, data in SPLITS.items():
         for student in ("student", "tied"):
             strategy = ShardedStrategy()
-            module, _, _ = train(
-                {**world, "student": world[student]}, "float64", accumulate, data, strategy=strategy, devices=2
-            )
+            module, _, _ = train({**world, "student": world[student]}, "float64", data, strategy=strategy, devices=2)
             assert all(isinstance(parameter, DTensor) for parameter in module.parameters())
             module.export(output / f"{student}-{name}")
         for kind, strategy in (("ddp", "ddp"), ("fsdp", ShardedStrategy())):
-            _, trainer, metrics = train(world, "float32", accumulate, data, strategy=strategy, devices=2)
+            _, trainer, metrics = train(world, "float32", data, strategy=strategy, devices=2)
             write_json(output / f"{kind}-{name}-{trainer.global_rank}.json", metrics)
 
     for kind, strategy in (("ddp", "ddp"), ("fsdp", ShardedStrategy())):
-        module, _, _ = train(world, "float32", 1, {}, strategy=strategy, devices=2, student=LORA)
+        module, _, _ = train(world, "float32", {}, strategy=strategy, devices=2, student=LORA)
         module.export(output / f"lora-{kind}")
 
-    # Three held-out questions in batches of one: the processes' shares differ.
+    # Three held-out questions in steps of one: one process has nothing of its own to do.
     options = {"strategy": ShardedStrategy(), "devices": 2, "num_sanity_val_steps": 2, "learning_rate": 0.0}
-    _, trainer, _ = train(world, "float32", 1, {"tokens_per_batch": 1, **HELD_OUT}, **options)
+    _, trainer, _ = train(world, "float32", {"tokens_per_step": 1, **HELD_OUT}, **options)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     write_json(output / f"val-{trainer.global_rank}.json", metrics)
 
@@ -89,7 +86,6 @@ def main(job: dict) -> None:
         module, _, _ = train(
             world,
             "float32",
-            1,
             {},
             ckpt_path and str(ckpt_path),
             strategy=ShardedStrategy(),

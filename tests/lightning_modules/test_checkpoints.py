@@ -95,7 +95,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path: Path) -> None:
 
 
 class Places(L.Callback):
-    """Notes after how many batches of an accumulated step each checkpoint is saved."""
+    """Notes after how many steps, of all and of the epoch, each checkpoint is saved."""
 
     def __init__(self) -> None:
         self.saved: list[tuple[int, int]] = []
@@ -104,16 +104,17 @@ class Places(L.Callback):
         self.saved.append((trainer.global_step, trainer.fit_loop.epoch_loop.batch_idx + 1))
 
 
-def test_no_checkpoint_is_saved_between_the_batches_of_a_step(world: World, tmp_path: Path) -> None:
+def test_an_epochs_last_step_is_left_to_its_own_checkpoint(world: World, tmp_path: Path) -> None:
     places = Places()
     data = DistillationDataModule(
-        world.student, world.questions, rationales=[world.rationales], prompt="plain", tokens_per_batch=1
+        world.student, world.questions, rationales=[world.rationales], prompt="plain", tokens_per_step=300
     )
     step = StepCheckpoint(tmp_path, "last", enable_version_counter=False, every_n_train_steps=1)
     options = {"max_epochs": 2, "enable_checkpointing": True, "default_root_dir": tmp_path}
-    fit(DistillationModule(world.student), data, accumulate_grad_batches=3, callbacks=[places, step], **options)
-    # Eight batches an epoch, in steps of 3, 3 and 2; the epoch's own checkpoint is another callback's.
-    assert places.saved == [(1, 3), (2, 6), (4, 3), (5, 6)]
+    trainer = fit(DistillationModule(world.student), data, callbacks=[places, step], **options)
+    number = int(trainer.num_training_batches)
+    assert number == 3
+    assert places.saved == [(1, 1), (2, 2), (4, 1), (5, 2)]
 
 
 def hold(settings: RunSettings, is_held: object) -> None:

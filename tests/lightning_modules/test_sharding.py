@@ -48,7 +48,7 @@ def output(paths: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.parametrize("student", ["student", "tied"])
 def test_weights_are_those_of_one_process(paths: dict[str, str], output: Path, student: str, split: str) -> None:
     """In float64, since AdamW's first steps turn rounding noise of a small gradient into a whole step."""
-    module, _, _ = train({**paths, "student": paths[student]}, "float64", 1, {})
+    module, _, _ = train({**paths, "student": paths[student]}, "float64", {})
     exported = AutoModelForCausalLM.from_pretrained(output / f"{student}-{split}", dtype="auto")
     assert exported.dtype == torch.float64 and type(exported) is type(module.model)
     assert exported.config.use_cache and exported.config.tie_word_embeddings == (student == "tied")
@@ -61,7 +61,7 @@ def test_weights_are_those_of_one_process(paths: dict[str, str], output: Path, s
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_an_adapter_is_that_of_one_process(paths: dict[str, str], output: Path, kind: str) -> None:
     """Exported merged; activations are computed twice."""
-    module, _, _ = train(paths, "float32", 1, {}, student=LORA)
+    module, _, _ = train(paths, "float32", {}, student=LORA)
     ids = torch.arange(10, 40)[None]
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(output / f"lora-{kind}")(ids).logits
@@ -75,7 +75,7 @@ def test_every_step_logs_what_one_process_logs(paths: dict[str, str], output: Pa
     """The first step's numbers within float32's rounding; later ones after AdamW has amplified it."""
     two = [json.loads((output / f"{kind}-{split}-{rank}.json").read_text()) for rank in range(2)]
     assert two[0] == two[1] and len(two[0]) == STEPS
-    _, _, one = train(paths, "float32", 1, {})
+    _, _, one = train(paths, "float32", {})
     for step, (left, right) in enumerate(zip(two[0], one, strict=True)):
         assert left == pytest.approx(right, rel=1e-6 if step == 0 else 1e-3, abs=1e-6), step
 
@@ -85,7 +85,7 @@ def test_validation_metrics_are_those_of_one_process(paths: dict[str, str], outp
     names = [name for name in two[0] if name.startswith("val/")]
     assert len(names) == 1 + 2 * 8
     assert [two[0][name] for name in names] == [two[1][name] for name in names]
-    _, trainer, _ = train(paths, "float32", 1, HELD_OUT, learning_rate=0.0)
+    _, trainer, _ = train(paths, "float32", HELD_OUT, learning_rate=0.0)
     for name in names:
         assert two[0][name] == pytest.approx(trainer.callback_metrics[name].item(), rel=1e-5), name
 

@@ -100,7 +100,7 @@ def test_gradient_and_steps_are_those_of_a_hand_made_loop(world: World, fused_he
 
 def test_weights_do_not_depend_on_how_a_batch_is_split(world: World) -> None:
     whole = train(world, max_epochs=3, precision="64-true")
-    parts = train(world, {"tokens_per_batch": 1}, max_epochs=3, precision="64-true", accumulate_grad_batches=8)
+    parts = train(world, {"tokens_per_batch": 1}, max_epochs=3, precision="64-true")
     assert weights(whole).keys() == weights(parts).keys()
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], tensor, rtol=0, atol=1e-9)
@@ -109,14 +109,14 @@ def test_weights_do_not_depend_on_how_a_batch_is_split(world: World) -> None:
 def test_a_split_changes_float32_gradients_by_rounding_only(world: World) -> None:
     whole, parts = Gradients(), Gradients()
     train(world, callbacks=[whole])
-    train(world, {"tokens_per_batch": 1}, accumulate_grad_batches=8, callbacks=[parts])
+    train(world, {"tokens_per_batch": 1}, callbacks=[parts])
     for name, gradient in whole.last.items():
         torch.testing.assert_close(parts.last[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_what_is_logged_of_a_step_does_not_depend_on_how_its_batch_is_split(world: World) -> None:
     whole = fit(make_module(world), make_data(world)).callback_metrics
-    parts = fit(make_module(world), make_data(world, tokens_per_batch=1), accumulate_grad_batches=8).callback_metrics
+    parts = fit(make_module(world), make_data(world, tokens_per_batch=1)).callback_metrics
     assert len(whole) == 2 + 1 + 2 * 8
     assert {name: value.item() for name, value in parts.items()} == pytest.approx(
         {name: value.item() for name, value in whole.items()}, rel=1e-4, abs=1e-6
@@ -125,16 +125,15 @@ def test_what_is_logged_of_a_step_does_not_depend_on_how_its_batch_is_split(worl
 
 def test_clipping_acts_on_the_normalised_gradient(world: World) -> None:
     gradients = Gradients()
-    options = {"accumulate_grad_batches": 8, "gradient_clip_val": 0.01, "callbacks": [gradients]}
-    train(world, {"tokens_per_batch": 1}, **options)
+    train(world, {"tokens_per_batch": 1}, gradient_clip_val=0.01, callbacks=[gradients])
     norm = torch.nn.utils.get_total_norm(list(gradients.last.values()))
     assert norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_same_seed_same_bits(world: World) -> None:
-    first, second = (train(world, {"tokens_per_batch": 200}, max_epochs=2) for _ in range(2))
+    first, second = (train(world, {"tokens_per_step": 200}, max_epochs=2) for _ in range(2))
     assert all(torch.equal(weights(first)[name], tensor) for name, tensor in weights(second).items())
-    other = train(world, {"tokens_per_batch": 200, "order_seed": 1}, max_epochs=2)
+    other = train(world, {"tokens_per_step": 200, "order_seed": 1}, max_epochs=2)
     assert not all(torch.equal(weights(first)[name], tensor) for name, tensor in weights(other).items())
 
 
@@ -155,7 +154,7 @@ def test_resumed_at_an_epochs_end_is_bit_equal_to_uninterrupted(world: World, tm
         }
 
     def begin() -> tuple[DistillationModule, DistillationDataModule]:
-        data = make_data(world, tokens_per_batch=200, validation_fraction=0.25)
+        data = make_data(world, tokens_per_step=200, validation_fraction=0.25)
         return make_module(world, schedule="cosine", warmup_ratio=0.2), data
 
     whole, data = begin()
@@ -188,7 +187,7 @@ def test_a_batch_that_weighs_nothing_leaves_the_weights_alone(world: World, tmp_
 
 def test_a_student_that_is_the_teacher_begins_without_divergence(world: World) -> None:
     """End to end: any shift between rows and logits, or between rationales, shows as a divergence."""
-    data = make_data(world, tokens_per_batch=200, logits=[world.logits])
+    data = make_data(world, tokens_per_step=200, logits=[world.logits])
     loss = DistillationLoss(kl_weight=1.0, temperature=2.0)
     trainer = fit(DistillationModule(world.teacher, loss, learning_rate=0.0), data)
     assert trainer.global_step > 1
@@ -230,7 +229,7 @@ def test_a_schedule_runs_over_the_whole_training(world: World) -> None:
 
 def test_a_loss_that_is_no_number_is_refused_with_step_and_examples(world: World) -> None:
     module = make_module(world)
-    data = make_data(world, tokens_per_batch=1)
+    data = make_data(world, tokens_per_step=1)
 
     class Spoil(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, pl_module: DistillationModule, *args: object) -> None:

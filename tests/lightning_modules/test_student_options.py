@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_modules.student import DistillationModule
@@ -33,7 +34,7 @@ def test_recomputed_activations_change_no_bit(world: World, tmp_path: Any, preci
         states.append(module.model.state_dict())
         attention = module.model.base_model.layers[0].self_attn
         handle = attention.register_forward_hook(lambda *_: calls.append(None))
-        batch = next(iter(module.trainer.datamodule.train_dataloader()))
+        [batch] = next(iter(module.trainer.datamodule.train_dataloader()))
         calls.clear()
         module.train()
         module.compute_loss(batch).total.backward()
@@ -61,10 +62,19 @@ def test_half_precisions_lose_about_what_float32_loses(world: World, precision: 
     assert losses[0] == pytest.approx(losses[1], rel=0.03) and losses[0] != losses[1]
 
 
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_the_backward_passes_of_a_divided_step_leave_autocast(world: World, fused_head: bool) -> None:
+    norms = []
+    for tokens_per_batch in (1, 10_000):
+        module = train(world, {"tokens_per_batch": tokens_per_batch}, precision="bf16-mixed", fused_head=fused_head)
+        norms.append(module.trainer.callback_metrics["train/gradient_norm"].item())
+    assert norms[0] == pytest.approx(norms[1], rel=0.02)
+
+
 def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:
     """In bfloat16, their masses would not add up to 1."""
     module = train(world, precision="bf16-true")
-    batch = next(iter(module.trainer.datamodule.train_dataloader()))
+    [batch] = next(iter(module.trainer.datamodule.train_dataloader()))
     converted = module.trainer.precision_plugin.convert_input(batch)
     assert converted["target"].to(torch.device("cpu")).tensors["log_probs"].dtype == torch.float32
 
@@ -80,6 +90,13 @@ def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:
         ({"dtype": "bfloat16"}, {"precision": "bf16-mixed"}, "bf16-mixed trains float32 weights, but model.dtype is"),
         ({}, {"strategy": "fsdp", "accelerator": "cuda"}, "FSDP's first version"),
         ({}, {"strategy": ModelParallelStrategy()}, "over processes, but there is one"),
+        ({}, {"accumulate_grad_batches": 2}, r"would be ignored: data\.tokens_per_step says what"),
+        ({}, {"callbacks": [GradientAccumulationScheduler({0: 2})]}, r"would be ignored: data\.tokens_per_step says"),
+        ({}, {"max_epochs": 0}, r"trainer\.max_epochs=0 leaves nothing to train"),
+        ({}, {"max_steps": 0}, r"trainer\.max_steps=0 leaves nothing"),
+        ({}, {"limit_train_batches": 0}, r"trainer\.limit_train_batches=0 leaves nothing"),
+        ({}, {"max_time": "00:00:00:00"}, r"trainer\.max_time=0\.0 leaves nothing"),
+        ({}, {"max_epochs": -1}, r"trainer\.max_epochs=-1 has no end"),
     ],
 )
 def test_clashes_with_the_trainer_are_refused(world: World, options: dict, trainer: dict, message: str) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache import LogitCache
+from lightning_modules.checkpoints import RngState
 from tests.lightning_modules.conftest import World
-from tests.lightning_modules.two_processes import make_predictors, make_student, predict
+from tests.lightning_modules.two_processes import SAVING, STEPS, make_predictors, make_student, predict
 from tests.tiny import fit, make_questions, make_rationale, write_store
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,15 @@ ROOT = Path(__file__).parents[2]
 def paths(world: World) -> dict:
     """The world as the other processes read it."""
     one = write_store(world.folder / "one.parquet", [make_rationale(make_questions(1)[0], "teacher")], world.teacher)
-    return {**{name: str(value) for name, value in vars(world).items()}, "one_rationale": one}
+    told = {**{name: str(value) for name, value in vars(world).items()}, "one_rationale": one}
+    module, make_data = make_student(told)
+    place: dict = {"dirpath": world.folder, "auto_insert_metric_name": False, "save_top_k": -1}
+    save = ModelCheckpoint(**place, filename="one-{step}", every_n_train_steps=2)
+    trainer = fit(module, make_data(**STEPS), max_epochs=2, callbacks=[RngState(), save], **SAVING)
+    # Saved inside an epoch.
+    assert trainer.num_training_batches == 3
+    torch.save(module.model.state_dict(), world.folder / "one.pt")
+    return {**told, "checkpoint": str(world.folder / "one-2.ckpt"), "uninterrupted": str(world.folder / "one.pt")}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +82,14 @@ def test_validation_metrics_are_those_of_one_process(paths: dict, output: Path) 
     expected = fit(module, make_data(**options)).callback_metrics
     for name in names:
         assert metrics[0][name] == pytest.approx(expected[name].item(), rel=1e-5), name
+
+
+def test_a_training_goes_on_inside_an_epoch_with_another_number_of_processes(paths: dict, output: Path) -> None:
+    expected = torch.load(paths["uninterrupted"], weights_only=True)
+    assert_same_weights(torch.load(output / "resumed.pt", weights_only=True), expected, 1e-9)
+    module, make_data = make_student(paths)
+    fit(module, make_data(**STEPS), str(output / "of-2.ckpt"), max_epochs=2, callbacks=[RngState()], **SAVING)
+    assert_same_weights(module.model.state_dict(), expected, 1e-9)
 
 
 @pytest.mark.parametrize("limit", [5, 1])

@@ -4,9 +4,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
@@ -15,6 +17,7 @@ from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import write_json
 from datamodules.generation import QuestionDataModule
 from datamodules.logit_writer import LogitCacheWriter
+from lightning_modules.checkpoints import RngState
 from lightning_modules.evaluation import Evaluator
 from lightning_modules.student import DistillationModule
 from lightning_modules.teacher import Annotator, LogitScorer
@@ -22,7 +25,10 @@ from lightning_modules.writers import CacheWriter, RecordWriter
 from losses.distillation import DistillationLoss
 from tests.tiny import TRAINER, fit
 
-DDP = {"strategy": "ddp", "devices": 2}
+# Steps of one to three examples each; the processes' shares differ, and a share may be nothing.
+STEPS: dict[str, Any] = {"tokens_per_step": 300, "tokens_per_batch": 100}
+SAVING: dict[str, Any] = {"precision": "64-true", "enable_checkpointing": True, "default_root_dir": "."}
+DDP: dict[str, Any] = {"strategy": "ddp", "devices": 2}
 
 
 def make_student(world: dict, **options) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
@@ -78,15 +84,25 @@ def main(world: dict, output: Path) -> None:
         torch.save(module.model.state_dict(), output / "one_batch_each.pt")
 
     module, make_data = make_student(world)
-    options = {"max_epochs": 3, "precision": "64-true", "accumulate_grad_batches": 4, **DDP}
-    trainer = fit(module, make_data(tokens_per_batch=1), **options)
+    trainer = fit(module, make_data(tokens_per_batch=1), max_epochs=3, precision="64-true", **DDP)
     if trainer.is_global_zero:
         torch.save(module.model.state_dict(), output / "four_batches_each.pt")
 
-    # Three held-out questions and five to learn from, in batches of one: neither number divides by two.
+    # From a checkpoint of one process, and to one of two.
+    save = ModelCheckpoint(output, "of-{step}", auto_insert_metric_name=False, every_n_train_steps=2, save_top_k=-1)
+    module, make_data = make_student(world)
+    fit(module, make_data(**STEPS), max_epochs=2, callbacks=[RngState(), save], **SAVING, **DDP)
+    module, make_data = make_student(world)
+    trainer = fit(
+        module, make_data(**STEPS), world["checkpoint"], max_epochs=2, callbacks=[RngState()], **SAVING, **DDP
+    )
+    if trainer.is_global_zero:
+        torch.save(module.model.state_dict(), output / "resumed.pt")
+
+    # Three held-out questions and five to learn from, in steps of one: one process has nothing of its own to do.
     module, make_data = make_student(world)
     module.learning_rate = 0.0
-    trainer = fit(module, make_data(tokens_per_batch=1, validation_fraction=0.4, split_seed=3), **DDP)
+    trainer = fit(module, make_data(tokens_per_step=1, validation_fraction=0.4, split_seed=3), **DDP)
     write_json(output / f"val-{trainer.global_rank}.json", {k: float(v) for k, v in trainer.callback_metrics.items()})
 
     # Five questions in batches of two or one, and one question: then a process has nothing to do.

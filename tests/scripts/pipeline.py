@@ -43,7 +43,7 @@ COMMANDS = {
         f"--model.student={MODELS}/a-student",
         "--model.loss.kl_weight=0.5",
         "--data.max_length=512",
-        "--data.tokens_per_batch=600",
+        "--data.tokens_per_step=600",
         "--data.validation_fraction=0.25",
         '--data.rationales=["teacher/rationales.parquet"]',
         "--data.supervision=rationale+logits",
@@ -80,7 +80,7 @@ def spawn(stage: str, args: list[str], folder: Path, **environment: str) -> subp
     # W&B's helper process, which a test in this process may have started, is not the script's.
     inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / f"{stage}.py"), *args],
+        [sys.executable, "-m", f"scripts.{stage}", *args],
         cwd=folder,
         env={**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment},
         stdout=subprocess.PIPE,

@@ -92,7 +92,7 @@ def test_settings_that_do_not_fit_are_refused(bench, options, named):
 
 @pytest.mark.slow
 def test_a_full_disk_is_refused_in_one_line(bench):
-    script = [sys.executable, str(ROOT / "scripts" / "cache_logits.py"), *COMMANDS["cache_logits"]]
+    script = [sys.executable, "-m", "scripts.cache_logits", *COMMANDS["cache_logits"]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *script, "--output=logits2"]
     done = subprocess.run(limited, cwd=bench.folder, env=environment, capture_output=True, text=True)
@@ -107,7 +107,7 @@ def test_killed_captures_continue_to_the_same_content(bench):
     """Three kills at random moments, batches of one or two examples, a shard a batch."""
     options = ["--rows_per_shard=1", "--data.tokens_per_batch=100", "--output=killed"]
     bench.run("cache_logits", *options[:2], "--output=whole")
-    script = [sys.executable, str(ROOT / "scripts" / "cache_logits.py"), *COMMANDS["cache_logits"], *options]
+    script = [sys.executable, "-m", "scripts.cache_logits", *COMMANDS["cache_logits"], *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     moments = random.Random(0)
     for _ in range(3):

@@ -36,7 +36,7 @@ def test_a_job_is_its_own_command(jobs):
     [
         (["jobs.jsonl", "1"], "error: second needs first, which is not finished: there is no runs/first/DONE\n"),
         (["jobs.jsonl", "2"], "error: jobs.jsonl has 2 jobs, counted from 0; there is no 2\n"),
-        (["jobs.jsonl", "x"], "error: usage: python scripts/job.py JOBS.jsonl LINE [overrides]\n"),
+        (["jobs.jsonl", "x"], "error: usage: python -m scripts.job JOBS.jsonl LINE [overrides]\n"),
     ],
 )
 def test_what_cannot_run_is_refused_at_once(jobs, args, line):

@@ -150,13 +150,13 @@ def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
     content["study"]["tasks"]["microworld"]["test"] = [f"{tmp_path}/test.jsonl"]
     Path("failing.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(SystemExit) as stopped:
-        run_main(lambda: script.main(["run", "--config=failing.yaml", "--workers=2"]))
+        run_main(lambda: script.main(["run", "--config=failing.yaml", "--workers=2"]), script.__file__)
     assert stopped.value.code == 2
     said = [line for line in capsys.readouterr().err.splitlines() if "job/s" not in line and line.strip()]
     [line] = [line for line in said if line.startswith("error: ")]
     assert said[-1] == line and "test.jsonl:1" in line
     log = re.search(r"see (\S+\.log)", line)
-    assert log and Path(log[1]).is_file() and "scripts/" in Path(log[1]).read_text()
+    assert log and Path(log[1]).is_file() and "scripts.evaluate" in Path(log[1]).read_text()
     assert not Path("runs/failing/results.json").exists()
     # What did not need it ran all the same.
     assert {path.parent.name for path in Path("runs/failing").glob("*/DONE")} >= {"a-label-seed0", "b-label-seed1"}
@@ -209,8 +209,8 @@ def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith("23 jobs: 23 done")
     logs = folder.parent / "new" / "logs"
     logs.mkdir(parents=True)
-    (logs / "annotate-a-microworld.log").write_text("$ python scripts/annotate.py\nerror: no such model\n")
-    (logs / "annotate-b-microworld.log").write_text("$ python scripts/annotate.py\n 10%|\r 20%|")
+    (logs / "annotate-a-microworld.log").write_text("$ python -m scripts.annotate\nerror: no such model\n")
+    (logs / "annotate-b-microworld.log").write_text("$ python -m scripts.annotate\n 10%|\r 20%|")
     with (logs / "evaluate-a-untuned-seed0.log").open("w") as log:
         subprocess_holds_lock(log.name, lambda: script.main(["status", *ARGS, "--name=new"]))
     lines = capsys.readouterr().out.splitlines()

@@ -58,7 +58,7 @@ def test_an_agent_runs_one_arm(bench, write_grid):
     given = yaml.safe_load(bench.run_main(sweep.main, [*args, "--wandb"]))
     # As `wandb agent` does with the command of the sweep.
     first, second = given["parameters"]["arm"]["values"]
-    command = [word for word in given["command"][3:] if word != "${args}"] + [f"--arm={second}"]
+    command = [word for word in given["command"][4:] if word != "${args}"] + [f"--arm={second}"]
     bench.run_main(sweep.main, command)
     runs = bench.folder / "runs" / "weights"
     assert json.loads((runs / second / "DONE").read_text()) and not (runs / first).exists()

@@ -87,7 +87,7 @@ def test_a_finished_study_is_not_submitted_again(finished):
 
 def test_status_shows_the_study(finished):
     checkout, _ = finished
-    table = checkout.shell("PYTHONPATH=. python scripts/status.py runs/microworld")
+    table = checkout.shell("python -m scripts.status runs/microworld")
     assert "runs/microworld: 6 done" in table
     [fit] = [line.split("|") for line in table.splitlines() if "| fit-a-" in line]
     assert fit[2].strip() == "done" and fit[4].strip().startswith("train/loss ")
@@ -140,7 +140,7 @@ def test_a_failed_arm_of_a_sweep_is_submitted_alone(finished):
     assert [checkout.cluster.find_state(job) == "COMPLETED" for job in fits] == [True, True, False, True]
     assert [checkout.cluster.find_state(job) == "COMPLETED" for job in answers] == [True, True, False, True]
     assert f"error: evaluate-{failing} needs fit-{failing}, which is not finished" in checkout.log(answers[2])
-    status = checkout.shell("PYTHONPATH=. python scripts/status.py runs/sweep")
+    status = checkout.shell("python -m scripts.status runs/sweep")
     [row] = [line for line in status.splitlines() if f"| fit-{failing} " in line]
     assert "| failed " in row and "later.parquet" in row
 

@@ -38,7 +38,7 @@ EXPERIMENT = {
 def find_tasks(cluster: Cluster, job: str) -> list[int]:
     """Returns the processes that SLURM started as a job's tasks; their data loaders' workers are not among them."""
     tasks = [process for process in cluster.find_processes(f"SLURM_JOB_ID={job}") if find_step(process)]
-    return [task for task in tasks if b"scripts/fit.py" in Path(f"/proc/{task}/cmdline").read_bytes()]
+    return [task for task in tasks if b"scripts.fit" in Path(f"/proc/{task}/cmdline").read_bytes()]
 
 
 @contextlib.contextmanager

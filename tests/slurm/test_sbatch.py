@@ -96,7 +96,7 @@ def test_each_gpu_gets_a_task_that_sees_its_nodes_gpus(checkout, launcher, optio
     assert [rank for rank, _, _ in tasks] == [0, 1, 2, 3]
     assert [tasks[0][1], tasks[2][1]] == [tasks[1][1], tasks[3][1]] and tasks[0][1] != tasks[2][1]
     assert {devices for _, _, devices in tasks} == {"0,1"}
-    assert f"python -u scripts/fit.py --config {CONFIG} --model.x=1" in log
+    assert f"python -u -m scripts.fit --config {CONFIG} --model.x=1" in log
 
 
 def test_a_teachers_engine_may_have_all_gpus_in_one_task(checkout, launcher):

@@ -249,7 +249,7 @@ class TestWeightsAndBiases:
 def refused(capsys: pytest.CaptureFixture):
     def refuse(*args: str) -> str:
         with pytest.raises(SystemExit) as stopped:
-            run_main(lambda: main(list(args)))
+            run_main(lambda: main(list(args)), main.__code__.co_filename)
         [line] = capsys.readouterr().err.splitlines()
         assert stopped.value.code == 2
         return line

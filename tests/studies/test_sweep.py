@@ -95,7 +95,7 @@ def test_wandb_runs_the_same_arms():
     sweep = make_sweep(product={"a": [1, 2]})
     given = sweep.to_wandb("grid.yaml")
     assert given["parameters"]["arm"]["values"] == [*sweep.arms()] and given["project"] == "p"
-    assert given["method"] == "grid" and given["command"][-3:] == ["scripts/sweep.py", "grid.yaml", "${args}"]
+    assert given["method"] == "grid" and given["command"][-3:] == ["scripts.sweep", "grid.yaml", "${args}"]
 
 
 @pytest.mark.parametrize(

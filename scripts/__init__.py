@@ -1,0 +1,1 @@
+"""One thin entry point a stage: `python -m scripts.fit`, from the repository's root."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from datamodules.files import hash_json, hash_path, require_file
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
-from datamodules.rationales import Rationale, read_metadata, write_rationales
+from datamodules.rationales import Rationale, find_repeats, read_metadata, write_rationales
 from datamodules.tasks import format_tasks
 
 # Imported, so that `--model.backend` knows them by name.
@@ -116,11 +116,15 @@ def main(args: list[str] | None = None) -> None:
         }
         if data.rewrites is not None and data.originals_saw_gold is not None:
             metadata["gold_conditioned"] = {records[0]["teacher"]: data.originals_saw_gold}
-        write_rationales(output, [Rationale(**record) for record in records], metadata)
+        rationales = [Rationale(**record) for record in records]
+        write_rationales(output, rationales, metadata)
         answered = sum(record["answer"] is not None for record in records)
         correct = sum(record["correct"] is True for record in records)
         truncated = sum(record["finish_reason"] == "length" for record in records)
-        print(f"{output}: {len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated")
+        summary = f"{len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated"
+        if repeats := find_repeats(rationales):
+            summary += f", {len(repeats)} that repeat another sample word by word"
+        print(f"{output}: {summary}")
 
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}

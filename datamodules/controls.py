@@ -13,11 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.answers import extract_neutral
+from datamodules.answers import extract_neutral, find_statements
 from datamodules.files import hash_text
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
-from datamodules.statements import SENTENCE_END, list_statements
+from datamodules.replies import cut_run_on
+from datamodules.sentences import SENTENCE_END
 
 AnswerPosition = Literal["first", "last"]
 Pair = tuple[Question, Rationale]
@@ -32,10 +33,12 @@ class TextControl:
     Attributes:
         answer_position: Where all answer sentences stand, in the prompt's words; None leaves each text as it is.
         shuffle_seed: Gives each rationale another's reasoning, see `shuffle_rationales`; None does not.
+        keep_thinking: Puts what a teacher wrote between think marks before its rationale.
     """
 
     answer_position: AnswerPosition | None = None
     shuffle_seed: int | None = None
+    keep_thinking: bool = False
 
     @property
     def position(self) -> AnswerPosition | None:
@@ -48,7 +51,7 @@ AS_WRITTEN = TextControl()
 
 def remove_answer(text: str, question: Question, answer: str | None) -> str:
     """Returns a rationale without the sentences that state its answer, wherever they stand."""
-    stated = list_statements(text, question)
+    stated = find_statements(text, question)
     if (last := extract_neutral(text, question)) and last.rule == "line letter":
         stated.append(last)
     spans = [(found.start, found.end) for found in stated if found.answer == answer]
@@ -75,7 +78,8 @@ def shuffle_rationales(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     """
     reasonings, groups = {}, defaultdict[tuple, list[str]](list)
     for question, rationale in pairs:
-        if reasoning := remove_answer(rationale.text.strip(), question, rationale.answer):
+        text = cut_run_on(rationale.text.strip(), question)
+        if reasoning := remove_answer(text, question, rationale.answer):
             reasonings[rationale.id] = reasoning
             kind = (rationale.task, rationale.teacher, rationale.sample, rationale.correct, rationale.answer is None)
             groups[kind].append(rationale.id)

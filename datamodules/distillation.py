@@ -3,7 +3,7 @@
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 
 from datamodules.batching import EpochDraw, PredictionSampler, StepSampler
 from datamodules.controls import AS_WRITTEN, AnswerPosition, TextControl
+from datamodules.encoding import check_template_options
 from datamodules.example_store import ExampleView, drop_too_long, open_store
 from datamodules.files import hash_text
 from datamodules.loading import Collate, ResumableLoader, loader_options
 from datamodules.logit_cache import LogitCache
-from datamodules.prompts import get_prompt
+from datamodules.prompts import TemplateOptions, get_prompt
 from datamodules.questions import load_questions
 from datamodules.rationales import read_gold_conditions, read_metadata
 from datamodules.selection import RationaleFilters, select_rationales
@@ -36,9 +37,12 @@ class RationaleDataModule(L.LightningDataModule):
         rationales: list[str] | None = None,
         teachers: list[str] | None = None,
         prompt: str = "instruction",
+        template_options: TemplateOptions | None = None,
+        thinking: Literal["keep", "drop"] = "drop",
         limit: PositiveInt | None = None,
         samples_per_question: PositiveInt | None = None,
         correct_only: bool = True,
+        keep_truncated: bool = False,
         answered_by: list[str] | None = None,
         solved_by: list[str] | None = None,
         matched_with: list[str] | None = None,
@@ -59,9 +63,13 @@ class RationaleDataModule(L.LightningDataModule):
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             teachers: Use only the rationales of these teachers; null uses all that the files hold.
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
+            template_options: What its chat template is told beside the message, such as {enable_thinking: false}.
+            thinking: Whether a student also learns what teachers wrote between think marks; they and the thoughts then
+                stand before the rationale, and count as a part of it.
             limit: Use only the first so many questions.
             samples_per_question: Use at most so many rationales of each question and teacher.
             correct_only: Use only rationales that reached the gold answer.
+            keep_truncated: Use rationales, too, that were cut off where their teacher ran out of tokens.
             answered_by: Use only questions that each of these teachers answered, whether it is used or not; `teachers`
                 says whose rationales are. Arms with one teacher each then learn from the same questions.
             solved_by: Likewise, only questions that each of these teachers answered right at least once.
@@ -81,17 +89,20 @@ class RationaleDataModule(L.LightningDataModule):
         self.tokenizer_name, self.revision = tokenizer, revision
         self.questions_source, self.limit = questions, limit
         self.rationale_paths = rationales or []
-        self.prompt = get_prompt(prompt)
+        self.prompt = get_prompt(prompt, template_options=template_options)
         self.filters = RationaleFilters(
             teachers,
             answered_by or [],
             solved_by or [],
             correct_only,
             samples_per_question,
+            keep_truncated,
             matched_with or [],
             control_seed,
         )
-        self.text_control = TextControl(answer_position, control_seed if shuffled else None)
+        if thinking == "keep" and (answer_position or shuffled):
+            raise ValueError("data.thinking keep leaves answers where they are; not with answer_position or shuffled")
+        self.text_control = TextControl(answer_position, control_seed if shuffled else None, thinking == "keep")
         # How many rationales are left after each filter.
         self.num_left: dict[str, int] = {}
         self.max_length, self.skip_too_long = max_length, skip_too_long
@@ -145,6 +156,7 @@ class RationaleDataModule(L.LightningDataModule):
         if self.is_set_up:
             return
         self.tokenizer = load_tokenizer(self.tokenizer_name, self.revision)
+        check_template_options(self.tokenizer, self.prompt.template_options)
         self.fingerprint = fingerprint_tokenizer(self.tokenizer)
         examples = self.select_examples()
         kept = drop_too_long(examples, self.max_length, self.skip_too_long)
@@ -157,9 +169,8 @@ class RationaleDataModule(L.LightningDataModule):
 
     @property
     def pad_id(self) -> int:
-        """The padding token, which no loss or attention sees; the end token serves where there is none."""
-        pad_id = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad_id is None else pad_id
+        """The padding token, which no loss or attention sees; a tokenizer's own may lie beyond a model's embedding."""
+        return 0
 
     def predict_dataloader(self) -> DataLoader:
         """Every example that is not in `done`, longest first."""
@@ -228,7 +239,11 @@ class DistillationDataModule(RationaleDataModule):
         if supervision == "label" and self.rationale_paths:
             warnings.warn("data.rationales is not read with supervision label", stacklevel=2)
         if supervision == "label" and self.text_control != AS_WRITTEN:
-            raise ValueError("data.answer_position and data.shuffled change rationales; supervision label has none")
+            raise ValueError(
+                "data.answer_position, shuffled and thinking change rationales; supervision label has none"
+            )
+        if supervision == "label" and self.filters.keep_truncated:
+            raise ValueError("data.keep_truncated is about rationales; supervision label has none")
         if supervision == "label" and samples_per_epoch is not None:
             raise ValueError("data.samples_per_epoch draws rationales, of which supervision label has none")
         if teacher_weights is not None:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from datamodules.encoding import Piece, encode_pieces, encode_texts, render_chat
 from datamodules.generation import PosedQuestion, QuestionDataModule
 from datamodules.logit_cache import LogitCache
 from datamodules.questions import load_questions
-from datamodules.rationales import Rationale, load_rationales
-from datamodules.tokenization import Example, build_examples, encode_completion, split_completion
+from datamodules.rationales import Rationale, drop_truncated, load_rationales
+from datamodules.tokenization import Example, build_examples, encode_completions, split_completion
 
 OptionText = Literal["sentence", "choice", "letter"]
 
@@ -60,6 +61,7 @@ class EvaluationDataModule(QuestionDataModule):
         references: list[str] | None = None,
         teachers: list[str] | None = None,
         logits: list[str] | None = None,
+        keep_truncated: bool = False,
         **kwargs,
     ):
         """Stores the settings; files are read in `setup`.
@@ -74,15 +76,18 @@ class EvaluationDataModule(QuestionDataModule):
                 collections (jsonl, jsonl.gz).
             teachers: Compare with these teachers' only; null takes all that the references hold.
             logits: Logit caches of the references, of which divergence and agreement are measured.
+            keep_truncated: Compare with rationales, too, that were cut off where their teacher ran out of tokens.
             kwargs: See `QuestionDataModule`.
         """
         # A student is not asked to rewrite.
-        super().__init__(tokenizer, questions, rewrites=None, rewrites_of=None, **kwargs)
+        super().__init__(tokenizer, questions, rewrites=None, rewrites_of=None, keep_truncated=False, **kwargs)
         if logits and not references:
             raise ValueError("data.logits is given without data.references, the rationales whose logits they are")
         if teachers and not references:
             raise ValueError("data.teachers is given without data.references, and would be ignored")
-        self.option_text = option_text
+        if keep_truncated and not references:
+            raise ValueError("data.keep_truncated is given without data.references, and would be ignored")
+        self.option_text, self.keep_truncated = option_text, keep_truncated
         self.reference_paths, self.teachers, self.logit_paths = references or [], teachers, logits or []
         self.num_completions = 1
         self.options: dict[str, Options] = {}
@@ -106,15 +111,21 @@ class EvaluationDataModule(QuestionDataModule):
         question = posed.question
         if self.option_text == "sentence":
             texts = [self.prompt.answer_sentence(question, letter) for letter in question.letters]
-            return Options(texts, posed.prompt_ids, [encode_completion(self.tokenizer, "", text)[0] for text in texts])
+            encoded = encode_completions(self.tokenizer, [("", text) for text in texts])
+            return Options(texts, posed.prompt_ids, [ids for ids, _ in encoded])
         texts = list(question.letters if self.option_text == "letter" else question.choices or ())
         # What lm-evaluation-harness does: a space, but none after a chat template; white space at the prompt's end
         # belongs to the ending; an ending's tokens are what the whole text has beyond the prompt's.
-        is_chat = bool(self.tokenizer.chat_template)
-        prompt = posed.text if is_chat else posed.text.removesuffix("\n") + " "
-        before, *whole = self.tokenizer(
-            [prompt.rstrip(), *(prompt + text for text in texts)], add_special_tokens=not is_chat
-        ).input_ids
+        if self.tokenizer.chat_template:
+            *start, last = render_chat(self.tokenizer, self.prompt.render(question, True), self.prompt.template_options)
+            begun = [*start, last._replace(text=last.text.rstrip())]
+            before, *whole = encode_pieces(
+                self.tokenizer, [begun, *([*start, last, Piece(text, is_template=False)] for text in texts)]
+            )
+        else:
+            prompt = posed.text.removesuffix("\n") + " "
+            asked = [prompt.rstrip(), *(prompt + text for text in texts)]
+            before, *whole = (own.ids for own in encode_texts(self.tokenizer, asked, add_special_tokens=True))
         endings = [ids[len(before) :] for ids in whole]
         if not all(texts) or not all(endings):
             raise ValueError(f"question {question.id!r} has an empty option, which has no likelihood")
@@ -129,7 +140,7 @@ class EvaluationDataModule(QuestionDataModule):
             raise ValueError(f"{paths}: no rationale of {absent}; there are {sorted(names)}")
         kept = [
             rationale
-            for rationale in rationales
+            for rationale in drop_truncated(rationales, paths, self.keep_truncated)
             if rationale.question_id in self.posed
             and rationale.text.strip()
             and (self.teachers is None or rationale.teacher in self.teachers)
@@ -161,6 +172,13 @@ class EvaluationDataModule(QuestionDataModule):
                 if text:
                     texts.setdefault(identifier, {}).setdefault(rationale.teacher, []).append(text)
         return texts
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id of all prompts, options and references."""
+        endings = [ids for own in self.options.values() for ids in own.ending_ids]
+        examples = [own.example.token_ids.tolist() for references in self.references.values() for own in references]
+        return max(super().highest_id, max(map(max, [*endings, *examples]), default=-1))
 
     def find_longest(self) -> int:
         """Returns the length in tokens of the longest reference with its prompt; 0 without references."""

@@ -8,6 +8,8 @@ A folder named by the hash of all that the tokens depend on, with `examples.arro
     answered                   bool       whether the rationale reached an answer
     correct                    bool       null where unknown
     imported                   bool       whether the rationale comes from a published collection
+    truncated                  bool       whether the rationale was cut off
+    repeats                    bool       whether an earlier sample of the same teacher and question has the same text
     text_hash                  string
     num_prompt_tokens          int32
     num_words                  int32      of the rationale's text, whatever the tokenizer; 0 for gold labels
@@ -31,24 +33,39 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
-from datamodules import answers, controls, expressions, prompts, statements, tokenization
+from datamodules import (
+    answers,
+    controls,
+    encoding,
+    expressions,
+    free_answers,
+    numbers,
+    options,
+    prompts,
+    replies,
+    sentences,
+    statements,
+    thinking,
+    tokenization,
+)
 from datamodules.controls import AS_WRITTEN, TextControl, shuffle_rationales
 from datamodules.files import atomic_path, check_place, hash_json, hash_path, require_file, write_json
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
-from datamodules.rationales import Rationale, load_rationales
+from datamodules.rationales import Rationale, find_repeats, load_rationales
 from datamodules.tokenization import Example, build_examples, hash_tokenizer
 
 ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("id", "question_id", "teacher")]
-    + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported")]
+    + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported", "truncated", "repeats")]
     + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32()), pa.field("num_words", pa.int32())]
     + [pa.field("token_ids", pa.list_(pa.int32())), pa.field("segments", pa.list_(pa.int8()))]
 )
 
 _LISTS = ("token_ids", "segments")
-_TEXT_TO_TOKENS = (answers, controls, expressions, prompts, statements, tokenization)
+_READING = (answers, expressions, free_answers, numbers, options, replies, sentences, statements, thinking)
+_TEXT_TO_TOKENS = (*_READING, controls, encoding, prompts, tokenization)
 
 
 class ExampleStore:
@@ -87,6 +104,11 @@ class ExampleStore:
     def lengths(self) -> np.ndarray:
         """Number of tokens of each row, int64."""
         return np.concatenate([np.diff(offsets) for offsets in self._offsets], dtype=np.int64)
+
+    @property
+    def highest_id(self) -> int:
+        """The highest of all token ids; -1 if there is none."""
+        return max((int(values.max()) for values in self._values["token_ids"] if len(values)), default=-1)
 
     def column(self, name: str) -> list:
         """Returns a whole column's Python values."""
@@ -174,9 +196,10 @@ def _read_pairs(
 def _tokenize(
     tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]], control: TextControl
 ) -> Iterator[pa.RecordBatch]:
+    repeats = find_repeats(rationale for _, rationale in pairs if rationale is not None)
     for start in range(0, len(pairs), ROWS_PER_BATCH):
         part = pairs[start : start + ROWS_PER_BATCH]
-        examples = build_examples(tokenizer, prompt, part, control.position)
+        examples = build_examples(tokenizer, prompt, part, control.position, control.keep_thinking)
         rationales = [rationale for _, rationale in part]
         columns = {
             **{
@@ -189,6 +212,8 @@ def _tokenize(
             "answered": [rationale is not None and rationale.answer is not None for rationale in rationales],
             "correct": [rationale.correct if rationale else None for rationale in rationales],
             "imported": [rationale.finish_reason == "imported" if rationale else False for rationale in rationales],
+            "truncated": [rationale.is_truncated if rationale else False for rationale in rationales],
+            "repeats": [rationale is not None and rationale.id in repeats for rationale in rationales],
         }
         yield pa.record_batch(columns, schema=SCHEMA)
 

@@ -1,72 +1,11 @@
 """Where a model or tokenizer lies: hub id, folder, GGUF file, a run's checkpoint, or a name of `configs/models`."""
 
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 import yaml
 
-FOLDER = Path(__file__).parents[1] / "configs" / "models"
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What `configs/models` says of a model; one file holds a family, whose members share what they do not override.
-
-    Attributes:
-        name: What `model:NAME` names.
-        hub: Hub id.
-        revision: Commit; None takes the hub's newest, whose commit artefacts record.
-        family: Models that share tokenizer and lineage; logits are shared where the tokenizers' fingerprints agree.
-        dtype: Of the published weights.
-        context: Longest sequence in tokens, as the model's config has it.
-        chat_template: Whether the tokenizer has a chat template; a model without one reads raw text.
-        lora_targets: The linear layers that adapters are usually put on.
-        licence: Of the weights.
-    """
-
-    name: str
-    hub: str
-    revision: str | None
-    family: str
-    dtype: Literal["float32", "bfloat16", "float16"]
-    context: int
-    chat_template: bool
-    lora_targets: list[str]
-    licence: str
-
-
-def list_models() -> list[ModelCard]:
-    """Returns the models of `configs/models`, family by family.
-
-    Raises:
-        ValueError: A file is malformed.
-    """
-    cards = []
-    for path in sorted(FOLDER.glob("*.yaml")):
-        family = yaml.safe_load(path.read_text(encoding="utf-8"))
-        models = family.pop("models")
-        for name, own in models.items():
-            card = {"name": name, **family, **own}
-            if set(card) != {field.name for field in fields(ModelCard)}:
-                raise ValueError(f"{path}: {name} needs exactly {', '.join(field.name for field in fields(ModelCard))}")
-            cards.append(ModelCard(**card))
-    return cards
-
-
-def find_card(model: str) -> ModelCard | None:
-    """Returns the card that `model:NAME` names; None for a hub id or a local path.
-
-    Raises:
-        ValueError: There is no model of that name.
-    """
-    if not model.startswith("model:"):
-        return None
-    cards = {card.name: card for card in list_models()}
-    name = model.removeprefix("model:")
-    if name not in cards:
-        raise ValueError(f"model {name!r} is unknown; there are: {', '.join(cards)}")
-    return cards[name]
+from datamodules.model_cards import find_card
+from datamodules.seals import check_run_file
 
 
 def read_start(checkpoint: str) -> dict:
@@ -80,6 +19,7 @@ def read_start(checkpoint: str) -> dict:
         raise ValueError(f"model: no such file: {checkpoint}")
     if not config.is_file():
         raise ValueError(f"{checkpoint}: lies in no run's folder, GROUP/ID/checkpoints, whose config.yaml it needs")
+    check_run_file(config.parent, config.name)
     start = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     if start.get("adapter") is not None:
         raise ValueError(f"{checkpoint}: holds an adapter alone; use the student that its run exports")

@@ -1,11 +1,12 @@
 """Every prompt text, versioned: an id, and a hash that artefacts carry, so that an edited prompt is noticed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from datamodules.exemplars import EXEMPLARS
 from datamodules.files import hash_json
 from datamodules.questions import AnswerKind, Question
 
+TemplateOptions = dict[str, str | bool | int | float]
 INSTRUCTIONS: dict[AnswerKind, str] = {
     "choice": "Choose the answer to the question only from options {letters}.",
     "boolean": "Choose the answer to the question only from options {letters}.",
@@ -41,6 +42,7 @@ class Prompt:
         cue: Ends the prompt where the student reads raw text, and in a chat if `cue_in_chat`.
         cue_in_chat: A chat template marks the reply itself; then a bare `Answer:` is only noise.
         answer: The answer sentence of a multiple-choice question: `{letter}`, `{text}`.
+        template_options: What the chat template is told beside the message, such as `enable_thinking`.
     """
 
     name: str
@@ -48,11 +50,13 @@ class Prompt:
     cue: str
     cue_in_chat: bool
     answer: str = "The answer is {letter}) {text}."
+    template_options: TemplateOptions = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """Name and content hash, as artefacts record it."""
-        return f"{self.name}-{hash_json([*vars(self).values()])[:8]}"
+        *text, options = vars(self).values()
+        return f"{self.name}-{hash_json([*text, options] if options else text)[:8]}"
 
     @property
     def rewrites(self) -> bool:
@@ -158,12 +162,13 @@ _PROMPTS = [
 PROMPTS = {prompt.name: prompt for prompt in _PROMPTS}
 
 
-def get_prompt(name: str, rewrites: bool = False) -> Prompt:
+def get_prompt(name: str, rewrites: bool = False, template_options: TemplateOptions | None = None) -> Prompt:
     """Returns the prompt of this name.
 
     Args:
         name: The prompt's name.
         rewrites: Whether there are rationales to be rewritten, which only some prompts show, and those always.
+        template_options: What a chat template is told beside the message; part of the prompt's id.
 
     Raises:
         ValueError: No prompt has this name, or it does not fit.
@@ -176,4 +181,4 @@ def get_prompt(name: str, rewrites: bool = False) -> Prompt:
     if rewrites and not prompt.rewrites:
         fitting = ", ".join(other.name for other in _PROMPTS if other.rewrites)
         raise ValueError(f"data.rewrites needs a prompt that shows rationales, not {name!r}; there are: {fitting}")
-    return prompt
+    return replace(prompt, template_options=template_options or {})

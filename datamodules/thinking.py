@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass
 
-# Qwen3, DeepSeek-R1, Phi-4 and OLMo; older prompts; Magistral; Seed-OSS; Kimi.
-_MARKS = (
+# Qwen3, DeepSeek-R1, Phi-4 and OLMo; older prompts; Magistral; Seed-OSS; Kimi; gpt-oss, which writes channels instead:
+# the analysis is its thinking, the final one its reply.
+MARKS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -12,11 +13,15 @@ _MARKS = (
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("◁think▷", "◁/think▷"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
-# gpt-oss writes channels instead: the analysis is its thinking, the final one its reply.
-_HARMONY_OPEN, _HARMONY_CLOSE = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"
-_OPEN = re.compile("|".join(re.escape(mark) for mark in (*(pair[0] for pair in _MARKS), _HARMONY_OPEN)))
-_CLOSE = re.compile("|".join(re.escape(mark) for mark in (*(pair[1] for pair in _MARKS), _HARMONY_CLOSE)))
+_OPEN = re.compile("|".join(re.escape(mark) for mark, _ in MARKS))
+# Between two channels another turn begins, some of whose control tokens a decoder may have dropped.
+_CLOSE = re.compile(
+    r"(?:(?:<\|end\|>)?(?:<\|start\|>)?assistant(?=<\|channel\|>))?(?:"
+    + "|".join(re.escape(mark) for _, mark in MARKS)
+    + ")"
+)
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,14 @@ def split_thinking(completion: str) -> ThinkingSplit:
         thinking, is_closed = completion[: closing.start()] if closing else "", True
     thinking = _OPEN.sub("", _CLOSE.sub("", thinking)).strip()
     return ThinkingSplit(thinking, completion[start:], start, is_closed)
+
+
+def find_open_mark(prompt: str) -> str:
+    """Returns the mark that a prompt ends with, so that what follows is thinking; empty if it ends otherwise."""
+    return next((mark for mark, _ in MARKS if prompt.rstrip().endswith(mark)), "")
+
+
+def join_thinking(thinking: str, reply: str) -> str:
+    """Returns a completion as a student learns to write it: its thinking between marks, then the reply."""
+    opening, closing = MARKS[0]
+    return f"{opening}\n{thinking}\n{closing}\n\n{reply}" if thinking else reply

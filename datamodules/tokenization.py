@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,11 +11,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from datamodules.answers import split_answer_sentence
 from datamodules.controls import AnswerPosition, remove_answer
+from datamodules.encoding import encode_pieces, encode_texts, find_end_tokens, render_chat
 from datamodules.files import hash_json, hash_text
-from datamodules.pretrained import find_card, locate_pretrained
+from datamodules.model_cards import find_card
+from datamodules.pretrained import locate_pretrained
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
+from datamodules.replies import cut_run_on
+from datamodules.seals import check_folder
+from datamodules.thinking import join_thinking
 
 PROMPT, RATIONALE, ANSWER = 0, 1, 2
 Supervision = Literal["label", "rationale", "rationale+logits"]
@@ -57,6 +63,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
         ValueError: There is none, or it cannot map tokens to characters or end a text.
     """
     name, options = locate_pretrained(model, revision)
+    check_folder(Path(name), weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
@@ -109,20 +116,24 @@ def encode_prompts(
 ) -> list[tuple[str, list[int]]]:
     """Returns each prompt's text and ids: through the chat template if the tokenizer has one, else raw text.
 
+    A control token's name in a question is text; the template's own are control tokens.
+
     Args:
         tokenizer: The model's.
         prompt: How the questions are posed.
         questions: The questions.
         rationale: What is to be rewritten, if the prompt asks for that.
     """
-    if tokenizer.chat_template:
-        chats = [[{"role": "user", "content": prompt.render(question, True, rationale)}] for question in questions]
-        texts = [str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)) for chat in chats]
-        return list(zip(texts, tokenizer(texts, add_special_tokens=False).input_ids, strict=True))
-    texts = [prompt.render(question, False, rationale) for question in questions]
-    encoded = tokenizer(texts).input_ids
+    is_chat = bool(tokenizer.chat_template)
+    messages = [prompt.render(question, is_chat, rationale) for question in questions]
+    if is_chat:
+        prompts = [render_chat(tokenizer, message, prompt.template_options) for message in messages]
+        texts = ["".join(piece.text for piece in pieces) for pieces in prompts]
+        return list(zip(texts, encode_pieces(tokenizer, prompts), strict=True))
+    encoded = encode_texts(tokenizer, messages, add_special_tokens=True)
     return [
-        (text, ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids) for text, ids in zip(texts, encoded, strict=True)
+        (text, ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids)
+        for text, (ids, _) in zip(messages, encoded, strict=True)
     ]
 
 
@@ -137,9 +148,9 @@ def encode_prompt(
 def encode_completions(
     tokenizer: PreTrainedTokenizerBase, parts: Sequence[tuple[str, str]], answer_first: bool = False
 ) -> list[tuple[list[int], list[int]]]:
-    """Returns ids and segments of completions: rationale, answer sentence, end token.
+    """Returns ids and segments of completions: rationale, answer sentence, end token (see `find_end_tokens`).
 
-    The end token belongs to what stands before it.
+    The end token belongs to what stands before it. A control token's name in a text is text.
 
     Args:
         tokenizer: The student's.
@@ -149,12 +160,12 @@ def encode_completions(
     segments_in_order = (ANSWER, RATIONALE) if answer_first else (RATIONALE, ANSWER)
     ordered = [(answer, rationale) if answer_first else (rationale, answer) for rationale, answer in parts]
     texts = [f"{first} {second}".strip() for first, second in ordered]
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    end, *_ = find_end_tokens(tokenizer)
     completions = []
-    for text, (_, second), ids, offsets in zip(texts, ordered, encoded.input_ids, encoded.offset_mapping, strict=True):
+    for text, (_, second), (ids, offsets) in zip(texts, ordered, encode_texts(tokenizer, texts), strict=True):
         second_start = len(text) - len(second)
         segments = [segments_in_order[end > second_start] for _, end in offsets]
-        completions.append(([*ids, tokenizer.eos_token_id], [*segments, segments_in_order[second != ""]]))
+        completions.append(([*ids, end], [*segments, segments_in_order[second != ""]]))
     return completions
 
 
@@ -170,15 +181,17 @@ def split_completion(
     """Returns (rationale, answer sentence) of a completion.
 
     A teacher's own last sentence is kept if it states the answer; otherwise the prompt's answer sentence is
-    added with the answer that the teacher reached. A rationale without any answer stays without. If `normalize`, the
-    prompt's answer sentence replaces all sentences in which the teacher states it.
+    added with the answer that the teacher reached. A rationale without any answer stays without, and so does one that
+    was cut off before it stated its answer. If `normalize`, the prompt's answer sentence replaces all sentences in
+    which the teacher states it. What a teacher invented after its answer, such as a next question, is left out.
     """
-    text = rationale.text.strip()
-    if normalize:
-        text = remove_answer(text, question, rationale.answer)
-    elif own := split_answer_sentence(text, question):
+    text = cut_run_on(rationale.text.strip(), question)
+    own = split_answer_sentence(text, question)
+    if own and not normalize:
         return own
-    return text, prompt.answer_sentence(question, rationale.answer) if rationale.answer else ""
+    is_torn = rationale.is_truncated and own is None and text == rationale.text.strip()
+    answer = prompt.answer_sentence(question, rationale.answer) if rationale.answer and not is_torn else ""
+    return remove_answer(text, question, rationale.answer) if normalize else text, answer
 
 
 def build_examples(
@@ -186,6 +199,7 @@ def build_examples(
     prompt: Prompt,
     pairs: Sequence[tuple[Question, Rationale | None]],
     answer_position: AnswerPosition | None = None,
+    keep_thinking: bool = False,
 ) -> list[Example]:
     """Tokenizes (question, rationale) pairs, or, without a rationale, (question, gold answer), in one go.
 
@@ -196,6 +210,7 @@ def build_examples(
         prompt: What stands before each completion.
         pairs: Each question and its rationale.
         answer_position: Where the answer sentence, then the prompt's, stands; None leaves each text as it is.
+        keep_thinking: What the teacher thought comes first, between marks, as a part of the rationale.
     """
     questions = {question.id: question for question, _ in pairs}
     prompts = dict(zip(questions, encode_prompts(tokenizer, prompt, list(questions.values())), strict=True))
@@ -203,7 +218,8 @@ def build_examples(
     for question, rationale in pairs:
         if rationale is not None:
             has_text, normalize = bool(rationale.text.strip()), answer_position is not None
-            parts.append(split_completion(question, rationale, prompt, normalize) if has_text else ("", ""))
+            text, answer = split_completion(question, rationale, prompt, normalize) if has_text else ("", "")
+            parts.append((join_thinking(rationale.thinking, text) if keep_thinking and has_text else text, answer))
         else:
             parts.append(("", prompt.answer_sentence(question, question.gold) if question.gold is not None else ""))
     examples = []

@@ -1,13 +1,15 @@
 """What generates a teacher's completions: one narrow interface, and the local implementation behind it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.encoding import decode_completion, find_end_tokens
+from datamodules.prompts import TemplateOptions
 from lightning_modules.generation import derive_seed, generate_completions
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm
 
@@ -49,12 +51,14 @@ class Request:
         sample: 0, 1, ... where a question is asked several times.
         text: The prompt's text; where the backend applies the chat template, the user's message alone.
         prompt_ids: The prompt's token ids; empty where the backend tokenizes.
+        template_options: What a backend that applies the chat template tells it beside the message.
     """
 
     question_id: str
     sample: int
     text: str
     prompt_ids: tuple[int, ...]
+    template_options: TemplateOptions = field(default_factory=dict)
 
     def derive_seed(self, seed: int) -> int:
         """Returns this completion's own seed, below 2**31, which no other completion plays a part in."""
@@ -66,12 +70,13 @@ class Completion:
     """What a teacher answered.
 
     Attributes:
-        text: The text, without end tokens and stop texts.
+        text: The text, without end tokens and stop texts; what the model thinks is there, between its marks.
         token_ids: Its ids, as generated; None where the backend does not tell.
         finish_reason: `stop`; `length`, if truncated; `content_filter`, if a provider withheld some or all of it.
         num_prompt_tokens: As the backend counts; None where it does not.
         num_completion_tokens: Likewise, with an end token.
         revision: The weights that answered.
+        thinking: What a backend told apart from the text as the model's thinking.
     """
 
     text: str
@@ -80,6 +85,7 @@ class Completion:
     num_prompt_tokens: int | None
     num_completion_tokens: int | None
     revision: str
+    thinking: str = ""
 
 
 class Backend(ABC):
@@ -98,12 +104,13 @@ class Backend(ABC):
     takes_text: ClassVar[bool] = False
 
     @abstractmethod
-    def check(self, source: Source, longest: int) -> None:
+    def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Raises a ValueError if it cannot work; loads and sends nothing.
 
         Args:
             source: The teacher.
             longest: Most tokens of a prompt and its completion; 0 if the prompts are not tokenized.
+            highest_id: Of the prompts' tokens; -1 if they are not tokenized.
         """
 
     @abstractmethod
@@ -112,7 +119,10 @@ class Backend(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
-        """Yields each request with its completion, in any order, as they come."""
+        """Yields each request with its completion, in any order, as they come.
+
+        Where the process is to stop (`is_stopping`), it begins nothing, yields what is under way, and ends.
+        """
 
     def summarize(self) -> str | None:
         """Returns a line about what was spent, if that is worth one."""
@@ -124,6 +134,15 @@ def find_stop(text: str, stop: Sequence[str]) -> int | None:
     return min((place for end in stop if (place := text.find(end)) >= 0), default=None)
 
 
+def watch_stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
+    """Returns what tells whether a completion ends with these ids, since it holds a stop text; None without any."""
+    if not stop:
+        return None
+    # A token that is text is a byte at least, so that this many hold the longest stop text and its last token.
+    tail = 2 * max(len(text.encode()) for text in stop) + 8
+    return lambda ids: find_stop(decode_completion(tokenizer, ids[-tail:]), stop) is not None
+
+
 class TransformersBackend(Backend):
     """Generates with transformers, in this process: any model of the hub, of a folder, of a GGUF file."""
 
@@ -133,10 +152,10 @@ class TransformersBackend(Backend):
         self.model: Any = None
         self.tokenizer: Any = None
 
-    def check(self, source: Source, longest: int) -> None:
+    def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses what cannot be loaded, and prompts that may leave the context."""
         what = "data.max_length + model.max_new_tokens"
-        check_model(source.teacher, source.revision, source.keep_layers, longest, what)
+        check_model(source.teacher, source.revision, source.keep_layers, longest, what, highest_id)
 
     def load(self, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module | None:
         """Loads the model."""
@@ -147,24 +166,17 @@ class TransformersBackend(Backend):
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates the requests as one batch."""
-        # A token that is text is a byte at least, so that this many hold the longest stop text and its last token.
-        tail = 2 * max((len(text.encode()) for text in decoding.stop), default=0) + 8
-
-        def has_stopped(ids: list[int]) -> bool:
-            text = self.tokenizer.decode(ids[-tail:], skip_special_tokens=True)
-            return find_stop(text, decoding.stop) is not None
-
         completions = generate_completions(
             self.model,
             [request.prompt_ids for request in requests],
-            self.tokenizer.eos_token_id,
+            find_end_tokens(self.tokenizer),
             decoding.max_new_tokens,
             decoding.temperature,
             [request.derive_seed(decoding.seed) for request in requests],
-            has_stopped if decoding.stop else None,
+            watch_stops(self.tokenizer, decoding.stop),
         )
         for request, (ids, finish_reason) in zip(requests, completions, strict=True):
-            text = self.tokenizer.decode(ids, skip_special_tokens=True)
+            text = decode_completion(self.tokenizer, ids)
             cut = find_stop(text, decoding.stop)
             has_end_token = finish_reason == "stop" and cut is None
             yield (

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from datamodules.batching import pad_rows
+from lightning_modules.pretrained import list_end_ids
 
 
 def choose_tokens(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> Tensor:
@@ -78,22 +79,21 @@ class ReadPrompts:
 
 
 @torch.inference_mode()
-def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int) -> ReadPrompts:
+def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
     """Reads prompts as one batch.
 
     A prompt that is there several times is read once, and so is what all prompts begin with, such as exemplars; what
-    follows is padded on the left.
+    follows is padded on the left, with a token that is not attended to.
 
     Args:
         model: The model, in evaluation mode.
         prompts: Token ids.
-        pad_id: Any token, which is not attended to.
     """
     places = {tuple(prompt): place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     cache = DynamicCache(config=model.config)
     # A sliding window counts the padding that would come between the shared tokens and the rest.
     shared = 0 if any(cache.is_sliding) else count_shared(list(places))
-    input_ids_PS = pad_rows([prompt[shared:] for prompt in places], pad_id, left=True).to(model.device)
+    input_ids_PS = pad_rows([prompt[shared:] for prompt in places], 0, left=True).to(model.device)
     mask_PS = pad_rows([[1] * (len(prompt) - shared) for prompt in places], 0, left=True)
     mask_PS = torch.cat([torch.ones(len(places), shared, dtype=torch.int64), mask_PS], 1).to(model.device)
     positions_PS = (mask_PS.cumsum(-1) - 1).clamp(min=0)[:, shared:]
@@ -116,7 +116,7 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_i
 def generate_completions(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]] | ReadPrompts,
-    eos_id: int,
+    end_ids: Sequence[int],
     max_new_tokens: int,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
@@ -131,7 +131,7 @@ def generate_completions(
     Args:
         model: The model, in evaluation mode.
         prompts: Token ids; or what `read_prompts` made of them, which is used up.
-        eos_id: Ends a completion, beside the end tokens of the model's own generation settings. Of those settings
+        end_ids: End a completion (`find_end_tokens`), beside those of the model's own generation settings. Of these
             nothing else plays a part: published models bring repetition penalties and truncated sampling.
         max_new_tokens: Truncates a completion.
         temperature: 0 is greedy.
@@ -141,9 +141,8 @@ def generate_completions(
     Returns:
         For each prompt its completion's token ids without the end token, and `stop` or `length`.
     """
-    read = prompts if isinstance(prompts, ReadPrompts) else read_prompts(model, prompts, eos_id)
-    own = model.generation_config.eos_token_id
-    end_ids = {eos_id, *(own if isinstance(own, list) else [own] if own is not None else [])}
+    read = prompts if isinstance(prompts, ReadPrompts) else read_prompts(model, prompts)
+    ends = {*end_ids, *list_end_ids(model.generation_config)}
     draws_BL = None
     if temperature > 0:
         assert seeds is not None
@@ -161,7 +160,7 @@ def generate_completions(
             tokens_B = choose_tokens(logits_BV, temperature, uniform_B)
             left = []
             for place, (row, token) in enumerate(zip(rows, tokens_B.tolist(), strict=True)):
-                if token not in end_ids:
+                if token not in ends:
                     completions[row].append(token)
                     if has_stopped is None or not has_stopped(completions[row]):
                         left.append(place)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.prompts import TemplateOptions
 from lightning_modules.backends import Backend, Completion, Decoding, FinishReason, Request, Source
+from lightning_modules.stop_signal import is_stopping
 
 OPENAI = "api.openai.com"
 # What a chat template may add to a message, in tokens.
@@ -53,8 +56,8 @@ class Spending:
         return self.prompt_tokens + self.completion_tokens + self.unreported_tokens + self.reserved_tokens
 
 
-def read_reply(body: str) -> tuple[str, FinishReason, int | None, int | None, str]:
-    """Returns text, finish reason, prompt and completion tokens (None if not reported), and the model that answered.
+def read_reply(body: str) -> tuple[str, str, FinishReason, int | None, int | None, str]:
+    """Returns text, thinking, finish reason, prompt and completion tokens (None if not reported), and who answered.
 
     Raises:
         ValueError: The body is no chat completion.
@@ -62,15 +65,18 @@ def read_reply(body: str) -> tuple[str, FinishReason, int | None, int | None, st
     try:
         reply = json.loads(body)
         choice = reply["choices"][0]
-        text, reason = choice["message"].get("content") or "", choice["finish_reason"]
+        message, reason = choice["message"], choice["finish_reason"]
+        text = message.get("content") or ""
+        # DeepSeek's and older vLLM's name, and that of newer vLLM, Ollama and OpenRouter.
+        thinking = message.get("reasoning_content") or message.get("reasoning") or ""
         usage = reply.get("usage") or {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
         revision = " ".join(filter(None, (reply.get("model"), reply.get("system_fingerprint"))))
     except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"a malformed reply: {body[:100]!r}") from None
-    if not isinstance(text, str) or reason not in get_args(FinishReason):
+    if not isinstance(text, str) or not isinstance(thinking, str) or reason not in get_args(FinishReason):
         raise ValueError(f"a reply with finish_reason {reason!r}")
-    return text, reason, *counts, revision or "unknown"
+    return text, thinking, reason, *counts, revision or "unknown"
 
 
 class OpenAIBackend(Backend):
@@ -128,7 +134,7 @@ class OpenAIBackend(Backend):
         # The client insists on a key.
         return os.environ[self.key_variable] if self.key_variable else "none"
 
-    def check(self, source: Source, longest: int) -> None:
+    def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses a missing client or key, a URL with a password, and settings that an endpoint cannot heed."""
         import_openai()
         if urlsplit(self.base_url).scheme not in ("http", "https"):
@@ -173,7 +179,7 @@ class OpenAIBackend(Backend):
                         yield request, completion
             if self._failure:
                 raise self._failure
-            if waiting:
+            if waiting and not is_stopping():
                 raise ValueError(f"{self._name_cap()} reached, {len(waiting)} of {len(requests)} not asked; {GOES_ON}")
         finally:
             loop.run_until_complete(self._end(client, running))
@@ -190,8 +196,12 @@ class OpenAIBackend(Backend):
         return len(request.text.encode()) + TEMPLATE_TOKENS + decoding.max_new_tokens
 
     def _may_send(self, request: Request, decoding: Decoding) -> bool:
-        """Whether there was no failure, and the caps have room."""
-        if self._failure or (self.max_requests is not None and self.spending.requests >= self.max_requests):
+        """Whether there was no failure, this process is to go on, and the caps have room."""
+        if (
+            self._failure
+            or is_stopping()
+            or (self.max_requests is not None and self.spending.requests >= self.max_requests)
+        ):
             return False
         bound = self._bound_tokens(request, decoding)
         return self.max_tokens_total is None or self.spending.tokens + bound <= self.max_tokens_total
@@ -210,6 +220,8 @@ class OpenAIBackend(Backend):
         bound = self._bound_tokens(request, decoding)
         for attempt in range(self.max_retries + 1):
             if attempt:
+                if is_stopping():
+                    return None
                 if not self._may_send(request, decoding):
                     self._fail(f"{self._name_cap()} reached; {GOES_ON}")
                     return None
@@ -234,11 +246,18 @@ class OpenAIBackend(Backend):
                 return None
             if attempt < self.max_retries:
                 delay = min(self.retry_delay * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
-                await asyncio.sleep(max(wait, delay))
+                await self._pause(max(wait, delay))
         self._fail(
             f"{self.base_url}: {request.question_id}: no answer in {self.max_retries + 1} attempts, {reason}; {GOES_ON}"
         )
         return None
+
+    @staticmethod
+    async def _pause(seconds: float) -> None:
+        """Waits, but not on once this process is to stop."""
+        until = time.monotonic() + seconds
+        while not is_stopping() and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.5))
 
     def _fail(self, message: str) -> None:
         """Remembers the first failure, without the key, which a server's message may repeat."""
@@ -254,6 +273,7 @@ class OpenAIBackend(Backend):
         length = {"max_completion_tokens" if self.is_openai else "max_tokens": decoding.max_new_tokens}
         seed = {"seed": request.derive_seed(decoding.seed)} if decoding.temperature else {}
         stop = {"stop": list(decoding.stop)} if decoding.stop else {}
+        options = self._send_options(request.template_options)
         try:
             raw = await client.chat.completions.with_raw_response.create(
                 model=self.teacher,
@@ -262,8 +282,9 @@ class OpenAIBackend(Backend):
                 **length,
                 **seed,
                 **stop,
+                **options,
             )
-            text, reason, num_prompt, num_completion, revision = read_reply(raw.http_response.text)
+            text, thinking, reason, num_prompt, num_completion, revision = read_reply(raw.http_response.text)
         except openai.APITimeoutError:
             return f"timeout of {self.timeout:g} s", 0.0, True
         except openai.APIConnectionError as error:
@@ -278,7 +299,12 @@ class OpenAIBackend(Backend):
             return said, None, False
         except ValueError as error:
             return str(error), 0.0, True
-        return Completion(text, None, reason, num_prompt, num_completion, revision)
+        return Completion(text, None, reason, num_prompt, num_completion, revision, thinking)
+
+    def _send_options(self, options: TemplateOptions) -> dict[str, Any]:
+        """Returns what tells a server the template's options; OpenAI has parameters (`reasoning_effort`) instead."""
+        body = options if self.is_openai else {"chat_template_kwargs": options}
+        return {"extra_body": body} if options else {}
 
     @staticmethod
     def _read_wait(headers: Any) -> float:

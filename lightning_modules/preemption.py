@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 
-from lightning_modules.stop_signal import EXIT_STOPPED, StopListener
+from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, leave
 
 
 class Preemption(L.Callback):
@@ -55,6 +55,5 @@ class Preemption(L.Callback):
 
     def _leave(self, trainer: L.Trainer, where: str) -> None:
         if trainer.is_global_zero:
-            cause = self.listener.received or "a signal to another process"
-            print(f"stopped by {cause} {where}; the same command continues", flush=True)
+            leave(where)
         raise SystemExit(EXIT_STOPPED)

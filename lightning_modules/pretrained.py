@@ -1,15 +1,28 @@
 """Loading a causal language model from the hub, a local folder, a GGUF file or a run's checkpoint."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
 
-from datamodules.pretrained import find_card, locate_pretrained, read_start, resolve_model
+from datamodules.model_cards import find_card
+from datamodules.pretrained import locate_pretrained, read_start, resolve_model
+from datamodules.seals import check_folder
 from lightning_modules.adapters import check_peft, find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -102,16 +115,29 @@ def load_causal_lm(
         quantize_on: A GPU on which the linear layers' weights are held in 4 bits, and computed with in `dtype`.
 
     Raises:
-        ValueError: There is no such model.
+        ValueError: There is no such model; its weights are not those of its config, or not all finite numbers.
     """
     if model.endswith(".ckpt"):
         start = read_start(model)
         loaded = load_causal_lm(start["student"], start["revision"], dtype, start["keep_layers"])
-        weights = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        loaded.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+        stored = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        weights = {name.removeprefix("model."): weight for name, weight in stored.items()}
+        shapes = {name: weight.shape for name, weight in loaded.state_dict().items()}
+        common = [name for name in weights if name in shapes]
+        refuse_other_weights(
+            model,
+            missing=shapes.keys() - weights.keys(),
+            unexpected=weights.keys() - shapes.keys(),
+            mismatched=[(name, weights[name].shape, shapes[name]) for name in common],
+        )
+        loaded.load_state_dict(weights)
+        refuse_infinite(loaded, model)
         return loaded
+    check_folder(Path(model))
     if base := find_base(model):
-        return merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
+        merged = merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
+        refuse_infinite(merged, model)
+        return merged
     name, options = locate_pretrained(model, revision)
     if quantize_on is not None:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -127,16 +153,94 @@ def load_causal_lm(
     else:
         options["use_safetensors"] = True
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
-    except OSError as error:
+        # What does not fit is named below, in one line.
+        with quiet_report():
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{model}: no model can be loaded: {str(error).splitlines()[0]}") from None
+    refuse_other_weights(model, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
+    refuse_infinite(loaded, model)
     if keep_layers is not None:
         keep_only_layers(loaded, keep_layers)
     return loaded
 
 
-def check_model(model: str, revision: str | None, keep_layers: list[int] | None, length: int, what: str) -> None:
-    """Refuses, without loading it, a model that lacks weights, one of the layers to keep, or enough context.
+@contextmanager
+def quiet_report() -> Iterator[None]:
+    """Keeps transformers from reporting in many lines what is refused in one."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def refuse_other_weights(
+    model: str, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[str, Any, Any]]
+) -> None:
+    """Raises a ValueError, with their names, if weights are not those that the model's config asks for.
+
+    Args:
+        model: Named in the message.
+        missing: Weights that the file lacks; tied ones aside.
+        unexpected: Weights that the model has no place for.
+        mismatched: Names, with the file's shape and the model's.
+    """
+    shapes = [
+        f"{name} ({'x'.join(map(str, own))} for {'x'.join(map(str, right))})"
+        for name, own, right in mismatched
+        if own != right
+    ]
+    wrong = {"lack": sorted(missing), "have no place for": sorted(unexpected), "have another shape of": sorted(shapes)}
+    found = [
+        f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in wrong.items()
+        if names
+    ]
+    if found:
+        raise ValueError(f"{model}: its weights are not those of its config: they {'; they '.join(found)}")
+
+
+@torch.no_grad()
+def refuse_infinite(loaded: PreTrainedModel, model: str) -> None:
+    """Raises a ValueError, with its name, if a weight holds NaN or an infinity."""
+    for name, weight in loaded.state_dict().items():
+        # One pass and no copy: the least and the greatest of numbers with a NaN are NaN.
+        if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
+            raise ValueError(f"{model}: {name} holds numbers that are not finite; take another file")
+
+
+def read_end_ids(model: str, revision: str | None) -> list[int]:
+    """Returns the end tokens of a model's own generation settings, without loading it; none where it has no such."""
+    name, options = locate_pretrained(model, revision)
+    try:
+        return list_end_ids(GenerationConfig.from_pretrained(name, **options))
+    except OSError:
+        return []
+
+
+def list_end_ids(settings: GenerationConfig) -> list[int]:
+    """Returns the end tokens of generation settings."""
+    own = settings.eos_token_id
+    return own if isinstance(own, list) else [] if own is None else [own]
+
+
+def add_end_ids(settings: GenerationConfig, end_ids: list[int]) -> None:
+    """Makes generation settings end a text at these tokens, too, and first at those that a student learned to write."""
+    settings.eos_token_id = list(dict.fromkeys([*end_ids, *list_end_ids(settings)]))
+
+
+def check_model(
+    model: str, revision: str | None, keep_layers: list[int] | None, length: int, what: str, highest_id: int = -1
+) -> None:
+    """Refuses, without loading it, a model that lacks weights, layers to keep, enough context, or a token's embedding.
 
     Args:
         model: Hub id, local folder, `.gguf` file, or `model:NAME`; only its config is read.
@@ -144,13 +248,14 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
         keep_layers: Layers to keep; None keeps all.
         length: Longest sequence.
         what: The settings that add up to it, for the message.
+        highest_id: Of the tokens that it is given; -1 if that is not known.
 
     Raises:
         ValueError: There is no such model, or it does not fit.
     """
     if base := find_base(model):
         check_peft()
-        return check_model(*base, keep_layers, length, what)
+        return check_model(*base, keep_layers, length, what, highest_id)
     name, options = locate_pretrained(model, revision)
     if model.endswith(".ckpt") and keep_layers is not None:
         raise ValueError(f"{model}: keep_layers is given, but the run's own config says which layers a checkpoint has")
@@ -166,3 +271,8 @@ def check_model(model: str, revision: str | None, keep_layers: list[int] | None,
     context = config.get_text_config().to_dict().get("max_position_embeddings")
     if context is not None and length > context:
         raise ValueError(f"{what} is {length}, more than the context of {context} tokens of {model}; lower it")
+    if highest_id >= (size := config.get_text_config().vocab_size):
+        raise ValueError(
+            f"{model}: its tokenizer writes token {highest_id}, but its embedding has {size} rows: they are not of one "
+            "model, or a token was added without resizing the embedding"
+        )

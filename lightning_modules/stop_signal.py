@@ -6,6 +6,7 @@ the process.
 
 import signal
 from types import FrameType
+from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 # BSD's EX_TEMPFAIL: stopped as asked, with everything saved; the same command continues.
@@ -30,6 +31,24 @@ class StopListener:
         """Takes both signals, also from whoever has taken one meanwhile."""
         for number in STOP_SIGNALS:
             signal.signal(number, self)
+
+
+def is_stopping() -> str | None:
+    """Returns the name of the signal that this process is to stop for; None if it is to go on."""
+    listener = find_listener()
+    return listener.received if listener else None
+
+
+def leave(where: str) -> NoReturn:
+    """Ends the process as one that was asked to stop, and did where nothing is lost.
+
+    Args:
+        where: It stopped, for the message.
+    """
+    print(
+        f"stopped by {is_stopping() or 'a signal to another process'} {where}; the same command continues", flush=True
+    )
+    raise SystemExit(EXIT_STOPPED)
 
 
 def find_listener() -> StopListener | None:

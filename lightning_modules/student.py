@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files import atomic_path
+from datamodules.encoding import find_end_tokens
+from datamodules.files import atomic_path, write_sealed
+from datamodules.seals import MANIFEST, describe_files
 from lightning_modules.adapters import Adapter, add_adapter, check_adapter
 from lightning_modules.extent import check_extent
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
-from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
+from lightning_modules.pretrained import Dtype, add_end_ids, check_model, default_dtype, load_causal_lm
 from lightning_modules.sharding import (
     ShardedStrategy,
     call_inside,
@@ -199,7 +201,8 @@ class DistillationModule(L.LightningModule):
             raise ValueError("model.compile needs a C++ compiler on a CPU; install g++, or name one in CXX")
         if data.supervision == "label" and not self.loss.supervises_answers:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
-        check_model(self.student, self.student_revision, self.keep_layers, data.max_length, "data.max_length")
+        longest, highest = (data.max_length, "data.max_length"), data.train_examples.store.highest_id
+        check_model(self.student, self.student_revision, self.keep_layers, *longest, highest)
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
@@ -343,12 +346,17 @@ class DistillationModule(L.LightningModule):
         if not self.trainer.is_global_zero:
             return
         self.model.config.use_cache = True
+        tokenizer = self.trainer.datamodule.tokenizer
         with atomic_path(folder) as temporary:
             if self.adapter is None or self.export_form == "adapter":
+                add_end_ids(self.model.generation_config, find_end_tokens(tokenizer))
                 self.model.save_pretrained(temporary, state_dict=state)
             else:
                 # Into weights that were never in 4 bits.
                 with TemporaryDirectory() as alone:
                     self.model.save_pretrained(alone, state_dict=state)
-                    load_causal_lm(alone, None, self._weights_dtype, self.keep_layers).save_pretrained(temporary)
-            self.trainer.datamodule.tokenizer.save_pretrained(temporary)
+                    merged = load_causal_lm(alone, None, self._weights_dtype, self.keep_layers)
+                    add_end_ids(merged.generation_config, find_end_tokens(tokenizer))
+                    merged.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_sealed(temporary / MANIFEST, {"files": describe_files(temporary)})

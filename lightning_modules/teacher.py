@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from datamodules.answers import extract_neutral
+from datamodules.answers import extract_neutral, find_stated_answer
 from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
+from datamodules.grading import is_correct
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
+from datamodules.model_cards import find_family
 from datamodules.rationales import Rationale, name_paraphrase
-from datamodules.statements import find_last_statement
+from datamodules.thinking import find_open_mark, split_thinking
 from lightning_modules.backends import Backend, Decoding, Request, Source, TransformersBackend
 from lightning_modules.pretrained import Dtype, check_model, default_dtype, identify_weights, load_causal_lm, name_model
 from lightning_modules.row_head import RowHead
@@ -31,7 +33,7 @@ class TeacherModule(L.LightningModule):
         self,
         teacher: str,
         revision: str | None = None,
-        family: str = "unknown",
+        family: str | None = None,
         dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
     ):
@@ -40,12 +42,13 @@ class TeacherModule(L.LightningModule):
         Args:
             teacher: Hub id, local folder, or GGUF file.
             revision: Commit of a hub model.
-            family: The teacher's family, as studies group it.
+            family: The teacher's family, as studies group it; null is what its name tells (`configs/families.yaml`).
             dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
         """
         super().__init__()
-        self.teacher, self.teacher_revision, self.family = teacher, revision, family
+        self.teacher, self.teacher_revision = teacher, revision
+        self.family = find_family(teacher, family)
         self.teacher_dtype: Dtype = dtype or default_dtype(teacher)
         self.keep_layers = keep_layers
         self.model: Any = None
@@ -118,7 +121,7 @@ class Annotator(TeacherModule):
 
     def check(self, data: QuestionDataModule) -> None:
         """Raises a ValueError if the backend cannot run the teacher, or a generation may leave its context."""
-        self.backend.check(self.source, data.max_length + self.decoding.max_new_tokens)
+        self.backend.check(self.source, data.max_length + self.decoding.max_new_tokens, data.highest_id)
 
     def prepare(self, data: QuestionDataModule) -> None:
         """Tells the data what it is asked for."""
@@ -145,11 +148,15 @@ class Annotator(TeacherModule):
         requests = []
         for question_id, sample in items:
             posed = data.posed[question_id]
-            requests.append(Request(question_id, sample, posed.text, tuple(posed.prompt_ids)))
+            options = data.prompt.template_options
+            requests.append(Request(question_id, sample, posed.text, tuple(posed.prompt_ids), options))
         for request, completion in self.backend.generate(requests, self.decoding):
-            question, text = data.posed[request.question_id].question, completion.text.strip()
+            question = data.posed[request.question_id].question
+            # Some templates open the thinking themselves.
+            split = split_thinking(find_open_mark(request.text) + completion.text)
+            text, thinking = split.reply.strip(), completion.thinking or split.thinking
             teacher, original = self.teacher_name, data.originals.get(question.id)
-            extraction = find_last_statement(text, question) if original else extract_neutral(text, question)
+            extraction = find_stated_answer(text, question) if original else extract_neutral(text, question)
             answer = extraction.answer if extraction else None
             if original is not None:
                 teacher = name_paraphrase(original.teacher, teacher)
@@ -163,11 +170,12 @@ class Annotator(TeacherModule):
                 sample=request.sample,
                 text=text,
                 answer=answer,
-                correct=None if question.gold is None else answer == question.gold,
+                correct=is_correct(answer, question),
                 finish_reason=completion.finish_reason,
                 prompt_id=data.prompt.id,
                 num_prompt_tokens=completion.num_prompt_tokens,
                 num_completion_tokens=completion.num_completion_tokens,
+                thinking=thinking,
             )
             yield {"revision": completion.revision, **vars(rationale)}
 
@@ -257,9 +265,10 @@ class LogitScorer(TeacherModule):
         longest, what = data.max_length, "data.max_length"
         if self.vllm is not None:
             longest, what = longest + 1, "data.max_length and the token that vLLM generates"
-        check_model(self.teacher, self.teacher_revision, self.keep_layers, longest, what)
+        highest = data.examples.store.highest_id
+        check_model(self.teacher, self.teacher_revision, self.keep_layers, longest, what, highest)
         if self.vllm is not None:
-            self.vllm.check(self.source, longest)
+            self.vllm.check(self.source, longest, highest)
 
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""

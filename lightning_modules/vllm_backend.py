@@ -7,8 +7,10 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lightning_modules.backends import Backend, Completion, Decoding, Request, Source
-from lightning_modules.pretrained import check_model, identify_weights
+from datamodules.encoding import decode_completion, find_end_tokens
+from lightning_modules.backends import Backend, Completion, Decoding, Request, Source, find_stop
+from lightning_modules.pretrained import check_model, identify_weights, read_end_ids
+from lightning_modules.stop_signal import is_stopping
 
 
 def import_vllm() -> Any:
@@ -24,18 +26,19 @@ def import_vllm() -> Any:
     return vllm
 
 
-def make_sampling(vllm: Any, request: Request, decoding: Decoding) -> Any:
-    """Returns a request's `SamplingParams`."""
+def make_sampling(vllm: Any, request: Request, decoding: Decoding, end_ids: Sequence[int]) -> Any:
+    """Returns a request's `SamplingParams`; each of the end tokens ends it."""
     return vllm.SamplingParams(
         temperature=decoding.temperature,
         max_tokens=decoding.max_new_tokens,
         stop=list(decoding.stop),
+        stop_token_ids=list(end_ids),
         seed=request.derive_seed(decoding.seed),
     )
 
 
-def read_output(output: Any, revision: str) -> Completion:
-    """Returns what a `RequestOutput` holds.
+def read_output(output: Any, revision: str, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Completion:
+    """Returns what a `RequestOutput` holds; its text is decoded anew, since vLLM's lacks the marks around thinking.
 
     Raises:
         ValueError: vLLM gave the request up.
@@ -44,8 +47,9 @@ def read_output(output: Any, revision: str) -> Completion:
     if answer.finish_reason not in ("stop", "length"):
         raise ValueError(f"vLLM ended request {output.request_id} with {answer.finish_reason!r}; run the command again")
     ids = list(answer.token_ids)
+    text = decode_completion(tokenizer, ids)
     return Completion(
-        text=answer.text,
+        text=text[: find_stop(text, stop)],
         token_ids=ids,
         finish_reason=answer.finish_reason,
         num_prompt_tokens=len(output.prompt_token_ids),
@@ -74,24 +78,29 @@ class VLLMBackend(Backend):
         self.requests_per_call = requests_per_call
         self.longest = 0
         self.engine: Any = None
+        self.tokenizer: Any = None
+        self._model_end_ids: list[int] = []
         self._engine_options: dict[str, Any] = {}
 
     def keep_log_probs(self, number: int) -> None:
         """Makes the engine, when it is loaded, able to return so many of each token's log-probabilities."""
         self._engine_options = {"max_logprobs": number, "logprobs_mode": "raw_logprobs"}
 
-    def check(self, source: Source, longest: int) -> None:
+    def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses what cannot be loaded, and prompts that may leave the context."""
         import_vllm()
         if source.keep_layers is not None:
             raise ValueError("model.keep_layers: vLLM loads whole models; use TransformersBackend, or leave it")
-        check_model(source.teacher, source.revision, None, longest, "data.max_length + model.max_new_tokens")
+        what = "data.max_length + model.max_new_tokens"
+        check_model(source.teacher, source.revision, None, longest, what, highest_id)
         self.longest = longest
 
     def load(self, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module | None:
         """Starts the engine."""
         if self.engine is None:
             self.weights_id = identify_weights(source.teacher, source.revision)
+            self.tokenizer = tokenizer
+            self._model_end_ids = read_end_ids(source.teacher, source.revision)
             self.engine = import_vllm().LLM(
                 model=source.teacher,
                 revision=source.revision,
@@ -115,11 +124,19 @@ class VLLMBackend(Backend):
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates some requests at a time."""
-        vllm = import_vllm()
+        vllm, end_ids = import_vllm(), [*find_end_tokens(self.tokenizer), *self._model_end_ids]
         for start in range(0, len(requests), self.requests_per_call):
             some = requests[start : start + self.requests_per_call]
             prompts = [vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in some]
-            sampling = [make_sampling(vllm, request, decoding) for request in some]
-            outputs = self.engine.generate(prompts, sampling, use_tqdm=False)
+            sampling = [make_sampling(vllm, request, decoding, end_ids) for request in some]
+            if is_stopping():
+                return
+            try:
+                outputs = self.engine.generate(prompts, sampling, use_tqdm=False)
+            except Exception:
+                # A scheduler signals the engine's own processes, too.
+                if is_stopping():
+                    return
+                raise
             for request, output in zip(some, outputs, strict=True):
-                yield request, read_output(output, self.weights_id)
+                yield request, read_output(output, self.weights_id, self.tokenizer, decoding.stop)

@@ -4,34 +4,37 @@ W&B is a view, offline unless `WANDB_MODE=online`; the record is `metrics.jsonl`
 """
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import lightning as L
 import wandb
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import hash_json, hash_path, hash_text, write_json
-from datamodules.pretrained import list_models, resolve_model
+from datamodules.model_cards import UNKNOWN, find_family
+from datamodules.pretrained import resolve_model
 from datamodules.questions import Question, format_question, load_questions
 from datamodules.rationales import read_families
+from datamodules.seals import check_run_file
 from lightning_modules.metrics import Metrics
 from lightning_modules.pretrained import name_model
 from lightning_modules.run import RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
+from lightning_modules.wandb_mode import Mode, Wanted, begin_run, choose_mode, read_mode
 from losses.schedules import bounds
-
-Mode = Literal["online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Axes:
         teacher: Who wrote the rationales, several joined by `+`; None if nobody taught.
         teacher_family: Likewise.
         student: The student that training began with.
-        student_family: None if unknown.
+        student_family: `unknown` where neither the config nor its name tells.
         supervision: `label`, `rationale`, `rationale+logits`; `untuned` before training.
         kl_weight: The divergence's share; the largest that a schedule reaches. None before training.
         temperature: Of the divergence, likewise.
@@ -66,14 +69,10 @@ class Axes:
     def tags(self) -> list[str]:
         """Coarse facets."""
         families = (self.teacher_family, self.student_family)
-        relation = [] if None in families else ["in-family" if families[0] == families[1] else "cross-family"]
+        relation = (
+            [] if {None, UNKNOWN} & set(families) else ["in-family" if families[0] == families[1] else "cross-family"]
+        )
         return [self.supervision, self.task, *relation]
-
-
-def find_family(model: str) -> str | None:
-    """Returns the family that `configs/models` gives a model, None if it does not list it."""
-    hub, _ = resolve_model(model, None)
-    return next((card.family for card in list_models() if card.hub == hub), None)
 
 
 def _join(names: Iterable[str]) -> str:
@@ -98,9 +97,9 @@ def describe_axes(student: DistillationModule, data: DistillationDataModule, fam
     families = read_families(data.rationale_paths)
     return Axes(
         teacher=_join(teachers) or None,
-        teacher_family=_join(families.get(teacher, "unknown") for teacher in teachers) or None,
+        teacher_family=_join(find_family(teacher, families.get(teacher)) for teacher in teachers) or None,
         student=name_model(student.student),
-        student_family=family or find_family(student.student),
+        student_family=find_family(resolve_model(student.student, None)[0], family),
         supervision=data.supervision,
         kl_weight=bounds(student.loss.kl_weight)[1],
         temperature=bounds(student.loss.temperature)[1],
@@ -110,11 +109,29 @@ def describe_axes(student: DistillationModule, data: DistillationDataModule, fam
     )
 
 
-def _get_mode() -> Mode:
-    mode = os.environ.get("WANDB_MODE", "offline")
-    if mode not in get_args(Mode):
-        raise ValueError(f"WANDB_MODE is {mode!r}; there are {', '.join(get_args(Mode))}")
-    return cast(Mode, mode)
+class TrackingLogger(WandbLogger):
+    """A W&B logger that goes offline where W&B refuses the run.
+
+    Args:
+        wanted: Whether to log, and whether it must be online.
+        mode: See `choose_mode`.
+        options: Of the run.
+    """
+
+    def __init__(self, wanted: Wanted, mode: Mode, **options: Any):
+        super().__init__(mode=mode, **options)
+        self._wanted, self._mode = wanted, mode
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, which begins when it is first asked for."""
+
+        def begin(mode: Mode) -> Any:
+            self._mode = self._wandb_init["mode"] = mode
+            return WandbLogger.experiment.fget(self)
+
+        return begin_run(begin, self._mode, self._wanted)
 
 
 def build_wandb_loggers(settings: RunSettings, run: RunFolder) -> list[WandbLogger]:
@@ -122,17 +139,20 @@ def build_wandb_loggers(settings: RunSettings, run: RunFolder) -> list[WandbLogg
 
     Every attempt of a run is a fragment of its own in `wandb/`, with the run's id.
     """
-    if not settings.wandb or _get_mode() == "disabled":
+    # Of several processes one logs.
+    mode = choose_mode(settings.wandb) if rank_zero_only.rank == 0 else read_mode(settings.wandb)
+    if mode == "disabled":
         return []
     return [
-        WandbLogger(
+        TrackingLogger(
+            settings.wandb,
+            mode,
             project=settings.project,
             group=settings.group,
             name=run.id,
             id=run.id,
             save_dir=run.path.absolute(),  # W&B's service stays in the folder in which its first run began
             job_type="fit",
-            mode=_get_mode(),
             config=run.config,
             settings=wandb.Settings(silent=True),
         )
@@ -216,14 +236,15 @@ class EvaluationLog:
     """How an evaluation is shown in Weights & Biases.
 
     Attributes:
-        enabled: Log to W&B, offline unless WANDB_MODE says otherwise.
+        enabled: Log to W&B, offline unless WANDB_MODE says otherwise, or is out of reach; `required` refuses to begin
+            without W&B online.
         project: The W&B project.
         group: Runs that belong together; null takes that of the student's run, or `default`.
-        student_family: The family of an untuned student; null takes what `configs/models` says.
+        student_family: The family of an untuned student; null is what its name tells.
         samples: Predictions in the table; the same questions whatever the student.
     """
 
-    enabled: bool = True
+    enabled: Wanted = True
     project: str = "kindred"
     group: str | None = None
     student_family: str | None = None
@@ -250,19 +271,21 @@ def log_evaluation(
         records: Predictions.
         metrics: By task.
     """
-    if not settings.enabled or _get_mode() == "disabled":
+    if (mode := choose_mode(settings.enabled)) == "disabled":
         return
     questions = {identifier: posed.question for identifier, posed in data.posed.items()}
     model = config["model"]
     trained = Path(model["student"]).parent
     if (trained / "axes.json").is_file():
+        check_run_file(trained, "axes.json")
         axes, group = Axes(**json.loads((trained / "axes.json").read_text())), trained.parent.name
     else:
-        family = settings.student_family or find_family(model["student"])
+        family = find_family(resolve_model(model["student"], None)[0], settings.student_family)
         axes = Axes(None, None, name_model(model["student"]), family, model["arm"], None, None, None, model["seed"], "")
         group = "default"
     axes = replace(axes, task=join_tasks(questions.values()))
-    experiment = wandb.init(
+    begin = partial(
+        wandb.init,
         project=settings.project,
         group=settings.group or group,
         name=output.stem,
@@ -272,9 +295,9 @@ def log_evaluation(
         job_type="evaluate",
         tags=axes.tags,
         config={**config, **asdict(axes)},
-        mode=_get_mode(),
         settings=wandb.Settings(silent=True),
     )
+    experiment = begin_run(lambda mode: begin(mode=mode), mode, settings.enabled)
     values = defaultdict(list)
     for name, value in ((name, estimate.value) for own in metrics.values() for name, estimate in own.items()):
         values[f"test/{name}"].append(value)

@@ -9,7 +9,7 @@ The first writes a rationale store (parquet). Interrupted, it continues where it
 `tasks` lists the tasks.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.stop_signal import StopListener, leave
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from datamodules.files import hash_json, hash_path, require_file
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
-from datamodules.rationales import Rationale, read_metadata, write_rationales
+from datamodules.rationales import Rationale, find_repeats, read_metadata, write_rationales
 from datamodules.tasks import format_tasks
 
 # Imported, so that `--model.backend` knows them by name.
@@ -116,11 +116,15 @@ def main(args: list[str] | None = None) -> None:
         }
         if data.rewrites is not None and data.originals_saw_gold is not None:
             metadata["gold_conditioned"] = {records[0]["teacher"]: data.originals_saw_gold}
-        write_rationales(output, [Rationale(**record) for record in records], metadata)
+        rationales = [Rationale(**record) for record in records]
+        write_rationales(output, rationales, metadata)
         answered = sum(record["answer"] is not None for record in records)
         correct = sum(record["correct"] is True for record in records)
         truncated = sum(record["finish_reason"] == "length" for record in records)
-        print(f"{output}: {len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated")
+        summary = f"{len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated"
+        if repeats := find_repeats(rationales):
+            summary += f", {len(repeats)} that repeat another sample word by word"
+        print(f"{output}: {summary}")
 
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
@@ -143,15 +147,19 @@ def main(args: list[str] | None = None) -> None:
 
 
 def ask(data: QuestionDataModule, teacher: Annotator, writer: RecordWriter) -> None:
-    """Annotates with a backend that needs no trainer."""
-    missing = data.find_missing()
+    """Annotates with a backend that needs no trainer; it yields less than all where this process is to stop."""
+    missing, answered = data.find_missing(), 0
     writer.records.open()
     teacher.backend.load(teacher.source, data.tokenizer)
     try:
         for record in tqdm(teacher.annotate(data, missing), total=len(missing), disable=None):
             writer.records.append([record])
+            answered += 1
     finally:
-        print(teacher.backend.summarize())
+        if summary := teacher.backend.summarize():
+            print(summary)
+    if answered < len(missing):
+        leave(f"after {answered} of {len(missing)} requests")
     writer.records.merge()
 
 

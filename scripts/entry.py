@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from datamodules.plain_text import clean_line
 from lightning_modules.stop_signal import EXIT_STOPPED
 
 
@@ -52,7 +53,7 @@ def run_main(main: Callable[[], Any], script: str) -> None:
         main: What it does.
         script: Its file.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {clean_line(str(message))}\n"
     try:
         refuse_other_checkout(script)
         main()
@@ -69,5 +70,5 @@ def run_main(main: Callable[[], Any], script: str) -> None:
     except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
         if os.environ.get("KINDRED_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {clean_line(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)

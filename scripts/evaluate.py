@@ -17,16 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import require_file, write_json
 from datamodules.provenance import describe_creation
-from datamodules.rationales import read_metadata, write_table
+from datamodules.tables import read_table, write_table
 from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
 from lightning_modules.metrics import format_table, measure, to_json
 from lightning_modules.pretrained import identify_weights
 from lightning_modules.wandb_logging import EvaluationLog, log_evaluation
+from lightning_modules.wandb_mode import choose_mode
 from lightning_modules.writers import RecordWriter
 from scripts.annotate import refuse_other_output
 from scripts.entry import run_main
@@ -57,8 +56,7 @@ def print_metrics(paths: list[str]) -> None:
     if not paths:
         raise ValueError("metrics: name at least one file of predictions")
     for path in paths:
-        read_metadata(require_file(Path(path), "predictions"))
-        table = pq.read_table(path)
+        table = read_table(require_file(Path(path), "predictions"))
         if missing := [name for name in PREDICTION_SCHEMA.names if name not in table.column_names]:
             raise ValueError(f"{path}: no predictions, or an earlier version's: without column {missing[0]}")
         try:
@@ -79,6 +77,9 @@ def main(args: list[str] | None = None) -> None:
         raise ValueError(f"--bert_model: no such folder: {bert_model}")
     if bert_model is not None and not data.reference_paths:
         raise ValueError("--bert_model is given without data.references, and would be ignored")
+    settings = EvaluationLog(**cli.config.wandb.as_dict())
+    if settings.enabled == "required":
+        choose_mode(settings.enabled)
     data.setup("predict")
     student.check(data)
     # A student folder may have been trained anew under the same name.
@@ -101,7 +102,6 @@ def main(args: list[str] | None = None) -> None:
         write_json(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
         write_table(output, records, metadata, PREDICTION_SCHEMA)
         print(f"{output}: {len(records)} predictions\n{format_table(metrics)}")
-        settings = EvaluationLog(**cli.config.wandb.as_dict())
         log_evaluation(settings, output, config, data, records, metrics)
 
     writer = RecordWriter(output, config, finish)

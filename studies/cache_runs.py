@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from datamodules.batching import PredictionSampler, collate_examples
+from datamodules.encoding import find_end_tokens
 from datamodules.logit_format import CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales
+from datamodules.rationales import Rationale, drop_truncated, load_rationales
 from datamodules.tokenization import (
     PROMPT,
     Example,
@@ -122,14 +123,14 @@ class Run:
 
 def _answer(model: Any, tokenizer: Any, prompt_name: str, questions: list[Question], num_tokens: int) -> list[Example]:
     """Returns the model's own greedy completions, as examples."""
-    prompt = get_prompt(prompt_name)
+    prompt, end_ids = get_prompt(prompt_name), find_end_tokens(tokenizer)
     examples = []
     for start in range(0, len(questions), 16):
         part = questions[start : start + 16]
         prompts = [encode_prompt(tokenizer, prompt, question)[1] for question in part]
-        completions = generate_completions(model, prompts, tokenizer.eos_token_id, num_tokens)
+        completions = generate_completions(model, prompts, end_ids, num_tokens)
         for question, ids, (completion, _) in zip(part, prompts, completions, strict=True):
-            tokens = np.array([*ids, *completion, tokenizer.eos_token_id], np.int32)
+            tokens = np.array([*ids, *completion, end_ids[0]], np.int32)
             segments = np.full(len(tokens), PROMPT + 1, np.int8)
             segments[: len(ids)] = PROMPT
             examples.append(Example(f"{question.id}/own/0", question.id, tokens, segments, "0" * 16))
@@ -153,7 +154,7 @@ def open_smollm2(path: str, rationales: Sequence[str], number: int) -> tuple[Run
     questions = {question.id: question for question in load_questions(rationales[0])}
     first = list(questions.values())[:number]
     chosen: dict[str, Rationale] = {}
-    for rationale in load_rationales([rationales[0]], questions):
+    for rationale in drop_truncated(load_rationales([rationales[0]], questions), rationales[0], keep=False):
         if "gpt" in rationale.teacher:
             chosen.setdefault(rationale.question_id, rationale)
     prompt = get_prompt("instruction")

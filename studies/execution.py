@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from datamodules.plain_text import clean_line
 from datamodules.provenance import claim_folder
 from lightning_modules.run import read_early_end
-from lightning_modules.stop_signal import EXIT_STOPPED, StopListener, find_listener
+from lightning_modules.stop_signal import StopListener, is_stopping, leave
 from studies.plan import Job
 
 Main = Callable[[list[str]], Any]
@@ -80,7 +81,7 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
     failed: dict[str, BaseException] = {}
     progress = tqdm(total=len(jobs), unit="job", desc=folder.name)
     # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
-    hears, listener = signal.signal(signal.SIGINT, signal.SIG_IGN), find_listener()
+    hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
         try:
             while True:
@@ -90,9 +91,8 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
                 signal.signal(signal.SIGINT, hears)
                 if not running:
                     break
-                if listener is not None and listener.received is not None:
-                    print(f"stopped by {listener.received}; the same command continues", flush=True)
-                    raise SystemExit(EXIT_STOPPED)
+                if is_stopping():
+                    leave(f"while {len(running)} jobs ran")
                 for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)
                     error = future.exception()
@@ -138,8 +138,8 @@ def find_state(folder: Path, job: Job) -> tuple[State, str]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return "running", last
-    return "failed" if last.startswith("error:") else "stopped", last
+            return "running", clean_line(last)
+    return "failed" if last.startswith("error:") else "stopped", clean_line(last)
 
 
 def format_status(jobs: list[Job], folder: Path) -> str:

@@ -9,7 +9,20 @@ from jsonargparse.typing import PositiveInt
 
 from datamodules.controls import AnswerPosition
 from datamodules.files import check_name
+from datamodules.model_cards import UNKNOWN, find_family
 from studies.interaction import explain_unidentified
+
+
+def _tell_family(role: str, name: str, stated: str) -> str:
+    """Returns the family that is stated, or that a name tells.
+
+    Raises:
+        ValueError: It tells none.
+    """
+    family = find_family(name, stated)
+    if family == UNKNOWN:
+        raise ValueError(f"{role} {name}: configs/families.yaml knows no family of this name; set its family")
+    return family
 
 
 @dataclass(frozen=True)
@@ -31,15 +44,18 @@ class StudentSpec:
 
     Attributes:
         model: Hub id, local folder, or GGUF file.
-        family: As the teachers' families are called.
+        family: As the teachers' families are called; empty is what the model's name tells (`configs/families.yaml`).
         keep_layers: Keep only these decoder layers.
         fit: Further arguments of its trainings, for example `--model.learning_rate=1e-4`.
     """
 
     model: str
-    family: str
+    family: str = ""
     keep_layers: list[int] | None = None
     fit: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", _tell_family("student", self.model, self.family))
 
 
 @dataclass(frozen=True)
@@ -47,14 +63,14 @@ class TeacherSpec:
     """A teacher of the study: a model that annotates, or published rationales.
 
     Attributes:
-        family: As the students' families are called.
+        family: As the students' families are called; empty is what the model's, or the published name tells.
         model: Hub id, local folder, or GGUF file; null for published rationales.
         rationales: File of published rationales, or one for each task; null for a model.
         name: The teacher's name in these files.
         annotate: Further arguments when it writes, for example `--model.backend=OpenAIBackend`.
     """
 
-    family: str
+    family: str = ""
     model: str | None = None
     rationales: str | dict[str, str] | None = None
     name: str | None = None
@@ -65,6 +81,7 @@ class TeacherSpec:
             raise ValueError("a teacher has either a model or a file of rationales")
         if (self.rationales is None) != (self.name is None):
             raise ValueError("a teacher's name says whose rationales in the file are meant; give both or neither")
+        object.__setattr__(self, "family", _tell_family("teacher", self.model or self.name or "", self.family))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from collections.abc import Collection, Sequence
 
+from datamodules.plain_text import clean_line
+
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Returns a table.
+    """Returns a table, in which no cell's text can do anything to a terminal.
 
     Args:
         columns: Their headings.
         rows: The cells, each row as long as `columns`.
         right: The numbers of the columns that are aligned to the right.
     """
+    columns, rows = [*map(clean_line, columns)], [[*map(clean_line, row)] for row in rows]
     widths = [max(3, *map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     rules = ["-" * (width - 1) + ":" if n in right else "-" * width for n, width in enumerate(widths)]
     lines = [

@@ -26,6 +26,7 @@ class ChatServer:
             headers); None to answer.
         dies_after: After this many answers the server is gone.
         delay: Of each answer, in seconds.
+        reasoning: What each answer has as its `reasoning_content`; None has none.
         bodies: Of all requests.
         most_at_once: Most requests that were open at a time.
     """
@@ -36,6 +37,7 @@ class ChatServer:
     fail: Callable[[int], tuple[int, str, dict] | None] = lambda number: None
     dies_after: int | None = None
     delay: float = 0.0
+    reasoning: str | None = None
     bodies: list[dict] = field(default_factory=list)
     num_answers: int = 0
     open_requests: int = 0
@@ -92,9 +94,12 @@ def serve(folder: str) -> Iterator[ChatServer]:
             prompt = tokenizer(message["content"])["input_ids"]
             with lock:
                 [(ids, reason)] = generate_completions(
-                    model, [prompt], 1, body["max_tokens"], body["temperature"], [body.get("seed", 0)]
+                    model, [prompt], [1], body["max_tokens"], body["temperature"], [body.get("seed", 0)]
                 )
                 state.num_answers += 1
+            message = {"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)}
+            if state.reasoning is not None:
+                message["reasoning_content"] = state.reasoning
             reply = {
                 "id": "x",
                 "object": "chat.completion",
@@ -103,7 +108,7 @@ def serve(folder: str) -> Iterator[ChatServer]:
                 "choices": [
                     {
                         "index": 0,
-                        "message": {"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)},
+                        "message": message,
                         "finish_reason": reason,
                     }
                 ],

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from datamodules.encoding import decode_completion, find_end_tokens
 from datamodules.files import hash_path
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import Prompt, get_prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
 from datamodules.targets import collate_targets
+from datamodules.thinking import split_thinking
 from datamodules.tokenization import Example, build_examples, encode_prompts, load_tokenizer
 from lightning_modules.generation import generate_completions
 from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm
@@ -68,6 +70,7 @@ class StudentReader:
             "keep_layers": self.spec.keep_layers,
             "dtype": self.dtype,
             "prompt": self.prompt.id,
+            "end": find_end_tokens(self.tokenizer),
         }
 
     def prepare(self, pairs: Sequence[tuple[Question, Rationale]]) -> list[Text]:
@@ -81,7 +84,9 @@ class StudentReader:
         self.prompts = {key: ids for key, (_, ids) in zip(questions, encoded, strict=True)}
         texts = build_texts(self.tokenizer, self.prompt, pairs)
         longest = max(len(self.prompts[text.question.id]) + len(text.token_ids) for text in texts)
-        check_model(self.spec.model, None, self.spec.keep_layers, longest, "the longest prompt and rationale")
+        highest = max(max(ids) for ids in (*self.prompts.values(), *(text.token_ids for text in texts)))
+        what = "the longest prompt and rationale"
+        check_model(self.spec.model, None, self.spec.keep_layers, longest, what, highest)
         return texts
 
     def open_caches(self, caches: dict[str, LogitCache], texts: Sequence[Text]) -> None:
@@ -183,11 +188,10 @@ class StudentReader:
             for start in range(0, len(asked), QUESTIONS_PER_BATCH):
                 part = asked[start : start + QUESTIONS_PER_BATCH]
                 prompts = [ids for _, ids in encode_prompts(self.tokenizer, get_prompt(prompt), part)]
-                found = generate_completions(self.model, prompts, self.tokenizer.eos_token_id, max_new_tokens)
-                yield [
-                    {"key": question.id, "text": self.tokenizer.decode(ids, skip_special_tokens=True).strip()}
-                    for question, (ids, _) in zip(part, found, strict=True)
-                ]
+                found = generate_completions(self.model, prompts, find_end_tokens(self.tokenizer), max_new_tokens)
+                # Its thinking is no part of what teachers' rationales are compared with.
+                texts = [split_thinking(decode_completion(self.tokenizer, ids)).reply.strip() for ids, _ in found]
+                yield [{"key": own.id, "text": text} for own, text in zip(part, texts, strict=True)]
 
         config = {**self.identity, "prompt": get_prompt(prompt).id, "max_new_tokens": max_new_tokens}
         path = self.folder / f"{self.name}-own.parquet"

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from datamodules.files import hash_json, read_records
 from datamodules.rationales import read_metadata, write_table
 from datamodules.record_log import RecordLog
+from lightning_modules.stop_signal import is_stopping, leave
 
 
 def complete_records(
@@ -48,6 +49,8 @@ def complete_records(
             for records in compute(missing):
                 log.append(records)
                 progress.update(len(records))
+                if is_stopping() and progress.n < len(missing):
+                    leave(f"after {progress.n} of {len(missing)} records of {path}")
     if not stored.keys() >= set(keys):
         log.merge()
     return {key: stored[key] for key in keys}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files import read_records
-from datamodules.published import find_family
+from datamodules.model_cards import find_family
 from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales, read_gold_conditions
+from datamodules.rationales import Rationale, drop_truncated, load_rationales, read_gold_conditions
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class TaskSource:
         rationales: Rationale stores and published collections.
         teachers: By name; null takes all that the files hold.
         rewards: File of {"id": rationale id, "reward": number} lines, from a reward model; null takes right answers.
+        keep_truncated: Whether to read rationales, too, that were cut off where their teacher ran out of tokens.
     """
 
     questions: str
     rationales: list[str]
     teachers: dict[str, TeacherSource] | None = None
     rewards: str | None = None
+    keep_truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def load_task(name: str, spec: TaskSource, num_questions: int, seed: int) -> Tas
     """
     questions = {question.id: question for question in load_questions(spec.questions)}
     found: dict[str, list[Rationale]] = defaultdict(list)
-    for rationale in load_rationales(spec.rationales, questions):
+    everything = load_rationales(spec.rationales, questions)
+    for rationale in drop_truncated(everything, ", ".join(spec.rationales), spec.keep_truncated):
         if rationale.text.strip():
             found[rationale.teacher].append(rationale)
     teachers = spec.teachers or {teacher: TeacherSource() for teacher in sorted(found)}
@@ -93,7 +96,7 @@ def load_task(name: str, spec: TaskSource, num_questions: int, seed: int) -> Tas
     known = {
         teacher: replace(
             source,
-            family=source.family or _name_family(found[names[teacher]][0]),
+            family=source.family or find_family(names[teacher], found[names[teacher]][0].family),
             gold_conditioned=conditions.get(names[teacher])
             if source.gold_conditioned is None
             else source.gold_conditioned,
@@ -129,10 +132,6 @@ def _warn_of_mixed_conditions(name: str, teachers: dict[str, TeacherSource]) -> 
 def _share_right(rationales: Sequence[Rationale]) -> float | None:
     known = [rationale.correct for rationale in rationales if rationale.correct is not None]
     return sum(known) / len(known) if known else None
-
-
-def _name_family(rationale: Rationale) -> str:
-    return find_family(rationale.teacher) if rationale.family == "unknown" else rationale.family
 
 
 def read_rewards(path: str | None) -> dict[str, float]:

@@ -7,11 +7,12 @@ from itertools import pairwise
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.encoding import encode_texts
 from datamodules.files import hash_text
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
-from datamodules.statements import SENTENCE_END
+from datamodules.sentences import SENTENCE_END
 from datamodules.tokenization import ANSWER, encode_completions, split_completion
 
 
@@ -61,7 +62,7 @@ def build_texts(
     """Tokenizes rationales, and finds the tokens with which their steps begin."""
     parts = [split_completion(question, rationale, prompt) for question, rationale in pairs]
     completions = [" ".join(part for part in both if part) for both in parts]
-    offsets = tokenizer(completions, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+    offsets = [encoded.offsets for encoded in encode_texts(tokenizer, completions)]
     texts = []
     for (question, rationale), completion, (token_ids, segments), spans in zip(
         pairs, completions, encode_completions(tokenizer, parts), offsets, strict=True

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
+from studies.report.escaping import name_figures
 from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
 from studies.report.records import StudyRecords
 from studies.report.words import between, is_plain, name_arm, name_file, name_place, percent, plural, points
@@ -43,7 +44,7 @@ def build_report(records: StudyRecords) -> Report:
         "and each student is anyway?",
         facts=_list_facts(results),
         families=list(dict.fromkeys(spec["family"] for spec in specs)),
-        sections=[section for section in sections if section.blocks],
+        sections=name_figures([section for section in sections if section.blocks]),
         footer=f"Made by Kindred from {records.folder}. Intervals are 95 % intervals.",
     )
 
@@ -256,10 +257,19 @@ def _list_limits(results: dict) -> list[Block]:
     study, cells = results["study"], results["cells"]
     families = {spec["family"] for spec in study["teachers"].values()}
     seeds = min((cell["num_seeds"] for cell in cells if cell["trained_on"]), default=0)
+    sources = {row.get("seed_variance") for row in (*cells, *results["contrasts"])}
+    seeds_too = "" if "left out" in sources else "other seeds and "
+    or_seeds = " or other training seeds" if "left out" in sources else ""
     texts = [
-        f"{plural(len(study['teachers']), 'teacher')} of {plural(len(families), 'family')}: intervals cover other "
-        "seeds and other questions of these tasks, not other teachers.",
+        f"{plural(len(study['teachers']), 'teacher')} of {plural(len(families), 'family')}: intervals cover {seeds_too}"
+        f"other questions of these tasks, not other teachers{or_seeds}.",
         f"{plural(seeds, 'training seed')} an arm, and one training budget; an effect can depend on both.",
+    ]
+    if "pooled" in sources:
+        texts.append("Arms of one seed take the variance over seeds from those of several, as if it were the same.")
+    texts += [
+        f"The questions of {task} come in {number} groups; intervals are over groups."
+        for task, number in results.get("num_groups", {}).items()
     ]
     near = [cell for cell in cells if cell["accuracy"] > 0.95]
     if near:

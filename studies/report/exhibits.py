@@ -53,7 +53,7 @@ def show_loss_weights(records: StudyRecords) -> list[Block]:
             f"{number} questions, by the divergence's weight λ and temperature T. One run's 95 % interval is about "
             f"± {half:.1f} points: smaller differences say little."
         )
-        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{student}-{teacher}-{divergence}")
+        name = f"{student}-{teacher}-{divergence}"
         blocks.append(HeatMap(f"loss-weights-{name}", caption, "λ", "T", weights, temperatures, means, "%"))
         caption = (
             "The same runs, a line each, the most accurate one in colour. Cross-entropy is the rationale's at the end "

@@ -2,8 +2,6 @@
 
 import base64
 import gzip
-import html
-import json
 import re
 from pathlib import Path
 
@@ -23,17 +21,12 @@ from studies.report.document import (
     Text,
     Writing,
 )  # fmt: skip
+from studies.report.escaping import for_html, for_plotly, for_script, markup_html, relabel
 from studies.report.plots import family_colour, plot
 
 # Nothing may be loaded, whatever a teacher wrote.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _LONG_TABLE = 18
-
-
-def markup(text: str) -> str:
-    """Returns a text's HTML; `code` and **bold** as in Markdown."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
-    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
 
 
 def _slug(title: str) -> str:
@@ -55,11 +48,10 @@ class Page:
         """Returns the whole file."""
         report, here = self.report, Path(__file__).parent
         sections = "\n".join(map(self._section, report.sections))
-        links = "".join(f'<li><a href="#{_slug(s.title)}">{html.escape(s.title)}</a></li>' for s in report.sections)
-        # `</` would end the script element.
-        figures = json.dumps(self.figures, ensure_ascii=False).replace("</", "<\\/")
+        links = "".join(f'<li><a href="#{_slug(s.title)}">{for_html(s.title)}</a></li>' for s in report.sections)
+        figures = for_script(self.figures)
         plotly = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
-        title = html.escape(report.title)
+        title = for_html(report.title)
         return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -75,14 +67,14 @@ class Page:
 <header>
 <p class="kicker">A study of teachers and students</p>
 <h1>{title}</h1>
-<p class="lead">{markup(report.lead)}</p>
+<p class="lead">{markup_html(report.lead)}</p>
 <dl class="facts">{"".join(map(self._fact, report.facts))}</dl>
 </header>
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 <main>
 {sections}
 </main>
-<footer>{markup(report.footer)}</footer>
+<footer>{markup_html(report.footer)}</footer>
 <script type="application/json" id="figures">{figures}</script>
 <script type="text/plain" id="plotly">{plotly}</script>
 <script>
@@ -93,19 +85,19 @@ class Page:
 
     def _fact(self, fact: Fact) -> str:
         return (
-            f'<div><dt>{markup(fact.name)}</dt><dd class="value">{markup(fact.value)}</dd>'
-            f'<dd class="note">{markup(fact.note)}</dd></div>'
+            f'<div><dt>{markup_html(fact.name)}</dt><dd class="value">{markup_html(fact.value)}</dd>'
+            f'<dd class="note">{markup_html(fact.note)}</dd></div>'
         )
 
     def _section(self, section: Section) -> str:
         blocks = "\n".join(map(self._block, section.blocks))
         # The first of several samples shows what there is to open.
         blocks = blocks.replace("</p>\n<details>", "</p>\n<details open>")
-        return f'<section id="{_slug(section.title)}">\n<h2>{html.escape(section.title)}</h2>\n{blocks}\n</section>'
+        return f'<section id="{_slug(section.title)}">\n<h2>{for_html(section.title)}</h2>\n{blocks}\n</section>'
 
     def _block(self, block: Block) -> str:
         if isinstance(block, Text):
-            return f"<p{' class=warning' if block.is_warning else ''}>{markup(block.text)}</p>"
+            return f"<p{' class=warning' if block.is_warning else ''}>{markup_html(block.text)}</p>"
         if isinstance(block, Table):
             return self._table(block)
         if isinstance(block, Sample):
@@ -113,12 +105,11 @@ class Page:
         return self._figure(block)
 
     def _figure(self, figure: Figure | HeatMap | Parallel) -> str:
-        name = _slug(figure.name) if not re.fullmatch(r"[\w.-]+", figure.name) else figure.name
-        self.figures[name] = plot(figure, self.report.families)
+        self.figures[figure.name] = plot(relabel(figure, for_plotly), self.report.families)
         legend = self._legend(figure) if isinstance(figure, Figure) else ""
         return (
-            f'<figure>{legend}<div class="plot" id="plot-{name}"></div>'
-            f"<figcaption>{markup(figure.caption)}</figcaption></figure>"
+            f'<figure>{legend}<div class="plot" id="plot-{figure.name}"></div>'
+            f"<figcaption>{markup_html(figure.caption)}</figcaption></figure>"
         )
 
     def _legend(self, figure: Figure) -> str:
@@ -133,13 +124,13 @@ class Page:
                 if mark.family is not None:
                     colour = family_colour(mark.family, self.report.families)
                     items[f"family {mark.family}"] = f'<circle cx="14" cy="6" r="5" fill="{colour}"/>'
-        entries = (f'<li><svg viewBox="0 0 22 11">{icon}</svg>{html.escape(name)}</li>' for name, icon in items.items())
+        entries = (f'<li><svg viewBox="0 0 22 11">{icon}</svg>{for_html(name)}</li>' for name, icon in items.items())
         return f'<ul class="legend">{"".join(entries)}</ul>' if items else ""
 
     def _table(self, table: Table) -> str:
         numeric = [table.is_numeric(column) for column in range(len(table.columns))]
         heads = "".join(
-            f'<th scope="col"{" class=number" if is_number else ""}><button>{html.escape(name)}</button></th>'
+            f'<th scope="col"{" class=number" if is_number else ""}><button>{for_html(name)}</button></th>'
             for name, is_number in zip(table.columns, numeric, strict=True)
         )
         rows = "".join(
@@ -149,14 +140,14 @@ class Page:
         return (
             f'<div class="table{long}" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
             f"<tbody>\n{rows}</tbody></table></div>"
-            f'<p class="caption">{markup(table.caption)}</p>'
+            f'<p class="caption">{markup_html(table.caption)}</p>'
         )
 
     def _cell(self, cell: Cell, is_number: bool) -> str:
         kind = "number" if is_number else ("wrap" if len(cell.text) > 40 else "")
-        value = "" if cell.value is None else f' data-value="{html.escape(str(cell.value))}"'
+        value = "" if cell.value is None else f' data-value="{for_html(str(cell.value))}"'
         dot = self._dot(cell.family)
-        return f"<td{f' class={kind}' if kind else ''}{value}>{dot}{html.escape(cell.text)}</td>"
+        return f"<td{f' class={kind}' if kind else ''}{value}>{dot}{for_html(cell.text)}</td>"
 
     def _dot(self, family: str | None) -> str:
         if family is None:
@@ -164,19 +155,19 @@ class Page:
         return f'<span class="dot" style="--colour:{family_colour(family, self.report.families)}"></span>'
 
     def _sample(self, sample: Sample) -> str:
-        gold = "" if sample.gold is None else f'<span class="gold">Gold answer: {html.escape(sample.gold)}</span>'
+        gold = "" if sample.gold is None else f'<span class="gold">Gold answer: {for_html(sample.gold)}</span>'
         writings = "".join(map(self._writing, sample.writings))
         return (
-            f"<details><summary>{html.escape(sample.question)}\n{gold}</summary>"
+            f"<details><summary>{for_html(sample.question)}\n{gold}</summary>"
             f'<div class="writings">{writings}</div></details>'
         )
 
     def _writing(self, writing: Writing) -> str:
         verdict = {True: '<span class="right">✓ right</span>', False: '<span class="wrong">✗ wrong</span>', None: ""}
-        answer = "no answer read" if writing.answer is None else f"answer {html.escape(writing.answer)}"
+        answer = "no answer read" if writing.answer is None else f"answer {for_html(writing.answer)}"
         return (
-            f"<div><h3>{self._dot(writing.family)}{html.escape(writing.author)} · {answer} "
-            f"{verdict[writing.correct]}</h3><p>{html.escape(writing.text)}</p></div>"
+            f"<div><h3>{self._dot(writing.family)}{for_html(writing.author)} · {answer} "
+            f"{verdict[writing.correct]}</h3><p>{for_html(writing.text)}</p></div>"
         )
 
 

@@ -13,8 +13,8 @@ async function loadPlotly() {
 function readFigures() {
   const style = getComputedStyle(document.documentElement);
   const text = document.getElementById("figures").textContent;
-  return JSON.parse(text.replace(/var\((--[\w-]+)\)/g, (_, name) =>
-    style.getPropertyValue(name).trim().replaceAll('"', "'")));
+  return JSON.parse(text.replace(/"var\((--[\w-]+)\)"/g, (_, name) =>
+    JSON.stringify(style.getPropertyValue(name).trim().replaceAll('"', "'"))));
 }
 
 function draw() {

@@ -5,6 +5,7 @@ from typing import Any
 
 from datamodules.files import atomic_path
 from studies.report.document import Figure, HeatMap, Parallel, Symbol
+from studies.report.escaping import for_matplotlib, relabel
 from studies.report.plots import scale_rows
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a8558a", "#b58900", "#3a9bd1", "#6b4fa0", "#8c564b")
@@ -28,6 +29,7 @@ def draw(figure: Figure | HeatMap | Parallel, families: list[str], path: Path) -
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    figure = relabel(figure, for_matplotlib)
     with matplotlib.rc_context(_STYLE):
         if isinstance(figure, HeatMap):
             picture = _draw_heat_map(pyplot, figure)
@@ -57,7 +59,9 @@ def _add_legend(picture: Any, figure: Figure, families: list[str]) -> None:
         for mark in panel.marks:
             if mark.family is not None:
                 colour = _colour(mark.family, families)
-                handles[f"family {mark.family}"] = Line2D([], [], color=colour, marker="o", linestyle="")
+                handles[for_matplotlib(f"family {mark.family}")] = Line2D(
+                    [], [], color=colour, marker="o", linestyle=""
+                )
     if handles:
         picture.legend(handles.values(), handles, loc="outside upper left", ncols=4)
 

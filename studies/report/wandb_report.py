@@ -10,11 +10,15 @@ import wandb
 import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces import expr
 
+from datamodules.plain_text import clean_line, shorten
 from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Text
-from studies.report.markdown import format_captioned, format_sample
+from studies.report.escaping import markup_markdown
+from studies.report.markdown import format_captioned, format_facts, format_sample
 from studies.report.pictures import draw
 
 ACCURACY = "test/accuracy_neutral"
+# What W&B takes.
+TITLE_LENGTH = 128
 _WIDE, _HALF = reports.Layout(w=24, h=12), reports.Layout(w=12, h=10)
 
 
@@ -36,20 +40,19 @@ class WandbReport:
     def build(self) -> reports.Report:
         """Returns the report as wandb-workspaces has it, which checks every part."""
         blocks: list[Any] = [reports.TableOfContents()]
-        facts = [f"**{fact.name}: {fact.value}** ({fact.note})" for fact in self.report.facts]
-        blocks.append(reports.MarkdownBlock("\n".join(f"- {fact}" for fact in facts)))
+        blocks.append(reports.MarkdownBlock(format_facts(self.report)))
         for section in self.report.sections:
             blocks.append(reports.H1(section.title))
             for block in section.blocks:
                 blocks += self._convert(block)
             if panels := self._find_panels(section.title):
                 blocks.append(panels)
-        blocks.append(reports.P(self.report.footer))
+        blocks.append(reports.P(clean_line(self.report.footer)))
         return reports.Report(
             entity=self.entity,
             project=self.project,
-            title=self.report.title,
-            description=self.report.lead,
+            title=shorten(clean_line(self.report.title), TITLE_LENGTH),
+            description=clean_line(self.report.lead),
             width="fluid",
             blocks=blocks,
         )
@@ -89,13 +92,14 @@ class WandbReport:
 
     def _convert(self, block: Block) -> list[Any]:
         if isinstance(block, Text):
-            kind = reports.CalloutBlock if block.is_warning else reports.MarkdownBlock
-            return [kind(block.text)]
+            if block.is_warning:
+                return [reports.CalloutBlock(clean_line(block.text))]
+            return [reports.MarkdownBlock(markup_markdown(block.text))]
         if isinstance(block, Sample):
             return [reports.MarkdownBlock(format_sample(block))]
         if isinstance(block, Figure | HeatMap | Parallel):
             picture = reports.MediaBrowser(media_keys=[f"report/{block.name}"], num_columns=1, layout=_WIDE)
-            return [self._grid("pictures", "report", [picture]), reports.MarkdownBlock(block.caption)]
+            return [self._grid("pictures", "report", [picture]), reports.MarkdownBlock(markup_markdown(block.caption))]
         return [reports.MarkdownBlock(format_captioned(block))]
 
     def _grid(self, name: str, job_type: str, panels: list[Any], groupby: list[str] | None = None) -> Any:

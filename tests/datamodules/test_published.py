@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.published import COLLECTIONS, QuestionIndex, find_family, import_rationales
+from datamodules.published import COLLECTIONS, QuestionIndex, import_rationales
 from datamodules.questions import Question
 from datamodules.rationales import Rationale, load_rationales, read_gold_conditions, read_metadata
 from scripts.import_rationales import main
@@ -246,13 +246,6 @@ def test_a_text_of_several_questions_is_left_out(tmp_path: Path) -> None:
     twin = Question("other", "openbookqa", "train", SUN.question, ("cats", "dogs"), "A")
     rationales, _, counts = import_rationales("jsonl", tmp_path, [SUN, twin])
     assert not rationales and counts["left out: of ambiguous questions"] == 1
-
-
-@pytest.mark.parametrize(
-    ("teacher", "family"), [("Meta-Llama-3.1-8B-Instruct", "llama-3"), ("o1-mini", "gpt"), ("x", "unknown")]
-)
-def test_families(teacher: str, family: str) -> None:
-    assert find_family(teacher) == family
 
 
 def test_the_script_writes_a_store_that_says_where_it_is_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

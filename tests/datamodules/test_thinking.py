@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.thinking import split_thinking
+from datamodules.thinking import find_open_mark, join_thinking, split_thinking
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from datamodules.thinking import split_thinking
         ("[THINK]hm[/THINK]B", "hm", "B", True),
         (
             "<|channel|>analysis<|message|>A?<|end|><|start|>assistant<|channel|>final<|message|>B.",
-            "A?<|end|><|start|>assistant",
+            "A?",
             "B.",
             True,
         ),
@@ -35,3 +35,14 @@ def test_the_reply_is_what_the_completion_ends_with_and_holds_no_mark(completion
     assert completion[split.start :] == split.reply
     assert "think>" not in split.reply and "[THINK]" not in split.reply
     assert split.is_closed or split.reply == ""
+
+
+@given(thinking=st.text("ab \n.").map(str.strip), reply=st.text("cd \n.").map(str.strip))
+def test_what_is_joined_is_taken_apart_again(thinking, reply):
+    split = split_thinking(join_thinking(thinking, reply))
+    assert (split.thinking, split.reply.strip(), split.is_closed) == (thinking, reply, True)
+
+
+def test_a_prompt_may_open_the_thinking():
+    assert find_open_mark("<|Assistant|><think>\n") == "<think>"
+    assert find_open_mark("<|im_start|>assistant\n<think>\n\n</think>\n\n") == find_open_mark("Answer:\n") == ""

@@ -13,7 +13,7 @@ from lightning_modules.openai_backend import OpenAIBackend, read_reply
 from lightning_modules.teacher import Annotator
 from lightning_modules.vllm_backend import VLLMBackend, make_sampling, read_output
 from tests.lightning_modules.conftest import World
-from tests.tiny import TRAINER
+from tests.tiny import TRAINER, build_tokenizer
 
 MODELS = Path(__file__).parents[2] / "configs" / "models" / "microworld"
 
@@ -103,17 +103,28 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it(world: World) ->
             # As if it were not there.
             patch.setitem(sys.modules, module, None)
             with pytest.raises(ValueError, match=rf'pip install "kindred\[{module}\]"'):
-                backend.check(source, 64)
+                backend.check(source, 64, 7)
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ('{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}', ("a", "stop", None, None, "unknown")),
+        (
+            '{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}',
+            ("a", "", "stop", None, None, "unknown"),
+        ),
         (
             '{"model": "m", "system_fingerprint": "fp", "usage": {"prompt_tokens": 3, "completion_tokens": 4}, '
             '"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}',
-            ("", "content_filter", 3, 4, "m fp"),
+            ("", "", "content_filter", 3, 4, "m fp"),
+        ),
+        (
+            '{"choices": [{"message": {"content": "B", "reasoning_content": "A?"}, "finish_reason": "stop"}]}',
+            ("B", "A?", "stop", None, None, "unknown"),
+        ),
+        (
+            '{"choices": [{"message": {"content": null, "reasoning": "A?"}, "finish_reason": "length"}]}',
+            ("", "A?", "length", None, None, "unknown"),
         ),
     ],
 )
@@ -137,20 +148,22 @@ REQUEST = Request("q7", 1, "Why?", (5, 6, 7))
 
 def test_vllm_is_asked_with_its_own_parameters() -> None:
     vllm = pytest.importorskip("vllm", reason="vLLM is not installed: what it is asked was not checked with its class")
-    made = make_sampling(vllm, REQUEST, Decoding(9, 0.7, ("\n\n",), 3))
-    assert (made.max_tokens, made.temperature, made.stop) == (9, 0.7, ["\n\n"])
+    made = make_sampling(vllm, REQUEST, Decoding(9, 0.7, ("\n\n",), 3), [2, 7])
+    assert (made.max_tokens, made.temperature, made.stop) == (9, 0.7, ["\n\n"]) and made.stop_token_ids == [2, 7]
     assert made.seed == REQUEST.derive_seed(3) and (made.top_p, made.top_k, made.repetition_penalty) == (1, 0, 1)
 
 
 def test_vllms_own_outputs_are_read() -> None:
     outputs = pytest.importorskip("vllm.outputs", reason="vLLM is not installed: its answers were not read")
+    tokenizer = build_tokenizer()
     for reason in ("stop", "length", "abort"):
-        answer = outputs.CompletionOutput(0, " Because.", [8, 9], None, None, finish_reason=reason)
+        ids = [*tokenizer(" Because.").input_ids, tokenizer.eos_token_id]
+        answer = outputs.CompletionOutput(0, " Because.", ids, None, None, finish_reason=reason)
         made = outputs.RequestOutput("r", None, [5, 6, 7], None, [answer], True)
         if reason == "abort":
             with pytest.raises(ValueError, match="vLLM ended request r with 'abort'"):
-                read_output(made, "w")
+                read_output(made, "w", tokenizer, ())
             continue
-        found = read_output(made, "w")
-        assert (found.text, found.token_ids, found.finish_reason) == (" Because.", [8, 9], reason)
-        assert (found.num_prompt_tokens, found.num_completion_tokens, found.revision) == (3, 2, "w")
+        found = read_output(made, "w", tokenizer, ())
+        assert (found.text, found.token_ids, found.finish_reason) == (" Because.", ids, reason)
+        assert (found.num_prompt_tokens, found.num_completion_tokens, found.revision) == (3, len(ids), "w")

@@ -37,7 +37,7 @@ def continue_greedily(model: PreTrainedModel, prompt: list[int], number: int) ->
 def test_a_batch_of_mixed_lengths_continues_each_prompt_as_if_alone(model: PreTrainedModel) -> None:
     expected = [continue_greedily(model, prompt, 12) for prompt in PROMPTS]
     assert len({tuple(ids) for ids in expected}) == len(PROMPTS)
-    completions = generate_completions(model, PROMPTS, eos_id=1, max_new_tokens=12)
+    completions = generate_completions(model, PROMPTS, end_ids=[1], max_new_tokens=12)
     for (ids, reason), free in zip(completions, expected, strict=True):
         end = free.index(1) if 1 in free else None
         assert (ids, reason) == (free[:end], "length" if end is None else "stop")
@@ -57,7 +57,7 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(window: int | 
     exemplars = list(range(60, 90))
     prompts = [exemplars + prompt for prompt in [*PROMPTS, [5]]]
     assert count_shared(prompts) == 30 and count_shared([exemplars, exemplars[:4]]) == 3 == count_shared([[1] * 4] * 2)
-    completions = generate_completions(mistral, prompts, eos_id=119, max_new_tokens=12)
+    completions = generate_completions(mistral, prompts, end_ids=[119], max_new_tokens=12)
     for (ids, _), prompt in zip(completions, prompts, strict=True):
         free = continue_greedily(mistral, prompt, 12)
         assert ids == (free[: free.index(119)] if 119 in free else free)
@@ -65,7 +65,7 @@ def test_what_prompts_begin_with_is_read_once_and_changes_nothing(window: int | 
     handle = mistral.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
-    generate_completions(mistral, prompts, eos_id=119, max_new_tokens=1)
+    generate_completions(mistral, prompts, end_ids=[119], max_new_tokens=1)
     handle.remove()
     assert read == ([(1, 30), (5, 21)] if window is None else [(5, 51)])
 
@@ -74,7 +74,7 @@ def test_a_row_that_ends_leaves_the_others_as_they_were(model: PreTrainedModel) 
     """Whatever ends a row, and wherever: each row of a batch has an end token of its own place."""
     free = [continue_greedily(model, prompt, 12) for prompt in PROMPTS]
     for end in {token for ids in free for token in ids}:
-        found = generate_completions(model, [*PROMPTS, PROMPTS[0]], eos_id=end, max_new_tokens=12)
+        found = generate_completions(model, [*PROMPTS, PROMPTS[0]], end_ids=[end], max_new_tokens=12)
         for (ids, reason), own in zip(found, [*free, free[0]], strict=True):
             place = own.index(end) if end in own else None
             assert (ids, reason) == (own[:place], "length" if place is None else "stop")
@@ -83,18 +83,18 @@ def test_a_row_that_ends_leaves_the_others_as_they_were(model: PreTrainedModel) 
 def test_completions_stop_at_any_end_token(model: PreTrainedModel) -> None:
     free = continue_greedily(model, PROMPTS[2], 12)
     place = next(number for number in range(2, 12) if free[number] not in free[:number])
-    (found,) = generate_completions(model, PROMPTS[2:3], eos_id=free[place], max_new_tokens=12)
+    (found,) = generate_completions(model, PROMPTS[2:3], end_ids=[free[place]], max_new_tokens=12)
     assert found == (free[:place], "stop")
     # The model's own end tokens count beside the tokenizer's.
     model.generation_config.eos_token_id = [1, free[place]]
-    (found,) = generate_completions(model, PROMPTS[2:3], eos_id=1, max_new_tokens=12)
+    (found,) = generate_completions(model, PROMPTS[2:3], end_ids=[1], max_new_tokens=12)
     assert found == (free[:place], "stop")
-    (found,) = generate_completions(model, PROMPTS[2:3], eos_id=1, max_new_tokens=place)
+    (found,) = generate_completions(model, PROMPTS[2:3], end_ids=[1], max_new_tokens=place)
     assert found == (free[:place], "length")
 
 
 def test_a_published_models_own_decoding_settings_play_no_part(model: PreTrainedModel) -> None:
-    arguments = (model, PROMPTS, 1, 12)
+    arguments = (model, PROMPTS, [1], 12)
     greedy = generate_completions(*arguments)
     sampled = generate_completions(*arguments, temperature=1.0, seeds=[1, 2, 3, 4])
     own = {"repetition_penalty": 5.0, "top_p": 0.01, "min_new_tokens": 12, "no_repeat_ngram_size": 1}
@@ -106,18 +106,18 @@ def test_a_published_models_own_decoding_settings_play_no_part(model: PreTrained
 def test_samples_depend_on_their_prompt_and_seed_alone(model: PreTrainedModel) -> None:
     prompts = [prompt for prompt in PROMPTS for _ in range(3)]
     seeds = list(range(len(prompts)))
-    sampled = generate_completions(model, prompts, 1, 12, 1.0, seeds)
+    sampled = generate_completions(model, prompts, [1], 12, 1.0, seeds)
     assert len({tuple(ids) for ids, _ in sampled}) > 6
     alone = [
-        generate_completions(model, [prompt], 1, 12, 1.0, [seed])[0]
+        generate_completions(model, [prompt], [1], 12, 1.0, [seed])[0]
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     assert sampled == alone
     order = [7, 2, 11, 0]
-    assert generate_completions(model, [prompts[n] for n in order], 1, 12, 1.0, order) == [sampled[n] for n in order]
+    assert generate_completions(model, [prompts[n] for n in order], [1], 12, 1.0, order) == [sampled[n] for n in order]
     # Almost no temperature is greedy.
-    cold = generate_completions(model, prompts, 1, 6, 1e-4, seeds)
-    assert cold == generate_completions(model, prompts, 1, 6)
+    cold = generate_completions(model, prompts, [1], 6, 1e-4, seeds)
+    assert cold == generate_completions(model, prompts, [1], 6)
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
@@ -150,17 +150,17 @@ def test_endings_are_scored_as_if_alone_and_leave_the_prompts_as_they_were(
     mistral = build_mistral(window)
     prompts = [exemplars + prompt for prompt in [*PROMPTS, PROMPTS[0]]]
     endings = [[[4, 8, 15], [16]], [], [[23, 42, 1, 7, 7], [9, 1], [9, 1]], [[3]], [[4, 8, 15]]]
-    read = read_prompts(mistral, prompts, 0)
+    read = read_prompts(mistral, prompts)
     scores = score_endings(mistral, read, endings)
     assert [len(own) for own in scores] == [2, 0, 3, 1, 1]
     for prompt, own, found in zip(prompts, endings, scores, strict=True):
         assert found == pytest.approx([score_naively(mistral, prompt, ending) for ending in own], rel=1e-5)
     # What is generated afterwards is what would have been.
-    assert generate_completions(mistral, read, 119, 12) == generate_completions(mistral, prompts, 119, 12)
+    assert generate_completions(mistral, read, [119], 12) == generate_completions(mistral, prompts, [119], 12)
 
 
 def test_endings_of_one_token_need_no_second_look(model: PreTrainedModel) -> None:
-    read = read_prompts(model, PROMPTS, 0)
+    read = read_prompts(model, PROMPTS)
     model.register_forward_pre_hook(lambda *_: pytest.fail("the model was run again"))
     assert score_endings(model, read, [[]] * 4) == [[]] * 4
     assert [len(own) for own in score_endings(model, read, [[[3], [5]]] * 4)] == [2] * 4

@@ -281,6 +281,7 @@ assert importlib.util.find_spec("lightning_modules") is None and importlib.util.
 folder, expected = sys.argv[1:]
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 assert model.config.use_cache and tokenizer.eos_token == "</s>"
+assert model.generation_config.eos_token_id == [tokenizer.eos_token_id]
 with torch.no_grad():
     logits = model(torch.arange(10, 40)[None]).logits
 torch.testing.assert_close(logits, torch.load(expected, weights_only=True), rtol=0, atol=1e-6)

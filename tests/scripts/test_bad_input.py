@@ -53,6 +53,16 @@ def test_folder_lacks_a_file_of_the_model(bench, stage, missing):
     assert "part" in bench.refuse(stage, f"--model.{role}=part", *options)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_tokenizer_writes_a_token_beyond_the_embedding(bench, stage):
+    role = "teacher" if stage in ("annotate", "cache_logits") else "student"
+    save_model(bench.folder / "short", padding=-3, context=2048)
+    # Of the tokens that a prompt surely has, the highest ids are merges, beyond the shortened embedding.
+    options = ["--data.supervision=rationale", "--model.loss.kl_weight=0"] if stage == "fit" else []
+    line = bench.refuse(stage, f"--model.{role}=short", *options)
+    assert "short: its tokenizer writes token" in line and "rows" in line
+
+
 def test_weights_are_a_pickle(bench):
     shutil.move("models/student/model.safetensors", "models/student/pytorch_model.bin")
     assert "models/student" in bench.refuse("evaluate")

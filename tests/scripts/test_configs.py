@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from datamodules.pretrained import find_card
+from datamodules.model_cards import find_card
 from scripts import study as study_script
 from scripts.experiment_file import STAGES
 from tests.scripts.conftest import MAINS

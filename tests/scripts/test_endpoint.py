@@ -84,6 +84,19 @@ def test_a_store_by_an_endpoint_is_a_store_as_any(bench: Bench, server: ChatServ
     assert not list(Path("out").glob(".*"))
 
 
+def test_what_a_served_model_thinks_is_kept_apart_and_its_template_is_told(bench: Bench, server: ChatServer) -> None:
+    server.reasoning = "Maybe the answer is A."
+    annotate.main(make_command(server, "--data.template_options={enable_thinking: true, reasoning_effort: low}"))
+    options = {"enable_thinking": True, "reasoning_effort": "low"}
+    assert all(body["chat_template_kwargs"] == options for body in server.bodies)
+    records = pq.read_table("out/r.parquet").to_pylist()
+    assert {record["thinking"] for record in records} == {server.reasoning}
+    assert not any(server.reasoning in record["text"] for record in records)
+    prompt = get_prompt("cot", template_options=options)
+    assert {record["prompt_id"] for record in records} == {prompt.id} != {get_prompt("cot").id}
+    assert read_metadata(Path("out/r.parquet"))["prompt"]["template_options"] == options
+
+
 def test_several_processes_are_refused(bench: Bench, server: ChatServer) -> None:
     command = make_command(server, "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp")
     assert "start only one" in bench.refuse_main(annotate.main, command)

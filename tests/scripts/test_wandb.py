@@ -166,3 +166,42 @@ def test_no_runs(bench: Bench) -> None:
     from scripts import report
 
     assert "holds no offline runs" in bench.refuse_main(report.main, ["sync", "models"])
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key, and no server: a user who has asked for W&B online."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("stage", ["fit", "evaluate"])
+def test_without_a_key_a_run_is_logged_offline_with_one_line(bench: Bench, unreachable, stage: str) -> None:
+    with pytest.warns(UserWarning, match=r"W&B cannot be used \(there is no key") as said:
+        bench.run(stage)
+    assert len([warning for warning in said if "W&B" in str(warning.message)]) == 1
+    [folder] = bench.folder.rglob("offline-run-*")
+    assert read_closed(next(folder.glob("*.wandb")))
+
+
+@pytest.mark.parametrize(
+    ("stage", "option"), [("fit", "--run.wandb=required"), ("evaluate", "--wandb.enabled=required")]
+)
+def test_without_a_key_a_run_that_requires_it_is_refused_at_once(bench: Bench, unreachable, stage, option) -> None:
+    assert "W&B is required, but cannot be used: there is no key" in bench.refuse(stage, option)
+
+
+def test_a_run_that_requires_it_does_not_begin_offline(bench: Bench, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert "W&B is required, but WANDB_MODE is offline" in bench.refuse("fit", "--run.wandb=required")
+
+
+@pytest.mark.slow
+def test_without_a_network_a_run_is_logged_offline_within_seconds(bench: Bench, unreachable, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    with pytest.warns(UserWarning, match="W&B cannot be used"):
+        bench.run("fit")
+    assert len([*bench.folder.rglob("offline-run-*")]) == 1 and [*bench.folder.rglob("DONE")]

@@ -100,6 +100,20 @@ def test_teacher_is_refused(fields):
         TeacherSpec("llama", **fields)
 
 
+def test_a_model_whose_name_tells_its_family_needs_not_say_it():
+    assert StudentSpec("model:qwen2.5-0.5b-instruct").family == "qwen2.5"
+    assert TeacherSpec(model="Qwen/Qwen2.5-7B-Instruct").family == "qwen2.5"
+    assert TeacherSpec(rationales="r.jsonl", name="gpt-4o/L1").family == "gpt"
+    assert StudentSpec("model:qwen2.5-0.5b-instruct", "own").family == "own"
+
+
+def test_a_family_that_no_name_tells_must_be_said():
+    with pytest.raises(ValueError, match=r"student m/x: configs/families\.yaml knows no family"):
+        StudentSpec("m/x")
+    with pytest.raises(ValueError, match=r"teacher alpaca: configs/families\.yaml"):
+        TeacherSpec(rationales="r.jsonl", name="alpaca")
+
+
 def find_jobs(**changes) -> dict[str, Job]:
     return {job.name: job for job in StudyPlan(make_study(**changes), "x.yaml", ["--seeds=2"]).jobs()}
 

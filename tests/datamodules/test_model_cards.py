@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from datamodules.pretrained import find_card, list_models, locate_pretrained, resolve_model
+from datamodules.model_cards import find_card, find_family, list_models
+from datamodules.pretrained import locate_pretrained, resolve_model
 from datamodules.tokenization import fingerprint_tokenizer, load_tokenizer
 
 CARDS = list_models()
@@ -61,3 +62,46 @@ def test_smollm2s_card_against_its_own_file() -> None:
     config = AutoConfig.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     assert config.max_position_embeddings == card.context
     assert bool(load_tokenizer(str(gguf)).chat_template) == card.chat_template
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_every_name_of_a_model_tells_its_cards_family(card, tmp_path: Path) -> None:
+    base = card.hub.split("/")[1]
+    folders = [tmp_path / "mistral" / base, tmp_path / f"models--{card.hub.replace('/', '--')}" / "snapshots" / "abc"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    names = (card.name, f"model:{card.name}", card.hub, base, base.lower(), *map(str, folders))
+    for name in (*names, f"{card.name}/L1/rar", f"{card.name}(mentor)", f"other/{base}-finetuned"):
+        assert find_family(name) == card.family, name
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("Meta-Llama-3.1-8B-Instruct", "llama-3"),
+        ("llama3-chatqa-1.5-8b/rag-fewshot", "llama-3"),
+        ("mixtral-8x7b-instruct(FAIR)", "mistral"),
+        ("gpt-3.5-turbo-instruct", "gpt"),
+        ("gpt-4o/0shot-without-gt", "gpt"),
+        ("o1-mini", "gpt"),
+        ("flan-t5-large(mentor)", "t5"),
+        ("human/facts", "human"),
+        ("Qwen2-72B-Instruct", "qwen2"),
+        # No family's name, an earlier model's, and two at once.
+        ("x", "unknown"),
+        ("gpt2", "unknown"),
+        ("EleutherAI/gpt-neo-125m", "unknown"),
+        ("google/gemma-2b", "unknown"),
+        ("huggyllama/llama-30b", "unknown"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "unknown"),
+        ("llama-2-7b-by-qwen2.5-7b", "unknown"),
+    ],
+)
+def test_a_name_tells_its_family_or_none(name: str, family: str) -> None:
+    assert find_family(name) == family
+
+
+def test_a_folder_tells_a_family_by_its_own_name_alone(tmp_path: Path) -> None:
+    student = tmp_path / "llama-2-study" / "student"
+    student.mkdir(parents=True)
+    assert find_family(str(student)) == "unknown"

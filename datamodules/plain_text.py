@@ -1,0 +1,22 @@
+"""Text of unknown origin, such as a teacher's name, made safe to show."""
+
+import re
+
+# What moves a cursor, ends a string, turns the reading direction, or cannot be encoded: control characters but tab and
+# line feed, the marks of bidirectional text, the separators that some readers take for line ends, lone surrogates.
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+def clean(text: str) -> str:
+    """Returns a text whose unseen characters are each a replacement character; every encoder and terminal takes it."""
+    return _UNSEEN.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def clean_line(text: str) -> str:
+    """Returns a text likewise, on one line: for a terminal, a log, a table's cell."""
+    return " ".join(clean(text).split("\n"))
+
+
+def shorten(text: str, length: int) -> str:
+    """Returns a text of at most so many characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

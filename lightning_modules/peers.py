@@ -53,7 +53,7 @@ def bounded_wait(trainer: L.Trainer) -> Iterator[None]:
     def watch() -> None:
         if not met.wait(seconds):
             print(
-                f"error: trainer.num_nodes={trainer.num_nodes}, but not all processes have started after {seconds:g} s; "
+                f"error: trainer.num_nodes={trainer.num_nodes}, but not all processes started in {seconds:g} s; "
                 "start the same command on every node, as srun does, or leave num_nodes out",
                 file=sys.stderr,
                 flush=True,

@@ -14,20 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from datamodules.expressions import normalize_expression
+from datamodules.free_answers import find_last_formula, find_last_number
+from datamodules.options import list_forms, list_polar_forms
 from datamodules.questions import AnswerKind, Question
-from datamodules.statements import (
-    FORMULA,
-    NEGATION,
-    NUMBER,
-    SENTENCE_END,
-    Extraction,
-    clean_number,
-    find_last_statement,
-    list_forms,
-    list_polar_forms,
-    squash,
-)
+from datamodules.replies import find_reply
+from datamodules.sentences import NEGATION, SENTENCE_END, Extraction, squash
+from datamodules.statements import find_last_statement, list_statements
 
 Rule = Callable[[str, Question], Extraction | None]
 _LINE_LETTER = re.compile(r"[\s*\"'(-]*([A-Z])(?:[)\].:]|[\s*\"']*$)")
@@ -56,9 +48,19 @@ class Extractor:
         return f"{self.name}-{self.version}"
 
     def __call__(self, text: str, question: Question) -> Extraction | None:
-        """Returns the answer that a completion ends up with, or None."""
+        """Returns the answer that a completion's reply ends up with, or None."""
         text = text.rstrip()
-        return next(filter(None, (rule(text, question) for rule in self.rules[question.kind])), None)
+        start, end = find_reply(text, question)
+        reply = text[start:end].rstrip()
+        for rule in self.rules[question.kind]:
+            if found := rule(reply, question):
+                if found.answer:
+                    return found._replace(start=found.start + start, end=found.end + start)
+                # Several answers were announced: what the sentence and all before it say does not count.
+                sentence_end = SENTENCE_END.search(reply, found.end)
+                skipped = sentence_end.end() if sentence_end else len(reply)
+                start, reply = start + skipped, reply[skipped:]
+        return None
 
 
 def _find_named_option(text: str, question: Question) -> Extraction | None:
@@ -68,7 +70,9 @@ def _find_named_option(text: str, question: Question) -> Extraction | None:
     breaks = [(0, 0), *(match.span() for match in SENTENCE_END.finditer(text)), (len(text), len(text))]
     for (_, start), (end, _) in reversed(list(itertools.pairwise(breaks))):
         rest, named = f" {squash(text[start:end])} ", []
-        named += [letters for form, letters in polar if rest.startswith(f" {form} ")]
+        replies = [letters for form, letters in polar if rest.startswith(f" {form} ")]
+        # "Yes or no" is none.
+        named += replies if not replies or not re.match(r" \w+ or \w+ $", rest) else []
         is_reply = bool(named)
         for form, letters in forms:
             # Cut out, so that "tin" is not found within "tin can".
@@ -104,20 +108,6 @@ def _find_line_letter(text: str, question: Question) -> Extraction | None:
     return Extraction(letter.group(1), "line letter", start, len(text))
 
 
-def _find_last_number(text: str, question: Question) -> Extraction | None:
-    *_, last = [None, *NUMBER.finditer(text)]
-    return Extraction(clean_number(last.group()), "last number", last.start(), last.end()) if last else None
-
-
-def _find_last_formula(text: str, question: Question) -> Extraction | None:
-    """Returns the last formula, of an equation what stands right of its last equals sign."""
-    *_, last = [None, *FORMULA.finditer(text)]
-    if last is None:
-        return _find_last_number(text, question)
-    answer = normalize_expression(last.group().rpartition("=")[2])
-    return Extraction(answer, "last formula", last.start(), last.end()) if answer else None
-
-
 def _match_paper(text: str, question: Question) -> Extraction | None:
     """The paper's released scorer: one regular expression, then a fuzzy match against the options.
 
@@ -141,20 +131,34 @@ def _match_paper(text: str, question: Question) -> Extraction | None:
 _OPTION_RULES = (find_last_statement, _find_line_letter, _find_named_option)
 extract_neutral = Extractor(
     name="neutral",
-    version=2,
+    version=3,
     rules={
         "choice": _OPTION_RULES,
         "boolean": _OPTION_RULES,
-        "number": (find_last_statement, _find_last_number),
-        "expression": (find_last_statement, _find_last_formula),
+        "number": (find_last_statement, find_last_number),
+        "expression": (find_last_statement, find_last_formula),
     },
 )
 extract_paper = Extractor(
     name="paper",
-    version=1,
+    version=2,
     rules={"choice": (_match_paper,), "boolean": (_match_paper,), "number": (), "expression": ()},
 )
 EXTRACTORS = {extractor.name: extractor for extractor in (extract_neutral, extract_paper)}
+
+
+def find_statements(text: str, question: Question) -> list[Extraction]:
+    """Returns all statements of an answer in a completion's reply; places are those in the completion."""
+    start, end = find_reply(text, question)
+    found = list_statements(text[start:end], question)
+    return [statement._replace(start=statement.start + start, end=statement.end + start) for statement in found]
+
+
+def find_stated_answer(text: str, question: Question) -> Extraction | None:
+    """Returns the answer that a completion's reply states last; None if it states none, or several at once."""
+    start, end = find_reply(text, question)
+    last = find_last_statement(text[start:end].rstrip(), question)
+    return last._replace(start=last.start + start, end=last.end + start) if last and last.answer else None
 
 
 def split_answer_sentence(text: str, question: Question) -> tuple[str, str] | None:
@@ -164,10 +168,11 @@ def split_answer_sentence(text: str, question: Question) -> tuple[str, str] | No
         (rationale, answer sentence), or None if the text does not end with a stated answer.
     """
     text = text.rstrip()
-    last = find_last_statement(text, question)
+    last = find_stated_answer(text, question)
     # More reasoning after the answer means that the text does not end with it.
     if last is None or SENTENCE_END.search(text, last.end):
         return None
-    ends = [match.end() for match in SENTENCE_END.finditer(text, 0, last.start + 1)]
-    start = ends[-1] if ends else 0
+    begin = find_reply(text, question)[0]
+    ends = [match.end() for match in SENTENCE_END.finditer(text, begin, last.start + 1)]
+    start = ends[-1] if ends else begin
     return text[:start].strip(), text[start:].strip()

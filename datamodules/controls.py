@@ -13,11 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.answers import extract_neutral
+from datamodules.answers import extract_neutral, find_statements
 from datamodules.files import hash_text
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
-from datamodules.statements import SENTENCE_END, list_statements
+from datamodules.replies import cut_run_on
+from datamodules.sentences import SENTENCE_END
 
 AnswerPosition = Literal["first", "last"]
 Pair = tuple[Question, Rationale]
@@ -50,7 +51,7 @@ AS_WRITTEN = TextControl()
 
 def remove_answer(text: str, question: Question, answer: str | None) -> str:
     """Returns a rationale without the sentences that state its answer, wherever they stand."""
-    stated = list_statements(text, question)
+    stated = find_statements(text, question)
     if (last := extract_neutral(text, question)) and last.rule == "line letter":
         stated.append(last)
     spans = [(found.start, found.end) for found in stated if found.answer == answer]
@@ -77,7 +78,8 @@ def shuffle_rationales(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     """
     reasonings, groups = {}, defaultdict[tuple, list[str]](list)
     for question, rationale in pairs:
-        if reasoning := remove_answer(rationale.text.strip(), question, rationale.answer):
+        text = cut_run_on(rationale.text.strip(), question)
+        if reasoning := remove_answer(text, question, rationale.answer):
             reasonings[rationale.id] = reasoning
             kind = (rationale.task, rationale.teacher, rationale.sample, rationale.correct, rationale.answer is None)
             groups[kind].append(rationale.id)

@@ -42,6 +42,7 @@ class RationaleDataModule(L.LightningDataModule):
         limit: PositiveInt | None = None,
         samples_per_question: PositiveInt | None = None,
         correct_only: bool = True,
+        keep_truncated: bool = False,
         answered_by: list[str] | None = None,
         solved_by: list[str] | None = None,
         matched_with: list[str] | None = None,
@@ -68,6 +69,7 @@ class RationaleDataModule(L.LightningDataModule):
             limit: Use only the first so many questions.
             samples_per_question: Use at most so many rationales of each question and teacher.
             correct_only: Use only rationales that reached the gold answer.
+            keep_truncated: Use rationales, too, that were cut off where their teacher ran out of tokens.
             answered_by: Use only questions that each of these teachers answered, whether it is used or not; `teachers`
                 says whose rationales are. Arms with one teacher each then learn from the same questions.
             solved_by: Likewise, only questions that each of these teachers answered right at least once.
@@ -94,6 +96,7 @@ class RationaleDataModule(L.LightningDataModule):
             solved_by or [],
             correct_only,
             samples_per_question,
+            keep_truncated,
             matched_with or [],
             control_seed,
         )
@@ -239,6 +242,8 @@ class DistillationDataModule(RationaleDataModule):
             raise ValueError(
                 "data.answer_position, shuffled and thinking change rationales; supervision label has none"
             )
+        if supervision == "label" and self.filters.keep_truncated:
+            raise ValueError("data.keep_truncated is about rationales; supervision label has none")
         if supervision == "label" and samples_per_epoch is not None:
             raise ValueError("data.samples_per_epoch draws rationales, of which supervision label has none")
         if teacher_weights is not None:

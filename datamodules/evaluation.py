@@ -8,7 +8,7 @@ from datamodules.encoding import Piece, encode_pieces, encode_texts, render_chat
 from datamodules.generation import PosedQuestion, QuestionDataModule
 from datamodules.logit_cache import LogitCache
 from datamodules.questions import load_questions
-from datamodules.rationales import Rationale, load_rationales
+from datamodules.rationales import Rationale, drop_truncated, load_rationales
 from datamodules.tokenization import Example, build_examples, encode_completions, split_completion
 
 OptionText = Literal["sentence", "choice", "letter"]
@@ -61,6 +61,7 @@ class EvaluationDataModule(QuestionDataModule):
         references: list[str] | None = None,
         teachers: list[str] | None = None,
         logits: list[str] | None = None,
+        keep_truncated: bool = False,
         **kwargs,
     ):
         """Stores the settings; files are read in `setup`.
@@ -75,15 +76,18 @@ class EvaluationDataModule(QuestionDataModule):
                 collections (jsonl, jsonl.gz).
             teachers: Compare with these teachers' only; null takes all that the references hold.
             logits: Logit caches of the references, of which divergence and agreement are measured.
+            keep_truncated: Compare with rationales, too, that were cut off where their teacher ran out of tokens.
             kwargs: See `QuestionDataModule`.
         """
         # A student is not asked to rewrite.
-        super().__init__(tokenizer, questions, rewrites=None, rewrites_of=None, **kwargs)
+        super().__init__(tokenizer, questions, rewrites=None, rewrites_of=None, keep_truncated=False, **kwargs)
         if logits and not references:
             raise ValueError("data.logits is given without data.references, the rationales whose logits they are")
         if teachers and not references:
             raise ValueError("data.teachers is given without data.references, and would be ignored")
-        self.option_text = option_text
+        if keep_truncated and not references:
+            raise ValueError("data.keep_truncated is given without data.references, and would be ignored")
+        self.option_text, self.keep_truncated = option_text, keep_truncated
         self.reference_paths, self.teachers, self.logit_paths = references or [], teachers, logits or []
         self.num_completions = 1
         self.options: dict[str, Options] = {}
@@ -136,7 +140,7 @@ class EvaluationDataModule(QuestionDataModule):
             raise ValueError(f"{paths}: no rationale of {absent}; there are {sorted(names)}")
         kept = [
             rationale
-            for rationale in rationales
+            for rationale in drop_truncated(rationales, paths, self.keep_truncated)
             if rationale.question_id in self.posed
             and rationale.text.strip()
             and (self.teachers is None or rationale.teacher in self.teachers)

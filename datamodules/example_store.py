@@ -8,6 +8,8 @@ A folder named by the hash of all that the tokens depend on, with `examples.arro
     answered                   bool       whether the rationale reached an answer
     correct                    bool       null where unknown
     imported                   bool       whether the rationale comes from a published collection
+    truncated                  bool       whether the rationale was cut off
+    repeats                    bool       whether an earlier sample of the same teacher and question has the same text
     text_hash                  string
     num_prompt_tokens          int32
     num_words                  int32      of the rationale's text, whatever the tokenizer; 0 for gold labels
@@ -18,11 +20,9 @@ Every rationale of the files has a row, so that arms that filter differently sha
 to supervise has no tokens. Controls that change texts have stores of their own.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -31,24 +31,40 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 
-from datamodules import answers, controls, encoding, expressions, prompts, statements, thinking, tokenization
+from datamodules import (
+    answers,
+    controls,
+    encoding,
+    expressions,
+    free_answers,
+    numbers,
+    options,
+    prompts,
+    replies,
+    sentences,
+    statements,
+    thinking,
+    tokenization,
+)
 from datamodules.controls import AS_WRITTEN, TextControl, shuffle_rationales
 from datamodules.files import atomic_path, check_place, hash_json, hash_path, require_file, write_json
+from datamodules.locks import hold
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
-from datamodules.rationales import Rationale, load_rationales
+from datamodules.rationales import Rationale, find_repeats, load_rationales
 from datamodules.tokenization import Example, build_examples, hash_tokenizer
 
 ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("id", "question_id", "teacher")]
-    + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported")]
+    + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported", "truncated", "repeats")]
     + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32()), pa.field("num_words", pa.int32())]
     + [pa.field("token_ids", pa.list_(pa.int32())), pa.field("segments", pa.list_(pa.int8()))]
 )
 
 _LISTS = ("token_ids", "segments")
-_TEXT_TO_TOKENS = (answers, controls, encoding, expressions, prompts, statements, thinking, tokenization)
+_READING = (answers, expressions, free_answers, numbers, options, replies, sentences, statements, thinking)
+_TEXT_TO_TOKENS = (*_READING, controls, encoding, prompts, tokenization)
 
 
 class ExampleStore:
@@ -179,6 +195,7 @@ def _read_pairs(
 def _tokenize(
     tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]], control: TextControl
 ) -> Iterator[pa.RecordBatch]:
+    repeats = find_repeats(rationale for _, rationale in pairs if rationale is not None)
     for start in range(0, len(pairs), ROWS_PER_BATCH):
         part = pairs[start : start + ROWS_PER_BATCH]
         examples = build_examples(tokenizer, prompt, part, control.position, control.keep_thinking)
@@ -194,6 +211,8 @@ def _tokenize(
             "answered": [rationale is not None and rationale.answer is not None for rationale in rationales],
             "correct": [rationale.correct if rationale else None for rationale in rationales],
             "imported": [rationale.finish_reason == "imported" if rationale else False for rationale in rationales],
+            "truncated": [rationale.is_truncated if rationale else False for rationale in rationales],
+            "repeats": [rationale is not None and rationale.id in repeats for rationale in rationales],
         }
         yield pa.record_batch(columns, schema=SCHEMA)
 
@@ -233,26 +252,15 @@ def open_store(
     }
     folder = cache_dir / hash_json(depends_on)
     if not folder.is_dir():
-        with _lock(folder):
+        check_place(folder)
+        lock = folder.with_name(f".{folder.name}.lock")
+        with hold(lock, f"{folder}: another process writes this store", wait=True):
             if not folder.is_dir():
                 for torn in cache_dir.glob(f".{folder.name}.tmp-*"):
                     shutil.rmtree(torn)
                 pairs = _read_pairs(questions, rationales, control)
                 _write(folder, _tokenize(tokenizer, prompt, pairs, control), depends_on)
     return ExampleStore(folder)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Waits until no other process writes a store; ends with the process, however it ends."""
-    check_place(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    with path.open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
-        # Whoever waited for it finds the store.
-        path.unlink(missing_ok=True)
 
 
 def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict) -> None:

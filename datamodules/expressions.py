@@ -13,9 +13,10 @@ from fractions import Fraction
 from typing import Any
 
 _DELIMITERS = re.compile(r"\\[()\[\]]|\\?\$")
-_NOISE = re.compile(
-    r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;:%$]|%|\^\{?\\circ\}?|\\(?:degree|qquad|quad)(?![A-Za-z])"
-)
+_NOISE = re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;:%$]|%|\\(?:qquad|quad)(?![A-Za-z])")
+# Not within a sine: there they say in what the angle is.
+_DEGREES = re.compile(r"(?<!\\)\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|°")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 # A text that begins with a space, after something else, is a unit: `18\text{ cm}^2`.
 _UNIT = re.compile(r"(?<=.)\\(?:text|mbox|textrm)\{\s[^{}]*\}(?:\^\{?\w\}?)?$")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\{([^{}]*)\}")
@@ -23,7 +24,12 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf)\{([^{}]*
 _FRACTION = re.compile(r"\\[dtc]?frac(?![A-Za-z{])\s*(\w)\s*(?=[\w{])")
 _DENOMINATOR = re.compile(r"(\\frac\{[^{}]*\})\s*(\w)")
 _ROOT = re.compile(r"\\sqrt\s*(\w)")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BOX_JOINT = re.compile(r"\$?\s*(?:,\s*)?(?:and\b\s*)?\$?")
+# A formula with its delimiters.
+FORMULA = re.compile(r"(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.DOTALL)
 _NAME = re.compile(r"^[A-Za-z]\w?\s*(?:=|\\in(?![A-Za-z]))\s*(?=.)(?!.*=)")
+_SPACE = re.compile(r"(?<!\\)(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DIGITS = r"([0-9]{1,99})"
 _RATIONAL = re.compile(rf"(-?){_DIGITS}?\\frac\{{(-?){_DIGITS}\}}\{{{_DIGITS}\}}|(-?){_DIGITS}/{_DIGITS}")
@@ -48,7 +54,7 @@ def normalize_number(value: Any) -> str:
     return "0" if number == 0 else text
 
 
-def _write_fraction(value: Fraction) -> str:
+def write_fraction(value: Fraction) -> str:
     """Writes a rational number as a decimal if it has a finite one, else as a fraction in lowest terms."""
     rest, places = value.denominator, 0
     for prime in (2, 5):
@@ -74,16 +80,41 @@ def read_braces(text: str, start: int) -> tuple[str, int] | None:
     return None
 
 
+def read_boxes(text: str, start: int) -> tuple[str, int, int] | None:
+    r"""Returns what the boxes that begin at `start` hold, where they end, and how many different contents they have.
+
+    Boxes that only a comma or an "and" separates are one list: `\boxed{3}, \boxed{5}, and \boxed{7}`.
+    """
+    contents, end = list[str](), start
+    while box := _BOX.match(text, end):
+        braces = read_braces(text, box.end() - 1)
+        if braces is None:
+            break
+        content, end = braces
+        contents.append(content.strip())
+        if joint := _BOX_JOINT.match(text, end):
+            # The joint's own end, if another box follows; else this box's.
+            end = joint.end() if _BOX.match(text, joint.end()) else end
+    different = list(dict.fromkeys(contents))
+    return (",".join(different), end, len(different)) if contents else None
+
+
 def find_boxed(text: str) -> str | None:
-    r"""Returns the content of the last `\boxed{...}`, or after `\boxed` the rest of its formula; None without one."""
+    r"""Returns what the last box or list of boxes holds, or after a bare `\boxed` the formula's rest; None without."""
+    *others, last = [None, *_BOX.finditer(text)]
     start = text.rfind(r"\boxed")
-    if start < 0:
-        return None
-    rest = text[start + len(r"\boxed") :].lstrip()
-    if not rest.startswith("{"):
-        return rest.split("$")[0].strip() or None
-    braces = read_braces(rest, 0)
-    return braces[0].strip() if braces else None
+    if last is None or start > last.start():
+        # Without braces: `\boxed 7`.
+        return (text[start + len(r"\boxed") :].split("$")[0].strip() or None) if start >= 0 else None
+    begin = last.start()
+    for box in reversed(others[1:]):
+        assert box is not None
+        braces = read_braces(text, box.end() - 1)
+        if braces is None or not _BOX_JOINT.fullmatch(text, braces[1], begin):
+            break
+        begin = box.start()
+    boxes = read_boxes(text, begin)
+    return boxes[0] if boxes else None
 
 
 def normalize_expression(latex: str) -> str:
@@ -95,11 +126,13 @@ def normalize_expression(latex: str) -> str:
     boxed = find_boxed(latex)
     text = latex if boxed is None else boxed
     text = _NOISE.sub("", _DELIMITERS.sub("", text.replace("\n", " "))).strip().rstrip(".,;").strip()
+    text = text if _TRIGONOMETRY.search(text) else _DEGREES.sub("", text)
     text = _NAME.sub("", _TEXT.sub(r"\1", _UNIT.sub("", text)))
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _DENOMINATOR.sub(r"\1{\2}", _FRACTION.sub(r"\\frac{\1}", text))
     text = re.sub(r"([\^_])\{(\w)\}", r"\1\2", _ROOT.sub(r"\\sqrt{\1}", text))
-    text = re.sub(r"\s+", "", text.replace("{,}", ","))
+    # The space between a command and a letter is part of neither: `\pi r`.
+    text = _SPACE.sub(lambda match: f"{match[1]} " if match[1] else "", text.replace("{,}", ","))
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     if match := _RATIONAL.fullmatch(text):
@@ -108,5 +141,5 @@ def normalize_expression(latex: str) -> str:
             minus, whole, inner, above, below = slash_minus, "", "", slash_above, slash_below
         if int(below):
             value = int(whole or 0) + Fraction(int(inner + above), int(below))
-            return _write_fraction(-value if minus else value)
+            return write_fraction(-value if minus else value)
     return normalize_number(text) if _DECIMAL.fullmatch(text) else text

@@ -12,7 +12,7 @@ from datamodules.batching import PredictionSampler
 from datamodules.encoding import check_template_options
 from datamodules.prompts import TemplateOptions, get_prompt
 from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales, read_gold_conditions
+from datamodules.rationales import Rationale, drop_truncated, load_rationales, read_gold_conditions
 from datamodules.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
 
 
@@ -31,13 +31,16 @@ class PosedQuestion:
     prompt_ids: list[int]
 
 
-def load_originals(path: str, teacher: str | None, questions: list[Question]) -> dict[str, Rationale]:
+def load_originals(
+    path: str, teacher: str | None, questions: list[Question], keep_truncated: bool = False
+) -> dict[str, Rationale]:
     """Returns the first rationale of each question, by question id; those without text are left out.
 
     Args:
         path: A rationale store or a published collection.
         teacher: Whose; None takes the file's only teacher.
         questions: All that the file may be about.
+        keep_truncated: Whether to take truncated ones, too, which are left out otherwise.
 
     Raises:
         ValueError: The teacher has none, or there are several and none is named.
@@ -50,8 +53,9 @@ def load_originals(path: str, teacher: str | None, questions: list[Question]) ->
         wanted = "data.rewrites_of is not set" if teacher is None else f"no rationale of {teacher!r}"
         raise ValueError(f"{path}: {wanted}; there are {teachers}")
     found: dict[str, Rationale] = {}
-    for rationale in rationales:
-        if rationale.teacher == teacher and rationale.text.strip():
+    own = [rationale for rationale in rationales if rationale.teacher == teacher]
+    for rationale in drop_truncated(own, path, keep_truncated):
+        if rationale.text.strip():
             found.setdefault(rationale.question_id, rationale)
     return found
 
@@ -79,6 +83,7 @@ class QuestionDataModule(L.LightningDataModule):
         revision: str | None = None,
         rewrites: str | None = None,
         rewrites_of: str | None = None,
+        keep_truncated: bool = False,
     ):
         """Stores the settings; files are read in `setup`.
 
@@ -97,12 +102,15 @@ class QuestionDataModule(L.LightningDataModule):
             rewrites: Rationales that the model is to rewrite, with a prompt that shows them (paraphrase): the first of
                 each question; questions without one are left out.
             rewrites_of: Of this teacher; null if the file has only one.
+            keep_truncated: Take rationales, too, that were cut off where their teacher ran out of tokens.
         """
         super().__init__()
         self.tokenizer_name, self.revision = tokenizer, revision
         self.questions_source, self.limit = questions, limit
         self.prompt = get_prompt(prompt, rewrites is not None, template_options)
-        self.rewrites, self.rewrites_of = rewrites, rewrites_of
+        self.rewrites, self.rewrites_of, self.keep_truncated = rewrites, rewrites_of, keep_truncated
+        if keep_truncated and rewrites is None:
+            raise ValueError("data.keep_truncated is given without data.rewrites, and would be ignored")
         self.originals: dict[str, Rationale] = {}
         self.max_length, self.skip_too_long, self.tokens_per_batch = max_length, skip_too_long, tokens_per_batch
         self.num_samples, self.max_new_tokens = 1, 0
@@ -135,7 +143,7 @@ class QuestionDataModule(L.LightningDataModule):
         questions = load_questions(self.questions_source, self.limit)
         if self.rewrites is not None:
             everything = load_questions(self.questions_source)
-            self.originals = load_originals(self.rewrites, self.rewrites_of, everything)
+            self.originals = load_originals(self.rewrites, self.rewrites_of, everything, self.keep_truncated)
             questions = [question for question in questions if question.id in self.originals]
             if not questions:
                 raise ValueError(f"{self.rewrites}: no rationale of the questions, and so nothing to rewrite")

@@ -4,23 +4,24 @@ Each collection has a reader of its files as they are. A published rationale fin
 with or without the options; one that finds none, or several, is left out and counted, as is all that is cleaned.
 """
 
-import ast
 import json
-import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from datamodules.answers import extract_neutral
+from datamodules.answers import extract_neutral, find_stated_answer
+from datamodules.expressions import normalize_expression
 from datamodules.files import read_records
+from datamodules.grading import is_correct
 from datamodules.model_cards import find_family
+from datamodules.model_json import ReplyError, read_reply
+from datamodules.numbers import calculate, write_value
 from datamodules.questions import Question
-from datamodules.rationales import Rationale, part_thinking
-from datamodules.statements import squash
+from datamodules.rationales import Rationale, find_repeats, part_thinking
+from datamodules.sentences import squash
 
 
 @dataclass(frozen=True)
@@ -77,33 +78,6 @@ def _clean(pattern: str, replacement: str, text: str, counts: Counter[str], what
     return cleaned
 
 
-_OPERATIONS: dict[type, Callable] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
-
-
-def _calculate(formula: str) -> str | None:
-    """Returns the value of a formula of numbers, `+ - * /` and parentheses, or None for anything else."""
-
-    def value(node: ast.expr) -> Fraction:
-        match node:
-            case ast.BinOp(left, operation, right) if type(operation) in _OPERATIONS:
-                return _OPERATIONS[type(operation)](value(left), value(right))
-            case ast.UnaryOp(ast.USub(), operand):
-                return -value(operand)
-            case ast.Constant(int() | float() as number):
-                return Fraction(str(number))
-        raise ValueError(formula)
-
-    try:
-        return str(float(value(ast.parse(formula.strip(), mode="eval").body)))
-    except (SyntaxError, ValueError, ArithmeticError):
-        return None
-
-
 def _read_eit(path: Path, counts: Counter[str]) -> Iterator[Published]:
     """EIT-NLP/Distilling-CoT-Reasoning: one file for each task, teacher and granularity (L1 short, L6 long)."""
     name = path.stem.lower()
@@ -155,19 +129,22 @@ def _read_palm(path: Path, counts: Counter[str]) -> Iterator[Published]:
         own = _clean(r"(?s)\n\nQ:.*", "", text, counts, "invented next questions cut off")
         # SVAMP's answers are formulas: "The answer is (6 * 14) + 11."
         formula = re.search(r"[Tt]he answer is ([-+*/(). \d]+?)\.?$", own) if dataset == "svamp" else None
+        value = calculate(formula.group(1)) if formula else None
         yield Published(
             question=record.get("question") or record["input"],
             teacher="palm-540b",
             text=own,
             gold_conditioned=False,
-            answer=_calculate(formula.group(1)) if formula else None,
+            answer=None if value is None else write_value(value),
             cut=_is_cut(own),
         )
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        yield f"{path}:{number}", json.loads(line)
+    # Not `splitlines`, which also splits at characters that a text may hold, such as U+2028.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", json.loads(line)
 
 
 def _read_chatqa(path: Path, counts: Counter[str]) -> Iterator[Published]:
@@ -183,17 +160,16 @@ def _read_zeroeval(path: Path, counts: Counter[str]) -> Iterator[Published]:
     for record in _read_json(path):
         for output in record["output"]:
             try:
-                reply = json.loads(output[output.index("{") : output.rindex("}") + 1], strict=False)
-                text, answer = reply["reasoning"], reply["answer"]
-            except (ValueError, KeyError, TypeError):
-                counts["unreadable replies left out"] += 1
+                text, answer = read_reply(output)
+            except ReplyError as error:
+                counts[f"left out: {error} ({path.stem})"] += 1
                 continue
             yield Published(
                 question=record.get("question") or record["problem"],
                 teacher=path.stem,
-                text=text if isinstance(text, str) else json.dumps(text, ensure_ascii=False),
+                text=text,
                 gold_conditioned=False,
-                answer=str(answer),
+                answer=answer,
             )
 
 
@@ -245,7 +221,7 @@ COLLECTIONS = {
     "tinyllm": Collection("datasets/*/llm/*_CoT_*.json", "Apache-2.0", _read_tinyllm),
     "palm": Collection("datasets/*/palm/*_CoT_*.json", "Apache-2.0", _read_palm),
     "chatqa": Collection("datasets/*/*_llama3.json", "Apache-2.0", _read_chatqa),
-    "zeroeval": Collection("result_dirs/gsm/*.json", "Apache-2.0", _read_zeroeval),
+    "zeroeval": Collection("result_dirs/[gm][sa]*/*.json", "Apache-2.0", _read_zeroeval),
     "mentor_kd": Collection("data/[ma]*/**/*3*.json", "Apache-2.0", _read_mentor),
     "gsm8k_solutions": Collection("grade_school_math/data/example_model_solutions.jsonl", "MIT", _read_gsm8k),
     "jsonl": Collection("**/*.jsonl*", "unstated", _read_jsonl),
@@ -270,6 +246,18 @@ class QuestionIndex:
     def find(self, text: str) -> list[Question]:
         """Returns the questions that the text may be: none, one, or several."""
         return self._found.get(_key(text), [])
+
+
+def _find_answer(item: Published, question: Question) -> str | None:
+    """Returns the answer that is recorded beside a text, or else that the text ends up with."""
+    if item.answer is None:
+        extraction = extract_neutral(item.text, question)
+    elif question.expression:
+        extraction = find_stated_answer(item.answer, question)
+        return extraction.answer if extraction else normalize_expression(item.answer) or None
+    else:
+        extraction = extract_neutral(f"The answer is {item.answer}.", question)
+    return extraction.answer if extraction else None
 
 
 def import_rationales(
@@ -308,16 +296,19 @@ def import_rationales(
             raise ValueError(f"{path}: not as the collection {name} has it: {error!r}") from None
         for item in published:
             counts["published"] += 1
+            if not all(isinstance(value, str) for value in (item.question, item.text, item.teacher)):
+                counts["left out: not a text"] += 1
+                continue
             found = index.find(item.question)
             if len(found) != 1 or not item.text.strip():
                 reason = "of unknown questions" if not found else "of ambiguous questions" if found[1:] else "empty"
                 counts[f"left out: {reason}"] += 1
                 continue
             [question] = found
-            stated = item.text if item.answer is None else f"The answer is {item.answer}."
-            extraction = extract_neutral(stated, question)
-            answer = extraction.answer if extraction else None
+            answer = _find_answer(item, question)
+            correct = is_correct(answer, question)
             counts["cut in the middle"] += item.cut
+            counts["right in another notation than the gold answer"] += correct is True and answer != question.gold
             rationales.append(
                 part_thinking(
                     Rationale(
@@ -329,7 +320,7 @@ def import_rationales(
                         sample=samples[question.id, item.teacher],
                         text=item.text.strip(),
                         answer=answer,
-                        correct=None if question.gold is None else answer == question.gold,
+                        correct=correct,
                         finish_reason="length" if item.cut else "imported",
                         prompt_id="imported",
                     )
@@ -338,5 +329,6 @@ def import_rationales(
             samples[question.id, item.teacher] += 1
             if item.gold_conditioned is not None:
                 conditions[item.teacher] = item.gold_conditioned
+    counts["repeat another sample word by word"] = len(find_repeats(rationales))
     rationales.sort(key=lambda rationale: (rationale.question_id, rationale.teacher, rationale.sample))
     return rationales, conditions, +counts

@@ -2,6 +2,7 @@
 
 import itertools
 import string
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from datamodules.expressions import normalize_expression, normalize_number
 from datamodules.field_types import check_text, shorten
 from datamodules.files import read_records
 from datamodules.microworld import generate_questions
+from datamodules.sentences import squash
 from datamodules.tasks import read_task
 
 LETTERS = string.ascii_uppercase
@@ -68,6 +70,12 @@ class Question:
 def is_boolean(choices: tuple[str, ...]) -> bool:
     """Whether the options are true and false, or yes and no."""
     return {choice.casefold() for choice in choices} in ({"true", "false"}, {"yes", "no"})
+
+
+def has_twins(choices: tuple[str, ...]) -> bool:
+    """Whether two options have the same words, so that a text that names one names the other, too."""
+    named = [squash(choice) or choice.strip() for choice in choices]
+    return len(set(named)) < len(named)
 
 
 def normalize_gold(gold: Any, choices: tuple[str, ...] | None, expression: bool = False) -> str | None:
@@ -199,6 +207,12 @@ def load_questions(sources: str | list[str], limit: int | None = None) -> list[Q
             questions[question.id] = question
         if len(questions) == before:
             raise ValueError(f"{source}: no questions")
+    if twins := [question.id for question in questions.values() if question.choices and has_twins(question.choices)]:
+        warnings.warn(
+            f"{sources}: {len(twins)} questions have options with the same words, the first is {twins[0]!r}; an answer "
+            "that names such an option without its letter is read as none",
+            stacklevel=2,
+        )
     if not questions:
         raise ValueError("data.questions is empty; name at least one source of questions")
     return list(questions.values())

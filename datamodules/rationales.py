@@ -1,5 +1,6 @@
 """The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from datamodules.answers import extract_neutral
 from datamodules.expressions import normalize_number
 from datamodules.field_types import check_text, shorten
 from datamodules.files import read_records
+from datamodules.grading import is_correct
 from datamodules.questions import Question, normalize_gold
 from datamodules.tables import read_metadata, read_table, write_table
 from datamodules.thinking import split_thinking
@@ -55,6 +57,11 @@ class Rationale:
     thinking: str = ""
 
     @property
+    def is_truncated(self) -> bool:
+        """Whether the text ends where the teacher ran out of tokens, and not where it wanted to."""
+        return self.finish_reason == "length"
+
+    @property
     def id(self) -> str:
         """Names the rationale within a question set: question, teacher, sample."""
         return f"{self.question_id}/{self.teacher}/{self.sample}"
@@ -96,6 +103,32 @@ def read_families(paths: list[str]) -> dict[str, str]:
             table = read_table(Path(path), ["teacher", "family"])
             families |= dict(zip(*(table[name].to_pylist() for name in ("teacher", "family")), strict=True))
     return families
+
+
+def find_repeats(rationales: Iterable[Rationale]) -> set[str]:
+    """Returns the ids of rationales whose text an earlier one of the same teacher and question has already.
+
+    Case and spaces play no part; a rationale without text repeats nothing.
+    """
+    seen, repeats = set[tuple[str, str, str]](), set[str]()
+    for rationale in rationales:
+        key = (rationale.question_id, rationale.teacher, " ".join(rationale.text.casefold().split()))
+        if key[2] and key in seen:
+            repeats.add(rationale.id)
+        seen.add(key)
+    return repeats
+
+
+def drop_truncated(rationales: Iterable[Rationale], source: str, keep: bool) -> list[Rationale]:
+    """Leaves out what was truncated, and says how much, unless that is kept."""
+    everything = list(rationales)
+    kept = [rationale for rationale in everything if keep or not rationale.is_truncated]
+    if number := len(everything) - len(kept):
+        warnings.warn(
+            f"{source}: {number} of {len(everything)} rationales are truncated and left out; keep_truncated keeps them",
+            stacklevel=3,
+        )
+    return kept
 
 
 def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:
@@ -169,7 +202,21 @@ def read_flat_rationales(path: str) -> list[Rationale]:
     Raises:
         ValueError: The file or a record is malformed.
     """
-    return [_parse_flat(record, where) for where, record in read_records(Path(path))]
+    return [_parse_flat(record, where) for where, record in _read_whole(path)]
+
+
+def _read_whole(path: str) -> Iterator[tuple[str, dict]]:
+    """Yields the records of a file; a store that knows how many it should hold is refused unless it does."""
+    number = 0
+    for pair in read_records(Path(path)):
+        number += 1
+        yield pair
+    wanted = read_metadata(Path(path)).get("num_records", number) if path.endswith(".parquet") else number
+    if number != wanted:
+        raise ValueError(
+            f"{path}: holds {number} of the {wanted} rationales that were written; make it anew, or, if it was edited "
+            f"on purpose, seal it with: python -m scripts.seal {path}"
+        )
 
 
 def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:
@@ -197,7 +244,7 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
                 sample=0,
                 text=entry["text"],
                 answer=answer,
-                correct=None if question.gold is None else answer == question.gold,
+                correct=is_correct(answer, question),
                 finish_reason="imported",
                 prompt_id="imported",
             )
@@ -218,7 +265,7 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
     """
     rationales: dict[str, Rationale] = {}
     for path in paths:
-        for where, record in read_records(Path(path)):
+        for where, record in _read_whole(path):
             nested = isinstance(record.get("rationales"), dict)
             question_id = record.get("id" if nested else "question_id")
             if not isinstance(question_id, str) or question_id not in questions:

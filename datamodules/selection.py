@@ -19,6 +19,7 @@ class RationaleFilters:
     solved_by: list[str]
     correct_only: bool
     samples_per_question: int | None
+    keep_truncated: bool
     matched_with: list[str]
     seed: int
 
@@ -54,8 +55,13 @@ def select_rationales(
         examples = examples.where(kept.astype(bool))
         num_left[name] = int(np.isin(examples.column("teacher").astype(str), sorted(used)).sum())
 
-    shared = _find_shared_questions(examples, filters)
+    is_whole = ~examples.column("truncated").astype(bool) | filters.keep_truncated
+    # What is left out answers no question.
+    shared = _find_shared_questions(examples.where(is_whole), filters)
     keep("rationales", np.isin(examples.column("teacher").astype(str), sorted({*used, *filters.matched_with})))
+    truncated = examples.column("truncated").astype(bool)
+    if truncated.any() and not filters.keep_truncated:
+        keep("not truncated", ~truncated)
     if filters.answered_by or filters.solved_by:
         keep("shared questions", np.array([identifier in shared for identifier in examples.column("question_id")]))
     empty = (examples.lengths == 0) & examples.column("imported").astype(bool)
@@ -79,9 +85,17 @@ def select_rationales(
         lengths, names, ids = (examples.column(name).tolist() for name in ("num_words", "teacher", "question_id"))
         keep("matched lengths", match_lengths(lengths, names, ids, filters.matched_with, filters.seed))
         keep("matched lengths", np.isin(examples.column("teacher").astype(str), sorted(used)))
+    if num_repeats := int(examples.column("repeats").astype(bool).sum()):
+        warnings.warn(
+            f"{source}: {num_repeats} of {len(examples)} rationales repeat another sample of their teacher word by "
+            "word, and are learnt from as often as they are there",
+            stacklevel=2,
+        )
     if not len(examples):
         on = [name for name in ("correct_only", "answered_by", "solved_by", "matched_with") if vars(filters)[name]]
         named = f" ({', '.join(f'{name} is on' for name in on)})" if on else ""
+        if num_left.get("not truncated") == 0:
+            named = ": all of them are truncated; set data.keep_truncated, or annotate with a larger max_new_tokens"
         raise ValueError(
             f"{source}: none of {number} rationales is left after filtering{named}; there is nothing to supervise"
         )

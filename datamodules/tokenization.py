@@ -18,6 +18,7 @@ from datamodules.pretrained import locate_pretrained
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
+from datamodules.replies import cut_run_on
 from datamodules.seals import check_folder
 from datamodules.thinking import join_thinking
 
@@ -180,15 +181,17 @@ def split_completion(
     """Returns (rationale, answer sentence) of a completion.
 
     A teacher's own last sentence is kept if it states the answer; otherwise the prompt's answer sentence is
-    added with the answer that the teacher reached. A rationale without any answer stays without. If `normalize`, the
-    prompt's answer sentence replaces all sentences in which the teacher states it.
+    added with the answer that the teacher reached. A rationale without any answer stays without, and so does one that
+    was cut off before it stated its answer. If `normalize`, the prompt's answer sentence replaces all sentences in
+    which the teacher states it. What a teacher invented after its answer, such as a next question, is left out.
     """
-    text = rationale.text.strip()
-    if normalize:
-        text = remove_answer(text, question, rationale.answer)
-    elif own := split_answer_sentence(text, question):
+    text = cut_run_on(rationale.text.strip(), question)
+    own = split_answer_sentence(text, question)
+    if own and not normalize:
         return own
-    return text, prompt.answer_sentence(question, rationale.answer) if rationale.answer else ""
+    is_torn = rationale.is_truncated and own is None and text == rationale.text.strip()
+    answer = prompt.answer_sentence(question, rationale.answer) if rationale.answer and not is_torn else ""
+    return remove_answer(text, question, rationale.answer) if normalize else text, answer
 
 
 def build_examples(

@@ -1,7 +1,7 @@
 """What generates a teacher's completions: one narrow interface, and the local implementation behind it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -134,6 +134,15 @@ def find_stop(text: str, stop: Sequence[str]) -> int | None:
     return min((place for end in stop if (place := text.find(end)) >= 0), default=None)
 
 
+def watch_stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
+    """Returns what tells whether a completion ends with these ids, since it holds a stop text; None without any."""
+    if not stop:
+        return None
+    # A token that is text is a byte at least, so that this many hold the longest stop text and its last token.
+    tail = 2 * max(len(text.encode()) for text in stop) + 8
+    return lambda ids: find_stop(decode_completion(tokenizer, ids[-tail:]), stop) is not None
+
+
 class TransformersBackend(Backend):
     """Generates with transformers, in this process: any model of the hub, of a folder, of a GGUF file."""
 
@@ -157,13 +166,6 @@ class TransformersBackend(Backend):
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates the requests as one batch."""
-        # A token that is text is a byte at least, so that this many hold the longest stop text and its last token.
-        tail = 2 * max((len(text.encode()) for text in decoding.stop), default=0) + 8
-
-        def has_stopped(ids: list[int]) -> bool:
-            text = decode_completion(self.tokenizer, ids[-tail:])
-            return find_stop(text, decoding.stop) is not None
-
         completions = generate_completions(
             self.model,
             [request.prompt_ids for request in requests],
@@ -171,7 +173,7 @@ class TransformersBackend(Backend):
             decoding.max_new_tokens,
             decoding.temperature,
             [request.derive_seed(decoding.seed) for request in requests],
-            has_stopped if decoding.stop else None,
+            watch_stops(self.tokenizer, decoding.stop),
         )
         for request, (ids, finish_reason) in zip(requests, completions, strict=True):
             text = decode_completion(self.tokenizer, ids)

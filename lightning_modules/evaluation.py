@@ -13,9 +13,12 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from datamodules.answers import EXTRACTORS, extract_neutral, split_answer_sentence
 from datamodules.encoding import decode_completion, find_end_tokens
 from datamodules.evaluation import EvaluationDataModule
+from datamodules.grading import is_correct
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
+from datamodules.replies import cut_run_on
 from datamodules.thinking import find_open_mark
+from lightning_modules.backends import find_stop, watch_stops
 from lightning_modules.generation import ReadPrompts, derive_seed, generate_completions, read_prompts, score_endings
 from lightning_modules.pretrained import Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.reference_scores import ReferenceScorer
@@ -59,6 +62,7 @@ class Evaluator(L.LightningModule):
         num_samples: PositiveInt = 1,
         temperature: NonNegativeFloat = 0.0,
         sampling_seed: NonNegativeInt = 0,
+        stop: tuple[str, ...] = (),
         score_options: bool = True,
         arm: str = "untuned",
         seed: NonNegativeInt = 0,
@@ -75,6 +79,8 @@ class Evaluator(L.LightningModule):
                 al. 2023, arXiv 2203.11171); more than one needs a temperature.
             temperature: 0 is greedy.
             sampling_seed: Of the draws; each question and sample has its own, whatever the batch.
+            stop: Texts that end a completion, which is cut before them, as in annotate. What a base model invents after
+                its answer, a next question say, is not read in any case; this saves the time that it takes.
             score_options: Also compute each option's log-likelihood; `data.option_text` says as what.
             arm: Recorded with each prediction.
             seed: The arm's training seed, recorded with each prediction.
@@ -84,6 +90,9 @@ class Evaluator(L.LightningModule):
             raise ValueError(f"model.temperature must be finite, not {temperature}")
         if num_samples > 1 and temperature == 0:
             raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
+        if "" in stop:
+            raise ValueError("model.stop holds an empty text, which every completion begins with")
+        self.stop = stop
         self.student, self.student_revision = student, revision
         self.student_dtype: Dtype = dtype or default_dtype(student)
         self.keep_layers = keep_layers
@@ -127,7 +136,8 @@ class Evaluator(L.LightningModule):
         for item, own, samples, scores in zip(posed, likelihoods, completions, references, strict=True):
             question = item.question
             mark = find_open_mark(item.text)
-            texts = [(mark + decode_completion(data.tokenizer, ids)).strip() for ids, _ in samples]
+            decoded = [decode_completion(data.tokenizer, ids) for ids, _ in samples]
+            texts = [(mark + text[: find_stop(text, self.stop)]).strip() for text in decoded]
             answers, place, votes = vote(texts, question)
             ids, finish_reason = samples[place]
             answers |= choose_options(own, data.options[question.id].texts, question)
@@ -174,6 +184,7 @@ class Evaluator(L.LightningModule):
             self.max_new_tokens,
             self.temperature,
             [derive_seed(self.sampling_seed, identifier, n) for identifier in question_ids for n in range(number)],
+            watch_stops(data.tokenizer, self.stop),
         )
         return [completions[first : first + number] for first in range(0, len(completions), number)]
 
@@ -203,13 +214,17 @@ def vote(texts: list[str], question: Question) -> tuple[dict[str, str | None], i
 
 
 def choose_options(log_likelihoods: list[float], texts: list[str], question: Question) -> dict[str, str | None]:
-    """Returns the letter of the likeliest option, the first of equals, by each of LIKELIHOODS; None without options."""
+    """Returns the letter of the likeliest option, the first of equals, by each of LIKELIHOODS; None without options.
+
+    None, too, where another option has the same text, and so is as likely.
+    """
     if not log_likelihoods:
         return dict.fromkeys(LIKELIHOODS)
     chosen: dict[str, str | None] = {}
     for name, size in LIKELIHOODS.items():
         scores = [score / size(text) for score, text in zip(log_likelihoods, texts, strict=True)]
-        chosen[name] = question.letters[scores.index(max(scores))]
+        best = scores.index(max(scores))
+        chosen[name] = question.letters[best] if texts.count(texts[best]) == 1 else None
     return chosen
 
 
@@ -217,7 +232,7 @@ def grade(name: str, answer: str | None, has_options: bool, question: Question) 
     """Returns whether an answer is right; None where gold is unknown, or no option was scored."""
     if question.gold is None or (name in LIKELIHOODS and not has_options):
         return None
-    return answer == question.gold
+    return is_correct(answer, question)
 
 
 def examine(text: str, question: Question, prompt: Prompt) -> dict:
@@ -225,11 +240,13 @@ def examine(text: str, question: Question, prompt: Prompt) -> dict:
 
     `exact_match`: it ends with the prompt's own answer sentence of the gold answer, to the character.
     `rationale_length`: so many of its characters come before the sentence that states its answer, if that is its last
-    one; all of them, if not. `rationale_answer` and `sentence_answer`: what the neutral extractor reads in the one and
-    in the other part alone; both None where the last sentence states no answer. A rationale may hold none.
+    one; if not, all of them but what it invents after its reply. `rationale_answer` and `sentence_answer`: what the
+    neutral extractor reads in the one and in the other part alone; both None where the last sentence states no answer.
+    A rationale may hold none.
     """
     exact = None if question.gold is None else text.endswith(prompt.answer_sentence(question, question.gold))
-    rationale, sentence = split_answer_sentence(text, question) or (text, "")
+    reply = cut_run_on(text, question)
+    rationale, sentence = split_answer_sentence(reply, question) or (reply, "")
     parts = {"rationale_answer": rationale if sentence else "", "sentence_answer": sentence}
     found = {name: extract_neutral(part, question) for name, part in parts.items()}
     return {

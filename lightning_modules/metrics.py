@@ -105,10 +105,11 @@ def measure_answers(records: Sequence[dict]) -> Metrics:
     """Returns how many answers are found, and how many are right.
 
     By extractor: `extraction_rate`, `accuracy`, and, where answers are options, `macro_f1`: the mean F1 of the options
-    that are right somewhere; an answer that is not found is of no option. `acc`, `acc_norm`, `acc_bytes`: accuracy of
-    the likeliest option (see LIKELIHOODS); `ece`: expected calibration error in 15 bins of equal width (Guo et al.
-    2017, arXiv 1706.04599), and `brier`: squared distance from the right option, summed over the options (Brier 1950),
-    both of the options' likelihoods, normalised to probabilities.
+    that are right somewhere; an answer that is not found is of no option. `same_notation`, where it differs from
+    `accuracy`: how many answers are right by their normal form, without the grader of expressions. `acc`, `acc_norm`,
+    `acc_bytes`: accuracy of the likeliest option (see LIKELIHOODS); `ece`: expected calibration error in 15 bins of
+    equal width (Guo et al. 2017, arXiv 1706.04599), and `brier`: squared distance from the right option, summed over
+    the options (Brier 1950), both of the options' likelihoods, normalised to probabilities.
     """
     metrics: Metrics = {}
     graded = [record for record in records if record["gold"] is not None]
@@ -118,6 +119,9 @@ def measure_answers(records: Sequence[dict]) -> Metrics:
         metrics[f"extraction_rate_{name}"] = estimate_share(answers, [record.get("group") for record in records])
         if graded:
             metrics[f"accuracy_{name}"] = count_share(graded, itemgetter(f"correct_{name}"))
+            same = [record[f"answer_{name}"] == record["gold"] for record in graded]
+            if same != [record[f"correct_{name}"] for record in graded]:
+                metrics[f"same_notation_{name}"] = estimate_share(same, [record.get("group") for record in graded])
         if has_options:
             f1 = macro_f1([record["gold"] for record in graded], [record[f"answer_{name}"] for record in graded])
             metrics[f"macro_f1_{name}"] = Estimate(f1, len(graded))

@@ -91,7 +91,7 @@ def train_tokenizer(family: Family, vocab: int, pairs: int = 3000, seed: int = 0
     other: Family = "b" if family == "a" else "a"
     streams = (pretraining_pairs(family, "teacher", seed), pretraining_pairs(other, "teacher", seed))
     texts = [*islice(streams[0], pairs), *islice(streams[1], pairs // 2)]
-    lines = [line for pair in texts for line in "".join(pair).splitlines()]
+    lines = [line for pair in texts for line in "".join(pair).removesuffix("\n").split("\n")]
     if kind == "unigram":
         # The unigram trainer considers only pieces found in two different words: show each word beside other marks.
         words = [word for line in lines for word in re.findall(r"[A-Za-z]+", line)]

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from datamodules.answers import extract_neutral
+from datamodules.answers import extract_neutral, find_stated_answer
 from datamodules.distillation import RationaleDataModule
 from datamodules.generation import QuestionDataModule
+from datamodules.grading import is_correct
 from datamodules.logit_format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.model_cards import find_family
 from datamodules.rationales import Rationale, name_paraphrase
-from datamodules.statements import find_last_statement
 from datamodules.thinking import find_open_mark, split_thinking
 from lightning_modules.backends import Backend, Decoding, Request, Source, TransformersBackend
 from lightning_modules.pretrained import Dtype, check_model, default_dtype, identify_weights, load_causal_lm, name_model
@@ -156,7 +156,7 @@ class Annotator(TeacherModule):
             split = split_thinking(find_open_mark(request.text) + completion.text)
             text, thinking = split.reply.strip(), completion.thinking or split.thinking
             teacher, original = self.teacher_name, data.originals.get(question.id)
-            extraction = find_last_statement(text, question) if original else extract_neutral(text, question)
+            extraction = find_stated_answer(text, question) if original else extract_neutral(text, question)
             answer = extraction.answer if extraction else None
             if original is not None:
                 teacher = name_paraphrase(original.teacher, teacher)
@@ -170,7 +170,7 @@ class Annotator(TeacherModule):
                 sample=request.sample,
                 text=text,
                 answer=answer,
-                correct=None if question.gold is None else answer == question.gold,
+                correct=is_correct(answer, question),
                 finish_reason=completion.finish_reason,
                 prompt_id=data.prompt.id,
                 num_prompt_tokens=completion.num_prompt_tokens,

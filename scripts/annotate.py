@@ -16,6 +16,7 @@ if __name__ == "__main__":
     StopListener().listen()
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from tqdm import tqdm
 from datamodules.files import hash_json, hash_path, require_file
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
-from datamodules.rationales import Rationale, read_metadata, write_rationales
+from datamodules.rationales import Rationale, find_repeats, read_metadata, write_rationales
+from datamodules.record_log import refuse_other_records
 from datamodules.tasks import format_tasks
 
 # Imported, so that `--model.backend` knows them by name.
@@ -97,9 +99,21 @@ def main(args: list[str] | None = None) -> None:
     output, config = Path(cli.config.output), cli.result_config()
     if refuse_other_output(output, config):
         return
+    with nullcontext() if cli.config.dry_run else cli.lock_output():
+        # Another process may have written it just now.
+        if not refuse_other_output(output, config):
+            annotate(cli, output, config)
+
+
+def annotate(cli: AnnotateCLI, output: Path, config: dict) -> None:
+    """Asks for what is missing, and writes the store once all is there."""
     data, teacher = cli.datamodule, cli.model
 
     def finish(records: list[dict]) -> None:
+        wanted = [(identifier, sample) for identifier in data.posed for sample in range(teacher.num_samples)]
+        refuse_other_records(
+            output, [(record["question_id"], record["sample"]) for record in records], wanted, cli.asks_for_all
+        )
         order = {identifier: number for number, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: (order[record["question_id"]], record["sample"]))
         revisions = sorted({record.pop("revision") for record in records})
@@ -112,15 +126,20 @@ def main(args: list[str] | None = None) -> None:
             "prompt": vars(data.prompt),
             "decoding": {**vars(teacher.decoding), "num_samples": teacher.num_samples},
             "backend": type(teacher.backend).__name__,
+            "num_records": len(records),
             "creation": describe_creation(config),
         }
         if data.rewrites is not None and data.originals_saw_gold is not None:
             metadata["gold_conditioned"] = {records[0]["teacher"]: data.originals_saw_gold}
-        write_rationales(output, [Rationale(**record) for record in records], metadata)
+        rationales = [Rationale(**record) for record in records]
+        write_rationales(output, rationales, metadata)
         answered = sum(record["answer"] is not None for record in records)
         correct = sum(record["correct"] is True for record in records)
         truncated = sum(record["finish_reason"] == "length" for record in records)
-        print(f"{output}: {len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated")
+        summary = f"{len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated"
+        if repeats := find_repeats(rationales):
+            summary += f", {len(repeats)} that repeat another sample word by word"
+        print(f"{output}: {summary}")
 
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}

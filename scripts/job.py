@@ -24,7 +24,7 @@ def main() -> None:
     if len(sys.argv) < 3 or not sys.argv[2].isdigit():
         refuse("usage: python -m scripts.job JOBS.jsonl LINE [overrides]")
     path, line, overrides = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    jobs = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    jobs = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
     if line >= len(jobs):
         refuse(f"{path} has {len(jobs)} jobs, counted from 0; there is no {line}")
     job, done = jobs[line], {job["name"]: job["done"] for job in jobs}

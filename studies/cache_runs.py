@@ -15,7 +15,7 @@ from datamodules.logit_format import CacheDescription, Sparsity
 from datamodules.logit_writer import LogitCacheWriter
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales
+from datamodules.rationales import Rationale, drop_truncated, load_rationales
 from datamodules.tokenization import (
     PROMPT,
     Example,
@@ -154,7 +154,7 @@ def open_smollm2(path: str, rationales: Sequence[str], number: int) -> tuple[Run
     questions = {question.id: question for question in load_questions(rationales[0])}
     first = list(questions.values())[:number]
     chosen: dict[str, Rationale] = {}
-    for rationale in load_rationales([rationales[0]], questions):
+    for rationale in drop_truncated(load_rationales([rationales[0]], questions), rationales[0], keep=False):
         if "gpt" in rationale.teacher:
             chosen.setdefault(rationale.question_id, rationale)
     prompt = get_prompt("instruction")

@@ -38,7 +38,7 @@ def read_grid(path: Path) -> AccuracyGrid:
         ValueError: A column or a cell is missing, a cell is there twice, a model has two families, or an accuracy is no
             number.
     """
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in path.read_text().split("\n") if not line.startswith("#")]
     rows = list(csv.DictReader(lines))
     columns = {"student", "student_family", "teacher", "teacher_family", "accuracy"}
     if not rows or not columns <= rows[0].keys():

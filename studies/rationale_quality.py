@@ -11,7 +11,7 @@ from typing import Any
 from datamodules.answers import EXTRACTORS, extract_neutral
 from datamodules.files import atomic_path, read_records
 from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales, read_flat_rationales
+from datamodules.rationales import Rationale, find_repeats, load_rationales, read_flat_rationales
 from lightning_modules.text_similarity import split_words
 from studies.table import format_table
 
@@ -23,7 +23,8 @@ cut        truncated at the token limit (of those that say so)
 tokens     mean of the teacher's tokens; words: mean of the text's words
 first/last the first, or the last, of several sentences alone yields the answer that the text ends up with
 options    names at least two options, by text or by letter
-same       repeats a text that the same teacher already gave in this task"""
+same       repeats a text that the same teacher already gave in this task
+twice      repeats a text that the same teacher already gave to the same question"""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -35,7 +36,7 @@ class Quality:
         teacher: Who wrote them.
         task: Of their questions.
         number: Of rationales.
-        shares: By the names of `NOTES`: answered, right, each extractor, cut, first, last, options, same.
+        shares: By the names of `NOTES`: answered, right, each extractor, cut, first, last, options, same, twice.
         tokens: Mean tokens of a completion, by the teacher's tokenizer.
         words: Mean words.
     """
@@ -112,6 +113,7 @@ def measure_quality(rationales: list[Rationale], questions: dict[str, Question])
             "last": _mean([place[1] for place in places if place]),
             "options": _mean([names_options(text, question) for text, question in asked]),
             "same": count_repeats([item.text for item in group]) / len(group),
+            "twice": len(find_repeats(group)) / len(group),
         }
         words = fmean(len(item.text.split()) for item in group)
         tokens = _mean([item.num_completion_tokens for item in group])
@@ -173,7 +175,7 @@ def plot_qualities(qualities: list[Quality], path: Path) -> None:
         ("answers found, by extractor", list(EXTRACTORS)),
         ("answer's place", ["first", "last"]),
         ("names options", ["options"]),
-        ("cut; repeated", ["cut", "same"]),
+        ("cut; repeated", ["cut", "same", "twice"]),
     ]
     height = 1.4 + 0.19 * len(rows)
     figure, axes = plt.subplots(1, len(panels) + 1, sharey=True, figsize=(15, height), width_ratios=[1.0] * 5 + [1.2])

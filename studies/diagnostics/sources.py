@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.files import read_records
 from datamodules.model_cards import find_family
 from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, load_rationales, read_gold_conditions
+from datamodules.rationales import Rationale, drop_truncated, load_rationales, read_gold_conditions
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class TaskSource:
         rationales: Rationale stores and published collections.
         teachers: By name; null takes all that the files hold.
         rewards: File of {"id": rationale id, "reward": number} lines, from a reward model; null takes right answers.
+        keep_truncated: Whether to read rationales, too, that were cut off where their teacher ran out of tokens.
     """
 
     questions: str
     rationales: list[str]
     teachers: dict[str, TeacherSource] | None = None
     rewards: str | None = None
+    keep_truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ def load_task(name: str, spec: TaskSource, num_questions: int, seed: int) -> Tas
     """
     questions = {question.id: question for question in load_questions(spec.questions)}
     found: dict[str, list[Rationale]] = defaultdict(list)
-    for rationale in load_rationales(spec.rationales, questions):
+    everything = load_rationales(spec.rationales, questions)
+    for rationale in drop_truncated(everything, ", ".join(spec.rationales), spec.keep_truncated):
         if rationale.text.strip():
             found[rationale.teacher].append(rationale)
     teachers = spec.teachers or {teacher: TeacherSource() for teacher in sorted(found)}

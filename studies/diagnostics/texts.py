@@ -12,7 +12,7 @@ from datamodules.files import hash_text
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
-from datamodules.statements import SENTENCE_END
+from datamodules.sentences import SENTENCE_END
 from datamodules.tokenization import ANSWER, encode_completions, split_completion
 
 

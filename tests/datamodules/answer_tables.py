@@ -227,7 +227,7 @@ NUMBERS = [
     ("**Final Answer:** The final answer is $\\boxed{18}$", "18"),
     ("She has 32 more, and the answer is: **32**", "32"),
     ("$$9 \\times 2 = 18$$\n\nThe answer is $18.", "18"),
-    ("The answer is 3 dozen eggs.", "3"),
+    ("The answer is 3 dozen eggs.", "36"),
     ("Answer: -2 degrees", "-2"),
     ("The final answer is 1,000,000.", "1000000"),
     ("The answer is therefore 64 dollars.", "64"),

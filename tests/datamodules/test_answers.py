@@ -83,6 +83,8 @@ def test_neutral_reads_what_the_harness_strict_rules_read(rule: str) -> None:
     read = {completion: answer for completion, answer in read.items() if rule == "strict" or completion.endswith(".")}
     # A calculation, "The answer is 16 - 3 = 13", has its value at its end, of which the harness takes the beginning.
     read = {completion: answer for completion, answer in read.items() if not re.search(r"is \S+ [-+*]", completion)}
+    # Nor does it know a dozen.
+    read = {completion: answer for completion, answer in read.items() if "dozen" not in completion}
     assert len(read) >= 5
     for completion, answer in read.items():
         found = extract_neutral(completion, MATHS)

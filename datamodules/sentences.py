@@ -1,0 +1,26 @@
+"""Words, sentences and denials, and what an extractor finds in them."""
+
+import re
+from typing import NamedTuple
+
+# Of a sentence's words, which have lost their apostrophes.
+NEGATION = re.compile(r"\b(?:not|cannot|never|neither|nor|incorrect|wrong|unlikely|eliminated?)\b|n t\b", re.IGNORECASE)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_WORD = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*|\w+")
+
+
+class Extraction(NamedTuple):
+    """An extracted answer, the rule that found it, and the characters where its statement begins and ends.
+
+    An answer is empty where several are announced at once ("(c) or (d)"), and so none.
+    """
+
+    answer: str
+    rule: str
+    start: int
+    end: int
+
+
+def squash(text: str) -> str:
+    """Returns the text's words and numbers in lower case, one space between them."""
+    return " ".join(_WORD.findall(text.casefold()))

@@ -41,6 +41,24 @@ def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
     assert [{**record, "family": "a"} for record in records] == pq.read_table(whole).to_pylist()
 
 
+@pytest.mark.parametrize("stage", ["annotate", "evaluate"])
+def test_a_second_writer_of_an_output_is_refused(inside, tmp_path, stage):
+    output = tmp_path / "out.parquet"
+    options = [f"--output={output}", "--data.tokens_per_batch=1", "--data.questions=microworld:test:60:0"]
+    options += ["--wandb.enabled=false"] if stage == "evaluate" else []
+    process = spawn(stage, [*COMMANDS[stage], *options], inside)
+    wait_until(process, (tmp_path / ".out.parquet.part-0.jsonl").is_file)
+    with pytest.raises(
+        ValueError, match=rf"out.parquet: another process writes this output \(process {process.pid} on"
+    ):
+        run_stage(stage, *options)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run_stage(stage, *options)
+    assert len(set(pq.read_table(output)["question_id"].to_pylist())) == pq.read_table(output).num_rows == 60
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 ENDURE = ["--trainer.max_epochs=50", "--data.supervision=rationale", "--data.logits=null", "--model.loss.kl_weight=0"]
 # Numbers of the command line are of jsonargparse's types, which checkpoints may not hold.
 ENDURE += ["--model.learning_rate=2e-4", "--model.weight_decay=0.01"]

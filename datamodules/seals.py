@@ -3,7 +3,7 @@
 A flipped byte may leave a file that can be read and says something else. A table carries the sha256 of its bytes; an
 exported student's folder those of its files, in `kindred.json`; a JSON object that of all it says; a run's DONE those
 of the run's files. What others wrote, or Kindred before it had seals, carries none and is read as it is, with a warning
-if it is a table of ours. `scripts/seal.py` seals what was edited on purpose.
+if it is a table of ours. `python -m scripts.seal` seals what was edited on purpose.
 """
 
 import hashlib

@@ -27,6 +27,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from datamodules.files import write_sealed, write_text
+from datamodules.provenance import claim_folder
 from scripts.entry import run_main
 from scripts.experiment_file import select_section, select_sections, split_args
 from scripts.stages import MAINS, STAGES
@@ -80,8 +81,10 @@ def status(args: list[str]) -> None:
 
 
 def jobs(args: list[str]) -> None:
-    """Prints the job list, one JSON object a line."""
-    for job in parse(args).jobs():
+    """Prints the job list, one JSON object a line, and makes the folder that the jobs write to the study's own."""
+    plan = parse(args)
+    claim_folder(plan.folder)
+    for job in plan.jobs():
         print(json.dumps(vars(job)))
 
 

@@ -13,6 +13,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from datamodules.files import check_name, write_sealed, write_text
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
+from datamodules.provenance import claim_folder
 from datamodules.questions import Question
 from datamodules.seals import read_sealed
 from datamodules.tokenization import load_tokenizer
@@ -174,6 +175,7 @@ def diagnose(diagnosis: Diagnosis) -> str:
 
     Where the study's results.json is there, the tables end with what the diagnostics predict of it.
     """
+    claim_folder(diagnosis.folder)
     tasks = {
         name: load_task(name, spec, diagnosis.num_questions, diagnosis.seed) for name, spec in diagnosis.tasks.items()
     }

@@ -20,11 +20,9 @@ Every rationale of the files has a row, so that arms that filter differently sha
 to supervise has no tokens. Controls that change texts have stores of their own.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +48,7 @@ from datamodules import (
 )
 from datamodules.controls import AS_WRITTEN, TextControl, shuffle_rationales
 from datamodules.files import atomic_path, check_place, hash_json, hash_path, require_file, write_json
+from datamodules.locks import hold
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale, find_repeats, load_rationales
@@ -253,26 +252,15 @@ def open_store(
     }
     folder = cache_dir / hash_json(depends_on)
     if not folder.is_dir():
-        with _lock(folder):
+        check_place(folder)
+        lock = folder.with_name(f".{folder.name}.lock")
+        with hold(lock, f"{folder}: another process writes this store", wait=True):
             if not folder.is_dir():
                 for torn in cache_dir.glob(f".{folder.name}.tmp-*"):
                     shutil.rmtree(torn)
                 pairs = _read_pairs(questions, rationales, control)
                 _write(folder, _tokenize(tokenizer, prompt, pairs, control), depends_on)
     return ExampleStore(folder)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Waits until no other process writes a store; ends with the process, however it ends."""
-    check_place(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
-    with path.open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
-        # Whoever waited for it finds the store.
-        path.unlink(missing_ok=True)
 
 
 def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict) -> None:

@@ -7,11 +7,11 @@ def check_text(value: Any, name: str, may_be_empty: bool = False) -> str:
     """Returns a field's text.
 
     Raises:
-        ValueError: It is no text, is blank, or holds half a character, which no file could be written with.
+        ValueError: It is no text, is empty, or holds half a character, which no file could be written with.
     """
     if not isinstance(value, str):
         raise ValueError(f"`{name}` must be a text, found {type(value).__name__}: {shorten(value)}")
-    if not may_be_empty and not value.strip():
+    if not may_be_empty and not value:
         raise ValueError(f"`{name}` must not be empty")
     try:
         value.encode()

@@ -202,7 +202,21 @@ def read_flat_rationales(path: str) -> list[Rationale]:
     Raises:
         ValueError: The file or a record is malformed.
     """
-    return [_parse_flat(record, where) for where, record in read_records(Path(path))]
+    return [_parse_flat(record, where) for where, record in _read_whole(path)]
+
+
+def _read_whole(path: str) -> Iterator[tuple[str, dict]]:
+    """Yields the records of a file; a store that knows how many it should hold is refused unless it does."""
+    number = 0
+    for pair in read_records(Path(path)):
+        number += 1
+        yield pair
+    wanted = read_metadata(Path(path)).get("num_records", number) if path.endswith(".parquet") else number
+    if number != wanted:
+        raise ValueError(
+            f"{path}: holds {number} of the {wanted} rationales that were written; make it anew, or, if it was edited "
+            f"on purpose, seal it with: python -m scripts.seal {path}"
+        )
 
 
 def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:
@@ -251,7 +265,7 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
     """
     rationales: dict[str, Rationale] = {}
     for path in paths:
-        for where, record in read_records(Path(path)):
+        for where, record in _read_whole(path):
             nested = isinstance(record.get("rationales"), dict)
             question_id = record.get("id" if nested else "question_id")
             if not isinstance(question_id, str) or question_id not in questions:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from datamodules.files import hash_json, read_whole_lines
@@ -61,3 +62,27 @@ class RecordLog:
         self.finish(self.collect())
         for part in self._find_parts():
             part.unlink()
+
+
+def refuse_other_records(
+    output: Path, found: Sequence[Hashable], wanted: Sequence[Hashable], are_all_there: bool = True
+) -> None:
+    """Raises a ValueError unless each item that was asked for is there exactly once.
+
+    Args:
+        output: Named in the message.
+        found: What names each record.
+        wanted: The same of each item.
+        are_all_there: Whether none may be missing, as where only some were to be asked for.
+    """
+    counts = Counter(found)
+    twice = [key for key, count in counts.items() if count > 1]
+    missing = [key for key in wanted if key not in counts] if are_all_there else []
+    asked = set(wanted)
+    others = [key for key in counts if key not in asked]
+    for keys, what in ((twice, "are there twice"), (missing, "are missing"), (others, "were not asked for")):
+        if keys:
+            raise ValueError(
+                f"{output}: not written, since {len(keys)} of {len(wanted)} records {what}, such as {keys[0]!r}; "
+                f"delete {output.with_name(f'.{output.name}.part-*')} and run the same command again"
+            )

@@ -66,7 +66,7 @@ def check_table(path: Path) -> bool:
 def warn_unsealed(path: Path, schema: pa.Schema) -> None:
     """Warns of a table that Kindred made and that has no seal: made by an earlier version, or edited since."""
     if METADATA_KEY in (schema.metadata or {}):
-        warnings.warn(f"{path}: is not sealed, so damage would not be found; python -m scripts.seal does", stacklevel=3)
+        warnings.warn(f"{path}: is not sealed, so damage would not be found (python -m scripts.seal)", stacklevel=3)
 
 
 def seal_record(record: dict) -> dict:

@@ -5,18 +5,20 @@ Nothing here asks a model, but BERTScore its own. Each question is one record, w
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from statistics import fmean
 
+import numpy as np
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 from torchmetrics.functional.text import bert_score
 
 from datamodules.answers import EXTRACTORS
 from datamodules.questions import LETTERS
+from lightning_modules.proportions import group_interval, number_groups
 from lightning_modules.text_similarity import compare_texts, separate_characters
 
 # The names of lm-evaluation-harness.
@@ -31,7 +33,7 @@ class Estimate:
     Attributes:
         value: The value.
         n: Of how many questions, or of what else the metric's name says.
-        low: Of a share's 95 % interval by Wilson's method; None of other metrics.
+        low: Of a share's 95 % interval by Wilson's method, over groups of questions where there are; None of others.
         high: Likewise.
     """
 
@@ -44,11 +46,15 @@ class Estimate:
 Metrics = dict[str, Estimate]
 
 
-def estimate_share(hits: Iterable[bool]) -> Estimate:
-    """Returns the share of hits, of one at least, with its interval."""
-    values = list(hits)
-    interval = binomtest(sum(values), len(values)).proportion_ci(0.95, method="wilson")
-    return Estimate(fmean(values), len(values), interval.low, interval.high)
+def estimate_share(hits: Iterable[bool], groups: Sequence[str | None] = ()) -> Estimate:
+    """Returns the share of hits, of one at least, with its interval: over groups where some have one in common."""
+    values = np.array([*hits], dtype=float)
+    return Estimate(float(values.mean()), values.size, *group_interval(values, number_groups(groups)))
+
+
+def count_share(records: Sequence[dict], is_hit: Callable[[dict], bool]) -> Estimate:
+    """Returns the share of records of which something is true, of one at least."""
+    return estimate_share(map(is_hit, records), [record.get("group") for record in records])
 
 
 def measure(
@@ -109,22 +115,22 @@ def measure_answers(records: Sequence[dict]) -> Metrics:
     graded = [record for record in records if record["gold"] is not None]
     has_options = bool(graded) and all(record["gold"] in LETTERS for record in graded)
     for name in EXTRACTORS:
-        metrics[f"extraction_rate_{name}"] = estimate_share(record[f"answer_{name}"] is not None for record in records)
+        answers = [record[f"answer_{name}"] is not None for record in records]
+        metrics[f"extraction_rate_{name}"] = estimate_share(answers, [record.get("group") for record in records])
         if graded:
-            right = [record[f"correct_{name}"] for record in graded]
-            metrics[f"accuracy_{name}"] = estimate_share(right)
+            metrics[f"accuracy_{name}"] = count_share(graded, itemgetter(f"correct_{name}"))
             same = [record[f"answer_{name}"] == record["gold"] for record in graded]
-            if same != right:
-                metrics[f"same_notation_{name}"] = estimate_share(same)
+            if same != [record[f"correct_{name}"] for record in graded]:
+                metrics[f"same_notation_{name}"] = estimate_share(same, [record.get("group") for record in graded])
         if has_options:
             f1 = macro_f1([record["gold"] for record in graded], [record[f"answer_{name}"] for record in graded])
             metrics[f"macro_f1_{name}"] = Estimate(f1, len(graded))
     if graded:
-        metrics["exact_match"] = estimate_share(record["exact_match"] for record in graded)
+        metrics["exact_match"] = count_share(graded, itemgetter("exact_match"))
     scored = [record for record in graded if record["option_log_likelihoods"]]
     if scored:
         for name, harness_name in LIKELIHOOD_METRICS.items():
-            metrics[harness_name] = estimate_share(record[f"correct_{name}"] for record in scored)
+            metrics[harness_name] = count_share(scored, itemgetter(f"correct_{name}"))
         probabilities_NC = stack_probabilities([record["option_log_likelihoods"] for record in scored])
         gold_N = torch.tensor([LETTERS.index(record["gold"]) for record in scored])
         options = probabilities_NC.shape[1]
@@ -171,13 +177,13 @@ def measure_rationales(records: Sequence[dict]) -> Metrics:
     metrics = {
         "completion_tokens": Estimate(fmean(record["num_completion_tokens"] for record in records), len(records)),
         "rationale_words": Estimate(fmean(map(len, words)), len(records)),
-        "truncated": estimate_share(record["finish_reason"] == "length" for record in records),
-        "stated": estimate_share(record["sentence_answer"] is not None for record in records),
+        "truncated": count_share(records, lambda record: record["finish_reason"] == "length"),
+        "stated": count_share(records, lambda record: record["sentence_answer"] is not None),
     }
     both = [record for record in records if record["rationale_answer"] and record["sentence_answer"]]
     if both:
-        metrics["consistency"] = estimate_share(
-            record["rationale_answer"] == record["sentence_answer"] for record in both
+        metrics["consistency"] = count_share(
+            both, lambda record: record["rationale_answer"] == record["sentence_answer"]
         )
     for n in (1, 2):
         ngrams = [tuple(own[place : place + n]) for own in words for place in range(len(own) - n + 1)]

@@ -1,10 +1,8 @@
 """A run's folder: `runs/<group>/<id>/{config.yaml, meta.json, metrics.jsonl, checkpoints/, student/, DONE}`."""
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from datamodules.files import (
     write_sealed,
     write_text,
 )
+from datamodules.locks import hold
 from datamodules.provenance import describe_creation
 from datamodules.seals import DONE, check_run_file, hash_run_files, read_sealed
 from lightning_modules.wandb_mode import Wanted
@@ -131,19 +130,7 @@ class RunFolder:
         is_new = not (self.path / "meta.json").exists()
         made = [folder for folder in self.path.parents if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / ".lock"
-        with path.open("a+") as file:
-            try:
-                # Not flock: loader workers, which may outlive a killed process for a while, would inherit it.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):  # some systems say the one, some the other
-                file.seek(0)
-                raise ValueError(
-                    f"{self.path}: another process trains this run ({file.read().strip()}); wait for it, or end it"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
+        with hold(self.path / ".lock", f"{self.path}: another process trains this run", keep=True):
             try:
                 yield
             except Exception:

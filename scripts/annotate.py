@@ -16,6 +16,7 @@ if __name__ == "__main__":
     StopListener().listen()
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from datamodules.files import hash_json, hash_path, require_file
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
 from datamodules.rationales import Rationale, find_repeats, read_metadata, write_rationales
+from datamodules.record_log import refuse_other_records
 from datamodules.tasks import format_tasks
 
 # Imported, so that `--model.backend` knows them by name.
@@ -89,9 +91,21 @@ def main(args: list[str] | None = None) -> None:
     output, config = Path(cli.config.output), cli.result_config()
     if refuse_other_output(output, config):
         return
+    with nullcontext() if cli.config.dry_run else cli.lock_output():
+        # Another process may have written it just now.
+        if not refuse_other_output(output, config):
+            annotate(cli, output, config)
+
+
+def annotate(cli: AnnotateCLI, output: Path, config: dict) -> None:
+    """Asks for what is missing, and writes the store once all is there."""
     data, teacher = cli.datamodule, cli.model
 
     def finish(records: list[dict]) -> None:
+        wanted = [(identifier, sample) for identifier in data.posed for sample in range(teacher.num_samples)]
+        refuse_other_records(
+            output, [(record["question_id"], record["sample"]) for record in records], wanted, cli.asks_for_all
+        )
         order = {identifier: number for number, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: (order[record["question_id"]], record["sample"]))
         revisions = sorted({record.pop("revision") for record in records})
@@ -104,6 +118,7 @@ def main(args: list[str] | None = None) -> None:
             "prompt": vars(data.prompt),
             "decoding": {**vars(teacher.decoding), "num_samples": teacher.num_samples},
             "backend": type(teacher.backend).__name__,
+            "num_records": len(records),
             "creation": describe_creation(config),
         }
         if data.rewrites is not None and data.originals_saw_gold is not None:

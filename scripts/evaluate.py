@@ -20,6 +20,7 @@ from typing import Any
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import require_file, write_json
 from datamodules.provenance import describe_creation
+from datamodules.record_log import refuse_other_records
 from datamodules.tables import read_table, write_table
 from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
 from lightning_modules.metrics import format_table, measure, to_json
@@ -87,13 +88,24 @@ def main(args: list[str] | None = None) -> None:
     output, config = Path(cli.config.output), {**cli.result_config(), "weights": weights}
     if refuse_other_output(output, config):
         return
+    with cli.lock_output():
+        # Another process may have written it just now.
+        if not refuse_other_output(output, config):
+            evaluate(cli, output, config)
+
+
+def evaluate(cli: EvaluateCLI, output: Path, config: dict) -> None:
+    """Asks for what is missing, and writes the predictions once all are there."""
+    data, student, bert_model = cli.datamodule, cli.model, cli.config.bert_model
+    settings = EvaluationLog(**cli.config.wandb.as_dict())
 
     def finish(records: list[dict]) -> None:
+        refuse_other_records(output, [record["question_id"] for record in records], [*data.posed], cli.asks_for_all)
         order = {identifier: number for number, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: order[record["question_id"]])
         metadata = {
             "student": student.student,
-            "weights": weights,
+            "weights": config["weights"],
             "prompt": vars(data.prompt),
             "creation": describe_creation(config),
         }

@@ -53,6 +53,8 @@ def seal_parquet(path: Path) -> None:
     stored = table.schema.metadata or {}
     metadata = read_object(stored.get(METADATA_KEY, b"{}"), path)
     metadata |= describe_sealing(metadata)
+    if "num_records" in metadata:
+        metadata["num_records"] = table.num_rows
     table = table.replace_schema_metadata({**stored, METADATA_KEY: json.dumps(metadata).encode()})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)

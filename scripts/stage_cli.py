@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,10 @@ import lightning as L
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files import check_place, hash_source
+from datamodules.locks import hold
 from lightning_modules.peers import bounded_wait
 from lightning_modules.preemption import Preemption
 from lightning_modules.pretrained import identify_weights
@@ -111,6 +114,19 @@ class StageCLI(LightningCLI):
 
 class PredictCLI(StageCLI):
     """A stage that predicts into `--output`."""
+
+    @property
+    def asks_for_all(self) -> bool:
+        """Whether no setting of the trainer's stops it after some batches."""
+        trainer = self.config.trainer
+        return not trainer.fast_dev_run and trainer.limit_predict_batches in (None, 1.0)
+
+    def lock_output(self) -> AbstractContextManager[None]:
+        """Keeps the output for this process and those that it has begun; a ValueError if another process has it."""
+        output = Path(self.config.output)
+        if rank_zero_only.rank > 0:
+            return nullcontext()
+        return hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this output")
 
     def __init__(self, stage: str, model_class: type, datamodule_class: type, pretrained: str, args: list[str] | None):
         super().__init__(stage, model_class, datamodule_class, pretrained, {"enable_checkpointing": False}, args)

@@ -99,7 +99,10 @@ def bootstrap_interval(
 ) -> Interval:
     """Returns the percentiles of a plain hierarchical bootstrap: seeds resampled in each cell, questions in common."""
     num_resamples, num_questions = 500, cells[0].shape[1]
-    shares_RQ = rng.multinomial(num_questions, np.full(num_questions, 1 / num_questions), num_resamples) / num_questions
+    picks_RQ = rng.integers(num_questions, size=(num_resamples, num_questions))
+    places_RQ = picks_RQ + num_questions * np.arange(num_resamples)[:, None]
+    counts = np.bincount(places_RQ.reshape(-1), minlength=places_RQ.size)
+    shares_RQ = counts.reshape(num_resamples, num_questions) / num_questions
     draws_R = np.zeros(num_resamples)
     for cell_SQ, weight in zip(cells, weights_C, strict=True):
         if weight:

@@ -1,7 +1,6 @@
 """Runs a study's jobs side by side on this machine, each with a log, and tells where they stand."""
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import shlex
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
+from datamodules.locks import take
 from datamodules.plain_text import clean_line
 from datamodules.provenance import claim_folder
 from lightning_modules.run import read_early_end
@@ -50,7 +50,7 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
     """Runs a job with its output in a log, which is locked as long as the job runs."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        take(file, wait=True)
         print(f"$ python -m scripts.{job.stage} {shlex.join(job.args)}", flush=True)
         try:
             main(job.args)
@@ -135,9 +135,7 @@ def find_state(folder: Path, job: Job) -> tuple[State, str]:
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
     with log.open("a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take(file):
             return "running", clean_line(last)
     return "failed" if last.startswith("error:") else "stopped", clean_line(last)
 

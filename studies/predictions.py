@@ -1,7 +1,6 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 from datamodules.seals import read_sealed
 from datamodules.tables import read_table
 from lightning_modules.metrics import group_by_task
+from lightning_modules.proportions import number_groups
 from studies.grid import Arm, Study, expand
 
 EXTRACTOR = "neutral"
@@ -120,13 +120,6 @@ def _find_common(arms: dict[Arm, dict[str, dict[str, dict]]], warnings: list[str
             )
         common[task] = sorted(shared)
     return common
-
-
-def number_groups(groups: Sequence[str | None]) -> np.ndarray | None:
-    """Returns the number of each question's group; a question without one is its own; None if no two share one."""
-    names = [("", group) if group else (str(place), "") for place, group in enumerate(groups)]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
 
 
 def _find_groups(

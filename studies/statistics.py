@@ -36,7 +36,8 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 from scipy.stats import binom, norm
 
-LEVEL = 0.95
+from lightning_modules.proportions import LEVEL, sum_groups, wilson_interval
+
 # Where a contrast's variance over seeds comes from: each cell's own seeds; for a cell with one seed other cells'
 # seeds; nowhere; or there is none, since nothing was trained.
 SeedSource = Literal["own", "pooled", "left out", "none"]
@@ -114,13 +115,6 @@ def find_seed_source(
     if all(len(cell) > 1 for cell in own):
         return "own"
     return "pooled" if any(len(cell) > 1 for cell in (*own, *pool)) else "left out"
-
-
-def sum_groups(values: np.ndarray, groups_Q: np.ndarray | None) -> np.ndarray:
-    """Returns the sums of values [..., Q] over groups of questions, [..., G]; without groups each question is one."""
-    if groups_Q is None:
-        return values
-    return np.apply_along_axis(lambda row_Q: np.bincount(groups_Q, row_Q), -1, values)
 
 
 def _measure_seeds(cell_SQ: np.ndarray, groups_Q: np.ndarray | None) -> tuple[float, float]:
@@ -230,21 +224,6 @@ def estimate_accuracy(
         return share, *wilson_interval(share * trials, trials)
     trials = share * (1 - share) / variance
     return share, *wilson_interval(share * trials, trials, uncertainty.half_width() / float(np.sqrt(variance)))
-
-
-def wilson_interval(correct: float, total: float, z: float = float(norm.ppf((1 + LEVEL) / 2))) -> tuple[float, float]:
-    """Returns the Wilson score interval of a proportion (Wilson 1927).
-
-    Args:
-        correct: Successes; need not be whole.
-        total: Trials.
-        z: Quantile of the normal distribution.
-    """
-    share = correct / total
-    centre = share + z**2 / (2 * total)
-    half = z * float(np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2)))
-    scale = 1 + z**2 / total
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 @dataclass(frozen=True)

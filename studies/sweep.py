@@ -11,9 +11,9 @@ from jsonargparse.typing import PositiveInt
 
 from datamodules.files import check_name, hash_json
 from datamodules.tables import read_table
+from lightning_modules.metrics import estimate_share
 from lightning_modules.run import read_metrics
 from studies.plan import Job, format_settings
-from studies.statistics import wilson_interval
 from studies.table import format_records
 
 Settings = dict[str, Any]
@@ -156,9 +156,10 @@ class Sweep:
             if "val/loss" in record:
                 found["val/loss"] = f"{record['val/loss']:.4g}"
         if self.predictions(arm).is_file():
-            correct = read_table(self.predictions(arm), ["correct_neutral"])["correct_neutral"].to_pylist()
-            low, high = wilson_interval(sum(correct), len(correct))
-            found["test accuracy"] = f"{sum(correct) / len(correct):.1%} [{low:.1%}, {high:.1%}] (n={len(correct)})"
+            table = read_table(self.predictions(arm))
+            groups = table["group"].to_pylist() if "group" in table.column_names else []
+            share = estimate_share(table["correct_neutral"].to_pylist(), groups)
+            found["test accuracy"] = f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] (n={share.n})"
         return found
 
     def to_wandb(self, grid: str) -> dict:

@@ -1,8 +1,9 @@
 """How often 95 % intervals hold the truth, beside a plain hierarchical bootstrap (seeds and questions, percentiles).
 
-Studies with known effects and 3 training seeds are simulated, `--simulations` of each kind (1000); `baseline` is the
-bootstrap's coverage of the same ones. Lines `over seeds only` are of 1.96 standard errors over seeds, as papers print
-them; lines `pairs differ` are of the methods that generalise to other models.
+Studies with known effects and mostly 3 training seeds are simulated, `--simulations` of each kind (1000); `baseline` is
+the bootstrap's coverage of the same ones, which knows nothing of groups of questions. Where each cell has one seed, the
+interval is of these trained models, over other questions. Lines `over seeds only` are of 1.96 standard errors over
+seeds, as papers print them; lines `pairs differ` are of the methods that generalise to other models.
 """
 
 import argparse

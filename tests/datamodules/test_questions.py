@@ -223,7 +223,6 @@ def test_no_source_at_all_is_refused() -> None:
         ({"split": {"a": 1}}, "`split` must be a text, found dict"),
         ({"language": 5}, "`language` must be a text, found int: 5"),
         ({"group": 7}, "`group` must be a text, found int: 7"),
-        ({"group": " "}, "`group` must not be empty"),
         ({"choices": ["a", None]}, "`choices` must be a text, found NoneType"),
         ({"choices": ["a", ["b"]]}, "`choices` must be a text, found list"),
         ({"gold": ["A"]}, "must be a text or a number, found list"),

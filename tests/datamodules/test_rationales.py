@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from datamodules.questions import Question
-from datamodules.rationales import Rationale, load_rationales, read_metadata, write_rationales, write_table
+from datamodules.rationales import (
+    Rationale,
+    load_rationales,
+    read_flat_rationales,
+    read_metadata,
+    write_rationales,
+    write_table,
+)
 
 QUESTIONS: dict[str, Question | None] = {
     "q1": Question("q1", "obqa", "train", "Which?", ("cat", "dog"), "B"),
@@ -175,6 +182,14 @@ def test_metadata_that_are_no_object_are_refused(tmp_path: Path, metadata: str) 
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"kindred": metadata}), path)
     with pytest.raises(ValueError, match=r"r\.parquet: its metadata "):
         read_metadata(path)
+
+
+def test_a_store_that_lost_rationales_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    write_rationales(path, STORED, {"num_records": 5})
+    for read in (lambda: load_rationales([str(path)], QUESTIONS), lambda: read_flat_rationales(str(path))):
+        with pytest.raises(ValueError, match=r"r\.parquet: holds 4 of the 5 rationales that were written"):
+            read()
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.record_log import RecordLog
+from datamodules.record_log import RecordLog, refuse_other_records
 
 
 def test_what_was_appended_is_found_by_any_rank_and_merged_once(tmp_path: Path) -> None:
@@ -44,3 +44,19 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     log.append([{}])
     with pytest.raises(ValueError, match="begun with another configuration"):
         RecordLog(tmp_path / "r", {"a": 2}, lambda records: None).collect()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ("aabc", "1 of 3 records are there twice, such as 'a'"),
+        ("a", "2 of 3 records are missing, such as 'b'"),
+        ("abcd", "1 of 3 records were not asked for, such as 'd'"),
+    ],
+)
+def test_what_is_merged_is_each_item_once(found: str, message: str) -> None:
+    refuse_other_records(Path("r.parquet"), "cab", "abc")
+    with pytest.raises(ValueError, match=rf"^r\.parquet: not written, since {message}; delete \.r\.parquet\.part-"):
+        refuse_other_records(Path("r.parquet"), found, "abc")
+    if found == "a":
+        refuse_other_records(Path("r.parquet"), found, "abc", are_all_there=False)

@@ -21,6 +21,7 @@ from lightning_modules.metrics import (
     measure,
     to_json,
 )
+from lightning_modules.proportions import wilson_interval
 
 WORDS = "the answer is that iron conducts heat, so a nail gets warm; it's 3.5 degrees (or more) – see B.".split()
 
@@ -60,6 +61,20 @@ def test_splits_of_a_task_are_apart() -> None:
     metrics = measure([*records, make_record(9, "A", task="other")])
     assert {name: own["accuracy_neutral"].n for name, own in metrics.items()} == {"t/dev": 2, "t/test": 3, "other": 1}
     assert metrics["t/dev"]["accuracy_neutral"].value == 1 / 2
+
+
+def test_shares_of_questions_in_groups_are_over_groups() -> None:
+    # Ten passages of eight questions, which are all answered right or all wrong.
+    groups = [f"passage {number // 8}" for number in range(80)]
+    records = [make_record(n, "A" if n // 8 < 6 else "B", group=group) for n, group in enumerate(groups)]
+    alone = [{**record, "group": None} for record in records]
+    found, single = (measure(own)["t"]["accuracy_neutral"] for own in (records, alone))
+    assert found.value == single.value == 0.6 and found.n == 80
+    assert (single.low, single.high) == pytest.approx(wilson_interval(48, 80))
+    # As of nine trials, ten groups less one, with t for the normal quantile.
+    assert (found.low, found.high) == pytest.approx(wilson_interval(5.4, 9, 2.262157))
+    assert estimate_share([True] * 8, ["a"] * 4 + ["b"] * 4).low == pytest.approx(wilson_interval(2, 2)[0])
+    assert estimate_share([True] * 8, ["a"] * 8).low == pytest.approx(wilson_interval(1, 1)[0])
 
 
 def test_shares_are_counted_over_the_questions_that_they_are_of() -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.logit_cache import LogitCache
+from datamodules.seals import read_sealed
 from lightning_modules.checkpoints import read_global_step
 from tests.scripts.pipeline import COMMANDS, count_lines, read_jsonl, run_stage, spawn, wait_until
 
@@ -38,6 +39,24 @@ def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
     whole = tmp_path / "whole.parquet"
     run_stage("annotate", *options, f"--output={whole}")
     assert [{**record, "family": "a"} for record in records] == pq.read_table(whole).to_pylist()
+
+
+@pytest.mark.parametrize("stage", ["annotate", "evaluate"])
+def test_a_second_writer_of_an_output_is_refused(inside, tmp_path, stage):
+    output = tmp_path / "out.parquet"
+    options = [f"--output={output}", "--data.tokens_per_batch=1", "--data.questions=microworld:test:60:0"]
+    options += ["--wandb.enabled=false"] if stage == "evaluate" else []
+    process = spawn(stage, [*COMMANDS[stage], *options], inside)
+    wait_until(process, (tmp_path / ".out.parquet.part-0.jsonl").is_file)
+    with pytest.raises(
+        ValueError, match=rf"out.parquet: another process writes this output \(process {process.pid} on"
+    ):
+        run_stage(stage, *options)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    run_stage(stage, *options)
+    assert len(set(pq.read_table(output)["question_id"].to_pylist())) == pq.read_table(output).num_rows == 60
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 ENDURE = ["--trainer.max_epochs=50", "--data.supervision=rationale", "--data.logits=null", "--model.loss.kl_weight=0"]
@@ -92,7 +111,9 @@ def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
     process.communicate()
     assert not (run / "DONE").exists()
     run_stage("fit", *options)
-    assert json.loads((run / "DONE").read_text()) == json.loads((unbroken / "DONE").read_text())
+    facts = [read_sealed(folder / "DONE") for folder in (run, unbroken)]
+    # Each knows its own files.
+    assert all("student/kindred.json" in own.pop("sha256") for own in facts) and facts[0] == facts[1]
     resumed, whole = (
         {r["step"]: r for r in read_jsonl(f / "metrics.jsonl") if "train/loss" in r} for f in (run, unbroken)
     )

@@ -104,8 +104,8 @@ def write_study(root: Path, text: str, fields: tuple[str, ...]) -> tuple[Path, P
         hostile = [
             {
                 **question,
-                "question": f"{text} {question['question']}",
-                "choices": [f"{text}{n}" for n in range(len(question["choices"]))],
+                "question": f"{written} {question['question']}",
+                "choices": [f"{written}{n}" for n in range(len(question["choices"]))],
             }
             for question in asked
         ]

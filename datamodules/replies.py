@@ -7,7 +7,7 @@ another task of its training data. What it answers there is no answer to what it
 import re
 
 from datamodules.questions import Question
-from datamodules.sentences import squash
+from datamodules.sentences import SENTENCE_END, squash
 from datamodules.statements import find_last_statement
 from datamodules.thinking import split_thinking
 
@@ -57,7 +57,7 @@ _START = re.compile(r"\n\s*|(?<=[.!?\"'\u201d)\]])[ \t]+(?=[QHUI][:uns]|Choose t
 def find_reply(text: str, question: Question) -> tuple[int, int]:
     """Returns where the reply begins and ends; empty, at the text's end, where the thinking was never closed."""
     start = split_thinking(text).start if "<" in text or "[THINK" in text or "\u25c1" in text else 0
-    return start, _find_end(text, start, question)
+    return start, start + len(text[start : _find_end(text, start, question)].rstrip())
 
 
 def cut_run_on(text: str, question: Question) -> str:
@@ -92,10 +92,14 @@ def _find_end(text: str, start: int, question: Question) -> int:
         elif opening.group().startswith("\n") and _TASK.match(text, place, end) and is_answered(opening.start()):
             return opening.start()
     if "?" in text[start:end]:
-        askings = [*_ASKING.finditer(text, start, end), *_ASKING_INLINE.finditer(text, start, end)]
-        for asking in sorted(askings, key=lambda match: match.start()):
-            if is_answered(asking.start()):
-                return asking.start()
+        places = [asking.start() for asking in _ASKING.finditer(text, start, end)]
+        for asking in _ASKING_INLINE.finditer(text, start, end):
+            # From the beginning of the sentence that asks.
+            *_, sentence = [start, *(match.end() for match in SENTENCE_END.finditer(text, start, asking.start()))]
+            places.append(sentence)
+        for place in sorted(places):
+            if is_answered(place):
+                return place
         if (final := _FINAL_LINE.search(text, start, end)) and re.search(r"\?[\s\S]*####", text[final.end() : end]):
             return final.end()
     return end

@@ -24,6 +24,8 @@ _COMMANDS = set(
     " triangle triangleq trianglelefteq triangleleft"
     " triangleright".split()
 )
+# What `\ne` is not equal to; "e = 2" and "e^x" begin a line.
+_UNEQUAL = re.compile(r"\s*(?:[\d\\({-]|[A-Za-z]\b)")
 # After a doubled backslash, what makes the two one: `\\frac`, `\\(`. Else they break a line.
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z()\[\]{}%$,;!:|_#&])")
 _CLOSED = re.compile(r"\}\s*(?:```)?\s*$")
@@ -159,6 +161,8 @@ def _is_command(text: str, letter: str, end: int) -> bool:
     """Whether an escape's letter, and the letters that follow it at `end`, name a LaTeX command."""
     letters = _LETTERS.match(text, end)
     if letters is None:
+        return False
+    if letter + letters.group() == "ne" and not _UNEQUAL.match(text, letters.end()):
         return False
     # No model writes the control characters, and a carriage return only before a line feed.
     return letter in "bfr" or (letter in "nt" and letter + letters.group() in _COMMANDS)

@@ -54,25 +54,26 @@ _FINAL_LINE = re.compile(r"####[ \t]*[-\u2212$\d.,/]+[ \t]*(?=\n)")
 _START = re.compile(r"\n\s*|(?<=[.!?\"'\u201d)\]])[ \t]+(?=[QHUI][:uns]|Choose the|Answer the|Instruction)")
 
 
-def find_reply(text: str, question: Question) -> tuple[int, int]:
-    """Returns where the reply begins and ends; empty, at the text's end, where the thinking was never closed."""
+def find_reply(text: str, question: Question, answered: bool = False) -> tuple[int, int]:
+    """Returns where the reply begins and ends; empty, at the text's end, where the thinking was never closed.
+
+    Args:
+        text: The completion.
+        question: What was asked.
+        answered: A turn's mark ends only a reply that has stated an answer; before that it is text like any other.
+    """
     start = split_thinking(text).start if "<" in text or "[THINK" in text or "\u25c1" in text else 0
-    return start, start + len(text[start : _find_end(text, start, question)].rstrip())
+    return start, start + len(text[start : _find_end(text, start, question, answered)].rstrip())
 
 
 def cut_run_on(text: str, question: Question) -> str:
     """Returns a completion without what the model invented after its reply; the thinking stays."""
-    return text[: find_reply(text, question)[1]].rstrip()
+    return text[: find_reply(text, question, answered=True)[1]].rstrip()
 
 
-def _find_end(text: str, start: int, question: Question) -> int:
+def _find_end(text: str, start: int, question: Question, answered: bool) -> int:
     """Returns where the first turn or task begins that is not this question's."""
     end = len(text)
-    if "<" in text or "[" in text:
-        for turn in _TURN.finditer(text, start):
-            if text[start : turn.start()].strip():
-                end = turn.start()
-                break
     states_answer: dict[int, bool] = {}
 
     def is_answered(place: int) -> bool:
@@ -80,6 +81,11 @@ def _find_end(text: str, start: int, question: Question) -> int:
             states_answer[place] = find_last_statement(text[start:place], question) is not None
         return states_answer[place]
 
+    if "<" in text or "[" in text:
+        for turn in _TURN.finditer(text, start):
+            if text[start : turn.start()].strip() and (not answered or is_answered(turn.start())):
+                end = turn.start()
+                break
     for opening in _START.finditer(text, start, end):
         heading = _DECORATION.match(text, opening.end(), end)
         assert heading is not None

@@ -60,9 +60,9 @@ def test_a_question_whose_rationale_was_cut_off_is_not_answered(folder: Path) ->
 
 
 def test_where_all_were_cut_off_the_way_out_is_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match="all of them are truncated; set data.keep_truncated"):
+    with pytest.raises(ValueError, match=r"all of them are truncated; set data\.keep_truncated"):
         make_data(folder, "torn")
-    with pytest.raises(ValueError, match="data.keep_truncated is about rationales; supervision label has none"):
+    with pytest.raises(ValueError, match=r"data\.keep_truncated is about rationales; supervision label has none"):
         make_data(folder, supervision="label", keep_truncated=True)
 
 
@@ -89,7 +89,7 @@ def test_what_is_rewritten_and_compared_with_was_not_cut_off(folder: Path) -> No
             rewriting.setup("predict")
             compared.setup("predict")
         else:
-            with pytest.warns(UserWarning, match="t.parquet: 4 of 8 rationales are truncated and left out"):
+            with pytest.warns(UserWarning, match=r"t\.parquet: 4 of 8 rationales are truncated and left out"):
                 found = [load_task("colours", spec, 100, 0)]
             with pytest.warns(UserWarning, match="4 of 8"):
                 rewriting.setup("predict")
@@ -97,9 +97,9 @@ def test_what_is_rewritten_and_compared_with_was_not_cut_off(folder: Path) -> No
                 compared.setup("predict")
         assert {item.question_id for item in found[0].rationales["t"]} == asked
         assert set(rewriting.posed) == set(compared.references) == asked
-    with pytest.raises(ValueError, match=r"data.keep_truncated is given without data.rewrites"):
+    with pytest.raises(ValueError, match=r"data\.keep_truncated is given without data.rewrites"):
         QuestionDataModule(*arguments, keep_truncated=True)
-    with pytest.raises(ValueError, match=r"data.keep_truncated is given without data.references"):
+    with pytest.raises(ValueError, match=r"data\.keep_truncated is given without data.references"):
         EvaluationDataModule(*arguments, keep_truncated=True)
 
 

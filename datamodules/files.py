@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.seals import check_table, seal_record, warn_unsealed
+
 
 def sync_path(path: Path) -> None:
     """Forces a file's content, or a folder's entries, to the disk."""
@@ -116,6 +118,11 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_sealed(target: Path, value: dict) -> None:
+    """Writes an object as indented JSON with a hash of all it says, atomically."""
+    write_json(target, seal_record(value))
+
+
 def write_jsonl(target: Path, records: Iterable[dict]) -> None:
     """Writes one JSON object a line, atomically."""
     write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
@@ -159,8 +166,18 @@ def require_file(path: Path, what: str) -> Path:
 
 
 def read_whole_lines(path: Path) -> list[dict]:
-    """Returns the records of a jsonl file that is appended to, without a last line that a kill tore."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
+    """Returns the records of a jsonl file that is appended to, without a last line that a kill tore.
+
+    Raises:
+        ValueError: Another line is no JSON.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
+    return records
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
@@ -179,11 +196,14 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
-    row = 0
-    for batch in pq.ParquetFile(path).iter_batches():
-        for record in batch.to_pylist():
-            yield f"{path}:row {row}", record
-            row += 1
+    is_sealed, row = check_table(path), 0
+    with pq.ParquetFile(path) as file:
+        if not is_sealed:
+            warn_unsealed(path, file.schema_arrow)
+        for batch in file.iter_batches():
+            for record in batch.to_pylist():
+                yield f"{path}:row {row}", record
+                row += 1
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
@@ -194,7 +214,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
                 continue
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
             if not isinstance(record, dict):
                 raise ValueError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")

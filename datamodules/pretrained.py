@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from datamodules.model_cards import find_card
+from datamodules.seals import check_run_file
 
 
 def read_start(checkpoint: str) -> dict:
@@ -18,6 +19,7 @@ def read_start(checkpoint: str) -> dict:
         raise ValueError(f"model: no such file: {checkpoint}")
     if not config.is_file():
         raise ValueError(f"{checkpoint}: lies in no run's folder, GROUP/ID/checkpoints, whose config.yaml it needs")
+    check_run_file(config.parent, config.name)
     start = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
     if start.get("adapter") is not None:
         raise ValueError(f"{checkpoint}: holds an adapter alone; use the student that its run exports")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.expressions import normalize_expression, normalize_number
+from datamodules.field_types import check_text, shorten
 from datamodules.files import read_records
 from datamodules.microworld import generate_questions
 from datamodules.sentences import squash
@@ -33,6 +34,8 @@ class Question:
         gold: The right option's letter; where there are no options, the number or the expression as text,
             normalised; None if unknown.
         language: BCP 47 tag.
+        group: What other questions it is asked with, as those of one passage, paraphrases or translations: a study's
+            intervals then are over groups. None where it stands alone.
         expression: Whether a free answer is a LaTeX expression (MATH) rather than a decimal number.
     """
 
@@ -44,6 +47,7 @@ class Question:
     gold: str | None
     language: str = "en"
     expression: bool = False
+    group: str | None = None
 
     @property
     def kind(self) -> AnswerKind:
@@ -80,21 +84,31 @@ def normalize_gold(gold: Any, choices: tuple[str, ...] | None, expression: bool 
     Where the options are true and false, yes and no are read, too, and the reverse.
 
     Raises:
-        ValueError: The gold answer is neither a letter nor the text of an option, nor a number.
+        ValueError: The gold answer is neither a letter nor the text of one option, nor a number.
     """
     if gold is None or gold == "":
         return None
+    if not isinstance(gold, str | int | float):
+        raise ValueError(f"gold answer {shorten(gold)} must be a text or a number, found {type(gold).__name__}")
     if choices is None:
         return normalize_expression(str(gold)) if expression else normalize_number(gold)
     letters = LETTERS[: len(choices)]
     if isinstance(gold, str) and len(gold) == 1 and gold in letters:
         return gold
+    if choices.count(str(gold)) > 1:
+        raise ValueError(f"gold answer {gold!r} is the text of several options; name it by its letter")
     if str(gold) in choices:
         return letters[choices.index(str(gold))]
     if is_boolean(choices) and (word := str(gold).casefold()) in _POLAR:
         names = [choice.casefold() for choice in choices]
         return letters[names.index(word if word in names else _POLAR[word])]
     raise ValueError(f"gold answer {gold!r} is no option (letters {letters}, texts {list(choices)})")
+
+
+def _read_choice(choice: Any) -> str:
+    if isinstance(choice, int | float) and not isinstance(choice, bool):
+        return str(choice)
+    return check_text(choice, "choices", may_be_empty=True)
 
 
 def parse_question(record: dict, where: str, task: str, split: str) -> Question:
@@ -111,25 +125,35 @@ def parse_question(record: dict, where: str, task: str, split: str) -> Question:
     """
     try:
         identifier, text = record["id"], record["question"]
-        choices, expression = record.get("choices"), record.get("expression") or False
         if not isinstance(identifier, str) or not identifier or not isinstance(text, str) or not text.strip():
             raise ValueError("`id` and `question` must be non-empty texts")
+        for name in ("id", "question"):
+            check_text(record[name], name)
+        choices, expression = record.get("choices"), record.get("expression") or False
         if not isinstance(choices, list | None):
             raise ValueError(f"`choices` must be a list of texts or null, found {type(choices).__name__}")
         if not isinstance(expression, bool) or (expression and choices):
             raise ValueError("`expression` must be true or false, and false where there are choices")
-        choices = tuple(str(choice) for choice in choices) if choices else None
+        choices = tuple(_read_choice(choice) for choice in choices) if choices else None
         if choices is not None and len(choices) > len(LETTERS):
             raise ValueError(f"{len(choices)} options; at most {len(LETTERS)} can be lettered")
+        if choices is not None and len(choices) > 1 and len(set(choices)) == 1:
+            raise ValueError(f"all {len(choices)} options are {shorten(choices[0])}; none of them can be right alone")
+        named = {
+            name: value if value is None or value == "" else check_text(value, name)
+            for name in ("task", "split", "language", "group")
+            for value in [record.get(name)]
+        }
         return Question(
             id=identifier,
-            task=record.get("task") or task,
-            split=record.get("split") or split,
+            task=named["task"] or task,
+            split=named["split"] or split,
             question=text,
             choices=choices,
             gold=normalize_gold(record.get("gold"), choices, expression),
-            language=record.get("language") or "en",
+            language=named["language"] or "en",
             expression=expression,
+            group=named["group"] or None,
         )
     except KeyError as error:
         raise ValueError(f"{where}: question without field {error}") from None

@@ -1,22 +1,23 @@
 """The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from datamodules.answers import extract_neutral
-from datamodules.files import atomic_path, read_records, require_file
+from datamodules.expressions import normalize_number
+from datamodules.field_types import check_text, shorten
+from datamodules.files import read_records
 from datamodules.grading import is_correct
 from datamodules.questions import Question, normalize_gold
+from datamodules.tables import read_metadata, read_table, write_table
 from datamodules.thinking import split_thinking
 
-METADATA_KEY = b"kindred"
+FinishReason = Literal["stop", "length", "content_filter", "imported"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Rationale:
     text: str
     answer: str | None
     correct: bool | None
-    finish_reason: Literal["stop", "length", "content_filter", "imported"]
+    finish_reason: FinishReason
     prompt_id: str
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
@@ -82,27 +83,6 @@ def name_paraphrase(writer: str, paraphraser: str) -> str:
     return f"{writer}-by-{paraphraser}"
 
 
-def write_table(path: Path, records: list[dict], metadata: dict, schema: pa.Schema | None = None) -> None:
-    """Writes records as parquet with JSON metadata in the file's schema, atomically."""
-    table = pa.Table.from_pylist(records, schema=schema)
-    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def read_metadata(path: Path) -> dict:
-    """Returns what a parquet file says about its making; empty for a file that Kindred did not write.
-
-    Raises:
-        ValueError: There is no such file, or it is no parquet file.
-    """
-    try:
-        stored = pq.read_schema(require_file(path, "table")).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
-    return json.loads(stored.get(METADATA_KEY, b"{}"))
-
-
 def read_gold_conditions(paths: list[str]) -> dict[str, bool]:
     """Returns, for each teacher of these stores, whether it was shown the gold answers.
 
@@ -120,7 +100,7 @@ def read_families(paths: list[str]) -> dict[str, str]:
     families: dict[str, str] = {}
     for path in paths:
         if path.endswith(".parquet"):
-            table = pq.read_table(path, columns=["teacher", "family"])
+            table = read_table(Path(path), ["teacher", "family"])
             families |= dict(zip(*(table[name].to_pylist() for name in ("teacher", "family")), strict=True))
     return families
 
@@ -171,7 +151,49 @@ def _parse_flat(record: dict, where: str) -> Rationale:
     if missing:
         raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
     rationale = Rationale(**{field.name: record[field.name] for field in known if field.name in record})
+    _check(rationale, where)
     return rationale if "thinking" in record else part_thinking(rationale)
+
+
+def _check(rationale: Rationale, where: str, question: Question | None = None) -> None:
+    """Raises a ValueError, `where` first, if a field is of a wrong type, or the answer is none to the question."""
+    try:
+        _check_types(rationale)
+        if question is not None:
+            _check_answer(rationale, question)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_types(rationale: Rationale) -> None:
+    for name in ("question_id", "task", "split", "teacher", "family", "prompt_id"):
+        check_text(getattr(rationale, name), name)
+    for name in ("text", "thinking"):
+        check_text(getattr(rationale, name), name, may_be_empty=True)
+    if rationale.answer is not None:
+        check_text(rationale.answer, "answer")
+    if not isinstance(rationale.correct, bool | None):
+        raise ValueError(f"`correct` must be true, false or null, found {shorten(rationale.correct)}")
+    for name in ("sample", "num_prompt_tokens", "num_completion_tokens"):
+        value = getattr(rationale, name)
+        if not (value is None and name != "sample") and (type(value) is not int or value < 0):
+            raise ValueError(f"`{name}` must be a whole number of 0 or more, found {shorten(value)}")
+    if rationale.finish_reason not in get_args(FinishReason):
+        reasons = ", ".join(get_args(FinishReason))
+        raise ValueError(f"`finish_reason` must be one of {reasons}, found {shorten(rationale.finish_reason)}")
+
+
+def _check_answer(rationale: Rationale, question: Question) -> None:
+    answer, gold = rationale.answer, question.gold
+    if question.choices is not None:
+        if answer is not None and answer not in question.letters:
+            raise ValueError(f"`answer` {shorten(answer)} is no option of question {question.id!r}: {question.letters}")
+        is_right = gold is None or (answer is not None and question.choice(answer) == question.choice(gold))
+    else:
+        # Whether two expressions are equal takes more than their texts.
+        is_right = answer is not None and (gold is None or question.expression or normalize_number(answer) == gold)
+    if rationale.correct and not is_right:
+        raise ValueError(f"`correct` is true, but the answer {shorten(answer)} is not {gold!r}, which is gold")
 
 
 def read_flat_rationales(path: str) -> list[Rationale]:
@@ -189,6 +211,8 @@ def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rati
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
             raise ValueError(f"{where}: rationale of {teacher!r} has no text")
         if "answer" in entry:
+            if not isinstance(entry["answer"], str | int | float | None):
+                raise ValueError(f"{where}: answer of {teacher!r} must be a text, a number or null")
             try:
                 answer = normalize_gold(entry["answer"], question.choices, question.expression)
             except ValueError:
@@ -230,10 +254,11 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
         for where, record in read_records(Path(path)):
             nested = isinstance(record.get("rationales"), dict)
             question_id = record.get("id" if nested else "question_id")
-            if question_id not in questions:
-                raise ValueError(f"{where}: a rationale for the unknown question {question_id!r}")
+            if not isinstance(question_id, str) or question_id not in questions:
+                raise ValueError(f"{where}: a rationale for the unknown question {shorten(question_id)}")
             question = questions[question_id]
             for rationale in _parse_nested(record, where, question) if nested else [_parse_flat(record, where)]:
+                _check(rationale, where, question)
                 if rationale.id in rationales:
                     raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
                 rationales[rationale.id] = rationale

@@ -17,7 +17,7 @@ import yaml
 from datamodules.expressions import find_boxed
 
 FOLDER = Path(__file__).parents[1] / "configs" / "tasks"
-FIELDS = ("id", "question", "choices", "labels", "gold")
+FIELDS = ("id", "question", "choices", "labels", "gold", "group")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Task:
         fields: Which field of a row is what; a dot goes into a nested field.
             `question`: a template, `{field}`. `gold`: a field. `id`: a field; without it, the row's number names it.
             `choices`: a field that holds all texts, or a list of fields with one each; true and false need none.
+            `group`: a field that questions share which are asked together, as those of one passage.
             `labels`: how `gold` names the options: a field that lists labels, or a list of them; letters by default.
         num_options: The smallest and the largest number of options; null without options.
         licence: Of the data.
@@ -211,6 +212,7 @@ def read_task(source: str) -> Iterator[tuple[str, dict]]:
                         "choices": choices,
                         "gold": _read_gold(task, row, choices),
                         "expression": task.answer == "expression",
+                        "group": str(_look_up(row, task.fields["group"])) if "group" in task.fields else None,
                     },
                 )
             except ValueError as error:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
 from datamodules.replies import cut_run_on
+from datamodules.seals import check_folder
 from datamodules.thinking import join_thinking
 
 PROMPT, RATIONALE, ANSWER = 0, 1, 2
@@ -61,6 +63,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
         ValueError: There is none, or it cannot map tokens to characters or end a text.
     """
     name, options = locate_pretrained(model, revision)
+    check_folder(Path(name), weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except (OSError, ValueError) as error:

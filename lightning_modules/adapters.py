@@ -1,12 +1,14 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685) and QLoRA (Dettmers et al. 2023, arXiv 2305.14314) through peft."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -67,6 +69,7 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, student: str, revision
     names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if unknown := sorted(set(targets or []) - names):
         raise ValueError(f"model.adapter.target_modules: no linear layer of {student} is named {', '.join(unknown)}")
+    untie_head(model, targets or [])
     config = LoraConfig(
         r=adapter.r,
         lora_alpha=adapter.alpha,
@@ -86,6 +89,19 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, student: str, revision
     return f"LoRA r={adapter.r} alpha={adapter.alpha:g} on {on}: {share:.2%} of the parameters are trained"
 
 
+def untie_head(model: PreTrainedModel, targets: Collection[str]) -> None:
+    """Gives the output head weights of its own if it is one of the adapter's layers and shares the embedding's.
+
+    What is added to the head would else change the embedding, too, once it is merged: another model than was trained.
+    """
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    name = next((name for name, module in model.named_modules() if module is head), "")
+    if name.rpartition(".")[2] in targets and head.weight is embedding.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
+
+
 def find_base(folder: str) -> tuple[str, str | None] | None:
     """Returns the model and the revision that an exported adapter belongs to; None if the folder is no adapter's."""
     path = Path(folder) / "adapter_config.json"
@@ -96,7 +112,25 @@ def find_base(folder: str) -> tuple[str, str | None] | None:
 
 
 def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
-    """Returns the model with an exported adapter added to its weights."""
-    from peft import PeftModel  # an optional extra
+    """Returns the model with an exported adapter added to its weights.
 
-    return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    Raises:
+        ValueError: The folder's weights are not those of its config.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict  # an optional extra
+
+    config = PeftConfig.from_pretrained(folder)
+    untie_head(model, config.target_modules if isinstance(config.target_modules, set) else [])
+    try:
+        adapted = PeftModel.from_pretrained(model, folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder}: no adapter can be loaded: {' '.join(str(error).split())}") from None
+    with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    wanted = get_peft_model_state_dict(adapted).keys()
+    if stored != wanted:
+        raise ValueError(
+            f"{folder}: its weights are not those of its config: {', '.join(sorted(stored ^ wanted)[:3])} "
+            "is there in one of them only"
+        )
+    return adapted.merge_and_unload()

@@ -35,7 +35,8 @@ REFERENCE_SCORE = pa.struct(
 )
 PREDICTION_SCHEMA = pa.schema(
     [pa.field("arm", pa.string()), pa.field("seed", pa.int32())]
-    + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "gold", "completion", "finish_reason")]
+    + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "group", "gold")]
+    + [pa.field(name, pa.string()) for name in ("completion", "finish_reason")]
     + [pa.field(f"answer_{name}", pa.string()) for name in (*EXTRACTORS, *LIKELIHOODS)]
     + [pa.field(f"correct_{name}", pa.bool_()) for name in (*EXTRACTORS, *LIKELIHOODS)]
     + [pa.field("exact_match", pa.bool_())]
@@ -147,6 +148,7 @@ class Evaluator(L.LightningModule):
                     "task": question.task,
                     "split": question.split,
                     "question_id": question.id,
+                    "group": question.group,
                     "gold": question.gold,
                     "completion": texts[place],
                     "finish_reason": finish_reason,

@@ -13,10 +13,11 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
-from torchmetrics.functional.text import bert_score, chrf_score, rouge_score, sacre_bleu_score
+from torchmetrics.functional.text import bert_score
 
 from datamodules.answers import EXTRACTORS
 from datamodules.questions import LETTERS
+from lightning_modules.text_similarity import compare_texts, separate_characters
 
 # The names of lm-evaluation-harness.
 LIKELIHOOD_METRICS = {"likelihood": "acc", "likelihood_norm": "acc_norm", "likelihood_bytes": "acc_bytes"}
@@ -159,13 +160,14 @@ def get_rationale(record: dict) -> str:
 def measure_rationales(records: Sequence[dict]) -> Metrics:
     """Returns what the rationales are like.
 
-    `completion_tokens` of the student's tokenizer and `rationale_words`, both means; `truncated`, the share that was
+    `completion_tokens` of the student's tokenizer and `rationale_words`, both means (words are between spaces; of
+    scripts without them, each character); `truncated`, the share that was
     cut off; `stated`, the share that ends with a sentence that states an answer; `consistency`, of those whose
     reasoning names an answer without that sentence, too, by the same extractor, the share where both are the same;
     `distinct_1` and `distinct_2`, different n-grams by all n-grams of all rationales (Li et al. 2016, arXiv
     1510.03055; falls with their number); `votes`, the share of samples that agree with the answer that counts.
     """
-    words = [get_rationale(record).split() for record in records]
+    words = [separate_characters(get_rationale(record)).split() for record in records]
     metrics = {
         "completion_tokens": Estimate(fmean(record["num_completion_tokens"] for record in records), len(records)),
         "rationale_words": Estimate(fmean(map(len, words)), len(records)),
@@ -192,10 +194,11 @@ def measure_against(
 ) -> Metrics:
     """Returns how alike the rationales are to those of each teacher, as `NAME/TEACHER`.
 
-    `rouge1`, `rouge2`, `rougeL`: mean F1 (Lin 2004, without stemming); `bleu`: of the corpus, as sacrebleu's 13a
-    tokens give it, 0 where some order of n-gram never matches; `chrf`: of the corpus, 6 characters, no words (Popović
-    2015); `bert_score`: mean F1 (Zhang et al. 2020). Of several rationales of one teacher the nearest counts for
-    ROUGE; BLEU and chrF take them as several references. All are shares of 1.
+    `rouge1`, `rouge2`, `rougeL`: the texts' mean F1 (Lin 2004, without stemming); `bleu`: of the corpus, sacrebleu's
+    with its 13a tokens and exponential smoothing; `chrf`: of the corpus, sacrebleu's, 6 characters, no words, beta 2
+    (Popović 2015); `bert_score`: mean F1 (Zhang et al. 2020). Of several rationales of one teacher the nearest counts
+    for ROUGE; BLEU and chrF take them as several references. All are shares of 1. ROUGE and BLEU take each character
+    of a script without spaces (Chinese, Japanese, Thai) for a word.
     """
     metrics: Metrics = {}
     teachers = sorted({teacher for own in references.values() for teacher in own})
@@ -214,17 +217,6 @@ def measure_against(
             values["bert_score"] = torch.as_tensor(found["f1"]).mean().item()
         metrics |= {f"{name}/{teacher}": Estimate(value, len(pairs)) for name, value in values.items()}
     return metrics
-
-
-def compare_texts(written: Sequence[str], given: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Returns ROUGE, BLEU and chrF of texts against one or more given texts each."""
-    # Not rougeLsum, whose sentence splitter is a download.
-    rouge = rouge_score(written, given, accumulate="best", rouge_keys=("rouge1", "rouge2", "rougeL"))
-    return {
-        **{name: rouge[f"{name}_fmeasure"].item() for name in ("rouge1", "rouge2", "rougeL")},
-        "bleu": sacre_bleu_score(written, given).item(),
-        "chrf": chrf_score(written, given, n_word_order=0).item(),
-    }
 
 
 def measure_references(records: Sequence[dict]) -> Metrics:

@@ -1,11 +1,14 @@
 """Loading a causal language model from the hub, a local folder, a GGUF file or a run's checkpoint."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -15,9 +18,11 @@ from transformers import (
     GgufConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from datamodules.model_cards import find_card
 from datamodules.pretrained import locate_pretrained, read_start, resolve_model
+from datamodules.seals import check_folder
 from lightning_modules.adapters import check_peft, find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -110,16 +115,29 @@ def load_causal_lm(
         quantize_on: A GPU on which the linear layers' weights are held in 4 bits, and computed with in `dtype`.
 
     Raises:
-        ValueError: There is no such model.
+        ValueError: There is no such model; its weights are not those of its config, or not all finite numbers.
     """
     if model.endswith(".ckpt"):
         start = read_start(model)
         loaded = load_causal_lm(start["student"], start["revision"], dtype, start["keep_layers"])
-        weights = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        loaded.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
+        stored = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        weights = {name.removeprefix("model."): weight for name, weight in stored.items()}
+        shapes = {name: weight.shape for name, weight in loaded.state_dict().items()}
+        common = [name for name in weights if name in shapes]
+        refuse_other_weights(
+            model,
+            missing=shapes.keys() - weights.keys(),
+            unexpected=weights.keys() - shapes.keys(),
+            mismatched=[(name, weights[name].shape, shapes[name]) for name in common],
+        )
+        loaded.load_state_dict(weights)
+        refuse_infinite(loaded, model)
         return loaded
+    check_folder(Path(model))
     if base := find_base(model):
-        return merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
+        merged = merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
+        refuse_infinite(merged, model)
+        return merged
     name, options = locate_pretrained(model, revision)
     if quantize_on is not None:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -135,12 +153,68 @@ def load_causal_lm(
     else:
         options["use_safetensors"] = True
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), **options)
-    except OSError as error:
+        # What does not fit is named below, in one line.
+        with quiet_report():
+            loaded, report = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{model}: no model can be loaded: {str(error).splitlines()[0]}") from None
+    refuse_other_weights(model, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
+    refuse_infinite(loaded, model)
     if keep_layers is not None:
         keep_only_layers(loaded, keep_layers)
     return loaded
+
+
+@contextmanager
+def quiet_report() -> Iterator[None]:
+    """Keeps transformers from reporting in many lines what is refused in one."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def refuse_other_weights(
+    model: str, missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[str, Any, Any]]
+) -> None:
+    """Raises a ValueError, with their names, if weights are not those that the model's config asks for.
+
+    Args:
+        model: Named in the message.
+        missing: Weights that the file lacks; tied ones aside.
+        unexpected: Weights that the model has no place for.
+        mismatched: Names, with the file's shape and the model's.
+    """
+    shapes = [
+        f"{name} ({'x'.join(map(str, own))} for {'x'.join(map(str, right))})"
+        for name, own, right in mismatched
+        if own != right
+    ]
+    wrong = {"lack": sorted(missing), "have no place for": sorted(unexpected), "have another shape of": sorted(shapes)}
+    found = [
+        f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for what, names in wrong.items()
+        if names
+    ]
+    if found:
+        raise ValueError(f"{model}: its weights are not those of its config: they {'; they '.join(found)}")
+
+
+@torch.no_grad()
+def refuse_infinite(loaded: PreTrainedModel, model: str) -> None:
+    """Raises a ValueError, with its name, if a weight holds NaN or an infinity."""
+    for name, weight in loaded.state_dict().items():
+        # One pass and no copy: the least and the greatest of numbers with a NaN are NaN.
+        if weight.is_floating_point() and weight.numel() and not all(map(torch.isfinite, weight.aminmax())):
+            raise ValueError(f"{model}: {name} holds numbers that are not finite; take another file")
 
 
 def read_end_ids(model: str, revision: str | None) -> list[int]:

@@ -24,9 +24,11 @@ from datamodules.files import (
     refuse_foreign,
     write_json,
     write_jsonl,
+    write_sealed,
     write_text,
 )
 from datamodules.provenance import describe_creation
+from datamodules.seals import DONE, check_run_file, hash_run_files, read_sealed
 from lightning_modules.wandb_mode import Wanted
 
 METRICS = "metrics.jsonl"
@@ -102,6 +104,8 @@ class RunFolder:
             if self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir()):
                 raise ValueError(f"{self.path}: holds runs, and is none itself; choose another run.group or run.id")
             return
+        if meta["config_hash"] != hash_json(meta["config"]):
+            raise ValueError(f"{self.path}/meta.json: its config is not what was written; delete the run's folder")
         begun, now = flatten(meta["config"]), flatten(json.loads(json.dumps(self.config)))
         # A file that is gone is not another one.
         begun = {key: value for key, value in begun.items() if key in now or not key.startswith("files.")}
@@ -182,20 +186,25 @@ class RunFolder:
         write_jsonl(self.path / METRICS, kept)
 
     def finish(self, facts: dict) -> None:
-        """Marks the run as done, with what is known of it then; whatever depends on it looks for this file."""
-        write_json(self.path / "DONE", facts)
+        """Marks the run as done, with what is known of it then, and with hashes of what others read of it."""
+        write_sealed(self.path / DONE, {**facts, "sha256": hash_run_files(self.path)})
 
 
 def read_early_end(run: Path) -> str | None:
     """Returns why a run that is done ended before its planned steps, None if it did not, or is not done."""
     done = run / "DONE"
-    facts = json.loads(done.read_text(encoding="utf-8") or "{}") if done.is_file() else {}
+    facts = read_sealed(done) if done.is_file() else {}
     return facts.get("ended_early")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Returns what a run's folder has logged, without a last line that a kill tore; nothing if it has not yet."""
+    """Returns what a run's folder has logged, without a last line that a kill tore; nothing if it has not yet.
+
+    Raises:
+        ValueError: The run is done, and the file is not the one that it ended with.
+    """
     path = run / METRICS
+    check_run_file(run, METRICS)
     return read_whole_lines(path) if path.is_file() else []
 
 

@@ -20,7 +20,8 @@ from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.encoding import find_end_tokens
-from datamodules.files import atomic_path
+from datamodules.files import atomic_path, write_sealed
+from datamodules.seals import MANIFEST, describe_files
 from lightning_modules.adapters import Adapter, add_adapter, check_adapter
 from lightning_modules.extent import check_extent
 from lightning_modules.output_head import HeadSettings, find_head_settings, get_head, run_body
@@ -358,3 +359,4 @@ class DistillationModule(L.LightningModule):
                     add_end_ids(merged.generation_config, find_end_tokens(tokenizer))
                     merged.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+            write_sealed(temporary / MANIFEST, {"files": describe_files(temporary)})

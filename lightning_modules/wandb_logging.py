@@ -28,6 +28,7 @@ from datamodules.model_cards import UNKNOWN, find_family
 from datamodules.pretrained import resolve_model
 from datamodules.questions import Question, format_question, load_questions
 from datamodules.rationales import read_families
+from datamodules.seals import check_run_file
 from lightning_modules.metrics import Metrics
 from lightning_modules.pretrained import name_model
 from lightning_modules.run import RunFolder, RunSettings
@@ -276,6 +277,7 @@ def log_evaluation(
     model = config["model"]
     trained = Path(model["student"]).parent
     if (trained / "axes.json").is_file():
+        check_run_file(trained, "axes.json")
         axes, group = Axes(**json.loads((trained / "axes.json").read_text())), trained.parent.name
     else:
         family = find_family(resolve_model(model["student"], None)[0], settings.student_family)

@@ -139,7 +139,7 @@ def main(args: list[str] | None = None) -> None:
     teacher.check(data)
     if teacher.backend.is_local:
         cli.trainer.callbacks.append(writer)
-        cli.trainer.predict(teacher, data, return_predictions=False)
+        cli.launch("predict", teacher, data, return_predictions=False)
     elif cli.trainer.world_size > 1:
         raise ValueError("this backend answers one process, which would ask everything again in each: start only one")
     else:

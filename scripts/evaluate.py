@@ -17,12 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.files import require_file, write_json
 from datamodules.provenance import describe_creation
-from datamodules.rationales import read_metadata, write_table
+from datamodules.tables import read_table, write_table
 from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
 from lightning_modules.metrics import format_table, measure, to_json
 from lightning_modules.pretrained import identify_weights
@@ -58,8 +56,7 @@ def print_metrics(paths: list[str]) -> None:
     if not paths:
         raise ValueError("metrics: name at least one file of predictions")
     for path in paths:
-        read_metadata(require_file(Path(path), "predictions"))
-        table = pq.read_table(path)
+        table = read_table(require_file(Path(path), "predictions"))
         if missing := [name for name in PREDICTION_SCHEMA.names if name not in table.column_names]:
             raise ValueError(f"{path}: no predictions, or an earlier version's: without column {missing[0]}")
         try:
@@ -110,7 +107,7 @@ def main(args: list[str] | None = None) -> None:
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], 0) for record in writer.records.collect()}
     cli.trainer.callbacks.append(writer)
-    cli.trainer.predict(student, data, return_predictions=False)
+    cli.launch("predict", student, data, return_predictions=False)
 
 
 if __name__ == "__main__":

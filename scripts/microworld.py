@@ -5,7 +5,7 @@ python -m scripts.microworld pretrain --config configs/microworld/a.yaml
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jsonargparse import auto_cli
@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 from datamodules.files import write_jsonl
 from datamodules.microworld import Family, Role, generate_questions
 from lightning_modules.pretraining import Recipe, evaluate, pretrain, save, train_tokenizer
+from scripts.entry import run_main
 
 
 def questions(num: int, split: Literal["train", "validation", "test"], seed: int, out: Path) -> None:
@@ -61,4 +62,5 @@ def pretrain_family(
 
 
 if __name__ == "__main__":
-    auto_cli({"questions": questions, "pretrain": pretrain_family}, as_positional=False)
+    commands: Any = {"questions": questions, "pretrain": pretrain_family}
+    run_main(lambda: auto_cli(commands, as_positional=False), __file__)

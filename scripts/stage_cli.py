@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.cli import LightningCLI
@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
 from datamodules.files import check_place, hash_source
+from lightning_modules.peers import bounded_wait
 from lightning_modules.preemption import Preemption
 from lightning_modules.pretrained import identify_weights
 from lightning_modules.run import flatten
@@ -97,6 +98,11 @@ class StageCLI(LightningCLI):
         if listener := find_listener():
             kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
         return super().instantiate_trainer(**kwargs)
+
+    def launch(self, what: Literal["fit", "predict"], *args: Any, **kwargs: Any) -> None:
+        """Lets the trainer do what it is built for; on several nodes it waits for the others a bounded time."""
+        with bounded_wait(self.trainer):
+            getattr(self.trainer, what)(*args, **kwargs)
 
     def dump_config(self) -> str:
         """Returns the resolved config as YAML that the same script reads."""

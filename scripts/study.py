@@ -26,7 +26,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from datamodules.files import write_json, write_text
+from datamodules.files import write_sealed, write_text
+from datamodules.provenance import claim_folder
 from scripts.entry import run_main
 from scripts.experiment_file import select_section, select_sections, split_args
 from scripts.stages import MAINS, STAGES
@@ -80,8 +81,10 @@ def status(args: list[str]) -> None:
 
 
 def jobs(args: list[str]) -> None:
-    """Prints the job list, one JSON object a line."""
-    for job in parse(args).jobs():
+    """Prints the job list, one JSON object a line, and makes the folder that the jobs write to the study's own."""
+    plan = parse(args)
+    claim_folder(plan.folder)
+    for job in plan.jobs():
         print(json.dumps(vars(job)))
 
 
@@ -101,7 +104,7 @@ def analyze(args: list[str]) -> None:
     results = analyze_study(plan.study)
     table = format_results(results)
     write_text(plan.folder / "table.md", table + "\n")
-    write_json(plan.folder / "results.json", results)
+    write_sealed(plan.folder / "results.json", results)
     print(f"{table}\n\nEverything is in {plan.folder}/; read {write_html(plan.folder)}")
 
 

@@ -28,6 +28,21 @@ count_tasks() {
         fail "$tasks tasks on a node, but $SLURM_CPUS_ON_NODE CPUs; set SBATCH_CPUS_PER_GPU in slurm/site.env"
 }
 
+# A job is signalled some time before its limit. One whose limit is not longer than that would be stopped at its start,
+# requeued, and stopped again.
+check_limit() {
+    local warning=${SBATCH_SIGNAL:-USR1@300} job start end
+    warning=${warning##*@}
+    job=$(scontrol show job -o "$SLURM_JOB_ID" | head -n 1)
+    [[ $job =~ \ StartTime=([^\ ]+)\ EndTime=([^\ ]+) ]] || return 0
+    start=${BASH_REMATCH[1]} end=${BASH_REMATCH[2]}
+    # Without a limit there is no end.
+    [[ $end == *[0-9]T[0-9]* ]] || return 0
+    local limit=$(($(date -d "$end" +%s) - $(date -d "$start" +%s)))
+    ((limit > warning)) ||
+        fail "a time limit of $limit s, of which the last $warning s are for saving: raise it (--time), or lower SBATCH_SIGNAL"
+}
+
 # Sends a job that a signal stopped back to the queue, where it continues from its checkpoint.
 requeue() {
     local job=$SLURM_JOB_ID restarts=${SLURM_RESTART_COUNT:-0}
@@ -62,6 +77,7 @@ run() {
     else
         command=(-m "scripts.$stage" --config "$file" "$@")
     fi
+    check_limit
     [[ $stage == study ]] || count_tasks
     MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
     # Below what the kernel hands out itself, and another for each job that shares a node.

@@ -12,20 +12,38 @@ from studies.grid import Study, expand, find_scorers
 from studies.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
 from studies.power import measure_components
 from studies.predictions import EXTRACTOR, Answers, CellKey, read_answers
-from studies.statistics import Estimate, adjust_holm, compare_models, estimate_accuracy, estimate_contrast
+from studies.statistics import (
+    Estimate,
+    SeedSource,
+    adjust_holm,
+    compare_models,
+    estimate_accuracy,
+    estimate_contrast,
+    find_seed_source,
+)
 from studies.table import format_table
 
 METHODS = {
     "wilson": "Wilson's interval for as many questions as the variance over training seeds and questions is worth",
     "seeds and questions": "t-interval over training seeds and questions, variances of both recovered separately; the "
-    "models are taken as given",
+    "models are taken as given. A cell with one seed takes the pooled variance of the cells with several",
+    "questions alone": "the same without seeds, since no cell has two: it leaves out what other training seeds would "
+    "change",
     "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
     "t-interval over training seeds and questions, the models are taken as given",
     "teachers": "the same; t-interval over teachers within families; the students are taken as given",
     "mixed model": "students and teachers fixed, pairs random; t-interval on the residual degrees of freedom",
-    "questions": "these trained models only: exact McNemar test (with several seeds the sign test over questions), "
-    "paired bootstrap over questions, 10,000 resamples",
+    "questions": "these trained models only: exact McNemar test (with several seeds the sign test over questions, with "
+    "groups of questions the sign-flip test over groups), paired bootstrap over questions or groups, 10,000 resamples",
+    "groups": "where questions come in groups, such as those of one passage, every interval over questions is over "
+    "groups, each with all its questions",
     "holm": "p_holm is adjusted within the contrasts of one kind and task (Holm 1979)",
+}
+
+
+SEED_NOTES = {
+    "pooled": "the variance over seeds is pooled over the cells with several",
+    "left out": "over questions alone: it leaves out what other training seeds would change",
 }
 
 
@@ -53,7 +71,7 @@ class Analysis:
     """
 
     def __init__(self, study: Study, answers: Answers, seed: int = 0):
-        self.study, self.cells, self.questions = study, answers.cells, answers.questions
+        self.study, self.cells, self.questions, self.groups = study, answers.cells, answers.questions, answers.groups
         self.warnings = list(answers.warnings)
         self.rng = np.random.default_rng(seed)
 
@@ -61,13 +79,28 @@ class Analysis:
         return None if teacher is None else self.study.teachers[teacher].family
 
     def _contrast(self, weights: dict[CellKey, float]) -> Estimate:
-        return estimate_contrast([self.cells[key].correct_SQ for key in weights], list(weights.values()))
+        cells, trained, pool = self._find_seeds([*weights])
+        groups_Q = self.groups[next(iter(weights)).task]
+        return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool)
+
+    def _find_seeds(self, keys: list[CellKey]) -> tuple[list[np.ndarray], list[bool], list[np.ndarray]]:
+        """Returns cells' answers, whether each was trained, and the answers that seeds' variance may be pooled over."""
+        places = {(key.trained_on, key.task) for key in keys if key.trained_on}
+        pool = [cell.correct_SQ for key, cell in self.cells.items() if (key.trained_on, key.task) in places]
+        return [self.cells[key].correct_SQ for key in keys], [key.trained_on is not None for key in keys], pool
+
+    def _seed_source(self, keys: list[CellKey]) -> SeedSource:
+        return find_seed_source(*self._find_seeds(keys))
+
+    def _method(self, keys: list[CellKey]) -> str:
+        return "questions alone" if self._seed_source(keys) == "left out" else "seeds and questions"
 
     def describe_cells(self) -> list[dict[str, Any]]:
         """Returns each cell's accuracy, and its gain over the untuned student's zero-shot answers."""
         rows = []
         for key, cell in self.cells.items():
-            accuracy, low, high = estimate_accuracy(cell.correct_SQ)
+            _, [is_trained], pool = self._find_seeds([key])
+            accuracy, low, high = estimate_accuracy(cell.correct_SQ, is_trained, self.groups[key.task], pool)
             untuned = CellKey(key.student, "untuned", None, None, None, key.task)
             gain = self._contrast({key: 1, untuned: -1}) if key != untuned and untuned in self.cells else None
             num_seeds, num_questions = cell.correct_SQ.shape
@@ -83,6 +116,7 @@ class Analysis:
                 "task": key.task,
                 "num_seeds": num_seeds,
                 "num_questions": num_questions,
+                "seed_variance": self._seed_source([key]),
                 "num_examples": min(cell.budget["train_examples"]) if cell.budget else 0,
                 "accuracy": accuracy,
                 "low": low,
@@ -141,8 +175,12 @@ class Analysis:
                 **asdict(self._contrast(weights)),
                 "num_questions": self.questions[key.task],
                 "num_seeds": min(len(self.cells[key].correct_SQ) for key in weights),
-                "method": "seeds and questions",
-                "models": {**asdict(compare_models(correct[0], correct[1], self.rng)), "method": "questions"},
+                "seed_variance": self._seed_source([*weights]),
+                "method": self._method([*weights]),
+                "models": {
+                    **asdict(compare_models(correct[0], correct[1], self.rng, groups_Q=self.groups[key.task])),
+                    "method": "questions",
+                },
             })  # fmt: skip
         tests = defaultdict(list)
         for row in rows:
@@ -215,7 +253,7 @@ class Analysis:
             ):
                 for name, weights_ST in zip(names, weights_NST, strict=True):
                     row = {"kind": kind, "name": name, **where, **asdict(contrast(weights_ST))}
-                    effects.append({**row, "method": "seeds and questions"})
+                    effects.append({**row, "method": self._method(keys)})
             accuracy_ST = np.reshape([self.cells[key].correct_SQ.mean() for key in keys], weights.gamma_ST.shape)
             found: list[tuple[str, Estimate, int | None]] = [
                 ("difference in differences", contrast(weights.gamma_ST), None),
@@ -228,8 +266,17 @@ class Analysis:
                 "num_seeds": min(len(self.cells[key].correct_SQ) for key in keys),
                 "num_questions": self.questions[group.task],
             }
+            source = self._seed_source(keys)
+            # The others' intervals are over models, whose own seeds are in their spread.
             gammas += [
-                {**where, "method": method, **asdict(estimate), **facts, "note": describe_df(df, *families)}
+                {
+                    **where,
+                    "method": method,
+                    **asdict(estimate),
+                    **facts,
+                    "seed_variance": source if df is None else None,
+                    "note": describe_df(df, *families),
+                }
                 for method, estimate, df in found
             ]
         return effects, gammas
@@ -254,6 +301,9 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     return {
         "study": asdict(study),
         "num_questions": analysis.questions,
+        "num_groups": {
+            task: int(groups_Q.max()) + 1 for task, groups_Q in analysis.groups.items() if groups_Q is not None
+        },
         "extractor": EXTRACTOR,
         "warnings": analysis.warnings,
         "methods": METHODS,
@@ -286,17 +336,28 @@ def format_results(results: dict[str, Any]) -> str:
             for name in ("gamma", "contrasts")
         )
         parts += [
-            f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}:",
+            f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}"
+            f"{_format_groups(results['num_groups'].get(task))}:",
             format_table(columns, rows),
             "\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.",
             "\n".join(map(_format_contrast, contrasts)),
         ]
+    alone = all(cell["seed_variance"] in ("left out", "none") for cell in cells)
+    over = (
+        "questions alone, not over the training seeds, of which each arm has one"
+        if alone
+        else ("training seeds and questions")
+    )
     parts.append(
-        "In brackets, 95 % intervals over training seeds and questions; in parentheses, training examples and the gain "
+        f"In brackets, 95 % intervals over {over}; in parentheses, training examples and the gain "
         "in points over `untuned`, the student's zero-shot answer to the same prompt. p of differences are Holm's."
     )
     parts.append("\n".join(f"- Mind: {warning}" for warning in results["warnings"]))
     return "\n\n".join(filter(None, parts))
+
+
+def _format_groups(number: int | None) -> str:
+    return f" in {number} groups, over which the intervals are" if number else ""
 
 
 def _format_cell(cell: dict[str, Any] | None) -> str:
@@ -312,7 +373,8 @@ def _format_points(row: dict[str, Any]) -> str:
 
 def _format_gamma(row: dict[str, Any]) -> str:
     what = "-".join(filter(None, (row["supervision"], row["control"])))
-    note = f"; {row['note']}" if row["note"] else ""
+    notes = filter(None, (row["note"], SEED_NOTES.get(row["seed_variance"])))
+    note = "".join(f"; {note}" for note in notes)
     return (
         f"- Family interaction γ = {_format_points(row)}, p = {row['p']:.2g} "
         f"({what}; {', '.join(row['families'])}; {row['method']}{note})"
@@ -320,4 +382,5 @@ def _format_gamma(row: dict[str, Any]) -> str:
 
 
 def _format_contrast(row: dict[str, Any]) -> str:
-    return f"- {row['name']}: {_format_points(row)}, p = {row['p_holm']:.2g}"
+    note = SEED_NOTES.get(row["seed_variance"])
+    return f"- {row['name']}: {_format_points(row)}, p = {row['p_holm']:.2g}{f' ({note})' if note else ''}"

@@ -8,11 +8,14 @@ import numpy as np
 from scipy.stats import norm
 
 from studies.interaction import decompose, estimate_gammas
-from studies.power import Components, simulate_answers
+from studies.power import Components, simulate_answers, simulate_seeds
 from studies.statistics import LEVEL, estimate_accuracy, estimate_contrast
 
 Interval = tuple[float, float]
 TWO_BY_TWO = (["l", "q"], ["l", "q"])
+# Correlations of the normal variables behind the answers; those of the answers are smaller: 0.53 and 0.33.
+USUAL = Components(0.6, 0.025, 0.75, 0.5)
+MIDDLE = (0.62, 0.58, 0.66, 0.62, 0.5)
 
 
 @dataclass(frozen=True)
@@ -23,58 +26,80 @@ class Scenario:
         name: Says what is special.
         num_questions: Test questions.
         accuracies: LL, LQ, QL, QQ (student, teacher), and of the first student untuned.
-        components: How answers vary; the correlations are those of `simulate_answers`.
-        num_seeds: Training seeds.
+        components: How answers vary; the correlations are those of `simulate_seeds`.
+        num_seeds: Training seeds of the four trained cells.
+        spreads: What the standard deviation over seeds of each of them is multiplied by.
+        num_groups: Groups that the questions come in, of which each cell finds some hard; None for none.
     """
 
     name: str
-    num_questions: int
-    accuracies: tuple[float, float, float, float, float]
-    components: Components
-    num_seeds: int = 3
+    num_questions: int = 200
+    accuracies: tuple[float, float, float, float, float] = MIDDLE
+    components: Components = USUAL
+    num_seeds: tuple[int, int, int, int] = (3, 3, 3, 3)
+    spreads: tuple[float, float, float, float] = (1, 1, 1, 1)
+    num_groups: int | None = None
+
+    @property
+    def is_at_an_end(self) -> bool:
+        """Whether a cell's accuracy is so near 0 or 1 that few of its questions count."""
+        return min(self.accuracies) < 0.05 or max(self.accuracies) > 0.95
+
+    @property
+    def has_one_seed_each(self) -> bool:
+        """Whether nothing estimates the variance over seeds: the interval then is of these trained models."""
+        return max(self.num_seeds) == 1
 
 
-# Correlations of the normal variables behind the answers; those of the answers are smaller: 0.53 and 0.33 for 0.75 and
-# 0.5. The microworld's are its own, of two seeds.
 SCENARIOS = [
+    # The microworld's correlations are its own, of two seeds.
     Scenario("microworld", 400, (0.94, 0.63, 0.99, 0.98, 0.28), Components(0.89, 0.016, 0.8, 0.02)),
-    Scenario("no effect, stable seeds", 200, (0.62, 0.58, 0.66, 0.62, 0.5), Components(0.6, 0.0, 0.75, 0.5)),
-    Scenario("no effect, seeds vary", 200, (0.62, 0.58, 0.66, 0.62, 0.5), Components(0.6, 0.025, 0.75, 0.5)),
-    Scenario("no effect, many questions", 1000, (0.62, 0.58, 0.66, 0.62, 0.5), Components(0.6, 0.015, 0.75, 0.5)),
-    Scenario("no effect, seeds dominate", 1000, (0.62, 0.58, 0.66, 0.62, 0.5), Components(0.6, 0.04, 0.75, 0.5)),
+    Scenario("no effect, stable seeds", components=Components(0.6, 0.0, 0.75, 0.5)),
+    Scenario("no effect, seeds vary"),
+    Scenario("no effect, many questions", 1000, components=Components(0.6, 0.015, 0.75, 0.5)),
+    Scenario("no effect, seeds dominate", 1000, components=Components(0.6, 0.04, 0.75, 0.5)),
     Scenario("no effect, unequal arms", 500, (0.48, 0.65, 0.72, 0.89, 0.3), Components(0.6, 0.03, 0.75, 0.5)),
     Scenario("gamma of 4 points", 500, (0.66, 0.58, 0.58, 0.66, 0.6), Components(0.6, 0.02, 0.75, 0.5)),
+    Scenario("seeds 3, 3, 3, 1", num_seeds=(3, 3, 3, 1)),
+    Scenario("seeds 1, 1, 1, 3", num_seeds=(1, 1, 1, 3)),
+    Scenario("seeds 1, 3, 5, 2, many questions", 1000, num_seeds=(1, 3, 5, 2)),
+    Scenario("one seed each", num_seeds=(1, 1, 1, 1)),
+    Scenario("unequal seed variances", spreads=(0.5, 2, 0, 1)),
+    Scenario("ceiling", accuracies=(0.98, 0.98, 0.98, 0.98, 0.98)),
+    Scenario("floor", accuracies=(0.02, 0.02, 0.02, 0.02, 0.02)),
+    Scenario("20 groups of 10 questions", num_groups=20),
+    Scenario("20 groups of 10 questions, seeds 3, 3, 3, 1", num_groups=20, num_seeds=(3, 3, 3, 1)),
 ]
 
 
-def name_targets(accuracies: np.ndarray) -> dict[str, tuple[np.ndarray, float]]:
-    """Returns the weights and the true value of what is estimated, by name."""
-    gamma = np.append(decompose(*TWO_BY_TWO).gamma_ST.reshape(-1), 0)
-    weights = {
+def name_targets() -> dict[str, np.ndarray]:
+    """Returns the weights of what is estimated, by name."""
+    return {
         "accuracy": np.array([1.0, 0, 0, 0, 0]),
         "gain": np.array([1.0, 0, 0, 0, -1]),
         "difference": np.array([1.0, -1, 0, 0, 0]),
-        "gamma": gamma,
+        "gamma": np.append(decompose(*TWO_BY_TWO).gamma_ST.reshape(-1), 0),
     }
-    return {name: (weights_C, float(weights_C @ accuracies)) for name, weights_C in weights.items()}
 
 
-def estimate_interval(cells: list[np.ndarray], weights_C: np.ndarray) -> Interval:
-    """Returns the interval that a study reports."""
-    used = [(cell, weight) for cell, weight in zip(cells, weights_C.tolist(), strict=True) if weight]
+def estimate_interval(cells: list[np.ndarray], weights_C: np.ndarray, groups_Q: np.ndarray | None) -> Interval:
+    """Returns the interval that a study reports; the last cell is untuned."""
+    trained = [True] * (len(cells) - 1) + [False]
+    pool = cells[:-1]
+    used = [place for place, weight in enumerate(weights_C) if weight]
     if len(used) == 1:
-        return estimate_accuracy(used[0][0])[1:]
-    found = estimate_contrast([cell for cell, _ in used], [weight for _, weight in used])
+        return estimate_accuracy(cells[used[0]], trained[used[0]], groups_Q, pool)[1:]
+    own, weights = [cells[place] for place in used], [float(weights_C[place]) for place in used]
+    found = estimate_contrast(own, weights, [trained[place] for place in used], groups_Q, pool)
     return found.low, found.high
 
 
-def bootstrap_interval(cells: list[np.ndarray], weights_C: np.ndarray, rng: np.random.Generator) -> Interval:
+def bootstrap_interval(
+    cells: list[np.ndarray], weights_C: np.ndarray, groups_Q: np.ndarray | None, rng: np.random.Generator
+) -> Interval:
     """Returns the percentiles of a plain hierarchical bootstrap: seeds resampled in each cell, questions in common."""
     num_resamples, num_questions = 500, cells[0].shape[1]
-    picks_RQ = rng.integers(num_questions, size=(num_resamples, num_questions))
-    places_RQ = picks_RQ + num_questions * np.arange(num_resamples)[:, None]
-    counts = np.bincount(places_RQ.reshape(-1), minlength=places_RQ.size)
-    shares_RQ = counts.reshape(num_resamples, num_questions) / num_questions
+    shares_RQ = rng.multinomial(num_questions, np.full(num_questions, 1 / num_questions), num_resamples) / num_questions
     draws_R = np.zeros(num_resamples)
     for cell_SQ, weight in zip(cells, weights_C, strict=True):
         if weight:
@@ -85,7 +110,7 @@ def bootstrap_interval(cells: list[np.ndarray], weights_C: np.ndarray, rng: np.r
     return float(low), float(high)
 
 
-def normal_interval(cells: list[np.ndarray], weights_C: np.ndarray) -> Interval:
+def normal_interval(cells: list[np.ndarray], weights_C: np.ndarray, groups_Q: np.ndarray | None) -> Interval:
     """Returns mean and 1.96 standard errors over seeds, questions taken as given, as papers report them."""
     value = sum(weight * cell.mean() for cell, weight in zip(cells, weights_C, strict=True))
     pairs = zip(cells, weights_C, strict=True)
@@ -95,22 +120,38 @@ def normal_interval(cells: list[np.ndarray], weights_C: np.ndarray) -> Interval:
 
 
 def measure_coverage(
-    scenario: Scenario, method: Callable[[list[np.ndarray], np.ndarray], Interval], num_simulations: int, seed: int = 0
+    scenario: Scenario,
+    method: Callable[[list[np.ndarray], np.ndarray, np.ndarray | None], Interval],
+    num_simulations: int,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """Returns the share of simulated studies in which a method's interval holds the truth, by target."""
+    """Returns the share of simulated studies in which a method's interval holds the truth, by target.
+
+    The truth is of all seeds and questions; with one seed each, of these seeds and all questions.
+    """
     rng = np.random.default_rng(seed)
-    accuracies = np.array(scenario.accuracies)
-    targets = name_targets(accuracies)
-    trained_C = np.array([True] * 4 + [False])
+    targets = name_targets()
+    accuracies, num_questions = np.array(scenario.accuracies), scenario.num_questions
+    groups_Q = None
+    if scenario.num_groups is not None:
+        groups_Q = np.arange(scenario.num_groups).repeat(num_questions // scenario.num_groups)
+    seeds = (*scenario.num_seeds, 1)
     held = dict.fromkeys(targets, 0)
     for _ in range(num_simulations):
-        answers_CSQ = simulate_answers(
-            accuracies, scenario.num_seeds, scenario.num_questions, scenario.components, rng, trained_C
+        answers_CSQ, able_CS = simulate_seeds(
+            accuracies,
+            max(seeds),
+            num_questions,
+            scenario.components,
+            rng,
+            np.array([*scenario.spreads, 0.0]),
+            scenario.num_groups,
         )
-        cells = [*answers_CSQ[:4], answers_CSQ[4, :1]]
-        for name, (weights_C, truth) in targets.items():
-            low, high = method(cells, weights_C)
-            held[name] += bool(low <= truth <= high)
+        cells = [answers_SQ[:number] for answers_SQ, number in zip(answers_CSQ, seeds, strict=True)]
+        truth_C = able_CS[:, 0] if scenario.has_one_seed_each else accuracies
+        for name, weights_C in targets.items():
+            low, high = method(cells, weights_C, groups_Q)
+            held[name] += bool(low <= weights_C @ truth_C <= high)
     return {name: count / num_simulations for name, count in held.items()}
 
 

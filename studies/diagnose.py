@@ -1,6 +1,5 @@
 """Diagnostics of teacher-student fit before any training: any number of teachers, one or several students."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,10 +10,12 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from datamodules.files import check_name, write_json, write_text
+from datamodules.files import check_name, write_sealed, write_text
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
+from datamodules.provenance import claim_folder
 from datamodules.questions import Question
+from datamodules.seals import read_sealed
 from datamodules.tokenization import load_tokenizer
 from lightning_modules.pretrained import Dtype
 from studies.diagnostics import gradients, likelihood, logits, ranks, surface, tokenizers
@@ -174,6 +175,7 @@ def diagnose(diagnosis: Diagnosis) -> str:
 
     Where the study's results.json is there, the tables end with what the diagnostics predict of it.
     """
+    claim_folder(diagnosis.folder)
     tasks = {
         name: load_task(name, spec, diagnosis.num_questions, diagnosis.seed) for name, spec in diagnosis.tasks.items()
     }
@@ -192,11 +194,9 @@ def diagnose(diagnosis: Diagnosis) -> str:
     table = format_tables(rows, metrics)
     results = diagnosis.folder / "results.json"
     if results.exists():
-        content["predictions"] = list(
-            predict(rows, list(metrics), json.loads(results.read_text(encoding="utf-8")), diagnosis.seed)
-        )
+        content["predictions"] = list(predict(rows, list(metrics), read_sealed(results), diagnosis.seed))
         table += f"\n\n{format_predictions(content['predictions'])}"
-    write_json(diagnosis.folder / "diagnostics.json", content)
+    write_sealed(diagnosis.folder / "diagnostics.json", content)
     write_text(diagnosis.folder / "diagnostics.md", table + "\n")
     plot_heat_map(rows, metrics, diagnosis.folder / "diagnostics.png")
     return table

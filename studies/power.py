@@ -1,7 +1,6 @@
 """What a study can see before it runs, and grids with known effects on which its statistics are checked."""
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 from scipy.stats import norm
 
+from datamodules.seals import read_sealed
 from studies.grid import Study
 from studies.interaction import decompose
 from studies.statistics import LEVEL
@@ -71,24 +71,33 @@ def read_components(path: Path) -> Components:
     Raises:
         ValueError: It has none.
     """
-    found = json.loads(path.read_text())["components"]
+    found = read_sealed(path)["components"]
     if not found:
         raise ValueError(f"{path}: has no variance components; they take two cells with two training seeds each")
     return Components(**{name: found[0][name] for name in vars(Components())})
 
 
 def simulate_answers(
+    accuracy_C: np.ndarray, num_seeds: int, num_questions: int, components: Components, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws the answers, 0 or 1, [C, S, Q], of cells with known accuracies; see `simulate_seeds`."""
+    return simulate_seeds(accuracy_C, num_seeds, num_questions, components, rng)[0]
+
+
+def simulate_seeds(
     accuracy_C: np.ndarray,
     num_seeds: int,
     num_questions: int,
     components: Components,
     rng: np.random.Generator,
-    trained_C: np.ndarray | None = None,
-) -> np.ndarray:
-    """Draws the answers of cells with known accuracies.
+    spread_C: np.ndarray | None = None,
+    num_groups: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the answers of cells with known accuracies, and how able each seed is.
 
     A cell's seed answers a question right where a normal variable is positive, the sum of how hard the question is for
-    all, how hard for this cell, how good this seed is, and chance. The correlations are these variables'.
+    all, how hard for this cell, how good this seed is, and chance. The correlations are these variables'. In groups of
+    questions, the questions of a group are as hard as each other, for all and for each cell.
 
     Args:
         accuracy_C: Of each cell, over all seeds and questions.
@@ -96,20 +105,24 @@ def simulate_answers(
         num_questions: The same for all cells.
         components: The accuracy is not used; seed_sd is that of a cell of this accuracy, and smaller near 0 and 1.
         rng: Draws.
-        trained_C: Whether a cell varies over seeds; by default all do.
+        spread_C: What each cell's standard deviation over seeds is multiplied by, 0 for none; by default 1.
+        num_groups: Of as many questions each; by default each question is its own.
 
     Returns:
-        0 or 1, [C, S, Q].
+        Answers, 0 or 1, [C, S, Q], and each seed's accuracy over all questions, [C, S].
     """
-    seeds = (components.seed_sd / norm.pdf(norm.ppf(components.accuracy))) ** 2
-    seeds_C11 = seeds * np.reshape(np.ones_like(accuracy_C) if trained_C is None else trained_C, (-1, 1, 1))
+    scale = components.seed_sd / norm.pdf(norm.ppf(components.accuracy))
+    seeds_C11 = (scale * np.reshape(np.ones_like(accuracy_C) if spread_C is None else spread_C, (-1, 1, 1))) ** 2
     shared, own = components.other_cell, components.same_cell - components.other_cell
-    num_cells = len(accuracy_C)
+    num_cells, num_groups = len(accuracy_C), num_groups or num_questions
+    repeats = num_questions // num_groups
     latent_CSQ = np.sqrt(1 - shared - own - seeds_C11) * rng.standard_normal((num_cells, num_seeds, num_questions))
-    latent_CSQ += np.sqrt(shared) * rng.standard_normal(num_questions)
-    latent_CSQ += np.sqrt(own) * rng.standard_normal((num_cells, 1, num_questions))
-    latent_CSQ += np.sqrt(seeds_C11) * rng.standard_normal((num_cells, num_seeds, 1))
-    return (latent_CSQ > -norm.ppf(accuracy_C)[:, None, None]).astype(float)
+    latent_CSQ += np.sqrt(shared) * rng.standard_normal(num_groups).repeat(repeats)
+    latent_CSQ += np.sqrt(own) * rng.standard_normal((num_cells, 1, num_groups)).repeat(repeats, -1)
+    seeds_CS1 = np.sqrt(seeds_C11) * rng.standard_normal((num_cells, num_seeds, 1))
+    ease_C11 = norm.ppf(accuracy_C)[:, None, None]
+    accuracy_CS = norm.cdf((ease_C11 + seeds_CS1) / np.sqrt(1 - seeds_C11))[..., 0]
+    return (latent_CSQ + seeds_CS1 > -ease_C11).astype(float), accuracy_CS
 
 
 class Power:

@@ -1,7 +1,7 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
-import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from datamodules.seals import read_sealed
+from datamodules.tables import read_table
 from lightning_modules.metrics import group_by_task
 from studies.grid import Arm, Study, expand
 
@@ -65,11 +67,13 @@ class Answers:
     Attributes:
         cells: In the grid's order.
         questions: Number of questions that are compared, by task.
+        groups: By task, the number of each question's group, from 0; None where each question stands alone.
         warnings: What a reader of the comparison must know.
     """
 
     cells: dict[CellKey, Cell]
     questions: dict[str, int]
+    groups: dict[str, np.ndarray | None]
     warnings: list[str]
 
 
@@ -88,8 +92,8 @@ def _read_records(path: Path) -> dict[str, dict[str, dict]]:
     if f"correct_{EXTRACTOR}" not in names:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
-    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct]
-    records = pq.read_table(path, columns=columns).to_pylist()
+    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group"} & {*names})]
+    records = read_table(path, columns).to_pylist()
     for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
         if number > 1:
             raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
@@ -116,6 +120,34 @@ def _find_common(arms: dict[Arm, dict[str, dict[str, dict]]], warnings: list[str
             )
         common[task] = sorted(shared)
     return common
+
+
+def number_groups(groups: Sequence[str | None]) -> np.ndarray | None:
+    """Returns the number of each question's group; a question without one is its own; None if no two share one."""
+    names = [("", group) if group else (str(place), "") for place, group in enumerate(groups)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
+
+
+def _find_groups(
+    arms: dict[Arm, dict[str, dict[str, dict]]], common: dict[str, list[str]]
+) -> dict[str, np.ndarray | None]:
+    """Returns the groups of each task's questions; raises a ValueError if two arms' predictions differ in them."""
+    groups = {}
+    for task, questions in common.items():
+        found = {
+            arm: [tasks[task][question].get("group") for question in questions]
+            for arm, tasks in arms.items()
+            if task in tasks
+        }
+        first, *others = found
+        for other in others:
+            if found[other] != found[first]:
+                raise ValueError(
+                    f"task {task}: the questions' groups differ between {first.id} and {other.id}; evaluate them again"
+                )
+        groups[task] = number_groups(found[first])
+    return groups
 
 
 def read_answers(study: Study) -> Answers:
@@ -158,14 +190,27 @@ def read_answers(study: Study) -> Answers:
             if graded := [record[name] for row in records for record in row if record[name] is not None]:
                 accuracies[name.removeprefix("correct_")] = float(np.mean(graded))
         done = [Path(study.root) / study.name / arm.id / "DONE" for arm in members if key.trained_on]
-        facts = [json.loads(path.read_text()) for path in done]
+        facts = [read_sealed(path) for path in done]
         budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
         cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget)
     warnings += _compare_budgets(cells)
-    if single := {key.condition for key, cell in cells.items() if key.trained_on and len(cell.correct_SQ) == 1}:
-        names_ = ", ".join(sorted(single))
-        warnings.append(f"one training seed: intervals leave out what another seed would change ({names_})")
-    return Answers(cells, {task: len(questions) for task, questions in common.items()}, warnings)
+    warnings += _name_single_seeds(cells)
+    counts = {task: len(questions) for task, questions in common.items()}
+    return Answers(cells, counts, _find_groups(arms, common), warnings)
+
+
+def _name_single_seeds(cells: dict[CellKey, Cell]) -> list[str]:
+    """Returns a line for the cells of one training seed, by where their variance over seeds comes from, if anywhere."""
+    several = {(key.trained_on, key.task) for key, cell in cells.items() if key.trained_on and len(cell.correct_SQ) > 1}
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for key, cell in cells.items():
+        if key.trained_on and len(cell.correct_SQ) == 1:
+            names[(key.trained_on, key.task) in several].add(key.condition)
+    ends = {
+        True: "the variance over seeds is pooled over the cells with several",
+        False: "intervals leave out what another seed would change",
+    }
+    return [f"one training seed: {ends[has]} ({', '.join(sorted(own))})" for has, own in names.items() if own]
 
 
 def _compare_budgets(cells: dict[CellKey, Cell]) -> list[str]:

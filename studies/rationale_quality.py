@@ -12,6 +12,7 @@ from datamodules.answers import EXTRACTORS, extract_neutral
 from datamodules.files import atomic_path, read_records
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, find_repeats, load_rationales, read_flat_rationales
+from lightning_modules.text_similarity import split_words
 from studies.table import format_table
 
 NOTES = """\
@@ -25,7 +26,6 @@ options    names at least two options, by text or by letter
 same       repeats a text that the same teacher already gave in this task
 twice      repeats a text that the same teacher already gave to the same question"""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def names_options(text: str, question: Question) -> bool | None:
     """Says whether a text names two options or more; None for a question without options."""
     if question.choices is None:
         return None
-    words = f" {' '.join(_WORD.findall(text.casefold()))} "
+    words = f" {' '.join(split_words(text))} "
     named = 0
     for letter in question.letters:
-        choice = " ".join(_WORD.findall(question.choice(letter).casefold()))
+        choice = " ".join(split_words(question.choice(letter)))
         by_letter = re.search(rf"(?<!\w){letter}[).:]|\b[Oo]ption {letter}\b", text)
         named += bool(by_letter or (choice and f" {choice} " in words))
     return named >= 2

@@ -6,11 +6,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from jsonargparse.typing import PositiveInt
 
 from datamodules.files import check_name, hash_json
+from datamodules.tables import read_table
 from lightning_modules.run import read_metrics
 from studies.plan import Job, format_settings
 from studies.statistics import wilson_interval
@@ -156,7 +156,7 @@ class Sweep:
             if "val/loss" in record:
                 found["val/loss"] = f"{record['val/loss']:.4g}"
         if self.predictions(arm).is_file():
-            correct = pq.read_table(self.predictions(arm), columns=["correct_neutral"])["correct_neutral"].to_pylist()
+            correct = read_table(self.predictions(arm), ["correct_neutral"])["correct_neutral"].to_pylist()
             low, high = wilson_interval(sum(correct), len(correct))
             found["test accuracy"] = f"{sum(correct) / len(correct):.1%} [{low:.1%}, {high:.1%}] (n={len(correct)})"
         return found

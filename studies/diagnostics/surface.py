@@ -1,23 +1,21 @@
 """Diagnostics of the text alone: how long, how right, in what order, in whose words."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
-from torchmetrics.functional.text import rouge_score
 
 from datamodules.answers import extract_neutral
+from lightning_modules.text_similarity import compare_rouge, split_words
 from studies.diagnostics.metrics import Diagnostic, Fit, Mean, OfSet, OnSet, Values
 from studies.diagnostics.texts import Reading
 from studies.rationale_quality import locate_answer, names_options
 
 # No teacher has this name.
 OWN = ""
-_WORD = re.compile(r"\w+")
 
 
 def tokens(fit: Fit) -> Values:
@@ -82,7 +80,7 @@ def rouge_l_own(fit: Fit) -> Values | None:
 
     def compare(reading: Reading) -> float:
         own = fit.own[reading.text.question.id]
-        return float(rouge_score(reading.text.completion, own, rouge_keys="rougeL")["rougeL_fmeasure"])
+        return compare_rouge(reading.text.completion, [own])["rougeL"]
 
     return fit.collect(compare)
 
@@ -105,11 +103,6 @@ def jsd_1_own(fit: Fit) -> OnSet | None:
 def jsd_2_own(fit: Fit) -> OnSet | None:
     """The same of bigrams."""
     return _diverge(fit, 2, [name for name in fit.counts[2] if name == OWN])
-
-
-def split_words(text: str) -> list[str]:
-    """Returns a text's words in lower case."""
-    return _WORD.findall(text.casefold())
 
 
 def count_ngrams(texts: dict[str, Sequence[Sequence[str]]], n: int) -> dict[str, sparse.csr_matrix]:

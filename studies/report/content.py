@@ -257,10 +257,19 @@ def _list_limits(results: dict) -> list[Block]:
     study, cells = results["study"], results["cells"]
     families = {spec["family"] for spec in study["teachers"].values()}
     seeds = min((cell["num_seeds"] for cell in cells if cell["trained_on"]), default=0)
+    sources = {row.get("seed_variance") for row in (*cells, *results["contrasts"])}
+    seeds_too = "" if "left out" in sources else "other seeds and "
+    or_seeds = " or other training seeds" if "left out" in sources else ""
     texts = [
-        f"{plural(len(study['teachers']), 'teacher')} of {plural(len(families), 'family')}: intervals cover other "
-        "seeds and other questions of these tasks, not other teachers.",
+        f"{plural(len(study['teachers']), 'teacher')} of {plural(len(families), 'family')}: intervals cover {seeds_too}"
+        f"other questions of these tasks, not other teachers{or_seeds}.",
         f"{plural(seeds, 'training seed')} an arm, and one training budget; an effect can depend on both.",
+    ]
+    if "pooled" in sources:
+        texts.append("Arms of one seed take the variance over seeds from those of several, as if it were the same.")
+    texts += [
+        f"The questions of {task} come in {number} groups; intervals are over groups."
+        for task, number in results.get("num_groups", {}).items()
     ]
     near = [cell for cell in cells if cell["accuracy"] > 0.95]
     if near:

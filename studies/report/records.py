@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from datamodules.files import hash_text
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, read_flat_rationales
+from datamodules.seals import check_run_file, read_sealed
+from datamodules.tables import read_table
 from lightning_modules.run import read_metrics
 
 _RESULT_KEYS = {"study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma"}
@@ -90,7 +90,7 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
         predictions,
         questions | _load_local_questions(trained, set(rationales)),
         rationales,
-        json.loads(diagnostics.read_text()) if diagnostics.is_file() else None,
+        read_sealed(diagnostics) if diagnostics.is_file() else None,
     )
 
 
@@ -111,7 +111,7 @@ def _read_results(folder: Path) -> dict:
             f"{path}: missing, with {done} of {len(begun)} begun runs done; `study.py run` finishes a study, "
             "`study.py analyze` alone writes this file"
         )
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_sealed(path)
     if missing := sorted(_RESULT_KEYS - set(results)):
         raise ValueError(f"{path}: has no {', '.join(missing)}; write it again with `study.py analyze`")
     return results
@@ -139,8 +139,11 @@ def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
         if not (path / "axes.json").is_file():
             continue
         predictions = folder / "predictions" / f"{path.name}.parquet"
-        correct = pq.read_table(predictions)["correct_neutral"].to_pylist() if predictions.is_file() else []
+        correct = (
+            read_table(predictions, ["correct_neutral"])["correct_neutral"].to_pylist() if predictions.is_file() else []
+        )
         graded = [value for value in correct if value is not None]
+        check_run_file(path, "axes.json")
         axes = json.loads((path / "axes.json").read_text())
         axes |= {role: names.get(axes[role], axes[role]) for role in ("student", "teacher")}
         runs.append(
@@ -158,7 +161,7 @@ def _sample_predictions(folder: Path) -> dict[str, list[dict]]:
     """Returns what the first seed of each arm answered to a few questions, which all of them were asked."""
     records = []
     for path in sorted((folder / "predictions").glob("*.parquet")):
-        rows = pq.read_table(path, columns=_PREDICTION_COLUMNS).to_pylist()
+        rows = read_table(path, _PREDICTION_COLUMNS).to_pylist()
         records.append([{**row, "run": path.stem} for row in rows if row["seed"] == 0])
     asked = [{row["question_id"] for row in rows} for rows in records if rows]
     chosen = _choose(set.intersection(*asked)) if asked else []

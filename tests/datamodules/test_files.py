@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,12 +11,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datamodules.files import (
     atomic_path,
+    check_name,
     hash_json,
     hash_path,
     read_records,
+    refuse_foreign,
     require_file,
     write_json,
     write_jsonl,
@@ -223,3 +228,55 @@ def test_hash_path_depends_on_names_and_content_only(tmp_path: Path) -> None:
 def test_hash_json_ignores_the_order_of_keys_and_nothing_else() -> None:
     assert hash_json({"a": 1, "b": [1, 2]}) == hash_json(json.loads('{"b": [1, 2], "a": 1}'))
     assert len({hash_json(value) for value in ([1, 2], [2, 1], ["1", 2], {"a": 1}, {"a": "1"}, None, "é")}) == 7
+
+
+OUTSIDE = ["", ".", "..", "../x", "/x", "a/b", "a\\b", "a\nb", "a\n", "a\0b", "-rf", ".hidden", "~", "a b", "$(x)"]
+OUTSIDE.append("x" * 101)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_that_could_lead_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^run\.id: .* would be the name of a file") as refused:
+        check_name("run.id", name)
+    assert "\n" not in str(refused.value)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.text(max_size=12))
+def test_a_name_that_is_allowed_is_a_single_component_of_a_path(name: str) -> None:
+    try:
+        check_name("run.id", name)
+    except ValueError:
+        return
+    path = Path("/root") / name
+    assert path.parent == Path("/root") and path.name == name and path.resolve() == path
+    assert shlex.quote(f"x{name}") == f"x{name}" or not name.isascii()
+
+
+@pytest.mark.parametrize("name", ["b-rationale+logits-a-seed0", "0a1b2c3d4e", "_x", "Ünïcode", "lr=1e-3,kl=0.5", "a@b"])
+def test_usual_names_are_allowed(name: str) -> None:
+    check_name("run.id", name)
+
+
+def test_a_folder_is_own_empty_or_refused(tmp_path: Path) -> None:
+    refuse_foreign(tmp_path / "missing")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for left in (".lock", ".lock-0000", ".meta.json.tmp-0123abcd"):
+        (folder / left).touch()
+    # What a killed process of Kindred's may have left at most.
+    refuse_foreign(folder)
+    for content in ("{", "[]", "{}", '{"config_hash": "x"}'):
+        (folder / "meta.json").write_text(content)
+        with pytest.raises(ValueError, match=r"folder: holds meta\.json, but no meta\.json of Kindred's"):
+            refuse_foreign(folder)
+    write_json(folder / "meta.json", {"config_hash": "x", "config": {}})
+    (folder / "thesis.txt").touch()
+    refuse_foreign(folder)
+    # A group of runs.
+    refuse_foreign(tmp_path)
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(ValueError, match=r"holds \.git, but no meta"):
+        refuse_foreign(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        refuse_foreign(folder / "thesis.txt")

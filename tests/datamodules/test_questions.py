@@ -228,3 +228,43 @@ def test_options_with_the_same_words_are_said(tmp_path: Path) -> None:
     assert extract_neutral("The answer is the sea.", questions[1]) is None
     found = extract_neutral("The answer is C) the sea.", questions[1])
     assert found is not None and found.answer == "C"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": 3}, "`task` must be a text, found int: 3"),
+        ({"task": ["x"]}, "`task` must be a text, found list"),
+        ({"split": {"a": 1}}, "`split` must be a text, found dict"),
+        ({"language": 5}, "`language` must be a text, found int: 5"),
+        ({"group": 7}, "`group` must be a text, found int: 7"),
+        ({"group": " "}, "`group` must not be empty"),
+        ({"choices": ["a", None]}, "`choices` must be a text, found NoneType"),
+        ({"choices": ["a", ["b"]]}, "`choices` must be a text, found list"),
+        ({"gold": ["A"]}, "must be a text or a number, found list"),
+        ({"choices": None, "gold": {"a": 1}}, "must be a text or a number, found dict"),
+        ({"id": "\ud800"}, "`id` holds half a surrogate pair"),
+        ({"question": "x \udfff"}, "`question` holds half a surrogate pair"),
+        ({"choices": ["a", "a", "a"], "gold": "A"}, "all 3 options are 'a'"),
+        ({"choices": ["a", "b", "a"], "gold": "a"}, "'a' is the text of several options"),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=r"^here: ") as caught:
+        parse_question({**OWN, **change}, "here", "t", "test")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"id": "a", "question": "x", "gold": ' + "9" * 5000 + "}"])
+def test_a_line_that_python_cannot_hold_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "q_test.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"q_test\.jsonl:1: malformed JSON line"):
+        load_questions(str(path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_questions_may_have_a_group(tmp_path: Path, ending: str) -> None:
+    records = [{**OWN, "group": "passage 1"}, {**OWN, "id": "b", "group": None}]
+    loaded = load_questions(write(tmp_path, records, f"obqa_train.{ending}"))
+    assert [question.group for question in loaded] == ["passage 1", None]

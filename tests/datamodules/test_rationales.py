@@ -131,6 +131,52 @@ def test_a_malformed_rationale_is_named(tmp_path: Path) -> None:
             load_rationales([path], QUESTIONS)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question_id": ["q1"]}, "a rationale for the unknown question ['q1']"),
+        ({"text": None}, "`text` must be a text, found NoneType"),
+        ({"text": 5}, "`text` must be a text, found int: 5"),
+        ({"text": "\ud800"}, "`text` holds half a surrogate pair"),
+        ({"teacher": 3}, "`teacher` must be a text, found int: 3"),
+        ({"teacher": ""}, "`teacher` must not be empty"),
+        ({"sample": True}, "`sample` must be a whole number of 0 or more, found True"),
+        ({"sample": None}, "`sample` must be a whole number of 0 or more, found None"),
+        ({"num_completion_tokens": -1}, "`num_completion_tokens` must be a whole number of 0 or more, found -1"),
+        ({"correct": "yes"}, "`correct` must be true, false or null, found 'yes'"),
+        ({"finish_reason": "done"}, "`finish_reason` must be one of stop, length, content_filter, imported"),
+        ({"answer": 5}, "`answer` must be a text, found int: 5"),
+        ({"answer": "ZZZ"}, "`answer` 'ZZZ' is no option of question 'q1': AB"),
+        ({"answer": None}, "`correct` is true, but the answer None is not 'B', which is gold"),
+        ({"answer": "A"}, "`correct` is true, but the answer 'A' is not 'B', which is gold"),
+        ({"question_id": "m1", "answer": "71"}, "`correct` is true, but the answer '71' is not '72', which is gold"),
+        ({"question_id": "m1", "answer": "many"}, "'many' is no number"),
+    ],
+)
+def test_a_field_of_a_wrong_type_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+    path = write_nested(tmp_path, asdict(FIRST), {**asdict(FIRST), "sample": 1, **change})
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:2: ") as caught:
+        load_rationales([path], QUESTIONS)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_published_answer_is_a_text_or_a_number(tmp_path: Path) -> None:
+    path = write_nested(tmp_path, {"id": "q1", "rationales": {"gpt": {"text": "x", "answer": ["A"]}}})
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:1: answer of 'gpt' must be a text, a number or null"):
+        load_rationales([path], QUESTIONS)
+
+
+@pytest.mark.parametrize("metadata", ["[]", "{", "3"])
+def test_metadata_that_are_no_object_are_refused(tmp_path: Path, metadata: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "r.parquet"
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"kindred": metadata}), path)
+    with pytest.raises(ValueError, match=r"r\.parquet: its metadata "):
+        read_metadata(path)
+
+
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     write_rationales(path, STORED, {"made": 1})

@@ -1,12 +1,15 @@
 """LoRA: what is trained and saved, what is exported, how it resumes; what cannot be had is refused in one line."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lightning_modules import adapters
@@ -17,7 +20,7 @@ from lightning_modules.pretrained import check_model, identify_weights, load_cau
 from lightning_modules.student import DistillationModule
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.test_student import MIXTURE, make_data
-from tests.tiny import fit
+from tests.tiny import fit, save_model
 
 pytest.importorskip("peft")
 
@@ -59,6 +62,45 @@ def test_an_export_is_the_trained_student(
     evaluator = Evaluator(student)
     evaluator.configure_model()
     assert torch.equal(evaluator.model(ids).logits, logits)
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_an_adapter_of_a_tied_head_leaves_the_embedding_alone(
+    world: World, tmp_path: Path, seeded: None, form: Any
+) -> None:
+    student = save_model(tmp_path / "tied", seed=2, tie_word_embeddings=True)
+    tied = replace(world, student=student)
+    module = make_module(tied, export=form, fused_head=False, adapter=Adapter(target_modules=["lm_head"], dropout=0.0))
+    fit(module, make_data(tied), max_epochs=4)
+    module.export(tmp_path / "student")
+    before, after = load_causal_lm(student), load_causal_lm(str(tmp_path / "student"))
+    assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
+    assert (before.lm_head.weight - after.lm_head.weight).abs().max() > 0.01
+    ids = torch.arange(10, 40)[None]
+    with torch.no_grad():
+        trained, exported = module.model.eval()(ids).logits, after.eval()(ids).logits
+    torch.testing.assert_close(exported, trained, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda weights: weights.pop(sorted(weights)[0]), "its weights are not those of its config: .*lora_A"),
+        (lambda weights: weights.update({sorted(weights)[0]: torch.ones(3, 2)}), "no adapter can be loaded: .*lora_A"),
+        (lambda weights: weights[sorted(weights)[0]].fill_(float("nan")), "holds numbers that are not finite"),
+    ],
+)
+def test_an_adapters_weights_are_looked_at(world: World, tmp_path: Path, edit: Callable, message: str) -> None:
+    model = load_causal_lm(world.student)
+    adapters.add_adapter(model, Adapter(), world.student, None)
+    model.save_pretrained(tmp_path)
+    load_causal_lm(str(tmp_path))
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    edit(weights)
+    save_file(weights, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=message) as caught:
+        load_causal_lm(str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_only_the_adapter_is_trained_and_saved_and_it_resumes_to_the_bit(

@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lightning_modules.generation import generate_completions
@@ -78,6 +82,84 @@ def test_context_and_missing_models_are_refused(tmp_path: Path) -> None:
         load_causal_lm(folder)
     with pytest.raises(ValueError, match=r"holds no weights \(\*\.safetensors\)"):
         check_model(folder, None, None, 64, "length", 7)
+
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+
+
+def edit_weights(folder: str, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    path = Path(folder) / "model.safetensors"
+    weights = load_file(path)
+    edit(weights)
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda weights: weights.pop(NAME), f"they lack {NAME}$"),
+        (
+            lambda weights: [weights.pop(name) for name in sorted(weights)[:5]],
+            r"they lack lm_head\.weight, .* and 2 more$",
+        ),
+        (lambda weights: weights.update({"model.more": torch.ones(2)}), r"they have no place for model\.more$"),
+        (lambda weights: weights.update({NAME: torch.ones(3, 2)}), rf"they have another shape of {NAME} \(3x2 for \d"),
+        (
+            lambda weights: weights.update({"a": torch.ones(2), "b": weights.pop(NAME)}),
+            f"they lack {NAME}; they have no place for a, b$",
+        ),
+        (lambda weights: weights[NAME][0].fill_(float("nan")), f"{NAME} holds numbers that are not finite"),
+        (lambda weights: weights[NAME][0, 0].fill_(float("inf")), f"{NAME} holds numbers that are not finite"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_by_name(tmp_path: Path, edit: Callable, message: str) -> None:
+    folder = save_model(tmp_path / "model")
+    edit_weights(folder, edit)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_causal_lm(folder)
+    assert folder in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model")
+    path = Path(folder) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="no model can be loaded: "):
+        load_causal_lm(folder)
+
+
+def test_a_tied_head_is_not_missed(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", tie_word_embeddings=True)
+    assert "lm_head.weight" not in load_file(Path(folder) / "model.safetensors")
+    loaded = load_causal_lm(folder)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    edit_weights(folder, lambda weights: weights.pop("model.embed_tokens.weight"))
+    with pytest.raises(ValueError, match=r"they lack lm_head\.weight, model\.embed_tokens\.weight"):
+        load_causal_lm(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda weights: weights.pop(f"model.{NAME}"), f"they lack {NAME}$"),
+        (lambda weights: weights.update({"model.more": torch.ones(2)}), "they have no place for more$"),
+        (lambda weights: weights.update({f"model.{NAME}": torch.ones(3, 2)}), f"they have another shape of {NAME}"),
+        (lambda weights: weights[f"model.{NAME}"][0].fill_(float("nan")), f"{NAME} holds numbers that are not finite"),
+    ],
+)
+def test_a_checkpoints_weights_are_looked_at_too(tmp_path: Path, edit: Callable, message: str) -> None:
+    folder = save_model(tmp_path / "model")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    start = {"model": {"student": folder, "revision": None, "keep_layers": None}}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(start))
+    weights = {f"model.{name}": weight for name, weight in load_causal_lm(folder).state_dict().items()}
+    path = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    torch.save({"state_dict": weights}, path)
+    assert torch.equal(load_causal_lm(path).state_dict()[NAME], weights[f"model.{NAME}"])
+    edit(weights)
+    torch.save({"state_dict": weights}, path)
+    with pytest.raises(ValueError, match=message):
+        load_causal_lm(path)
 
 
 def test_a_hub_model_without_revision_is_identified_by_the_commit_in_the_local_hub_cache(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_modules.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.lightning_modules.test_student import MIXTURE, make_data
+from tests.lightning_modules.test_student import MIXTURE, Gradients, make_data
 from tests.tiny import TRAINER, fit, save_model
 
 
@@ -69,6 +70,25 @@ def test_the_backward_passes_of_a_divided_step_leave_autocast(world: World, fuse
         module = train(world, {"tokens_per_batch": tokens_per_batch}, precision="bf16-mixed", fused_head=fused_head)
         norms.append(module.trainer.callback_metrics["train/gradient_norm"].item())
     assert norms[0] == pytest.approx(norms[1], rel=0.02)
+
+
+def test_a_loss_scale_is_that_of_a_divided_steps_every_part(world: World) -> None:
+    """16-mixed needs a GPU in Lightning's own hands, but not in torch's."""
+    gradients = []
+    for tokens_per_batch in (1, 10_000):
+        scaler: Any = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        kept = Gradients()
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        torch.manual_seed(7)
+        module = DistillationModule(world.student, MIXTURE, learning_rate=1e-2, warmup_ratio=0.0)
+        data = make_data(world, tokens_per_batch=tokens_per_batch)
+        fit(module, data, plugins=[plugin], gradient_clip_val=0.5, callbacks=[kept])
+        assert scaler.get_scale() == 2.0**8
+        gradients.append(kept.last)
+    norms = [torch.nn.utils.get_total_norm(list(kept.values())).item() for kept in gradients]
+    assert norms == pytest.approx([0.5, 0.5], rel=1e-3)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0.05, atol=5e-3)
 
 
 def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:

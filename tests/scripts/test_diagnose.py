@@ -81,6 +81,8 @@ def test_a_studys_model_teachers_bring_their_tokenizer_and_their_cache(folder: P
     content["cache_logits"] = {"model": {"teacher": "m"}, "data": {"questions": "q"}, "output": "o"}
     Path("study.yaml").write_text(yaml.safe_dump(content))
     own = Path("runs/colours/teachers/m/colours.parquet")
+    # As an annotation leaves it that another scheduler ran.
+    script.main(["jobs", "--config=study.yaml"])
     own.parent.mkdir(parents=True)
     write_store(own, [make_rationale(item, "m") for item in make_questions(5)], model)
     script.main(["diagnose", "--config=study.yaml", *SETTINGS])

@@ -35,7 +35,7 @@ COUNTED = {
         *("matched_with", "answer_position", "shuffled", "control_seed"),
         *("supervision", "logits", "logits_teacher", "validation_fraction", "split_seed", "order_seed"),
         *("tokens_per_step", "samples_per_epoch", "teacher_weights"),
-        *("rewrites", "rewrites_of", "option_text", "references"),
+        *("rewrites", "rewrites_of", "option_text", "references", "thinking", "template_options", "keep_truncated"),
     },
     "": {"seed_everything", "trainer", "model", "data", "bert_model"},
 }

@@ -33,7 +33,12 @@ def test_a_rewritten_rationale_keeps_its_answer_under_both_names(bench):
     metadata = read_metadata(Path("out/r.parquet"))
     assert metadata["teacher"] == "teacher-by-other" and metadata["gold_conditioned"] == {"teacher-by-other": False}
     # So tiny a model ends nowhere.
-    more = ["--data.keep_truncated=true", '--data.rationales=["out/r.parquet"]', "--data.supervision=rationale", "--data.logits=null"]
+    more = [
+        "--data.keep_truncated=true",
+        '--data.rationales=["out/r.parquet"]',
+        "--data.supervision=rationale",
+        "--data.logits=null",
+    ]
     bench.run("fit", *more, "--model.loss.kl_weight=0")
     assert json.loads(Path("runs/bench/run/DONE").read_text())["train_examples"] == 8
 

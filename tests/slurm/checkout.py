@@ -12,6 +12,7 @@ ROOMS = ("configs", "datamodules", "lightning_modules", "losses", "scripts", "st
 # What a site writes: its partition, and a launcher if tasks run in a container.
 SITE = """\
 export KINDRED_SITE=test SBATCH_PARTITION=low MASTER_ADDR=127.0.0.1 SLURM_WAIT=20 WANDB_MODE=disabled HF_HUB_OFFLINE=1
+export SBATCH_SIGNAL=USR1@60
 export PATH={bin}:$PATH KINDRED_MAX_RESTARTS=${{KINDRED_MAX_RESTARTS:-20}}
 """
 

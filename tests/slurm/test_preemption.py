@@ -84,7 +84,7 @@ class Fit:
     def __init__(self, checkout: Checkout, run_id: str):
         self.checkout, self.cluster = checkout, checkout.cluster
         self.run = checkout.folder / "runs" / "g" / run_id
-        options = "--nodes=2 --time=60 --signal=USR1@60"
+        options = "--nodes=2 --time=60"
         self.job = checkout.submit(f"{options} slurm/fit.sbatch experiment.yaml --run.id={run_id}")
         self.restarts = 0
 

@@ -48,6 +48,7 @@ def test_a_user_errors_first_line_says_what_to_do(checkout, launcher):
     assert "--ntasks-per-node=1, but 2 GPUs" in line
     assert "2 tasks on a node, but 1 CPUs" in checkout.refuse(f"--gres=gpu:2 {fit}")
     assert "no file CONFIG='nowhere.yaml'" in checkout.refuse("slurm/fit.sbatch nowhere.yaml")
+    assert "a time limit of 60 s, of which the last 60 s are for saving" in checkout.refuse(f"--time=1 {fit}")
     (checkout.folder / "jobs.jsonl").touch()
     assert "--array=" in checkout.refuse("slurm/fit.sbatch jobs.jsonl")
     job = checkout.cluster.run("sbatch", "--parsable", "slurm/fit.sbatch", CONFIG, cwd=checkout.folder).strip()

@@ -30,10 +30,18 @@ def make_study(root: Path, families: str = "ab", **changes) -> Study:
 
 
 def write_arm(
-    study: Study, arm: Arm, correct: list, ids: list[str] | None = None, task: str = "t", lost: int = 0, **budget
+    study: Study,
+    arm: Arm,
+    correct: list,
+    ids: list[str] | None = None,
+    task: str = "t",
+    lost: int = 0,
+    groups: list | None = None,
+    **budget,
 ) -> None:
     """Writes an arm's predictions; the first `lost` have no answer."""
     ids = ids or [f"q{number}" for number in range(len(correct))]
+    given = [{"group": group} for group in groups] if groups else [{}] * len(correct)
     records = [
         {
             "task": task,
@@ -41,6 +49,7 @@ def write_arm(
             "question_id": identifier,
             "correct_neutral": right,
             "answer_neutral": "A" if n >= lost else None,
+            **given[n],
         }
         for n, (identifier, right) in enumerate(zip(ids, correct, strict=True))
     ]
@@ -207,6 +216,63 @@ def test_a_missing_seed_is_named(tmp_path):
     assert "b-rationale-A-seed1" in results["warnings"][0]
     assert find(results["cells"], student="b", condition="rationale-A")["num_seeds"] == 1
     assert any("one training seed" in warning and "rationale-A" in warning for warning in results["warnings"])
+
+
+def test_a_single_seed_takes_the_variance_of_the_others_and_says_so(tmp_path):
+    study = make_study(tmp_path, seeds=3)
+    fill(study)
+    before = find(analyze(study)["gamma"])
+    assert before["seed_variance"] == "own"
+    for seed in (1, 2):
+        predictions_path(study, Arm("b", "rationale", "A", seed)).unlink()
+    results = analyze(study)
+    gamma = find(results["gamma"])
+    assert gamma["seed_variance"] == "pooled"
+    assert find(results["cells"], student="b", condition="rationale-A")["seed_variance"] == "pooled"
+    assert any("the variance over seeds is pooled" in warning for warning in results["warnings"])
+    assert "pooled over the cells with several" in format_results(results)
+
+
+def test_one_seed_everywhere_says_what_intervals_leave_out(tmp_path):
+    study = make_study(tmp_path, seeds=1)
+    fill(study)
+    results = analyze(study)
+    assert find(results["gamma"])["seed_variance"] == "left out"
+    assert {row["method"] for row in (*results["contrasts"], *results["effects"])} <= {"questions alone"}
+    assert {cell["seed_variance"] for cell in results["cells"]} == {"left out", "none"}
+    text = format_results(results)
+    assert "intervals over questions alone, not over the training seeds" in text
+    assert "it leaves out what other training seeds would change" in text
+
+
+def test_intervals_are_over_groups_of_questions(tmp_path):
+    wide, narrow = (make_study(tmp_path, name=name) for name in ("groups", "alone"))
+    groups = [f"passage {number // 10}" for number in range(80)]
+    for arm in expand(wide):
+        # All questions of a passage are answered alike, and by both seeds of an arm.
+        passages = np.random.default_rng([*f"{arm.student} {arm.condition}".encode()]).random(8) < 0.5
+        correct = passages.repeat(10).tolist()
+        write_arm(wide, arm, correct, groups=groups)
+        write_arm(narrow, arm, correct)
+    found, alone = analyze(wide), analyze(narrow)
+    assert (found["num_groups"], alone["num_groups"]) == ({"t": 8}, {})
+    for kind in ("cells", "gamma", "effects"):
+        for row, other in zip(found[kind], alone[kind], strict=True):
+            assert row["high"] - row["low"] > 2 * (other["high"] - other["low"])
+    for cell, other in zip(found["cells"], alone["cells"], strict=True):
+        assert cell["gain"] is None or cell["gain_high"] - cell["gain"] > 2 * (other["gain_high"] - other["gain"])
+    for row, other in zip(found["contrasts"], alone["contrasts"], strict=True):
+        assert row["models"]["high"] - row["models"]["low"] > 2 * (other["models"]["high"] - other["models"]["low"])
+        assert row["models"]["p"] >= other["models"]["p"]
+    assert "80 questions of t in 8 groups" in format_results(found)
+
+
+def test_groups_that_differ_between_arms_are_refused(tmp_path):
+    study = make_study(tmp_path)
+    for number, arm in enumerate(expand(study)):
+        write_arm(study, arm, [True] * 4, groups=["a", "a", "b", None if number else "b"])
+    with pytest.raises(ValueError, match="task t: the questions' groups differ between"):
+        analyze(study)
 
 
 def test_a_study_without_predictions_is_refused(tmp_path):

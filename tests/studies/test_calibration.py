@@ -1,4 +1,4 @@
-"""Intervals hold as often as they say: simulated studies with known effects and three training seeds."""
+"""Intervals hold as often as they say: simulated studies with known effects."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from studies.calibration import (
 def test_intervals_hold(scenario):
     # Where gamma is 0, it is rejected as often as its interval misses 0. Of 4,000 studies the standard error is 0.3 %.
     for target, coverage in measure_coverage(scenario, estimate_interval, 4000).items():
-        assert 0.93 <= coverage <= 0.97, (target, coverage)
+        assert 0.93 <= coverage <= (0.985 if scenario.is_at_an_end else 0.975), (target, coverage)
 
 
 @pytest.mark.slow
@@ -36,6 +36,15 @@ def test_a_plain_bootstrap_does_not_hold():
     assert max(coverage.values()) < 0.93, coverage
 
 
-def test_a_few_simulations_hold():
-    coverage = measure_coverage(SCENARIOS[-1], estimate_interval, 60)
-    assert all(share > 0.85 for share in coverage.values())
+@pytest.mark.parametrize("name", ["seeds 1, 1, 1, 3", "seeds 3, 3, 3, 1", "one seed each", "20 groups of 10 questions"])
+def test_a_few_simulations_hold(name):
+    [scenario] = [scenario for scenario in SCENARIOS if scenario.name == name]
+    # Of 300 studies the standard error is 1.3 %; without pooling or groups 64 to 90 % of gamma's intervals hold.
+    assert min(measure_coverage(scenario, estimate_interval, 300).values()) > 0.91
+
+
+@pytest.mark.slow
+def test_questions_in_groups_are_not_as_many_single_ones():
+    [scenario] = [scenario for scenario in SCENARIOS if scenario.name == "20 groups of 10 questions"]
+    alone = measure_coverage(scenario, lambda cells, weights, groups: estimate_interval(cells, weights, None), 1000)
+    assert alone["accuracy"] < 0.8 and alone["gamma"] < 0.88, alone

@@ -7,7 +7,15 @@ from scipy import stats
 
 from scripts.study import main
 from studies.calibration import SCENARIOS
-from studies.power import Components, Power, format_power, measure_components, read_components, simulate_answers
+from studies.power import (
+    Components,
+    Power,
+    format_power,
+    measure_components,
+    read_components,
+    simulate_answers,
+    simulate_seeds,
+)
 from studies.statistics import estimate_contrast
 
 CONFIG = Path(__file__).parents[2] / "configs" / "experiments" / "microworld.yaml"
@@ -32,9 +40,19 @@ def test_simulated_cells_have_their_accuracy_and_components():
 
 
 def test_an_untrained_cell_does_not_vary_over_seeds():
-    components, trained = Components(0.6, 0.1, 0.75, 0.5), np.array([True, False])
-    answers = simulate_answers(np.array([0.6, 0.6]), 50, 4000, components, np.random.default_rng(0), trained)
+    components, spread = Components(0.6, 0.1, 0.75, 0.5), np.array([1.0, 0.0])
+    answers, able = simulate_seeds(np.array([0.6, 0.6]), 50, 4000, components, np.random.default_rng(0), spread)
     assert answers[0].mean(1).std() > 0.05 and answers[1].mean(1).std() < 0.01
+    assert able[1] == pytest.approx(0.6)
+    # A seed's accuracy is what it answers right, but for the questions that were drawn, which all seeds share.
+    assert np.corrcoef(able[0], answers[0].mean(1))[0, 1] > 0.99
+
+
+def test_questions_of_a_group_are_alike():
+    components = Components(0.6, 0.0, 0.99, 0.5)
+    answers, _ = simulate_seeds(np.array([0.6]), 1, 4000, components, np.random.default_rng(0), num_groups=400)
+    groups = answers.reshape(400, 10).mean(1)
+    assert groups.var() > 0.15 > 0.24 / 10
 
 
 @pytest.mark.parametrize(("num_seeds", "num_questions"), [(2, 300), (3, 300), (5, 500)])

@@ -54,7 +54,7 @@ def test_each_state_is_told(tmp_path, monkeypatch):
         submitted[f"fit-arm{index}"] = {"job": f"7_{index}", "log": str(path), "done": done}
     (folder / "logs" / "2.log").write_text("attempt 1: x\nrequeued\nattempt 2: x\nrequeued\n")
     (folder / "arm5").mkdir()
-    (folder / "arm5" / "DONE").touch()
+    (folder / "arm5" / "DONE").write_text('{"ended_early": "after 2 of 9 steps: a callback stopped it"}')
     (folder / "local").mkdir()
     (folder / "local" / "meta.json").write_text("{}")
     (folder / "submitted.json").write_text(json.dumps(submitted))
@@ -65,6 +65,7 @@ def test_each_state_is_told(tmp_path, monkeypatch):
         "local": "pending",
     }  # fmt: skip
     assert rows["fit-arm1"]["why"] == "Priority" and rows["fit-arm2"]["restarts"] == "1"
+    assert rows["fit-arm5"]["why"] == "ended early, after 2 of 9 steps: a callback stopped it"
 
 
 def test_an_unknown_group_is_refused(tmp_path):

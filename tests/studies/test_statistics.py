@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from studies.statistics import (
     compare_models,
     estimate_accuracy,
     estimate_contrast,
+    find_seed_source,
+    flip_signs,
     measure_uncertainty,
     wilson_interval,
 )
@@ -104,6 +108,76 @@ def test_variance_components_agree_with_a_mixed_model():
     fit = MixedLM(cell.ravel(), one, groups=np.zeros(cell.size), exog_vc=spec).fit(reml=True)
     found = measure_uncertainty([cell], [1.0])
     assert fit.bse_fe[0] ** 2 == pytest.approx(found.questions + found.seeds, rel=1e-3)
+
+
+def test_a_single_seed_takes_the_variance_of_the_others():
+    cells = [draw_answers(3, 200, 1), draw_answers(3, 200, 2), draw_answers(1, 200, 3)]
+    variance = np.mean([cell.mean(1).var(ddof=1) for cell in cells[:2]])
+    found = measure_uncertainty(cells, [0.5, 0.5, -1])
+    assert found.seeds == pytest.approx(variance * (0.25 / 3 + 0.25 / 3 + 1))
+    assert 0 < found.residual < found.variance
+    assert 1 < found.df_seeds <= 4
+    # Of all seeds alike nothing changes where two cells' are: each has its own.
+    assert measure_uncertainty(cells[:2], [1, -1]).residual == 0
+
+
+def test_a_pool_is_asked_where_the_contrast_has_no_two_seeds():
+    single, several = [draw_answers(1, 200, number) for number in (1, 2)], [draw_answers(4, 200, 3)]
+    assert measure_uncertainty(single, [1, -1]).seeds == 0
+    pooled = measure_uncertainty(single, [1, -1], pool=several)
+    assert pooled.seeds == pytest.approx(2 * several[0].mean(1).var(ddof=1)) and pooled.df_seeds == pytest.approx(3)
+    untuned = measure_uncertainty(single, [1, -1], trained=[True, False], pool=several)
+    assert untuned.seeds == pytest.approx(several[0].mean(1).var(ddof=1))
+
+
+def test_where_the_variance_over_seeds_comes_from():
+    one, two = draw_answers(1, 20), draw_answers(2, 20)
+    assert find_seed_source([two, two]) == "own"
+    assert find_seed_source([two, one]) == "pooled"
+    assert find_seed_source([two, one], [True, False]) == "own"
+    assert find_seed_source([one, one]) == "left out"
+    assert find_seed_source([one], pool=[two]) == "pooled"
+    assert find_seed_source([one], [False]) == "none"
+
+
+@given(st.integers(0, 100))
+def test_groups_of_one_question_are_no_groups(seed):
+    cells = [draw_answers(3, 40, seed), draw_answers(1, 40, seed + 1)]
+    groups = np.random.default_rng(seed).permutation(40)
+    found, expected = (measure_uncertainty(cells, [1, -1], 1.0, None, own) for own in (groups, None))
+    assert vars(found) == pytest.approx(vars(expected))
+    sides = compare_models(*cells, np.random.default_rng(0), 200)
+    assert sides.p == compare_models(*cells, np.random.default_rng(0), 200, groups).p
+
+
+def test_copies_of_a_question_say_nothing_new():
+    cells = [draw_answers(3, 40, 1), draw_answers(3, 40, 2)]
+    groups = np.arange(40).repeat(5)
+    copied = [cell.repeat(5, 1) for cell in cells]
+    found, expected = (measure_uncertainty(*own) for own in ((copied, [1, -1], 0, None, groups), (cells, [1, -1])))
+    assert vars(found) == pytest.approx(vars(expected))
+    assert estimate_accuracy(copied[0], True, groups) == pytest.approx(estimate_accuracy(cells[0]))
+    models, alone = (
+        compare_models(*own, np.random.default_rng(0), 2000, numbers)
+        for own, numbers in ((copied, groups), (cells, None))
+    )
+    assert (models.p, models.low, models.high) == pytest.approx((alone.p, alone.low, alone.high))
+
+
+def test_groups_variance_is_that_of_their_means():
+    # Groups of one size: Student's t over groups' means.
+    left, right = draw_answers(1, 200, 1), draw_answers(1, 200, 2)
+    found = measure_uncertainty([left, right], [1, -1], groups_Q=np.arange(20).repeat(10))
+    means = (left - right).reshape(20, 10).mean(1)
+    assert found.questions == pytest.approx(means.var(ddof=1) / 20) and found.df_questions == 19
+
+
+@given(st.lists(st.integers(-3, 3), max_size=9))
+def test_sign_flips_by_enumeration(sums):
+    flips = [sum(sign * abs(value) for sign, value in zip(signs, sums, strict=True)) for signs in
+             itertools.product((1, -1), repeat=len(sums))]  # fmt: skip
+    expected = np.mean(np.abs(flips) >= abs(sum(sums)))
+    assert flip_signs(np.array(sums, dtype=float)) == pytest.approx(expected)
 
 
 def test_what_makes_a_question_hard_for_all_cancels():

@@ -1,0 +1,117 @@
+"""Seals artefacts again that were edited on purpose; each says so from then on.
+
+    python -m scripts.seal data/rationales.parquet runs/GROUP/ID/student runs/GROUP/ID
+
+A path is a table (parquet), an exported student's folder, a run's folder, or a sealed JSON file (`results.json`).
+"""
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.files import atomic_path, require_file, write_sealed
+from datamodules.provenance import find_git_commit
+from datamodules.seals import DONE, MANIFEST, METADATA_KEY, describe_files, hash_run_files, seal_table
+from scripts.entry import run_main
+
+PROVENANCE = "sealed_again"
+
+
+def describe_sealing(record: dict) -> dict:
+    """Returns the entry of a record that says how often and when it was sealed again."""
+    now = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "git_commit": find_git_commit()}
+    return {PROVENANCE: [*record.get(PROVENANCE, []), now]}
+
+
+def read_object(data: str | bytes, path: Path) -> dict:
+    """Returns a JSON object, whatever its seal says.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        record = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: must hold a JSON object, found {type(record).__name__}")
+    return record
+
+
+def seal_parquet(path: Path) -> None:
+    """Seals a table as it is."""
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
+    stored = table.schema.metadata or {}
+    metadata = read_object(stored.get(METADATA_KEY, b"{}"), path)
+    metadata |= describe_sealing(metadata)
+    table = table.replace_schema_metadata({**stored, METADATA_KEY: json.dumps(metadata).encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+        seal_table(temporary)
+
+
+def seal_json(path: Path) -> None:
+    """Seals a JSON file as it is."""
+    record = read_object(path.read_bytes(), path)
+    write_sealed(path, {**record, **describe_sealing(record)})
+
+
+def seal_run(run: Path) -> None:
+    """Makes a finished run's DONE know the run's files as they are."""
+    record = read_object((run / DONE).read_bytes() or b"{}", run / DONE)
+    write_sealed(run / DONE, {**record, "sha256": hash_run_files(run), **describe_sealing(record)})
+
+
+def seal_student(folder: Path) -> None:
+    """Makes an exported student's manifest, and the DONE of the run that it lies in, know its files as they are."""
+    manifest = folder / MANIFEST
+    record = read_object(manifest.read_bytes(), manifest) if manifest.is_file() else {}
+    write_sealed(manifest, {**record, "files": describe_files(folder), **describe_sealing(record)})
+    if (folder.parent / DONE).is_file():
+        seal_run(folder.parent)
+
+
+def seal(path: Path) -> None:
+    """Seals an artefact as it is.
+
+    Raises:
+        ValueError: It is none that has a seal.
+    """
+    require_file(path, "artefact")
+    if (path / DONE).is_file():
+        seal_run(path)
+    elif (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+        seal_student(path)
+    elif path.suffix == ".parquet" and path.is_file():
+        seal_parquet(path)
+    elif path.name == DONE:
+        seal_run(path.parent)
+    elif path.suffix == ".json" and path.is_file() and path.name != MANIFEST:
+        seal_json(path)
+    else:
+        raise ValueError(
+            f"{path}: cannot be sealed; name a table (.parquet), a model's folder, a run's folder or a JSON file "
+            "(logit caches are made anew)"
+        )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Seals each path."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    for path in parser.parse_args(sys.argv[1:] if args is None else args).paths:
+        seal(path)
+        print(f"{path}: sealed as it is; {PROVENANCE} in it says so")
+
+
+if __name__ == "__main__":
+    run_main(main, __file__)

@@ -168,11 +168,11 @@ def split_answer_sentence(text: str, question: Question) -> tuple[str, str] | No
         (rationale, answer sentence), or None if the text does not end with a stated answer.
     """
     text = text.rstrip()
+    begin, end = find_reply(text, question)
     last = find_stated_answer(text, question)
-    # More reasoning after the answer means that the text does not end with it.
-    if last is None or SENTENCE_END.search(text, last.end):
+    # More reasoning, or more inventions, after the answer mean that the text does not end with it.
+    if last is None or end < len(text) or SENTENCE_END.search(text, last.end):
         return None
-    begin = find_reply(text, question)[0]
     ends = [match.end() for match in SENTENCE_END.finditer(text, begin, last.start + 1)]
     start = ends[-1] if ends else begin
     return text[:start].strip(), text[start:].strip()

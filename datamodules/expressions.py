@@ -1,10 +1,10 @@
-r"""Free answers in the one way they are compared: numbers as numbers, LaTeX expressions as texts in one notation.
+r"""The normal form in which free answers are grouped and voted on: numbers by value, LaTeX in one notation.
 
 Of expressions, what is only notation is taken away: spaces, `\left` and `\right`, `\dfrac` for `\frac`, braces around
 one character, units and degrees, `$`, `%`, a leading `x =`, thousands commas. Numbers are then compared exactly by
-value: `0.5`, `1/2`, `\frac{2}{4}` are one answer, as are `3\frac12` and `3.5`. Values of anything else are not
-compared: `\sqrt{8}` is not `2\sqrt{2}`, `x+1` is not `1+x`, `\{1,2\}` is not `\{2,1\}`, and 3.14 is not `\pi`. This
-follows Hendrycks et al. (MATH, 2021), whose one special case of 0.5 is replaced by comparing every rational number.
+value: `0.5`, `1/2`, `\frac{2}{4}` are one answer, as are `3\frac12` and `3.5`. Values of anything else play no part:
+`\sqrt{8}` is not `2\sqrt{2}` here. Whether an answer is right is decided by `grading`. This follows Hendrycks et al.
+(MATH, 2021), whose one special case of 0.5 is replaced by comparing every rational number.
 """
 
 import re

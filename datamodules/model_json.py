@@ -24,6 +24,8 @@ _COMMANDS = set(
     " triangle triangleq trianglelefteq triangleleft"
     " triangleright".split()
 )
+# What `\ne` is not equal to; "e = 2" and "e^x" begin a line.
+_UNEQUAL = re.compile(r"\s*(?:[\d\\({-]|[A-Za-z]\b)")
 # After a doubled backslash, what makes the two one: `\\frac`, `\\(`. Else they break a line.
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z()\[\]{}%$,;!:|_#&])")
 _CLOSED = re.compile(r"\}\s*(?:```)?\s*$")
@@ -46,10 +48,19 @@ def read_reply(reply: str) -> tuple[str, str]:
     if not starts:
         raise ReplyError("no JSON object")
     found: list[tuple[str, str]] = []
-    reason = None
-    for start, end in zip(starts, [*starts[1:], len(reply)], strict=True):
+    reason, end = None, 0
+    for start, following in zip(starts, [*starts[1:], len(reply)], strict=True):
+        if start < end:
+            # Within a text of the object before.
+            continue
         try:
-            reasoning, answer = _read_object(reply[start:end])
+            value, end = json.JSONDecoder(strict=False).raw_decode(reply, start)
+        except (ValueError, RecursionError):
+            value, end = None, following
+        text = reply[start:end]
+        try:
+            is_meant = isinstance(value, dict) and not _list_singles(text)
+            reasoning, answer = _check(value.get("reasoning"), value.get("answer")) if is_meant else _read_object(text)
         except ReplyError as error:
             reason = reason or error
             continue
@@ -74,13 +85,26 @@ def _read_object(text: str) -> tuple[str, str]:
         if (first := _find_key(text, 0, "answer")) is None or first > end:
             raise
         answer, _ = _read_field(text, 0, "answer", decode)
+    return _check(reasoning, answer)
+
+
+def _check(reasoning: Any, answer: Any) -> tuple[str, str]:
+    """Returns both as texts.
+
+    Raises:
+        ReplyError: They are none.
+    """
+    if reasoning is None:
+        raise ReplyError("no reasoning")
     if isinstance(reasoning, list) and all(isinstance(part, str) for part in reasoning):
         reasoning = "\n".join(reasoning)
     if not isinstance(reasoning, str):
         raise ReplyError("reasoning is no text")
+    if answer is None:
+        raise ReplyError("no answer")
     if isinstance(answer, list):
         answer = ", ".join(map(str, answer))
-    if answer is None or isinstance(answer, bool | dict):
+    if isinstance(answer, bool | dict):
         raise ReplyError("answer is no single value")
     return reasoning, str(answer)
 
@@ -117,16 +141,18 @@ def _read_field(text: str, start: int, name: str, decode: Callable[[str], str]) 
 
 def _find_end(text: str, start: int, quote: str) -> int:
     """Returns where a quoted text ends: at the first quote that the object's end or another field follows."""
-    follows = re.compile(r"\s*(?:,\s*[\"'\u201c][\w ]+[\"'\u201d]\s*:|,?\s*\}\s*(?:$|```|[^\w\s$\\{}.,;=+*/^_)-]|\n))")
-    place = start
+    follows = re.compile(
+        r"\s*(?:,\s*[\"'\u201c][\w ]+[\"'\u201d]\s*:|,?\s*\}\s*(?:$|```|[^\w\s$\\{}.,;=+*/^_)-]|\n|\s[A-Za-z]))"
+    )
+    # The closing quote may have been forgotten.
+    place, missing = start, _MISSING_QUOTE.search(text, start)
     while (place := text.find(quote, place)) >= 0:
         before = re.search(r"\\*$", text[start:place])
         assert before is not None
         if len(before.group()) % 2 == 0 and follows.match(text, place + 1):
-            return place
+            return place if missing is None else min(place, missing.start())
         place += 1
-    # The closing quote was forgotten.
-    if missing := _MISSING_QUOTE.search(text, start):
+    if missing is not None:
         return missing.start()
     raise ReplyError("a text without its end" if _CLOSED.search(text) else "cut off")
 
@@ -136,18 +162,25 @@ def _is_command(text: str, letter: str, end: int) -> bool:
     letters = _LETTERS.match(text, end)
     if letters is None:
         return False
+    if letter + letters.group() == "ne" and not _UNEQUAL.match(text, letters.end()):
+        return False
     # No model writes the control characters, and a carriage return only before a line feed.
     return letter in "bfr" or (letter in "nt" and letter + letters.group() in _COMMANDS)
 
 
-def _choose_decoder(text: str) -> Callable[[str], str]:
-    """Returns what turns a quoted text of this object into what it stands for."""
-    singles = [
+def _list_singles(text: str) -> list[re.Match]:
+    """Returns the backslashes that stand for themselves, since JSON has no such escape or LaTeX such a command."""
+    return [
         match
         for match in _ESCAPE.finditer(text)
         if (match[1] not in _SIMPLE and match[1] != "\\" and len(match[1]) == 1)
         or (match[1] in ("b", "f", "n", "r", "t") and _is_command(text, match[1], match.end()))
     ]
+
+
+def _choose_decoder(text: str) -> Callable[[str], str]:
+    """Returns what turns a quoted text of this object into what it stands for."""
+    singles = _list_singles(text)
     doubles = [match for match in _ESCAPE.finditer(text) if match[1] == "\\" and _DOUBLED.match(text, match.start())]
 
     def decode(raw: str) -> str:

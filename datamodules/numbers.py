@@ -65,7 +65,7 @@ _SIGNS |= dict.fromkeys(_MINUS, "-")
 _LINK = re.compile(
     r"(?:(?:\s?[A-Za-z]+){0,2}?(?P<close>[\s)}$]*)(?P<sign>[+×·÷]|(?<=\s)\*(?=[\s(])|(?<=[\d)])\*(?=[\d($])"
     rf"|\\(?:times|cdot|div)(?![A-Za-z])|(?<=[\s)])[{_MINUS}](?=[\s(])|[xX](?=\s*[\d$(]))"
-    r"|(?P<own_close>[\s)}$]*)(?P<slash>(?<=[\s)])/(?=[\s(])))(?P<open>[\s({]*)"
+    r"|(?P<own_close>[\s)}$]*)(?P<slash>(?<=[\s)])/(?=[\s(]|\Z)))(?P<open>[\s({]*)"
 )
 # What comes before a range: "Districts 1 - 3".
 _RANGE_OF = re.compile(r"\b(?:[A-Z][a-z]+s|from|between|pages?|chapters?|years?|ages?|grades?|steps?|numbers|days)\s*$")

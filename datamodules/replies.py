@@ -7,7 +7,7 @@ another task of its training data. What it answers there is no answer to what it
 import re
 
 from datamodules.questions import Question
-from datamodules.sentences import squash
+from datamodules.sentences import SENTENCE_END, squash
 from datamodules.statements import find_last_statement
 from datamodules.thinking import split_thinking
 
@@ -54,25 +54,26 @@ _FINAL_LINE = re.compile(r"####[ \t]*[-\u2212$\d.,/]+[ \t]*(?=\n)")
 _START = re.compile(r"\n\s*|(?<=[.!?\"'\u201d)\]])[ \t]+(?=[QHUI][:uns]|Choose the|Answer the|Instruction)")
 
 
-def find_reply(text: str, question: Question) -> tuple[int, int]:
-    """Returns where the reply begins and ends; empty, at the text's end, where the thinking was never closed."""
+def find_reply(text: str, question: Question, answered: bool = False) -> tuple[int, int]:
+    """Returns where the reply begins and ends; empty, at the text's end, where the thinking was never closed.
+
+    Args:
+        text: The completion.
+        question: What was asked.
+        answered: A turn's mark ends only a reply that has stated an answer; before that it is text like any other.
+    """
     start = split_thinking(text).start if "<" in text or "[THINK" in text or "\u25c1" in text else 0
-    return start, _find_end(text, start, question)
+    return start, start + len(text[start : _find_end(text, start, question, answered)].rstrip())
 
 
 def cut_run_on(text: str, question: Question) -> str:
     """Returns a completion without what the model invented after its reply; the thinking stays."""
-    return text[: find_reply(text, question)[1]].rstrip()
+    return text[: find_reply(text, question, answered=True)[1]].rstrip()
 
 
-def _find_end(text: str, start: int, question: Question) -> int:
+def _find_end(text: str, start: int, question: Question, answered: bool) -> int:
     """Returns where the first turn or task begins that is not this question's."""
     end = len(text)
-    if "<" in text or "[" in text:
-        for turn in _TURN.finditer(text, start):
-            if text[start : turn.start()].strip():
-                end = turn.start()
-                break
     states_answer: dict[int, bool] = {}
 
     def is_answered(place: int) -> bool:
@@ -80,6 +81,11 @@ def _find_end(text: str, start: int, question: Question) -> int:
             states_answer[place] = find_last_statement(text[start:place], question) is not None
         return states_answer[place]
 
+    if "<" in text or "[" in text:
+        for turn in _TURN.finditer(text, start):
+            if text[start : turn.start()].strip() and (not answered or is_answered(turn.start())):
+                end = turn.start()
+                break
     for opening in _START.finditer(text, start, end):
         heading = _DECORATION.match(text, opening.end(), end)
         assert heading is not None
@@ -92,10 +98,14 @@ def _find_end(text: str, start: int, question: Question) -> int:
         elif opening.group().startswith("\n") and _TASK.match(text, place, end) and is_answered(opening.start()):
             return opening.start()
     if "?" in text[start:end]:
-        askings = [*_ASKING.finditer(text, start, end), *_ASKING_INLINE.finditer(text, start, end)]
-        for asking in sorted(askings, key=lambda match: match.start()):
-            if is_answered(asking.start()):
-                return asking.start()
+        places = [asking.start() for asking in _ASKING.finditer(text, start, end)]
+        for asking in _ASKING_INLINE.finditer(text, start, end):
+            # From the beginning of the sentence that asks.
+            *_, sentence = [start, *(match.end() for match in SENTENCE_END.finditer(text, start, asking.start()))]
+            places.append(sentence)
+        for place in sorted(places):
+            if is_answered(place):
+                return place
         if (final := _FINAL_LINE.search(text, start, end)) and re.search(r"\?[\s\S]*####", text[final.end() : end]):
             return final.end()
     return end

@@ -26,6 +26,7 @@ from tests.datamodules.answer_tables import (
     LENGTHS,
     LLAMA_FIGURE,
     MATHS,
+    NOTATIONS,
     NUMBERS,
     NUMERIC,
     POLAR,
@@ -41,7 +42,7 @@ def test_neutral_reads_an_option(question: Question, completion: str, answer: st
     assert (found and found.answer) == answer, found
 
 
-@pytest.mark.parametrize(("completion", "answer"), NUMBERS)
+@pytest.mark.parametrize(("completion", "answer"), NUMBERS + NOTATIONS)
 def test_neutral_reads_a_number(completion: str, answer: str | None) -> None:
     found = extract_neutral(completion, MATHS)
     assert (found and found.answer) == answer, found
@@ -92,7 +93,7 @@ def test_neutral_reads_what_the_harness_strict_rules_read(rule: str) -> None:
 
 
 # Not where digits join with what is no number (v2), nor where a list of numbers ends in one.
-UNMARKED = [text for text, _ in NUMBERS if not re.search(r"(?i)answer|####|boxed|v2|3,4|48/2|10-5", text)]
+UNMARKED = [text for text, _ in NUMBERS if not re.search(r"(?i)answer|####|boxed|v2|3,4|48/2|10-5|solution", text)]
 
 
 @pytest.mark.parametrize("completion", UNMARKED)
@@ -104,12 +105,12 @@ def test_without_a_marked_answer_neutral_reads_what_the_harness_flexible_rule_re
 def test_a_changed_reading_needs_a_new_version() -> None:
     """What this version reads from all the tables; where an old row reads otherwise, count the version up."""
     rows = [(question, text) for question, text, _ in CHOICES + BOOLEANS]
-    rows += [(MATHS, text) for text, _ in NUMBERS] + [(FORMULA, text) for text, _ in EXPRESSIONS]
+    rows += [(MATHS, text) for text, _ in NUMBERS + NOTATIONS] + [(FORMULA, text) for text, _ in EXPRESSIONS]
     read = {
         extractor.id: hash_json([(found := extractor(text, question)) and found.answer for question, text in rows])
         for extractor in EXTRACTORS.values()
     }
-    assert read == {"neutral-2": "b677e56dd3d89ddd", "paper-1": "b62919bda13fda26"}
+    assert read == {"neutral-3": "89e7735a9d3d28e1", "paper-2": "efcf733a388cbdc8"}
 
 
 # The paper's two styles and their like: what the released scorer counts as correct.

@@ -81,6 +81,8 @@ def make_zeroeval(clone: Path) -> None:
 
     reply = '```json\n{\n "reasoning": "16 eggs\\nare $18.",\n "answer": "$18"\n}\n```'
     write(clone / "result_dirs/gsm/gemma-2-9b-it.json", [record(reply)])
+    half = r'{"reasoning": "Half is $\frac{x}{2}$.", "answer": "0.5x"}'
+    write(clone / "result_dirs/math-l5/gemma-2-9b-it.json", [{"problem": PRIME.question, "output": [half]}])
     write(clone / "result_dirs/gsm/gpt-4o-2024-05-13.json", [record("I cannot say."), record('{"reasoning": "9')])
 
 
@@ -119,7 +121,12 @@ CASES: dict[str, tuple[Callable[[Path], None], set[tuple], dict[str, int]]] = {
             ("2b", "gpt-4o/L1", "He died. The answer is True", "A", "gpt", False),
             ("m-0", "gemini-1.5-flash/L1", "Divide. The answer is x/2", "x/2", "gemini", False),
         },
-        {"published": 7, "tags removed": 1, "files without one teacher's rationales": 1},
+        {
+            "published": 7,
+            "tags removed": 1,
+            "files without one teacher's rationales": 1,
+            "right in another notation than the gold answer": 1,
+        },
     ),
     "tinyllm": (
         make_tinyllm,
@@ -128,7 +135,7 @@ CASES: dict[str, tuple[Callable[[Path], None], set[tuple], dict[str, int]]] = {
             ("7-980", "llama-2", "Step 1.\nHence, option (a) is correct.", "A", "llama-2", False),
             ("7-980", "llama-2", "If the sun is", None, "llama-2", True),
         },
-        {"published": 5, "cut in the middle": 1},
+        {"published": 5, "cut in the middle": 1, "repeat another sample word by word": 2},
     ),
     "palm": (
         make_palm,
@@ -160,8 +167,16 @@ CASES: dict[str, tuple[Callable[[Path], None], set[tuple], dict[str, int]]] = {
     ),
     "zeroeval": (
         make_zeroeval,
-        {("g-0", "gemma-2-9b-it", "16 eggs\nare $18.", "18", "gemma-2", False)},
-        {"published": 1, "unreadable replies left out": 2},
+        {
+            ("m-0", "gemma-2-9b-it", r"Half is $\frac{x}{2}$.", "0.5x", "gemma-2", False),
+            ("g-0", "gemma-2-9b-it", "16 eggs\nare $18.", "18", "gemma-2", False),
+        },
+        {
+            "published": 2,
+            "left out: no JSON object (gpt-4o-2024-05-13)": 1,
+            "left out: cut off (gpt-4o-2024-05-13)": 1,
+            "right in another notation than the gold answer": 1,
+        },
     ),
     "mentor_kd": (
         make_mentor,
@@ -177,7 +192,7 @@ CASES: dict[str, tuple[Callable[[Path], None], set[tuple], dict[str, int]]] = {
         make_gsm8k,
         {
             ("g-0", "gpt-3-175b/verification", "She sells 9 * 2 = $18", "18", "gpt-3", False),
-            ("g-0", "gpt-3-6b/finetuning", "For the first, 5 * 1", "1", "gpt-3", True),
+            ("g-0", "gpt-3-6b/finetuning", "For the first, 5 * 1", "5", "gpt-3", True),
         },
         {"published": 2, "calculator notes removed": 1, "answer lines made answers": 1, "cut in the middle": 1},
     ),
@@ -206,7 +221,7 @@ def test_a_miniature_of_the_real_schema(tmp_path: Path, name: str) -> None:
     assert dict(counts) == counted
     assert len({item.id for item in rationales}) == len(rationales)
     golds = {question.id: question.gold for question in QUESTIONS}
-    assert all(item.correct == (item.answer == golds[item.question_id]) for item in rationales)
+    assert all(item.correct == (item.answer in (golds[item.question_id], "x/2", "0.5x")) for item in rationales)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +277,7 @@ def test_the_script_writes_a_store_that_says_where_it_is_from(tmp_path: Path, ca
     metadata = read_metadata(output)
     assert (metadata["collection"], metadata["licence"], metadata["commit"]) == ("palm", "Apache-2.0", None)
     assert metadata["counts"]["left out: of unknown questions"] == 1
-    assert metadata["creation"]["extractors"] == ["neutral-2", "paper-1"]
+    assert metadata["creation"]["extractors"] == ["neutral-3", "paper-2"]
     assert read_gold_conditions([str(output)]) == {"palm-540b": False}
     write_lines(tmp_path / "q_train.jsonl", [vars(SUN)])
     with pytest.raises(ValueError, match="no rationale of the questions of"):

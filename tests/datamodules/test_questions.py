@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datamodules.answers import extract_neutral
 from datamodules.expressions import normalize_number
 from datamodules.questions import Question, load_questions, normalize_gold, parse_question
 
@@ -213,6 +214,20 @@ def test_sources_that_share_an_id_are_refused(tmp_path: Path) -> None:
 def test_no_source_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.questions is empty"):
         load_questions([])
+
+
+def test_options_with_the_same_words_are_said(tmp_path: Path) -> None:
+    records = [
+        {"id": "q0", "question": "Which?", "choices": ["a", "b"], "gold": "A"},
+        {"id": "q1", "question": "Which?", "choices": ["The sea", "a lake", "the  sea!"], "gold": "A"},
+        {"id": "q2", "question": "Which?", "choices": ["+", "-"], "gold": "A"},
+    ]
+    with pytest.warns(UserWarning, match="1 questions have options with the same words, the first is 'q1'"):
+        questions = load_questions(write(tmp_path, records))
+    # Its letter names it, its text does not.
+    assert extract_neutral("The answer is the sea.", questions[1]) is None
+    found = extract_neutral("The answer is C) the sea.", questions[1])
+    assert found is not None and found.answer == "C"
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,28 @@ def test_the_teachers_own_answer_sentence_is_kept(text: str, parts: tuple[str, s
     assert split_completion(CANALS, replace(VENICE, text=f" {text}\n"), get_prompt("cot")) == parts
 
 
+@pytest.mark.parametrize(
+    ("text", "normalize", "parts"),
+    [
+        ("It has canals. The answer", False, ("It has canals. The answer", "")),
+        ("It has canals. The answer", True, ("It has canals. The answer", "")),
+        ("It has canals. The answer is D) Venice.", False, ("It has canals.", "The answer is D) Venice.")),
+        ("It has canals. So D is correct.", True, ("It has canals.", "The answer is D) Venice.")),
+    ],
+)
+def test_a_torn_text_gets_no_answer_sentence(text: str, normalize: bool, parts: tuple[str, str]) -> None:
+    torn = replace(VENICE, text=text, answer="D", finish_reason="length")
+    assert split_completion(CANALS, torn, get_prompt("cot"), normalize) == parts
+
+
+def test_what_a_teacher_invented_after_its_answer_is_not_learnt() -> None:
+    invented = "It has canals. The answer is D.\n\nQuestion: Which is in the USA?\nAnswer: The answer is B."
+    assert split_completion(CANALS, replace(VENICE, text=invented), get_prompt("cot")) == (
+        "It has canals.",
+        "The answer is D.",
+    )
+
+
 anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="▁"), max_size=40)
 
 

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.prompts import get_prompt
 from datamodules.questions import Question
-from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator, choose_options, examine, vote
+from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator, choose_options, examine, grade, vote
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.test_generation import continue_greedily, score_naively
-from tests.tiny import TRAINER, save_model
+from tests.tiny import TRAINER, build_llama, build_tokenizer, save_model, write_questions
 
 QUESTION = Question("q", "t", "test", "Which?", ("red", "blue", "green"), "B")
 
@@ -148,3 +148,58 @@ def test_a_reference_beyond_the_context_is_refused(world: World, tmp_path: Path)
     small = Evaluator(save_model(tmp_path / "small", context=longest - 1), max_new_tokens=1)
     with pytest.raises(ValueError, match=f"the longest prompt and reference is {longest}, more than the context"):
         evaluate(world, small, references=[world.rationales], limit=1, max_length=prompt)
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A base model that runs on: it has learnt a text in which one question follows the other, and no end token."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = build_tokenizer()
+    asked = get_prompt("plain").render(QUESTION, False)
+    text = f"{asked}It is a sea. The answer is blue.\n\nQuestion: Which?\nA) red\nB) blue\nAnswer:\nThe answer is red."
+    ids = torch.tensor([tokenizer(text).input_ids])
+    model = build_llama(len(tokenizer), width=64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(300):
+        loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.02:
+            break
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return str(folder / "model"), write_questions(folder / "q_test.jsonl", [QUESTION])
+
+
+@pytest.mark.parametrize("stop", [(), ("\n\nQuestion:",), (".\n",)])
+def test_the_untuned_baseline_is_scored_by_its_own_answer(base_model: tuple[str, str], stop: tuple[str, ...]) -> None:
+    data = EvaluationDataModule(*base_model, prompt="plain", max_length=600)
+    evaluator = Evaluator(base_model[0], max_new_tokens=70, stop=stop)
+    data.setup("predict")
+    evaluator.check(data)
+    [[record]] = L.Trainer(**TRAINER).predict(evaluator, data)
+    written = record["completion"]
+    whole = "It is a sea. The answer is blue.\n\nQuestion: Which?\nA) red\nB) blue\nAnswer:\nThe answer is red"
+    assert written.startswith(whole) if not stop else written == whole.split(stop[0])[0]
+    assert (record["answer_neutral"], record["correct_neutral"]) == ("B", True)
+    assert record["rationale_length"] == len("It is a sea.") or stop == (".\n",)
+    assert record["finish_reason"] == ("stop" if stop else "length")
+    assert (record["num_completion_tokens"] < 70) == bool(stop)
+
+
+def test_an_empty_stop_text_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.stop holds an empty text"):
+        Evaluator("student", stop=("",))
+
+
+def test_twin_options_have_no_likeliest() -> None:
+    question = Question("q", "t", "test", "Which?", ("red", "blue", "red"), "B")
+    assert choose_options([-1.0, -2.0, -1.0], ["red", "blue", "red"], question)["likelihood"] is None
+    assert choose_options([-3.0, -2.0, -3.0], ["red", "blue", "red"], question)["likelihood"] == "B"
+
+
+def test_an_expression_is_right_in_any_notation() -> None:
+    question = Question("q", "t", "test", "Solve.", None, r"2\sqrt{2}", expression=True)
+    assert grade("neutral", r"\sqrt{8}", False, question) is True
+    assert grade("neutral", r"\sqrt{7}", False, question) is False

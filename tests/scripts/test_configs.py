@@ -102,6 +102,7 @@ def test_microworld_runs_as_it_is(checkout):
 def test_obqa_runs_on_tiny_models(bench, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     teacher = "--model.teacher=models/teacher"
+    # So tiny a model gives no right answer and ends nowhere.
     all_rationales = ["--data.correct_only=false", "--data.keep_truncated=true"]
     overrides = {
         "annotate": [teacher, "--model.max_new_tokens=8"],

@@ -75,6 +75,11 @@ def test_shares_are_of_those_that_can_tell() -> None:
     assert all(sums.shares[name] is None for name in unknown) and sums.shares["right"] == 1
 
 
+def test_a_text_that_a_teacher_gives_twice_to_a_question_is_counted() -> None:
+    [quality] = measure_quality([FIRST, replace(FIRST, sample=1), replace(FIRST, question_id="q1")], {})
+    assert quality.shares["twice"] == pytest.approx(1 / 3) and quality.shares["same"] == pytest.approx(2 / 3)
+
+
 def write_inputs(folder: Path) -> list[str]:
     write_rationales(folder / "r.parquet", [FIRST, replace(FIRST, teacher="u", finish_reason="length")], {})
     record = {

@@ -35,17 +35,9 @@ from lightning_modules.teacher import Annotator
 from lightning_modules.vllm_backend import VLLMBackend  # noqa: F401
 from lightning_modules.writers import RecordWriter
 from scripts.entry import run_main
+from scripts.identity import NEUTRAL_BACKEND
 from scripts.stage_cli import PredictCLI
 from studies.rationale_quality import summarize
-
-# A backend's settings that cannot change what the teacher answers: where it is asked, how often, at what price.
-NEUTRAL_BACKEND = frozenset(
-    {
-        *("base_url", "key_variable", "max_concurrent", "timeout", "max_retries", "retry_delay"),
-        *("max_requests", "max_tokens_total", "prompt_price", "completion_price"),
-        *("tensor_parallel_size", "gpu_memory_utilization", "requests_per_call"),
-    }
-)
 
 
 def refuse_other_output(output: Path, config: dict) -> bool:
@@ -154,7 +146,7 @@ def annotate(cli: AnnotateCLI, output: Path, config: dict) -> None:
     teacher.check(data)
     if teacher.backend.is_local:
         cli.trainer.callbacks.append(writer)
-        cli.trainer.predict(teacher, data, return_predictions=False)
+        cli.launch("predict", teacher, data, return_predictions=False)
     elif cli.trainer.world_size > 1:
         raise ValueError("this backend answers one process, which would ask everything again in each: start only one")
     else:

@@ -68,7 +68,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"{output}: complete already")
         return
     cli.trainer.callbacks.append(CacheWriter(writer, cli.result_config()))
-    cli.trainer.predict(teacher, data, return_predictions=False)
+    cli.launch("predict", teacher, data, return_predictions=False)
     if cli.trainer.is_global_zero:
         rows = sum(len(example.token_ids) - example.num_prompt_tokens for example in left)
         print(f"{output}: {len(left)} examples, {rows} completion tokens")

@@ -119,7 +119,7 @@ def evaluate(cli: EvaluateCLI, output: Path, config: dict) -> None:
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], 0) for record in writer.records.collect()}
     cli.trainer.callbacks.append(writer)
-    cli.trainer.predict(student, data, return_predictions=False)
+    cli.launch("predict", student, data, return_predictions=False)
 
 
 if __name__ == "__main__":

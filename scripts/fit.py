@@ -98,7 +98,7 @@ def main(args: list[str] | None = None) -> Path:
         resume = find_checkpoint(run.checkpoints)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
-        cli.trainer.fit(student, data, ckpt_path=resume, weights_only=True)
+        cli.launch("fit", student, data, ckpt_path=resume, weights_only=True)
         finish(cli)
     return run.path
 

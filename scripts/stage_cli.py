@@ -5,7 +5,7 @@ import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.cli import LightningCLI
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files import check_place, hash_source
 from datamodules.locks import hold
+from lightning_modules.peers import bounded_wait
 from lightning_modules.preemption import Preemption
 from lightning_modules.pretrained import identify_weights
 from lightning_modules.run import flatten
@@ -22,27 +23,8 @@ from lightning_modules.sharding import ShardedStrategy
 from lightning_modules.stop_signal import find_listener
 from scripts.entry import quiet_libraries
 from scripts.experiment_file import select_sections
+from scripts.identity import NEUTRAL, SOURCES, drop_neutral
 from scripts.slurm_tasks import read_slurm_tasks
-
-# What cannot change the result, section by section: where and how fast it is computed, and what is said of it
-# meanwhile. Everything else counts, callbacks and plugins included.
-NEUTRAL = {
-    "trainer": frozenset(
-        {
-            *("accelerator", "strategy", "devices", "num_nodes"),
-            *("logger", "log_every_n_steps", "default_root_dir", "enable_checkpointing", "enable_autolog_hparams"),
-            *("enable_progress_bar", "enable_model_summary", "profiler", "model_registry"),
-            # They look for mistakes, or spare what a prediction does not need.
-            *("detect_anomaly", "inference_mode"),
-        }
-    ),
-    "data": frozenset({"num_workers", "cache_dir", "tokens_per_batch"}),
-    # The command line itself.
-    "": frozenset({"config", "output", "run", "throughput", "wandb", "rows_per_shard", "dry_run"}),
-}
-
-# Settings of the data that may name files; their content counts.
-SOURCES = ("questions", "rationales", "references", "logits")
 
 
 class StageCLI(LightningCLI):
@@ -101,6 +83,11 @@ class StageCLI(LightningCLI):
             kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
         return super().instantiate_trainer(**kwargs)
 
+    def launch(self, what: Literal["fit", "predict"], *args: Any, **kwargs: Any) -> None:
+        """Lets the trainer do what it is built for; on several nodes it waits for the others a bounded time."""
+        with bounded_wait(self.trainer):
+            getattr(self.trainer, what)(*args, **kwargs)
+
     def dump_config(self) -> str:
         """Returns the resolved config as YAML that the same script reads."""
         return self.parser.dump(self.config, skip_none=False)
@@ -123,11 +110,6 @@ class StageCLI(LightningCLI):
         for name, value in settings.items():
             if value == [] != defaults.get(name) and not name.startswith("trainer."):
                 raise ValueError(f"{name} is empty; name at least one, or leave it out")
-
-
-def drop_neutral(section: str, settings: dict) -> dict:
-    """Returns a section's settings that count."""
-    return {name: value for name, value in settings.items() if name not in NEUTRAL[section]}
 
 
 class PredictCLI(StageCLI):

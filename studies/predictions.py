@@ -172,7 +172,7 @@ def read_answers(study: Study) -> Answers:
         trained_on = None if arm.supervision == "untuned" else arm.task or next(iter(study.tasks))
         for task in tasks:
             seeds[CellKey(arm.student, arm.supervision, arm.teacher, arm.control, trained_on, task)].append(arm)
-    cells = {}
+    cells, early = {}, dict[str, str | None]()
     for key, members in seeds.items():
         records = [[arms[arm][key.task][question] for question in common[key.task]] for arm in members]
         correct = np.array([[record[f"correct_{EXTRACTOR}"] for record in row] for row in records], dtype=float)
@@ -185,7 +185,9 @@ def read_answers(study: Study) -> Answers:
         done = [Path(study.root) / study.name / arm.id / "DONE" for arm in members if key.trained_on]
         facts = [read_sealed(path) for path in done]
         budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
+        early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
         cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget)
+    warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
     warnings += _compare_budgets(cells)
     warnings += _name_single_seeds(cells)
     counts = {task: len(questions) for task, questions in common.items()}

@@ -101,11 +101,12 @@ def test_microworld_runs_as_it_is(checkout):
 
 def test_obqa_runs_on_tiny_models(bench, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    teacher, all_rationales = "--model.teacher=models/teacher", "--data.correct_only=false"
+    teacher = "--model.teacher=models/teacher"
+    all_rationales = ["--data.correct_only=false", "--data.keep_truncated=true"]
     overrides = {
         "annotate": [teacher, "--model.max_new_tokens=8"],
-        "cache_logits": [teacher, all_rationales],
-        "fit": ["--model.student=models/student", all_rationales],
+        "cache_logits": [teacher, *all_rationales],
+        "fit": ["--model.student=models/student", *all_rationales],
         "evaluate": ["--model.student=models/student", "--model.max_new_tokens=8"],
     }
     file = ROOT / "configs/experiments/obqa_smollm2.yaml"

@@ -15,8 +15,7 @@ from lightning_modules.backends import TransformersBackend
 from lightning_modules.openai_backend import OpenAIBackend
 from lightning_modules.vllm_backend import VLLMBackend
 from scripts import annotate, cache_logits, evaluate, fit, status
-from scripts.annotate import NEUTRAL_BACKEND
-from scripts.stage_cli import NEUTRAL
+from scripts.identity import NEUTRAL, NEUTRAL_BACKEND
 from tests.scripts.pipeline import COMMANDS, MODELS, run_stage
 from tests.tiny import make_questions
 

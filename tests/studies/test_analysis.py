@@ -186,6 +186,16 @@ def test_splits_of_a_task_are_kept_apart(tmp_path):
     assert results["num_questions"]["t/test"] == 3 * results["num_questions"]["t/dev"]
 
 
+def test_a_training_that_ended_early_is_named(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    arm = next(arm for arm in expand(study) if arm.supervision != "untuned")
+    done = Path(study.root) / study.name / arm.id / "DONE"
+    write_json(done, BUDGET | {"ended_early": "after 2 of 9 steps: trainer.max_time was over"})
+    said = [line for line in analyze(study)["warnings"] if "ended early" in line]
+    assert said == [f"{arm.id}: its training ended early, after 2 of 9 steps: trainer.max_time was over"]
+
+
 def test_the_order_of_the_answers_does_not_matter(tmp_path):
     study = make_study(tmp_path)
     fill(study)

@@ -1,0 +1,35 @@
+"""Which settings cannot change a result: they are no part of what a run or an artefact is known by."""
+
+# What cannot change the result, section by section: where and how fast it is computed, and what is said of it
+# meanwhile. Everything else counts, callbacks and plugins included.
+NEUTRAL = {
+    "trainer": frozenset(
+        {
+            *("accelerator", "strategy", "devices", "num_nodes"),
+            *("logger", "log_every_n_steps", "default_root_dir", "enable_checkpointing", "enable_autolog_hparams"),
+            *("enable_progress_bar", "enable_model_summary", "profiler", "model_registry"),
+            # They look for mistakes, or spare what a prediction does not need.
+            *("detect_anomaly", "inference_mode"),
+        }
+    ),
+    "data": frozenset({"num_workers", "cache_dir", "tokens_per_batch"}),
+    # The command line itself.
+    "": frozenset({"config", "output", "run", "throughput", "wandb", "rows_per_shard", "dry_run"}),
+}
+
+# Settings of the data that may name files; their content counts.
+SOURCES = ("questions", "rationales", "references", "logits")
+
+# A backend's settings that cannot change what the teacher answers: where it is asked, how often, at what price.
+NEUTRAL_BACKEND = frozenset(
+    {
+        *("base_url", "key_variable", "max_concurrent", "timeout", "max_retries", "retry_delay"),
+        *("max_requests", "max_tokens_total", "prompt_price", "completion_price"),
+        *("tensor_parallel_size", "gpu_memory_utilization", "requests_per_call"),
+    }
+)
+
+
+def drop_neutral(section: str, settings: dict) -> dict:
+    """Returns a section's settings that count."""
+    return {name: value for name, value in settings.items() if name not in NEUTRAL[section]}

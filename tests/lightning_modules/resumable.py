@@ -12,6 +12,8 @@ from torch import nn
 
 from datamodules.distillation import DistillationDataModule
 from lightning_modules.checkpoints import RngState, RotatingCheckpointIO
+from lightning_modules.preemption import Preemption
+from lightning_modules.stop_signal import StopListener
 from lightning_modules.student import DistillationModule
 from tests.tiny import TRAINER
 
@@ -39,6 +41,22 @@ class Recorder(L.Callback):
         self.validations.append(float(trainer.callback_metrics["val/loss"]))
 
 
+class Signal(L.Callback):
+    """A scheduler's signal, after some batch of some validation."""
+
+    def __init__(self, listener: StopListener, validation: int, batch: int):
+        self.listener, self.validation, self.batch = listener, validation, batch
+        self.begun = -1
+
+    def on_validation_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self.begun += 1
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        batch_idx = args[4]
+        if (self.begun, batch_idx) == (self.validation, self.batch):
+            self.listener.received = "SIGUSR1"
+
+
 class Forgetful(DistillationModule):
     """A student whose masks are drawn from the global generator."""
 
@@ -50,7 +68,12 @@ class Forgetful(DistillationModule):
 
 
 def train(
-    job: dict, folder: Path, stop: int | None = None, resume: Path | None = None, every: int | None = None
+    job: dict,
+    folder: Path,
+    stop: int | None = None,
+    resume: Path | None = None,
+    every: int | None = None,
+    preempt: tuple[int, int] | None = None,
 ) -> dict:
     """Trains until `stop`, or to the end.
 
@@ -60,6 +83,8 @@ def train(
         stop: Ends the run, as a kill does, before the optimizer step after this one.
         resume: A checkpoint.
         every: In optimizer steps.
+        preempt: A scheduler's signal comes after this batch of this validation, each counted from 0; the run saves
+            `preempted.ckpt` and leaves.
 
     Returns:
         The example ids of each step, the validation losses, and the weights.
@@ -77,6 +102,9 @@ def train(
             ModelCheckpoint(**place, filename="step{step}", auto_insert_metric_name=False, every_n_train_steps=every),
             ModelCheckpoint(**place, filename="end{step}", auto_insert_metric_name=False, save_on_train_epoch_end=True),
         ]
+    if preempt is not None:
+        listener = StopListener()
+        callbacks += [Signal(listener, *preempt), Preemption(listener, folder / "preempted.ckpt")]
     options = {**TRAINER, "enable_checkpointing": every is not None, "num_sanity_val_steps": 0, "max_epochs": EPOCHS}
     trainer = L.Trainer(
         **{**options, **job.get("trainer", {})},
@@ -88,7 +116,7 @@ def train(
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     except SystemExit:
         # Lightning turns an interrupt into an exit.
-        assert stop is not None
+        assert stop is not None or preempt is not None
     return {
         "seen": recorder.seen,
         "validations": recorder.validations,

@@ -88,6 +88,31 @@ def test_resumed_run_is_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize(
+    ("trainer", "preempt"),
+    [
+        ({}, (0, 0)),
+        ({}, (1, 1)),
+        ({}, (2, 0)),
+        ({"val_check_interval": 2}, (1, 0)),
+        ({"val_check_interval": 2}, (2, 1)),
+        ({"val_check_interval": 2}, (4, 0)),
+    ],
+)
+def test_a_signal_in_a_validation_loses_no_step(
+    job: dict, tmp_path: Path, trainer: dict, preempt: tuple[int, int]
+) -> None:
+    longer = change(job, trainer, validation_fraction=0.4, tokens_per_step=150)
+    expected = train(longer, tmp_path)
+    stopped = train(longer, tmp_path, preempt=preempt)
+    # It left within the validation.
+    assert stopped["seen"] == expected["seen"][: len(stopped["seen"])]
+    assert stopped["validations"] == expected["validations"][: preempt[0]]
+    part = train(longer, tmp_path, resume=tmp_path / "preempted.ckpt")
+    assert_same(part, expected, len(stopped["seen"]))
+    assert part["validations"] == expected["validations"][preempt[0] :]
+
+
+@pytest.mark.parametrize(
     ("trainer", "name", "num_done"),
     [
         ({"max_epochs": -1, "max_steps": 2 * STEPS + 2}, f"step{STEPS - 1}", STEPS - 1),

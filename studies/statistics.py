@@ -27,6 +27,7 @@ measures"; for sums of variances Graybill & Wang 1980). A bootstrap that resampl
 variance and none of the uncertainty about it; `scripts.benchmark calibration` shows how often it fails.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,7 +102,8 @@ class Uncertainty:
         if abs(value) >= self.half_width(smallest):
             p = smallest if value else 1.0
         else:
-            p = brentq(lambda p: self.half_width(p) - abs(value), smallest, 1)
+            # On the scale of its logarithm, so that a small p is as exact as a large one.
+            p = math.exp(brentq(lambda log_p: self.half_width(math.exp(log_p)) - abs(value), math.log(smallest), 0))
         return Estimate(value, value - half, value + half, p)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from datamodules.batching import EpochDraw, PredictionSampler, StepSampler
@@ -357,6 +358,11 @@ class DistillationDataModule(RationaleDataModule):
         return DataLoader(
             **self.loader_options(self.val_examples, self.make_sampler(self.val_examples, self.split_seed))
         )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Lets Lightning end the training's workers also where a validation is left: it ends those of one stage."""
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.trainer.training = True
 
     def state_dict(self) -> dict:
         """Returns the train loader's state, for the checkpoint."""

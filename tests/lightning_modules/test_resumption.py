@@ -198,6 +198,14 @@ def test_the_same_steps_overfit_where_that_is_asked_for(job: dict, tmp_path: Pat
     assert len(seen) == 6 and seen[:2] == seen[2:4] == seen[4:] and seen[0] != seen[1]
 
 
+def test_a_signal_in_a_validation_ends_the_workers_of_the_training_too(job: dict, tmp_path: Path) -> None:
+    before = multiprocessing.active_children()
+    held_out = change(job, validation_fraction=0.4, tokens_per_step=150, num_workers=1)
+    train(held_out, tmp_path, preempt=(1, 0))
+    # They ignore signals: left alive, they would be waited for without end.
+    assert multiprocessing.active_children() == before
+
+
 def test_an_interrupt_ends_the_workers_at_once(job: dict, tmp_path: Path) -> None:
     before = multiprocessing.active_children()
     # After the first validation, whose workers live on, too.

@@ -9,6 +9,7 @@ from jinja2 import Environment, TemplateError, meta
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.plain_text import describe_error
 from datamodules.thinking import MARKS
 
 # What every template is given; the rest that one reads are its options.
@@ -137,7 +138,7 @@ def _apply(
         return str(tokenizer.apply_chat_template(chat, tokenize=False, **options, **kwargs))
     except (TemplateError, TypeError) as error:
         name = tokenizer.name_or_path
-        raise ValueError(f"{name}: its chat template cannot be rendered: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{name}: its chat template cannot be rendered: {describe_error(error)}") from None
 
 
 def check_template_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:

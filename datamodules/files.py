@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.parsing import parse_json, read_json, reading_parquet
+from datamodules.plain_text import describe_error, shorten
 from datamodules.seals import check_table, seal_record, warn_unsealed
 
 
@@ -60,7 +61,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def check_place(target: Path) -> None:
-    """Raises a ValueError if nothing can be written at `target`: what is above it is no folder, or read-only."""
+    """Raises a ValueError if nothing can be written at `target`: it is no name, or above it is no writable folder."""
+    # What is written beside it has a longer name.
+    if target.name in ("", "..") or "\0" in str(target) or any(len(os.fsencode(part)) > 200 for part in target.parts):
+        raise ValueError(f"{shorten(str(target), 60)}: names no file that could be written; choose another place")
     place = next(parent for parent in target.absolute().parents if parent.exists())
     if not place.is_dir():
         raise ValueError(f"{target}: cannot be written, since {place} is no folder; choose another place")
@@ -83,7 +87,7 @@ def check_name(what: str, name: str) -> None:
 def read_meta(folder: Path) -> dict | None:
     """Returns Kindred's own `meta.json` of a folder, None if there is none or it is another program's."""
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
+        meta = read_json(folder / "meta.json")
     except (FileNotFoundError, ValueError):
         return None
     return meta if isinstance(meta, dict) and "config_hash" in meta and isinstance(meta.get("config"), dict) else None
@@ -173,10 +177,7 @@ def read_whole_lines(path: Path) -> list[dict]:
     """
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
-        try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
+        records.append(parse_json(line, f"{path}:{number}"))
     return records
 
 
@@ -191,13 +192,13 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         raise ValueError(f"{path}: not a .jsonl, .jsonl.gz or .parquet file")
     try:
         yield from _read_rows(path) if path.suffix == ".parquet" else _read_lines(path)
-    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {describe_error(error)}") from None
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
     is_sealed, row = check_table(path), 0
-    with pq.ParquetFile(path) as file:
+    with reading_parquet(path), pq.ParquetFile(path) as file:
         if not is_sealed:
             warn_unsealed(path, file.schema_arrow)
         for batch in file.iter_batches():
@@ -212,10 +213,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
+            record = parse_json(line, f"{path}:{number}")
             if not isinstance(record, dict):
                 raise ValueError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
             yield f"{path}:{number}", record

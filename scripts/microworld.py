@@ -63,4 +63,4 @@ def pretrain_family(
 
 if __name__ == "__main__":
     commands: Any = {"questions": questions, "pretrain": pretrain_family}
-    run_main(lambda: auto_cli(commands, as_positional=False), __file__)
+    run_main(lambda: auto_cli(commands, as_positional=False, exit_on_error=False), __file__)

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files import check_place, hash_source
+from datamodules.loading import check_processes
 from datamodules.locks import hold
+from datamodules.plain_text import describe_error
 from lightning_modules.peers import bounded_wait
 from lightning_modules.preemption import Preemption
 from lightning_modules.pretrained import identify_weights
@@ -81,10 +84,19 @@ class StageCLI(LightningCLI):
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         if listener := find_listener():
             kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception as error:  # nothing but Lightning's own checks of its settings, which fail in many ways
+            raise ValueError(f"trainer: {describe_error(error)}; correct the setting of trainer.*") from error
 
     def launch(self, what: Literal["fit", "predict"], *args: Any, **kwargs: Any) -> None:
-        """Lets the trainer do what it is built for; on several nodes it waits for the others a bounded time."""
+        """Lets the trainer do what it is built for; on several nodes it waits for the others a bounded time.
+
+        Raises:
+            ValueError: It would start more processes on processors than there are.
+        """
+        if isinstance(self.trainer.accelerator, CPUAccelerator):
+            check_processes("trainer.devices", self.trainer.num_devices)
         with bounded_wait(self.trainer):
             getattr(self.trainer, what)(*args, **kwargs)
 
@@ -140,3 +152,5 @@ class PredictCLI(StageCLI):
         """Refuses an output that cannot be written, before anything is built."""
         super().before_instantiate_classes()
         check_place(Path(self.config.output))
+        if self.config.trainer.limit_predict_batches == 0:
+            raise ValueError("trainer.limit_predict_batches=0 leaves nothing to ask; raise it, or leave it out")

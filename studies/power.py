@@ -1,6 +1,5 @@
 """What a study can see before it runs, and grids with known effects on which its statistics are checked."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 from scipy.stats import norm
 
+from datamodules.command_line import CommandLine
 from datamodules.seals import read_sealed
 from studies.grid import Study
 from studies.interaction import decompose
@@ -211,7 +211,7 @@ def parse_power(args: list[str]) -> tuple[Callable[[Study], str], list[str]]:
     Raises:
         ValueError: The pilot's file is missing or holds no components.
     """
-    parser = argparse.ArgumentParser(prog="python -m scripts.study power", allow_abbrev=False)
+    parser = CommandLine(prog="python -m scripts.study power", allow_abbrev=False)
     parser.add_argument("--effect", type=float, default=0.03, help="as a share: 0.03 is 3 points")
     parser.add_argument("--pilot", type=Path, metavar="RESULTS", help="a results.json, whose variances are expected")
     for name, value in vars(Components()).items():

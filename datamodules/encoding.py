@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, TemplateError, meta
+from jinja2 import Environment, meta
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -136,7 +136,7 @@ def _apply(
     chat = [{"role": role, "content": content} for role, content in turns]
     try:
         return str(tokenizer.apply_chat_template(chat, tokenize=False, **options, **kwargs))
-    except (TemplateError, TypeError) as error:
+    except Exception as error:  # a template is a program, which may fail in any way
         name = tokenizer.name_or_path
         raise ValueError(f"{name}: its chat template cannot be rendered: {describe_error(error)}") from None
 

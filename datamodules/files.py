@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from datamodules.parsing import parse_json, read_json, reading_parquet
+from datamodules.parsing import parse_json_object, read_json, reading_parquet
 from datamodules.plain_text import describe_error, shorten
 from datamodules.seals import check_table, seal_record, warn_unsealed
 
@@ -177,7 +177,7 @@ def read_whole_lines(path: Path) -> list[dict]:
     """
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
-        records.append(parse_json(line, f"{path}:{number}"))
+        records.append(parse_json_object(line, f"{path}:{number}"))
     return records
 
 
@@ -213,7 +213,4 @@ def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            record = parse_json(line, f"{path}:{number}")
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
-            yield f"{path}:{number}", record
+            yield f"{path}:{number}", parse_json_object(line, f"{path}:{number}")

@@ -37,7 +37,7 @@ def parse_json_object(content: str | bytes, place: object) -> dict[str, Any]:
     """Likewise, where only an object makes sense."""
     record = parse_json(content, place)
     if not isinstance(record, dict):
-        raise ValueError(f"{place}: must hold a JSON object, found {type(record).__name__}")
+        raise ValueError(f"{place}: expected a JSON object, found {type(record).__name__}")
     return record
 
 

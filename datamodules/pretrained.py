@@ -97,6 +97,8 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict]:
         ValueError: A GGUF file that is missing, an unknown name, or a revision of something local.
     """
     model, revision = resolve_model(model, revision)
+    if not model.strip():
+        raise ValueError("model: the name is empty; give a folder or a hub id (owner/name)")
     path = Path(model)
     if path.suffix == ".gguf":
         if not path.is_file():

@@ -7,9 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.field_types import shorten
 from datamodules.files import atomic_path, require_file
-from datamodules.parsing import parse_json, reading_parquet
+from datamodules.parsing import parse_json_object, reading_parquet
 from datamodules.seals import METADATA_KEY, check_table, seal_table, warn_unsealed
 
 
@@ -45,7 +44,4 @@ def read_metadata(path: Path) -> dict:
     with reading_parquet(path):
         check_table(require_file(path, "table"))
         schema = pq.read_schema(path)
-    metadata = parse_json((schema.metadata or {}).get(METADATA_KEY, b"{}"), f"{path}: its metadata")
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: its metadata must be a JSON object, found {shorten(metadata)}")
-    return metadata
+    return parse_json_object((schema.metadata or {}).get(METADATA_KEY, b"{}"), f"{path}: its metadata")

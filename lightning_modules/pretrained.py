@@ -284,11 +284,10 @@ def check_model(
     if model.endswith(".ckpt") and keep_layers is not None:
         raise ValueError(f"{model}: keep_layers is given, but the run's own config says which layers a checkpoint has")
     with loading(model, "model config"):
-        config = AutoConfig.from_pretrained(name, **options)
+        sizes = AutoConfig.from_pretrained(name, **options).get_text_config().to_dict()
     path = Path(model)
     if path.is_dir() and not any(path.glob("*.safetensors")):
         raise ValueError(f"{model}: holds no weights (*.safetensors); others are not read")
-    sizes = config.get_text_config().to_dict()
     for name in ("num_hidden_layers", "vocab_size", "max_position_embeddings"):
         # Of these only the context may be left open.
         if type(size := sizes.get(name)) is not int and (size is not None or name != "max_position_embeddings"):

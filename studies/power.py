@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 from scipy.stats import norm
 
 from datamodules.command_line import CommandLine
+from datamodules.files import require_file
 from datamodules.seals import read_sealed
 from studies.grid import Study
 from studies.interaction import decompose
@@ -71,7 +72,7 @@ def read_components(path: Path) -> Components:
     Raises:
         ValueError: It has none.
     """
-    found = read_sealed(path)["components"]
+    found = read_sealed(require_file(path, "--pilot")).get("components")
     if not found:
         raise ValueError(f"{path}: has no variance components; they take two cells with two training seeds each")
     return Components(**{name: found[0][name] for name in vars(Components())})

@@ -60,10 +60,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _is_too_long(path: Path) -> bool:
+    """Says whether a path, or a name in it with what is put around it for a moment, is longer than systems take."""
+    return len(os.fsencode(path.absolute())) > 4000 or any(len(os.fsencode(part)) > 200 for part in path.parts)
+
+
 def check_place(target: Path) -> None:
     """Raises a ValueError if nothing can be written at `target`: it is no name, or above it is no writable folder."""
     # What is written beside it has a longer name.
-    if target.name in ("", "..") or "\0" in str(target) or any(len(os.fsencode(part)) > 200 for part in target.parts):
+    if target.name in ("", "..") or "\0" in str(target) or _is_too_long(target):
         raise ValueError(f"{shorten(str(target), 60)}: names no file that could be written; choose another place")
     place = next(parent for parent in target.absolute().parents if parent.exists())
     if not place.is_dir():

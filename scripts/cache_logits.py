@@ -29,7 +29,7 @@ from datamodules.logit_writer import LogitCacheWriter, refuse_other_folder
 from lightning_modules.teacher import LogitScorer
 from lightning_modules.writers import CacheWriter
 from scripts.entry import run_main
-from scripts.stage_cli import PredictCLI
+from scripts.predict_cli import PredictCLI
 from studies.cache_report import inspect_cache, measure_error
 
 

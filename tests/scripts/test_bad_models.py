@@ -41,7 +41,14 @@ def edit_json(path: Path, **values: object) -> None:
 
 
 @pytest.mark.parametrize("content", JSON.values(), ids=JSON)
-@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "adapter_config.json", "kindred.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "config.json",
+        "tokenizer.json",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("adapter_config.json", "kindred.json")),
+    ],
+)
 def test_a_models_json_is_none(bench, file: str, content: bytes) -> None:
     model = copy_model(bench, lambda folder: (folder / file).write_bytes(content))
     assert "changed" in bench.refuse("evaluate", f"--model.student={model}")
@@ -142,6 +149,7 @@ def test_a_value_of_a_models_config_is_wrong(bench, values: dict) -> None:
 
 
 @pytest.mark.parametrize("part", ["model", "added_tokens", "normalizer", "pre_tokenizer", "decoder"])
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [5, "x", {"type": "nope"}], ids=str)
 def test_a_part_of_a_tokenizer_is_wrong(bench, part: str, value: object) -> None:
     model = copy_model(bench, lambda folder: edit_json(folder / "tokenizer.json", **{part: value}))

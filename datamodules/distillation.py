@@ -16,7 +16,7 @@ from datamodules.controls import AS_WRITTEN, AnswerPosition, TextControl
 from datamodules.encoding import check_template_options
 from datamodules.example_store import ExampleView, drop_too_long, open_store
 from datamodules.files import hash_text
-from datamodules.loading import Collate, ResumableLoader, loader_options
+from datamodules.loading import Collate, ResumableLoader, check_processes, loader_options
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import TemplateOptions, get_prompt
 from datamodules.questions import load_questions
@@ -296,6 +296,7 @@ class DistillationDataModule(RationaleDataModule):
         """Reads, tokenizes, checks the caches, and splits by question."""
         if self.is_set_up:
             return
+        check_processes("data.num_workers", self.num_workers)
         super().setup(stage)
         for cache in self.caches:
             examples = self.examples

@@ -5,10 +5,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, TemplateError, meta
+from jinja2 import Environment, meta
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.plain_text import describe_error
 from datamodules.thinking import MARKS
 
 # What every template is given; the rest that one reads are its options.
@@ -135,9 +136,9 @@ def _apply(
     chat = [{"role": role, "content": content} for role, content in turns]
     try:
         return str(tokenizer.apply_chat_template(chat, tokenize=False, **options, **kwargs))
-    except (TemplateError, TypeError) as error:
+    except Exception as error:  # a template is a program, which may fail in any way
         name = tokenizer.name_or_path
-        raise ValueError(f"{name}: its chat template cannot be rendered: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{name}: its chat template cannot be rendered: {describe_error(error)}") from None
 
 
 def check_template_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:

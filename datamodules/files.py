@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.parsing import parse_json_object, read_json, reading_parquet
+from datamodules.plain_text import describe_error, shorten
 from datamodules.seals import check_table, seal_record, warn_unsealed
 
 
@@ -59,8 +60,16 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _is_too_long(path: Path) -> bool:
+    """Says whether a path, or a name in it with what is put around it for a moment, is longer than systems take."""
+    return len(os.fsencode(path.absolute())) > 4000 or any(len(os.fsencode(part)) > 200 for part in path.parts)
+
+
 def check_place(target: Path) -> None:
-    """Raises a ValueError if nothing can be written at `target`: what is above it is no folder, or read-only."""
+    """Raises a ValueError if nothing can be written at `target`: it is no name, or above it is no writable folder."""
+    # What is written beside it has a longer name.
+    if target.name in ("", "..") or "\0" in str(target) or _is_too_long(target):
+        raise ValueError(f"{shorten(str(target), 60)}: names no file that could be written; choose another place")
     place = next(parent for parent in target.absolute().parents if parent.exists())
     if not place.is_dir():
         raise ValueError(f"{target}: cannot be written, since {place} is no folder; choose another place")
@@ -83,7 +92,7 @@ def check_name(what: str, name: str) -> None:
 def read_meta(folder: Path) -> dict | None:
     """Returns Kindred's own `meta.json` of a folder, None if there is none or it is another program's."""
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
+        meta = read_json(folder / "meta.json")
     except (FileNotFoundError, ValueError):
         return None
     return meta if isinstance(meta, dict) and "config_hash" in meta and isinstance(meta.get("config"), dict) else None
@@ -173,10 +182,7 @@ def read_whole_lines(path: Path) -> list[dict]:
     """
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
-        try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
+        records.append(parse_json_object(line, f"{path}:{number}"))
     return records
 
 
@@ -191,13 +197,13 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         raise ValueError(f"{path}: not a .jsonl, .jsonl.gz or .parquet file")
     try:
         yield from _read_rows(path) if path.suffix == ".parquet" else _read_lines(path)
-    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {describe_error(error)}") from None
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
     is_sealed, row = check_table(path), 0
-    with pq.ParquetFile(path) as file:
+    with reading_parquet(path), pq.ParquetFile(path) as file:
         if not is_sealed:
             warn_unsealed(path, file.schema_arrow)
         for batch in file.iter_batches():
@@ -212,10 +218,4 @@ def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}:{number}: malformed JSON line: {error}") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
-            yield f"{path}:{number}", record
+            yield f"{path}:{number}", parse_json_object(line, f"{path}:{number}")

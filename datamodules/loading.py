@@ -1,5 +1,6 @@
 """From examples to a process's share of each step: collation, worker processes, and resuming inside an epoch."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,14 @@ from datamodules.files import hash_json
 from datamodules.logit_cache import LogitCache
 from datamodules.targets import ExactTensors, collate_targets
 from datamodules.tokenization import Example
+
+
+def check_processes(setting: str, number: int) -> None:
+    """Raises a ValueError if a setting asks for more processes than the machine has processors."""
+    if number > (processors := os.cpu_count() or 1):
+        raise ValueError(
+            f"{setting}={number}: each is a process, and this machine has {processors} processors; lower it"
+        )
 
 
 @dataclass(frozen=True)

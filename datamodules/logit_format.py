@@ -60,6 +60,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from datamodules.files import hash_json
+from datamodules.parsing import parse_json
 
 SCHEMA_VERSION = 2
 LOW_IDS = 1 << 16
@@ -244,7 +245,7 @@ def read_manifest(folder: Path) -> dict:
         raise ValueError(f"{folder}: no finished logit cache (no manifest.json); run python -m scripts.cache_logits")
     content = path.read_bytes()
     try:
-        manifest = json.loads(content)
+        manifest = parse_json(content, path)
     except ValueError:
         raise ValueError(f"{path}: {DAMAGED_MANIFEST}") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:

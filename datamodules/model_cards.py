@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
+from datamodules.parsing import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "configs" / "models"
 UNKNOWN = "unknown"
@@ -48,7 +48,7 @@ def list_models() -> tuple[ModelCard, ...]:
     """
     cards = []
     for path in sorted(FOLDER.glob("*.yaml")):
-        family = yaml.safe_load(path.read_text(encoding="utf-8"))
+        family = read_yaml(path)
         models = family.pop("models")
         for name, own in models.items():
             card = {"name": name, **family, **own}
@@ -91,7 +91,7 @@ def find_family(model: str, stated: str | None = None) -> str:
 
 @cache
 def _read_patterns() -> dict[str, re.Pattern]:
-    patterns = yaml.safe_load((FOLDER.parent / "families.yaml").read_text(encoding="utf-8"))
+    patterns = read_yaml(FOLDER.parent / "families.yaml")
     return {family: re.compile(pattern) for family, pattern in patterns.items()}
 
 

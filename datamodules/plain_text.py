@@ -20,3 +20,11 @@ def clean_line(text: str) -> str:
 def shorten(text: str, length: int) -> str:
     """Returns a text of at most so many characters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns an exception's message on one line, without what comes after an empty line; else the exception's name."""
+    message = " ".join(str(error).strip().split("\n\n")[0].split())
+    if isinstance(error, LookupError) or not message:
+        return f"{type(error).__name__}: {message}".removesuffix(": ")
+    return message

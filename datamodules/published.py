@@ -4,13 +4,11 @@ Each collection has a reader of its files as they are. A published rationale fin
 with or without the options; one that finds none, or several, is left out and counted, as is all that is cleaned.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from datamodules.answers import extract_neutral, find_stated_answer
 from datamodules.expressions import normalize_expression
@@ -19,6 +17,7 @@ from datamodules.grading import is_correct
 from datamodules.model_cards import find_family
 from datamodules.model_json import ReplyError, read_reply
 from datamodules.numbers import calculate, write_value
+from datamodules.parsing import parse_json, read_json
 from datamodules.questions import Question
 from datamodules.rationales import Rationale, find_repeats, part_thinking
 from datamodules.sentences import squash
@@ -60,13 +59,6 @@ class Collection:
     read: Callable[[Path, Counter[str]], Iterator[Published]]
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
-
-
 def _is_cut(text: str) -> bool:
     return not re.search(r"[.!?)\]}\"'”’`*$]\s*$", text)
 
@@ -93,7 +85,7 @@ def _read_eit(path: Path, counts: Counter[str]) -> Iterator[Published]:
     variants += [form.group()] if form else []
     variants += [re.sub("_ranked", "", name[name.index("0_shot") :])] if "0_shot" in name else []
     teacher = "/".join([writers[key], *variants])
-    for record in _read_json(path):
+    for record in read_json(path):
         text = record.get("solution" if key == "human" else f"{key}_output") or record["output"]
         yield Published(
             question=record.get("problem") or record["instruction"],
@@ -107,7 +99,7 @@ def _read_eit(path: Path, counts: Counter[str]) -> Iterator[Published]:
 
 def _read_tinyllm(path: Path, counts: Counter[str]) -> Iterator[Published]:
     """YikunHan42/TinyLLM: FLAN-T5's and Llama-2's rationales and the question, in one text."""
-    for text in _read_json(path):
+    for text in read_json(path):
         flan, _, rest = text.partition("\n\nQ: ")
         question, _, llama = rest.partition(" llama rationale: ")
         yield Published(question, "flan-t5", flan, gold_conditioned=True)
@@ -121,8 +113,8 @@ def _read_palm(path: Path, counts: Counter[str]) -> Iterator[Published]:
     split, _, number = path.stem.partition("_CoT_")
     # What the repository calls test is its validation split; the files before this one hold the questions before.
     questions = [record for _, record in _read_lines(path.parents[1] / f"{dataset}_{split}.json")]
-    start = sum(len(_read_json(path.with_name(f"{split}_CoT_{before}.json"))) for before in range(int(number)))
-    texts = _read_json(path)
+    start = sum(len(read_json(path.with_name(f"{split}_CoT_{before}.json"))) for before in range(int(number)))
+    texts = read_json(path)
     if start + len(texts) > len(questions):
         raise ValueError(f"{path}: more rationales than {dataset}_{split}.json has questions ({len(questions)})")
     for record, text in zip(questions[start:], texts, strict=False):
@@ -144,20 +136,20 @@ def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
     # Not `splitlines`, which also splits at characters that a text may hold, such as U+2028.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
-            yield f"{path}:{number}", json.loads(line)
+            yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
 
 
 def _read_chatqa(path: Path, counts: Counter[str]) -> Iterator[Published]:
     """cnalty/distilling-step-by-step-rag: Llama3-ChatQA-1.5-8B, with examples retrieved or drawn at random."""
     teacher = "llama3-chatqa-1.5-8b/" + ("random" if "random" in path.stem else "rag")
-    for record in _read_json(path):
+    for record in read_json(path):
         text = _clean(r"^\s*Rationale:\s*", "", record["gen_label"], counts, "headings removed")
         yield Published(record["input"], teacher, text, gold_conditioned=False)
 
 
 def _read_zeroeval(path: Path, counts: Counter[str]) -> Iterator[Published]:
     """WildEval/ZeroEval: many models' greedy answers to one prompt, as JSON with a reasoning and an answer."""
-    for record in _read_json(path):
+    for record in read_json(path):
         for output in record["output"]:
             try:
                 text, answer = read_reply(output)
@@ -176,7 +168,7 @@ def _read_zeroeval(path: Path, counts: Counter[str]) -> Iterator[Published]:
 def _read_mentor(path: Path, counts: Counter[str]) -> Iterator[Published]:
     """2hojae/mentor-kd: GPT-3.5's chains, kept where right, and those of mentors that were trained on them."""
     mentor = {"t5_large": "t5-large-mentor", "flan-t5_large": "flan-t5-large-mentor"}.get(path.parent.name)
-    for record in _read_json(path):
+    for record in read_json(path):
         answer = record.get("completion") or record["answer"]
         yield Published(record["input"], mentor or "gpt-3.5-turbo", record["chain"], False, str(answer))
 

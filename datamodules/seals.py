@@ -15,6 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from datamodules.parsing import parse_json
+
 METADATA_KEY = b"kindred"
 MANIFEST = "kindred.json"
 DONE = "DONE"
@@ -101,11 +103,7 @@ def read_sealed(path: Path) -> dict:
     text = path.read_bytes()
     if not text.strip():
         return {}
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
-    return open_record(record, path)
+    return open_record(parse_json(text, path), path)
 
 
 def hash_file(path: Path) -> str:

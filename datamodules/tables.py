@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.field_types import shorten
 from datamodules.files import atomic_path, require_file
+from datamodules.parsing import parse_json_object, reading_parquet
 from datamodules.seals import METADATA_KEY, check_table, seal_table, warn_unsealed
 
 
@@ -27,14 +27,12 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         ValueError: There is no such file, it is no parquet file, or it is not what was sealed.
     """
-    try:
+    with reading_parquet(path):
         is_sealed = check_table(require_file(path, "table"))
         with pq.ParquetFile(path) as file:
             if not is_sealed:
                 warn_unsealed(path, file.schema_arrow)
             return file.read(columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
 
 
 def read_metadata(path: Path) -> dict:
@@ -43,15 +41,7 @@ def read_metadata(path: Path) -> dict:
     Raises:
         ValueError: There is no such file, it is no parquet file, or it is not what was sealed.
     """
-    try:
+    with reading_parquet(path):
         check_table(require_file(path, "table"))
         schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
-    try:
-        metadata = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    except ValueError as error:
-        raise ValueError(f"{path}: its metadata cannot be read as JSON: {error}") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: its metadata must be a JSON object, found {shorten(metadata)}")
-    return metadata
+    return parse_json_object((schema.metadata or {}).get(METADATA_KEY, b"{}"), f"{path}: its metadata")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from datamodules.expressions import find_boxed
+from datamodules.parsing import read_yaml
+from datamodules.plain_text import describe_error
 
 FOLDER = Path(__file__).parents[1] / "configs" / "tasks"
 FIELDS = ("id", "question", "choices", "labels", "gold", "group")
@@ -70,10 +70,7 @@ def load_task(name: str) -> Task:
     if not path.is_file():
         names = sorted(file.stem for file in FOLDER.glob("*.yaml"))
         raise ValueError(f"task {name!r} is unknown; there are: {', '.join(names)}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: malformed YAML: {error}") from None
+    content = read_yaml(path)
     keys = {field.name for field in fields(Task)} - {"name"}
     if not isinstance(content, dict) or not keys - {"comment"} <= set(content) <= keys:
         raise ValueError(f"{path}: a task needs exactly the keys {', '.join(sorted(keys))} (comment may be left out)")
@@ -121,7 +118,7 @@ def _load_tables(source: str) -> list[Any]:
         parts = [folder / config for config in task.configs if (folder / config).is_dir()]
         return [load_dataset(str(part), **options) for part in parts or [folder]]
     except (OSError, ValueError, DatasetsError) as error:
-        raise ValueError(f"{source}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{source}: cannot be loaded: {describe_error(error)}") from None
 
 
 def find_commit(source: str) -> str | None:

@@ -14,7 +14,7 @@ from datamodules.controls import AnswerPosition, remove_answer
 from datamodules.encoding import encode_pieces, encode_texts, find_end_tokens, render_chat
 from datamodules.files import hash_json, hash_text
 from datamodules.model_cards import find_card
-from datamodules.pretrained import locate_pretrained
+from datamodules.pretrained import loading, locate_pretrained
 from datamodules.prompts import Prompt
 from datamodules.questions import Question
 from datamodules.rationales import Rationale
@@ -64,10 +64,8 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     """
     name, options = locate_pretrained(model, revision)
     check_folder(Path(name), weights=False)
-    try:
+    with loading(model, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{model}: no tokenizer can be loaded: {str(error).splitlines()[0]}") from None
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise ValueError(f"{model}: Kindred needs a fast tokenizer (tokenizer.json) with an end token")
     if (card := find_card(model)) is not None and card.chat_template != bool(tokenizer.chat_template):

@@ -1,6 +1,5 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685) and QLoRA (Dettmers et al. 2023, arXiv 2305.14314) through peft."""
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -8,12 +7,13 @@ from pathlib import Path
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
 from datamodules.model_cards import find_card
-from datamodules.pretrained import resolve_model
+from datamodules.parsing import read_json_object
+from datamodules.pretrained import loading, resolve_model
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,32 @@ def untie_head(model: PreTrainedModel, targets: Collection[str]) -> None:
 
 
 def find_base(folder: str) -> tuple[str, str | None] | None:
-    """Returns the model and the revision that an exported adapter belongs to; None if the folder is no adapter's."""
+    """Returns the model and the revision that an exported adapter belongs to; None if the folder is no adapter's.
+
+    Raises:
+        ValueError: Its config names no such model, or one that leads back to the folder.
+    """
+    base = _read_base(folder)
+    seen, under = {Path(folder).resolve()}, base
+    while under is not None:
+        if (place := Path(under[0]).resolve()) in seen:
+            raise ValueError(
+                f"{folder}/adapter_config.json: its base model {under[0]} leads back to itself; correct it"
+            )
+        seen.add(place)
+        under = _read_base(under[0])
+    return base
+
+
+def _read_base(folder: str) -> tuple[str, str | None] | None:
     path = Path(folder) / "adapter_config.json"
     if not path.is_file():
         return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return config["base_model_name_or_path"], config["revision"]
+    config = read_json_object(path)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(base, str) or not isinstance(revision, str | None):
+        raise ValueError(f"{path}: base_model_name_or_path must be the model's name, and revision a text or null")
+    return base, revision
 
 
 def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
@@ -119,12 +139,11 @@ def merge_adapter(model: PreTrainedModel, folder: str) -> PreTrainedModel:
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict  # an optional extra
 
-    config = PeftConfig.from_pretrained(folder)
+    with loading(folder, "adapter"):
+        config = PeftConfig.from_pretrained(folder)
     untie_head(model, config.target_modules if isinstance(config.target_modules, set) else [])
-    try:
+    with loading(folder, "adapter"):
         adapted = PeftModel.from_pretrained(model, folder)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: no adapter can be loaded: {' '.join(str(error).split())}") from None
     with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
         stored = set(file.keys())
     wanted = get_peft_model_state_dict(adapted).keys()

@@ -1,5 +1,7 @@
 """How long a training is to be: what would train nothing is refused, and one that ended before its plan is told."""
 
+import math
+
 import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 
@@ -21,6 +23,12 @@ def check_extent(trainer: L.Trainer) -> None:
             "trainer.accumulate_grad_batches would be ignored: data.tokens_per_step says what an optimizer step has, "
             "and data.tokens_per_batch how much of it is computed at a time"
         )
+    clip = trainer.gradient_clip_val
+    if clip is not None and not 0 <= clip < math.inf:
+        raise ValueError(f"trainer.gradient_clip_val={clip}: the greatest norm is a number of at least 0; 0 clips none")
+    for name in ("check_val_every_n_epoch", "val_check_interval"):
+        if getattr(trainer, name) == 0:
+            raise ValueError(f"trainer.{name}=0 says never; set trainer.limit_val_batches=0 to validate never")
     timer = _find_timer(trainer)
     limits = {
         "max_epochs": trainer.max_epochs,

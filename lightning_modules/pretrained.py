@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from datamodules.model_cards import find_card
-from datamodules.pretrained import locate_pretrained, read_start, resolve_model
+from datamodules.pretrained import loading, locate_pretrained, read_start, resolve_model
 from datamodules.seals import check_folder
 from lightning_modules.adapters import check_peft, find_base, merge_adapter
 
@@ -120,8 +119,7 @@ def load_causal_lm(
     if model.endswith(".ckpt"):
         start = read_start(model)
         loaded = load_causal_lm(start["student"], start["revision"], dtype, start["keep_layers"])
-        stored = torch.load(model, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        weights = {name.removeprefix("model."): weight for name, weight in stored.items()}
+        weights = read_weights(model)
         shapes = {name: weight.shape for name, weight in loaded.state_dict().items()}
         common = [name for name in weights if name in shapes]
         refuse_other_weights(
@@ -152,23 +150,34 @@ def load_causal_lm(
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
         options["use_safetensors"] = True
-    try:
-        # What does not fit is named below, in one line.
-        with quiet_report():
-            loaded, report = AutoModelForCausalLM.from_pretrained(
-                name,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{model}: no model can be loaded: {str(error).splitlines()[0]}") from None
+    # What does not fit is named below, in one line.
+    with loading(model, "model"), quiet_report():
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
     refuse_other_weights(model, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     refuse_infinite(loaded, model)
     if keep_layers is not None:
         keep_only_layers(loaded, keep_layers)
     return loaded
+
+
+def read_weights(checkpoint: str) -> dict[str, torch.Tensor]:
+    """Returns the weights of a run's checkpoint, by their names in the model.
+
+    Raises:
+        ValueError: It is no checkpoint, or damaged.
+    """
+    with loading(checkpoint, "checkpoint"):
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    stored = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(stored, dict) or not all(isinstance(weight, torch.Tensor) for weight in stored.values()):
+        raise ValueError(f"{checkpoint}: no checkpoint of a run: it holds no state_dict of weights")
+    return {str(name).removeprefix("model."): weight for name, weight in stored.items()}
 
 
 @contextmanager
@@ -218,12 +227,27 @@ def refuse_infinite(loaded: PreTrainedModel, model: str) -> None:
 
 
 def read_end_ids(model: str, revision: str | None) -> list[int]:
-    """Returns the end tokens of a model's own generation settings, without loading it; none where it has no such."""
+    """Returns the end tokens of a model's own generation settings, without loading it; none where it has no such.
+
+    Raises:
+        ValueError: The settings are malformed.
+    """
     name, options = locate_pretrained(model, revision)
-    try:
-        return list_end_ids(GenerationConfig.from_pretrained(name, **options))
-    except OSError:
-        return []
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "generation_config.json").is_file():
+            return []
+        with loading(model, "generation config"):
+            settings = GenerationConfig.from_pretrained(name, **options)
+    else:
+        try:
+            settings = GenerationConfig.from_pretrained(name, **options)
+        except OSError:
+            return []
+    ends = list_end_ids(settings)
+    if not all(type(end) is int for end in ends):
+        raise ValueError(f"{model}: generation_config.json: eos_token_id is {ends}, but must be ids of tokens")
+    return ends
 
 
 def list_end_ids(settings: GenerationConfig) -> list[int]:
@@ -259,19 +283,21 @@ def check_model(
     name, options = locate_pretrained(model, revision)
     if model.endswith(".ckpt") and keep_layers is not None:
         raise ValueError(f"{model}: keep_layers is given, but the run's own config says which layers a checkpoint has")
-    try:
-        config = AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{model}: no model config can be loaded: {str(error).splitlines()[0]}") from None
+    with loading(model, "model config"):
+        sizes = AutoConfig.from_pretrained(name, **options).get_text_config().to_dict()
     path = Path(model)
     if path.is_dir() and not any(path.glob("*.safetensors")):
         raise ValueError(f"{model}: holds no weights (*.safetensors); others are not read")
+    for name in ("num_hidden_layers", "vocab_size", "max_position_embeddings"):
+        # Of these only the context may be left open.
+        if type(size := sizes.get(name)) is not int and (size is not None or name != "max_position_embeddings"):
+            raise ValueError(f"{model}: config.json: {name} is {size!r}, but must be a whole number")
     if keep_layers is not None:
-        check_layers(keep_layers, config.get_text_config().num_hidden_layers)
-    context = config.get_text_config().to_dict().get("max_position_embeddings")
+        check_layers(keep_layers, sizes["num_hidden_layers"])
+    context = sizes.get("max_position_embeddings")
     if context is not None and length > context:
         raise ValueError(f"{what} is {length}, more than the context of {context} tokens of {model}; lower it")
-    if highest_id >= (size := config.get_text_config().vocab_size):
+    if highest_id >= (size := sizes["vocab_size"]):
         raise ValueError(
             f"{model}: its tokenizer writes token {highest_id}, but its embedding has {size} rows: they are not of one "
             "model, or a token was added without resizing the embedding"

@@ -192,7 +192,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """
     path = run / METRICS
     check_run_file(run, METRICS)
-    return read_whole_lines(path) if path.is_file() else []
+    records = read_whole_lines(path) if path.is_file() else []
+    for number, record in enumerate(records, start=1):
+        if type(record.get("step")) is not int:
+            raise ValueError(
+                f"{path}:{number}: is no line of metrics: it has no step; delete it, or take the whole run"
+            )
+    return records
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:

@@ -18,14 +18,12 @@ if __name__ == "__main__":
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from datamodules.files import hash_json, hash_path, require_file
 from datamodules.generation import QuestionDataModule
 from datamodules.provenance import describe_creation
-from datamodules.rationales import Rationale, find_repeats, read_metadata, write_rationales
+from datamodules.rationales import Rationale, find_repeats, write_rationales
 from datamodules.record_log import refuse_other_records
 from datamodules.tasks import format_tasks
 
@@ -34,43 +32,10 @@ from lightning_modules.openai_backend import OpenAIBackend  # noqa: F401
 from lightning_modules.teacher import Annotator
 from lightning_modules.vllm_backend import VLLMBackend  # noqa: F401
 from lightning_modules.writers import RecordWriter
+from scripts.annotate_cli import AnnotateCLI
 from scripts.entry import run_main
-from scripts.identity import NEUTRAL_BACKEND
-from scripts.stage_cli import PredictCLI
+from scripts.predict_cli import refuse_other_output
 from studies.rationale_quality import summarize
-
-
-def refuse_other_output(output: Path, config: dict) -> bool:
-    """Says whether `output` is there already; raises a ValueError if another configuration wrote it."""
-    if not output.exists():
-        return False
-    if read_metadata(output).get("creation", {}).get("config_hash") != hash_json(config):
-        raise ValueError(
-            f"{output}: exists, and was made with another configuration, or from other files; choose another --output"
-        )
-    print(f"{output}: complete already")
-    return True
-
-
-class AnnotateCLI(PredictCLI):
-    """The stage's command line."""
-
-    def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--dry-run`."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--dry-run", action="store_true", help="Print the prompts and their number; ask nothing.")
-
-    def result_config(self) -> dict:
-        """Leaves out what only says where and how fast the backend runs."""
-        config = super().result_config()
-        if (backend := config["model"]["backend"]) is not None:
-            settings = backend.get("init_args", {})
-            counted = {name: value for name, value in settings.items() if name not in NEUTRAL_BACKEND}
-            config["model"]["backend"] = {"class_path": backend["class_path"], "init_args": counted}
-        if (rewrites := config["data"]["rewrites"]) is not None:
-            # What is rewritten may have been written anew.
-            config["data"]["rewrites"] = hash_path(require_file(Path(rewrites), "data.rewrites"))
-        return config
 
 
 def parse(args: list[str] | None = None) -> AnnotateCLI:

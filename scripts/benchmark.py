@@ -12,6 +12,7 @@ import importlib
 import json
 from pathlib import Path
 
+from datamodules.command_line import CommandLine
 from scripts.entry import quiet_libraries, run_main
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem != "measure")
@@ -19,7 +20,7 @@ NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob
 
 def parse(args: list[str] | None = None) -> tuple[str, bool, list[str]]:
     """Returns the benchmark's name, whether to print JSON, and what is left for the benchmark itself."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parsed, rest = parser.parse_known_args(args)

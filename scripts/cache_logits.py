@@ -16,20 +16,20 @@ if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
     StopListener().listen()
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
+from datamodules.command_line import CommandLine
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache import LogitCache
 from datamodules.logit_writer import LogitCacheWriter, refuse_other_folder
 from lightning_modules.teacher import LogitScorer
 from lightning_modules.writers import CacheWriter
 from scripts.entry import run_main
-from scripts.stage_cli import PredictCLI
+from scripts.predict_cli import PredictCLI
 from studies.cache_report import inspect_cache, measure_error
 
 
@@ -76,7 +76,7 @@ def main(args: list[str] | None = None) -> None:
 
 def inspect(args: list[str]) -> None:
     """Prints what a cache holds."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.cache_logits inspect")
+    parser = CommandLine(prog="python -m scripts.cache_logits inspect")
     parser.add_argument("folder", type=Path, help="the cache")
     parser.add_argument("--png", type=Path, help="histograms")
     parser.add_argument("--verify", action="store_true", help="read every byte of every file first")

@@ -1,18 +1,27 @@
-"""How a script runs and ends: what libraries need not say, and errors in one line."""
+"""How a script runs and ends: what libraries need not say, and errors in one line.
+
+Every script's exit code is one of: 0, done; 2, the input or a setting is wrong, said in one line; 75, stopped as asked
+with everything saved, and the same command continues; 130, interrupted, and the same command continues; 1, a mistake of
+Kindred's own, shown with its traceback. Only 75 is worth running again as it is.
+"""
 
 import logging
 import os
+import platform
+import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from datamodules.plain_text import clean_line
+from datamodules.plain_text import clean_line, describe_error
 from lightning_modules.stop_signal import EXIT_STOPPED
+from lightning_modules.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
 
 
 def quiet_libraries() -> None:
@@ -45,9 +54,9 @@ def refuse_other_checkout(script: str) -> None:
 
 
 def run_main(main: Callable[[], Any], script: str) -> None:
-    """Runs a script; what a user got wrong is one line on stderr and exit code 2.
+    """Runs a script, and ends with one of the exit codes above.
 
-    KINDRED_DEBUG=1 shows the traceback instead. A warning is one line, too.
+    With KINDRED_DEBUG=1 what a user got wrong has a traceback, too. A warning is one line.
 
     Args:
         main: What it does.
@@ -66,9 +75,18 @@ def run_main(main: Callable[[], Any], script: str) -> None:
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
+        sys.exit(EXIT_INTERRUPTED)
+    except USER_ERRORS as error:
         if os.environ.get("KINDRED_DEBUG"):
-            raise
-        print(f"error: {clean_line(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(2)
+            traceback.print_exc()
+        print(f"error: {clean_line(describe_error(error))}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except Exception:
+        traceback.print_exc()
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
+        print(
+            f"bug: this is a mistake of Kindred's own; please report it with the lines above, the command "
+            f"`{clean_line(shlex.join([script, *sys.argv[1:]]))}`, Python {platform.python_version()}, {versions}",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_BUG)

@@ -28,9 +28,8 @@ from lightning_modules.pretrained import identify_weights
 from lightning_modules.wandb_logging import EvaluationLog, log_evaluation
 from lightning_modules.wandb_mode import choose_mode
 from lightning_modules.writers import RecordWriter
-from scripts.annotate import refuse_other_output
 from scripts.entry import run_main
-from scripts.stage_cli import PredictCLI
+from scripts.predict_cli import PredictCLI, refuse_other_output
 
 
 class EvaluateCLI(PredictCLI):

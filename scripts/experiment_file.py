@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import yaml
+from datamodules.parsing import read_yaml
 
 STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
 
@@ -17,10 +17,7 @@ def select_section(path: str, stage: str) -> str:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"--config: no such file: {path}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: malformed YAML: {error}") from None
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping")
     if not set(content) & set(STAGES):

@@ -37,7 +37,7 @@ from lightning_modules.student import DistillationModule
 from lightning_modules.throughput import Throughput
 from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, close_on_error, log_student
 from scripts.entry import run_main
-from scripts.stage_cli import StageCLI
+from scripts.stage_cli import StageCLI, as_list
 
 
 class FitCLI(StageCLI):
@@ -64,12 +64,12 @@ class FitCLI(StageCLI):
         loggers = [JsonlLogger(self.run.path / METRICS), *build_wandb_loggers(settings, self.run)]
         self.checkpoint = self.run.checkpoints / LAST
         place = {"dirpath": self.run.checkpoints, "filename": Path(LAST).stem, "enable_version_counter": False}
-        own = [*(self.config_init.trainer.callbacks or []), RngState()]
+        own = [*as_list(self.config_init.trainer.callbacks), RngState()]
         own.append(RunRecord(self.run, settings.student_family, self.config.seed_everything))
         own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
         if settings.checkpoint_steps is not None:
             own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
-        plugins = [*(self.config_init.trainer.plugins or []), RotatingCheckpointIO()]
+        plugins = [*as_list(self.config_init.trainer.plugins), RotatingCheckpointIO()]
         return super().instantiate_trainer(
             **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)
         )

@@ -12,6 +12,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from datamodules.command_line import CommandLine
 from datamodules.files import check_place
 from datamodules.provenance import describe_creation
 from datamodules.published import COLLECTIONS, import_rationales
@@ -30,7 +31,7 @@ def find_commit(clone: Path) -> str | None:
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collection", choices=sorted(COLLECTIONS))
     parser.add_argument("clone", type=Path, help="local clone of the collection's repository; for jsonl, a folder")
     parser.add_argument("--questions", required=True, help="task:NAME:SPLIT[@FOLDER], or a jsonl or parquet file")

@@ -2,7 +2,7 @@
 
     python -m scripts.job JOBS.jsonl 3 [overrides]
 
-It refuses to start on what an unfinished job should have left.
+It refuses to start on what an unfinished job should have left. Its exit codes are the stages' (scripts/entry.py).
 """
 
 import importlib.util
@@ -19,19 +19,46 @@ def refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def read_jobs(path: Path) -> list[dict]:
+    """Returns a list's jobs; ends the process where the file is no such list."""
+    types = {"name": str, "stage": str, "args": list, "done": str, "needs": list}
+    try:
+        texts = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        refuse(f"{path}: cannot be read: {error}")
+    jobs = []
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            continue
+        try:
+            job = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            refuse(f"{path}:{number}: cannot be read as JSON: {error}")
+        if not isinstance(job, dict) or any(not isinstance(job.get(key), kind) for key, kind in types.items()):
+            refuse(f"{path}:{number}: is no job: it needs name, stage and done (texts), args and needs (lists)")
+        if any(not isinstance(text, str) for text in (*job["args"], *job["needs"])):
+            refuse(f"{path}:{number}: is no job: args and needs are lists of texts")
+        jobs.append(job)
+    return jobs
+
+
 def main() -> None:
     """Runs the job in this process, as if its own command had been given."""
     if len(sys.argv) < 3 or not sys.argv[2].isdigit():
         refuse("usage: python -m scripts.job JOBS.jsonl LINE [overrides]")
     path, line, overrides = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
-    jobs = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
+    jobs = read_jobs(path)
     if line >= len(jobs):
         refuse(f"{path} has {len(jobs)} jobs, counted from 0; there is no {line}")
     job, done = jobs[line], {job["name"]: job["done"] for job in jobs}
     for name in job["needs"]:
+        if name not in done:
+            refuse(f"{path}: {job['name']} needs {name}, which is none of the jobs")
         if not Path(done[name]).exists():
             refuse(f"{job['name']} needs {name}, which is not finished: there is no {done[name]}")
     module = f"scripts.{job['stage']}"
+    if not job["stage"].isidentifier() or not (Path(__file__).parent / f"{job['stage']}.py").is_file():
+        refuse(f"{path}: {job['name']} is of the stage {job['stage']!r}, which is no script")
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None or Path(found.origin).resolve().parent != Path(__file__).resolve().parent:
         refuse(f"{__file__} would run {module} of another checkout; run `python -m scripts.job` in its own")

@@ -61,6 +61,11 @@ def pretrain_family(
         print(f"{folder}: accuracy {accuracy:.3f} on {held_out} held-out questions, e.g. {completions[0]!r}")
 
 
-if __name__ == "__main__":
+def run_command(args: list[str] | None = None) -> None:
+    """Runs the subcommand that the first argument names."""
     commands: Any = {"questions": questions, "pretrain": pretrain_family}
-    run_main(lambda: auto_cli(commands, as_positional=False), __file__)
+    auto_cli(commands, args, as_positional=False, exit_on_error=False)
+
+
+if __name__ == "__main__":
+    run_main(run_command, __file__)

@@ -13,6 +13,7 @@ import os
 import sys
 from pathlib import Path
 
+from datamodules.command_line import CommandLine
 from lightning_modules.wandb_files import sync
 from scripts.entry import run_main
 from studies.report import write_html, write_markdown, write_wandb
@@ -20,9 +21,9 @@ from studies.report import write_html, write_markdown, write_wandb
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
     """Returns the command and its settings."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    study = argparse.ArgumentParser(add_help=False)
+    study = CommandLine(add_help=False)
     study.add_argument("folder", type=Path, help="runs/STUDY")
     study.add_argument("--sweep", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders of further runs")
     commands.add_parser("html", parents=[study], help="one page that needs no network")

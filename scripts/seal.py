@@ -11,10 +11,11 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.command_line import CommandLine
 from datamodules.files import atomic_path, require_file, write_sealed
+from datamodules.parsing import parse_json_object, read_json_object, reading_parquet
 from datamodules.provenance import find_git_commit
 from datamodules.seals import DONE, MANIFEST, METADATA_KEY, describe_files, hash_run_files, seal_table
 from scripts.entry import run_main
@@ -28,30 +29,12 @@ def describe_sealing(record: dict) -> dict:
     return {PROVENANCE: [*record.get(PROVENANCE, []), now]}
 
 
-def read_object(data: str | bytes, path: Path) -> dict:
-    """Returns a JSON object, whatever its seal says.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        record = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: must hold a JSON object, found {type(record).__name__}")
-    return record
-
-
 def seal_parquet(path: Path) -> None:
     """Seals a table as it is."""
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as parquet: {error}") from None
+    with reading_parquet(path), pq.ParquetFile(path) as file:
+        table = file.read()
     stored = table.schema.metadata or {}
-    metadata = read_object(stored.get(METADATA_KEY, b"{}"), path)
+    metadata = parse_json_object(stored.get(METADATA_KEY, b"{}"), path)
     metadata |= describe_sealing(metadata)
     if "num_records" in metadata:
         metadata["num_records"] = table.num_rows
@@ -63,20 +46,20 @@ def seal_parquet(path: Path) -> None:
 
 def seal_json(path: Path) -> None:
     """Seals a JSON file as it is."""
-    record = read_object(path.read_bytes(), path)
+    record = read_json_object(path)
     write_sealed(path, {**record, **describe_sealing(record)})
 
 
 def seal_run(run: Path) -> None:
     """Makes a finished run's DONE know the run's files as they are."""
-    record = read_object((run / DONE).read_bytes() or b"{}", run / DONE)
+    record = parse_json_object((run / DONE).read_bytes() or b"{}", run / DONE)
     write_sealed(run / DONE, {**record, "sha256": hash_run_files(run), **describe_sealing(record)})
 
 
 def seal_student(folder: Path) -> None:
     """Makes an exported student's manifest, and the DONE of the run that it lies in, know its files as they are."""
     manifest = folder / MANIFEST
-    record = read_object(manifest.read_bytes(), manifest) if manifest.is_file() else {}
+    record = read_json_object(manifest) if manifest.is_file() else {}
     write_sealed(manifest, {**record, "files": describe_files(folder), **describe_sealing(record)})
     if (folder.parent / DONE).is_file():
         seal_run(folder.parent)
@@ -108,7 +91,7 @@ def seal(path: Path) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Seals each path."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH")
     for path in parser.parse_args(sys.argv[1:] if args is None else args).paths:
         seal(path)

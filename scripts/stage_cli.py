@@ -3,18 +3,18 @@
 import json
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
-from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files import check_place, hash_source
-from datamodules.locks import hold
+from datamodules.files import hash_source
+from datamodules.loading import check_processes
+from datamodules.plain_text import describe_error
 from lightning_modules.peers import bounded_wait
 from lightning_modules.preemption import Preemption
 from lightning_modules.pretrained import identify_weights
@@ -25,6 +25,11 @@ from scripts.entry import quiet_libraries
 from scripts.experiment_file import select_sections
 from scripts.identity import NEUTRAL, SOURCES, drop_neutral
 from scripts.slurm_tasks import read_slurm_tasks
+
+
+def as_list(value: Any) -> list:
+    """Returns what the trainer takes as one or as several, as several."""
+    return [*value] if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 class StageCLI(LightningCLI):
@@ -65,6 +70,13 @@ class StageCLI(LightningCLI):
             trainer_defaults={**defaults, **trainer_defaults},
         )
 
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Refuses a seed that the generators do not take."""
+        super().parse_arguments(parser, args)
+        seed = self.config.seed_everything
+        if type(seed) is int and not 0 <= seed < 2**32:
+            raise ValueError(f"seed_everything={seed}: must be at least 0 and below 2**32")
+
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Gives the data the model's tokenizer."""
         parser.link_arguments(f"model.{self.pretrained}", "data.tokenizer")
@@ -74,17 +86,28 @@ class StageCLI(LightningCLI):
         """Builds the trainer: with SLURM's tasks as its processes, and stopping in order when SLURM asks for it."""
         trainer = self.config_init.trainer
         for name in ("callbacks", "plugins"):
-            kwargs[name] = [*(kwargs.get(name, trainer[name]) or [])]
+            kwargs[name] = as_list(kwargs.get(name, trainer[name]))
+        if str(trainer.strategy).endswith(("_spawn", "_fork", "_notebook")):
+            raise ValueError(f"trainer.strategy={trainer.strategy}: processes begin with the command; use ddp or fsdp2")
         if tasks := read_slurm_tasks(os.environ):
             kwargs |= tasks.fit_trainer(trainer.devices, trainer.num_nodes)
             # Its own requeueing saves inside a signal handler, and ends with exit code 0.
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         if listener := find_listener():
             kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except Exception as error:  # nothing but Lightning's own checks of its settings, which fail in many ways
+            raise ValueError(f"trainer: {describe_error(error)}; correct the setting of trainer.*") from error
 
     def launch(self, what: Literal["fit", "predict"], *args: Any, **kwargs: Any) -> None:
-        """Lets the trainer do what it is built for; on several nodes it waits for the others a bounded time."""
+        """Lets the trainer do what it is built for; on several nodes it waits for the others a bounded time.
+
+        Raises:
+            ValueError: It would start more processes on processors than there are.
+        """
+        if isinstance(self.trainer.accelerator, CPUAccelerator):
+            check_processes("trainer.devices", self.trainer.num_devices)
         with bounded_wait(self.trainer):
             getattr(self.trainer, what)(*args, **kwargs)
 
@@ -110,33 +133,3 @@ class StageCLI(LightningCLI):
         for name, value in settings.items():
             if value == [] != defaults.get(name) and not name.startswith("trainer."):
                 raise ValueError(f"{name} is empty; name at least one, or leave it out")
-
-
-class PredictCLI(StageCLI):
-    """A stage that predicts into `--output`."""
-
-    @property
-    def asks_for_all(self) -> bool:
-        """Whether no setting of the trainer's stops it after some batches."""
-        trainer = self.config.trainer
-        return not trainer.fast_dev_run and trainer.limit_predict_batches in (None, 1.0)
-
-    def lock_output(self) -> AbstractContextManager[None]:
-        """Keeps the output for this process and those that it has begun; a ValueError if another process has it."""
-        output = Path(self.config.output)
-        if rank_zero_only.rank > 0:
-            return nullcontext()
-        return hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this output")
-
-    def __init__(self, stage: str, model_class: type, datamodule_class: type, pretrained: str, args: list[str] | None):
-        super().__init__(stage, model_class, datamodule_class, pretrained, {"enable_checkpointing": False}, args)
-
-    def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--output`."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--output", type=str, required=True, help="What this stage writes.")
-
-    def before_instantiate_classes(self) -> None:
-        """Refuses an output that cannot be written, before anything is built."""
-        super().before_instantiate_classes()
-        check_place(Path(self.config.output))

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from datamodules.command_line import CommandLine
 from scripts.entry import run_main
 from studies.run_status import describe_group
 from studies.table import format_records
@@ -17,7 +18,7 @@ from studies.table import format_records
 
 def main(args: list[str] | None = None) -> None:
     """Prints a table for each group."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("groups", nargs="*", type=Path, metavar="runs/GROUP")
     groups = parser.parse_args(sys.argv[1:] if args is None else args).groups
     for folder in groups or sorted(path for path in Path("runs").glob("*") if path.is_dir()):

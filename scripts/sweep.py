@@ -23,7 +23,11 @@ import yaml
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
+from datamodules.command_line import CommandLine
 from datamodules.files import write_text
+from datamodules.parsing import read_yaml
+from datamodules.plain_text import describe_error
+from lightning_modules.user_errors import USER_ERRORS
 from scripts.entry import run_main
 from scripts.stages import MAINS, STAGES
 from studies.execution import run_jobs
@@ -42,7 +46,13 @@ def read_sweep(path: str) -> Sweep:
         raise ValueError(f"no such file: {path}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Sweep)
-    return Sweep(**parser.instantiate(parser.parse_path(path)).as_dict())
+    content = read_yaml(Path(path))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping")
+    try:
+        return Sweep(**parser.instantiate(parser.parse_object(content)).as_dict())
+    except USER_ERRORS as error:
+        raise ValueError(f"{path}: {describe_error(error)}") from None
 
 
 def check(jobs: list[Job]) -> None:
@@ -53,13 +63,13 @@ def check(jobs: list[Job]) -> None:
     for job in tqdm([*others, *evaluations[:1]], desc="checking", disable=None, leave=False):
         try:
             STAGES[job.stage].parse(job.args)
-        except Exception as error:
-            raise ValueError(f"{job.name}: {error}") from error
+        except USER_ERRORS as error:
+            raise ValueError(f"{job.name}: {describe_error(error)}") from error
 
 
 def parse(args: list[str]) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", help="a file of configs/sweeps")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--local", action="store_true", help="run the arms here")

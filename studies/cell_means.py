@@ -1,12 +1,14 @@
 """Grids of which only the cells' means are known, for example a paper's table; some are in `studies/published/`."""
 
 import csv
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from datamodules.plain_text import describe_error
 from studies.interaction import decompose, describe_df, estimate_gammas
 from studies.table import format_table
 
@@ -38,11 +40,16 @@ def read_grid(path: Path) -> AccuracyGrid:
         ValueError: A column or a cell is missing, a cell is there twice, a model has two families, or an accuracy is no
             number.
     """
-    lines = [line for line in path.read_text().split("\n") if not line.startswith("#")]
-    rows = list(csv.DictReader(lines))
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if not line.startswith("#")]
+        rows = list(csv.DictReader(lines))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read as csv: {describe_error(error)}") from None
     columns = {"student", "student_family", "teacher", "teacher_family", "accuracy"}
     if not rows or not columns <= rows[0].keys():
         raise ValueError(f"{path}: needs rows with the columns {', '.join(sorted(columns))}")
+    if short := [row for row in rows if any(row[name] is None for name in columns)]:
+        raise ValueError(f"{path}: a row has fewer fields than columns: {', '.join(filter(None, short[0].values()))}")
     families: dict[str, dict[str, str]] = {"student": {}, "teacher": {}}
     for row in rows:
         for kind, known in families.items():
@@ -58,6 +65,8 @@ def read_grid(path: Path) -> AccuracyGrid:
         found = {(row["student"], row["teacher"]): float(row["accuracy"]) for row in rows}
     except ValueError as error:
         raise ValueError(f"{path}: accuracy: {error}") from None
+    if wrong := [cell for cell, value in found.items() if not math.isfinite(value)]:
+        raise ValueError(f"{path}: the accuracy of student {wrong[0][0]} and teacher {wrong[0][1]} is no finite number")
     grid = [[found[student, teacher] for teacher in families["teacher"]] for student in families["student"]]
     return AccuracyGrid(families["student"], families["teacher"], np.array(grid))
 

@@ -10,7 +10,7 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from datamodules.files import check_name, write_sealed, write_text
+from datamodules.files import check_name, refuse_foreign, write_sealed, write_text
 from datamodules.logit_cache import LogitCache
 from datamodules.prompts import get_prompt
 from datamodules.provenance import claim_folder
@@ -175,10 +175,11 @@ def diagnose(diagnosis: Diagnosis) -> str:
 
     Where the study's results.json is there, the tables end with what the diagnostics predict of it.
     """
-    claim_folder(diagnosis.folder)
+    refuse_foreign(diagnosis.folder)
     tasks = {
         name: load_task(name, spec, diagnosis.num_questions, diagnosis.seed) for name, spec in diagnosis.tasks.items()
     }
+    claim_folder(diagnosis.folder)
     rows = [
         row
         for student in diagnosis.students

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,10 +17,11 @@ import torch
 from tqdm import tqdm
 
 from datamodules.locks import take
-from datamodules.plain_text import clean_line
+from datamodules.plain_text import clean_line, describe_error
 from datamodules.provenance import claim_folder
 from lightning_modules.run import read_early_end
 from lightning_modules.stop_signal import StopListener, is_stopping, leave
+from lightning_modules.user_errors import USER_ERRORS
 from studies.plan import Job
 
 Main = Callable[[list[str]], Any]
@@ -55,7 +57,9 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
         try:
             main(job.args)
         except Exception as error:
-            print(f"error: {' '.join(str(error).split())}", flush=True)
+            if not isinstance(error, USER_ERRORS):
+                traceback.print_exc()
+            print(f"error: {describe_error(error)}", flush=True)
             raise
 
 
@@ -73,6 +77,7 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
 
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
+        RuntimeError: Likewise, and one of them by a mistake of Kindred's own.
     """
     claim_folder(folder)
     threads = max(1, torch.get_num_threads() // workers)
@@ -116,7 +121,10 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
     if failed:
         first = next(job for job in jobs if job.name in failed)
         more = f" ({len(failed)} jobs failed{f', {len(waiting)} wait for them' if waiting else ''})"
-        raise ValueError(f"{first.name} failed, see {log_path(folder, first)}: {failed[first.name]}{more}")
+        message = f"{first.name} failed, see {log_path(folder, first)}: {describe_error(failed[first.name])}{more}"
+        if bugs := [error for error in failed.values() if not isinstance(error, USER_ERRORS)]:
+            raise RuntimeError(message) from bugs[0]
+        raise ValueError(message)
 
 
 def describe_done(done: Path) -> str:

@@ -152,6 +152,10 @@ class Study:
             # They become names of files.
             for name in vars(self)[kind]:
                 check_name(f"study.{kind}", name)
+        if not (self.supervisions or self.controls):
+            raise ValueError("study.supervisions: there is none, so nothing would be trained")
+        if len(set(self.supervisions)) < len(self.supervisions):
+            raise ValueError(f"study.supervisions: {', '.join(self.supervisions)}: name each once")
         for name, task in self.tasks.items():
             if not task.test:
                 raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")

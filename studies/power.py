@@ -1,6 +1,5 @@
 """What a study can see before it runs, and grids with known effects on which its statistics are checked."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 from scipy.stats import norm
 
+from datamodules.command_line import CommandLine
+from datamodules.files import require_file
 from datamodules.seals import read_sealed
 from studies.grid import Study
 from studies.interaction import decompose
@@ -71,7 +72,7 @@ def read_components(path: Path) -> Components:
     Raises:
         ValueError: It has none.
     """
-    found = read_sealed(path)["components"]
+    found = read_sealed(require_file(path, "--pilot")).get("components")
     if not found:
         raise ValueError(f"{path}: has no variance components; they take two cells with two training seeds each")
     return Components(**{name: found[0][name] for name in vars(Components())})
@@ -211,7 +212,7 @@ def parse_power(args: list[str]) -> tuple[Callable[[Study], str], list[str]]:
     Raises:
         ValueError: The pilot's file is missing or holds no components.
     """
-    parser = argparse.ArgumentParser(prog="python -m scripts.study power", allow_abbrev=False)
+    parser = CommandLine(prog="python -m scripts.study power", allow_abbrev=False)
     parser.add_argument("--effect", type=float, default=0.03, help="as a share: 0.03 is 3 points")
     parser.add_argument("--pilot", type=Path, metavar="RESULTS", help="a results.json, whose variances are expected")
     for name, value in vars(Components()).items():

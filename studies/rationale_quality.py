@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from datamodules.answers import EXTRACTORS, extract_neutral
+from datamodules.command_line import CommandLine
 from datamodules.files import atomic_path, read_records
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, find_repeats, load_rationales, read_flat_rationales
@@ -207,7 +208,7 @@ def plot_qualities(qualities: list[Quality], path: Path) -> None:
 
 def summarize(args: list[str]) -> None:
     """Prints the table of `annotate.py summary`, and draws it if a picture is wanted."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m scripts.annotate summary",
         description=NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

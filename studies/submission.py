@@ -1,7 +1,6 @@
 """Submits a list of jobs to SLURM: an array for each stage, which waits for the arrays that leave what it needs."""
 
 import getpass
-import json
 import os
 import shlex
 import shutil
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.files import check_place, hash_json, write_json, write_jsonl
+from datamodules.parsing import read_json_object
 from datamodules.provenance import claim_folder
 from studies.plan import Job
 
@@ -20,7 +20,7 @@ STAGES = ("annotate", "cache_logits", "fit", "evaluate")
 def read_submissions(folder: Path) -> dict[str, dict[str, str]]:
     """Returns what was last submitted of a group: `{"job": id, "log": path, "done": path}` by a job's name."""
     path = folder / "submitted.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json_object(path) if path.is_file() else {}
 
 
 @dataclass(frozen=True)

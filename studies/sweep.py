@@ -6,10 +6,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse.typing import PositiveInt
 
 from datamodules.files import check_name, hash_json
+from datamodules.parsing import read_yaml
 from datamodules.tables import read_table
 from lightning_modules.metrics import estimate_share
 from lightning_modules.run import read_metrics
@@ -75,7 +75,7 @@ class Sweep:
 
     def sections(self) -> dict[str, dict]:
         """Returns the experiment's sections by stage."""
-        content = yaml.safe_load(Path(self.config).read_text(encoding="utf-8"))
+        content = read_yaml(Path(self.config))
         if not isinstance(content, dict) or not {"fit", "evaluate"} <= set(content):
             raise ValueError(f"{self.config}: a sweep needs an experiment's file with the sections fit and evaluate")
         return content

@@ -1,12 +1,12 @@
 """What a report is made from: the files that a study left in its folder."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.files import hash_text
+from datamodules.parsing import read_json_object
 from datamodules.questions import Question, load_questions
 from datamodules.rationales import Rationale, read_flat_rationales
 from datamodules.seals import check_run_file, read_sealed
@@ -144,7 +144,7 @@ def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
         )
         graded = [value for value in correct if value is not None]
         check_run_file(path, "axes.json")
-        axes = json.loads((path / "axes.json").read_text())
+        axes = read_json_object(path / "axes.json")
         axes |= {role: names.get(axes[role], axes[role]) for role in ("student", "teacher")}
         runs.append(
             Run(path.name, axes, read_metrics(path), sum(graded) / len(graded) if graded else None, len(graded))

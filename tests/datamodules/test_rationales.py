@@ -180,7 +180,7 @@ def test_metadata_that_are_no_object_are_refused(tmp_path: Path, metadata: str) 
 
     path = tmp_path / "r.parquet"
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({"kindred": metadata}), path)
-    with pytest.raises(ValueError, match=r"r\.parquet: its metadata "):
+    with pytest.raises(ValueError, match=r"r\.parquet: its metadata: "):
         read_metadata(path)
 
 

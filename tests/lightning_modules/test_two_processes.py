@@ -29,7 +29,9 @@ def paths(world: World) -> dict:
     module, make_data = make_student(told)
     place: dict = {"dirpath": world.folder, "auto_insert_metric_name": False, "save_top_k": -1}
     save = ModelCheckpoint(**place, filename="one-{step}", every_n_train_steps=2)
-    trainer = fit(module, make_data(**STEPS), max_epochs=2, callbacks=[RngState(), save], **SAVING)
+    trainer = fit(
+        module, make_data(**STEPS), max_epochs=2, callbacks=[RngState(), save], default_root_dir=world.folder, **SAVING
+    )
     # Saved inside an epoch.
     assert trainer.num_training_batches == 3
     torch.save(module.model.state_dict(), world.folder / "one.pt")
@@ -88,7 +90,8 @@ def test_a_training_goes_on_inside_an_epoch_with_another_number_of_processes(pat
     expected = torch.load(paths["uninterrupted"], weights_only=True)
     assert_same_weights(torch.load(output / "resumed.pt", weights_only=True), expected, 1e-9)
     module, make_data = make_student(paths)
-    fit(module, make_data(**STEPS), str(output / "of-2.ckpt"), max_epochs=2, callbacks=[RngState()], **SAVING)
+    saving = {**SAVING, "default_root_dir": output}
+    fit(module, make_data(**STEPS), str(output / "of-2.ckpt"), max_epochs=2, callbacks=[RngState()], **saving)
     assert_same_weights(module.model.state_dict(), expected, 1e-9)
 
 

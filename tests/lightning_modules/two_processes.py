@@ -27,7 +27,7 @@ from tests.tiny import TRAINER, fit
 
 # Steps of one to three examples each; the processes' shares differ, and a share may be nothing.
 STEPS: dict[str, Any] = {"tokens_per_step": 300, "tokens_per_batch": 100}
-SAVING: dict[str, Any] = {"precision": "64-true", "enable_checkpointing": True, "default_root_dir": "."}
+SAVING: dict[str, Any] = {"precision": "64-true", "enable_checkpointing": True}
 DDP: dict[str, Any] = {"strategy": "ddp", "devices": 2}
 
 
@@ -89,12 +89,13 @@ def main(world: dict, output: Path) -> None:
         torch.save(module.model.state_dict(), output / "four_batches_each.pt")
 
     # From a checkpoint of one process, and to one of two.
+    saving = {**SAVING, "default_root_dir": output}
     save = ModelCheckpoint(output, "of-{step}", auto_insert_metric_name=False, every_n_train_steps=2, save_top_k=-1)
     module, make_data = make_student(world)
-    fit(module, make_data(**STEPS), max_epochs=2, callbacks=[RngState(), save], **SAVING, **DDP)
+    fit(module, make_data(**STEPS), max_epochs=2, callbacks=[RngState(), save], **saving, **DDP)
     module, make_data = make_student(world)
     trainer = fit(
-        module, make_data(**STEPS), world["checkpoint"], max_epochs=2, callbacks=[RngState()], **SAVING, **DDP
+        module, make_data(**STEPS), world["checkpoint"], max_epochs=2, callbacks=[RngState()], **saving, **DDP
     )
     if trainer.is_global_zero:
         torch.save(module.model.state_dict(), output / "resumed.pt")

@@ -1,0 +1,164 @@
+"""Settings that no run could follow: one clear line on stderr, exit code 2, and nothing written."""
+
+import os
+
+import pytest
+import torch
+
+TOO_MANY = (os.cpu_count() or 1) + 1
+OTHERS = ("cache_logits", "evaluate")
+
+
+# Lightning's own checks of its trainer.
+
+
+@pytest.mark.parametrize("stage", ["annotate", "fit", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--trainer.accelerator=gpu", "trainer"),
+        ("--trainer.accelerator=nope", "trainer"),
+        ("--trainer.devices=0", "devices"),
+        ("--trainer.devices=-1", "devices"),
+        ("--trainer.devices=[]", "trainer"),
+        ("--trainer.strategy=nope", "trainer"),
+        ("--trainer.strategy=deepspeed", "trainer"),
+        ("--trainer.strategy=ddp_spawn", "use ddp"),
+        ("--trainer.strategy=ddp_notebook", "use ddp"),
+        ("--trainer.precision=8", "precision"),
+        ("--trainer.precision=transformer-engine", "trainer"),
+        ("--trainer.profiler=nope", "trainer"),
+        ("--trainer.num_nodes=0", "num_nodes"),
+        ("--trainer.plugins=nope", "plugins"),
+        ("--trainer.callbacks=nope.Nope", "callbacks"),
+        ("--seed_everything=-1", "seed"),
+        ("--seed_everything=99999999999999", "seed"),
+        (f"--trainer.devices={TOO_MANY}", f"this machine has {TOO_MANY - 1} processors"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_trainer_cannot_be_built(bench, stage: str, option: str, named: str) -> None:
+    assert named in bench.refuse(stage, option)
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("--trainer.max_epochs=0", "max_epochs=0"),
+        ("--trainer.max_epochs=-1", "max_epochs=-1"),
+        ("--trainer.max_epochs=-7", "max_epochs"),
+        ("--trainer.max_steps=0", "max_steps=0"),
+        ("--trainer.max_steps=-5", "max_steps"),
+        ("--trainer.max_time=bad", "duration='bad'"),
+        ("--trainer.max_time=00:00:00:00", "max_time"),
+        ("--trainer.accumulate_grad_batches=0", "accumulate_grad_batches"),
+        ("--trainer.gradient_clip_val=-1", "gradient_clip_val=-1"),
+        ("--trainer.gradient_clip_val=.nan", "gradient_clip_val"),
+        ("--trainer.gradient_clip_val=.inf", "gradient_clip_val"),
+        ("--trainer.gradient_clip_algorithm=nope", "nope"),
+        ("--trainer.limit_train_batches=0", "limit_train_batches"),
+        ("--trainer.limit_train_batches=2.5", "2.5"),
+        ("--trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch=0"),
+        ("--trainer.val_check_interval=0", "val_check_interval=0"),
+        ("--trainer.val_check_interval=1000", "val_check_interval"),
+        ("--trainer.enable_checkpointing=false", "enable_checkpointing"),
+        ("--trainer.barebones=true", "barebones"),
+        ("--trainer.reload_dataloaders_every_n_epochs=-1", "reload_dataloaders_every_n_epochs"),
+        ("--data.num_workers=1000", "data.num_workers=1000: each is a process, and this machine has"),
+        (f"--data.num_workers={TOO_MANY}", "lower it"),
+        ("--data.tokens_per_batch=0", "tokens_per_batch"),
+        ("--data.samples_per_epoch=0", "samples_per_epoch"),
+        ("--data.teacher_weights={teacher: -1}", "teacher_weights"),
+        ("--data.teacher_weights={teacher: .nan}", "teacher_weights"),
+        ("--data.teachers=[]", "teachers"),
+        ("--data.order_seed=-1", "order_seed"),
+        ("--data.cache_dir=/dev/null", "/dev/null"),
+        ("--data.cache_dir=r.parquet", "r.parquet"),
+        ("--data.rationales=[]", "data.rationales"),
+        ('--data.rationales=["models"]', "models"),
+        ('--data.logits=["r.parquet"]', "r.parquet"),
+        ("--model.loss.divergence=nope", "divergence"),
+        ("--model.loss.kl_weight={shape: linear}", "kl_weight"),
+        ("--model.adapter.r=0", "adapter"),
+        ("--model.adapter={r: 8, target_modules: [nope]}", "nope"),
+        ("--model.compile=maybe", "compile"),
+        ("--model.head_chunk=0", "head_chunk"),
+        ("--run.root=r.parquet", "r.parquet"),
+        ("--run.root=" + "x" * 300, "choose another place"),
+        ("--run.root=a\0b", "choose another place"),
+        ("--run.id=" + "y" * 300, "run.id"),
+        ("--run.checkpoint_steps=0", "checkpoint_steps"),
+        ("--throughput.peak_flops=-1", "peak_flops"),
+        ("--throughput.peak_flops=.nan", "peak_flops"),
+    ],
+)
+def test_a_setting_of_fit_is_wrong(bench, option: str, named: str) -> None:
+    assert named in bench.refuse("fit", option)
+
+
+# Where the output is to be.
+
+
+@pytest.mark.parametrize("stage", ["annotate", "cache_logits", "evaluate"])
+@pytest.mark.parametrize(
+    "output", ["", "/", ".", "..", "out/..", "models", "/proc/x.parquet", "/dev/null/x", "a\0b", "x" * 300, "/a" * 3000]
+)
+def test_nothing_can_be_written_there(bench, stage: str, output: str) -> None:
+    line = bench.refuse(stage, f"--output={output}")
+    assert len(line) < 400
+
+
+@pytest.mark.parametrize("stage", ["annotate", "cache_logits", "evaluate"])
+@pytest.mark.parametrize("option", ["--trainer.limit_predict_batches=0", "--trainer.limit_predict_batches=2.5"])
+def test_a_limit_leaves_nothing_to_predict(bench, stage: str, option: str) -> None:
+    line = bench.refuse(stage, option)
+    assert "limit_predict_batches" in line or "2.5" in line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--model.max_new_tokens=0",
+        "--model.max_new_tokens=1e9",
+        "--model.num_samples=0",
+        "--model.backend=OpenAIBackend",
+        "--model.backend={}",
+        "--model.keep_layers=[]",
+        "--model.keep_layers=[99]",
+        "--model.dtype=int8",
+        "--model",
+        "--model=3",
+        "--data=null",
+        "stray",
+        "--data.questions=",
+        "--data.questions=[]",
+        "--data.questions=/etc",
+        "--data.questions=/dev/null",
+    ],
+)
+def test_a_setting_of_annotate_is_wrong(bench, option: str) -> None:
+    bench.refuse("annotate", option)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--rows_per_shard=0",
+        "--model.top_k=0",
+        "--model.kind=nope",
+        "--model.mass=2",
+        "--model.temperatures=[]",
+        "--model.draws=0",
+        "--model.values=int4",
+    ],
+)
+def test_a_setting_of_cache_logits_is_wrong(bench, option: str) -> None:
+    assert option.removeprefix("--").split("=")[0].rpartition(".")[2] in bench.refuse("cache_logits", option)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--model.max_new_tokens=0", "--bert_model=", "--model.seed=-1", "--wandb.samples=0", "--model.keep_layers=[0,0]"],
+)
+def test_a_setting_of_evaluate_is_wrong(bench, option: str) -> None:
+    bench.refuse("evaluate", option)

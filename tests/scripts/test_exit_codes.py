@@ -83,7 +83,7 @@ def test_what_is_done_is_not_entered_again_by_what_is_wrong(bench) -> None:
         assert "already" in bench.run(stage)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 75])
+@pytest.mark.parametrize("code", [75, *(pytest.param(code, marks=pytest.mark.slow) for code in (0, 1, 2))])
 def test_a_job_ends_as_its_stage_does(tmp_path: Path, code: int) -> None:
     done = tmp_path / "done"
     jobs = [{"name": "a", "stage": "status", "args": [str(tmp_path)], "done": str(done), "needs": []}]

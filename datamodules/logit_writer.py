@@ -127,11 +127,8 @@ class LogitCacheWriter:
             index[f"index.{name}"] = ("U32", np.array([len(part[plane]) for part in self._planes], "<u4"))
         numbers = [int(path.stem.split("-")[2]) for path in self.folder.glob(f"shard-{self.rank:04d}-*.safetensors")]
         path = self.folder / f"shard-{self.rank:04d}-{max(numbers, default=-1) + 1:05d}.safetensors"
-        try:
-            with atomic_path(path) as temporary:
-                write_shard(temporary, planes, index, self.description.signature)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be written: {error.strerror}; the same command continues") from None
+        with atomic_path(path) as temporary:
+            write_shard(temporary, planes, index, self.description.signature)
         self._examples, self._planes, self._num_rows = [], [], 0
 
     def finish(self, tokenizer: PreTrainedTokenizerBase, creation: dict, head: dict[str, Any] | None = None) -> None:
@@ -148,27 +145,22 @@ class LogitCacheWriter:
         self._refuse_other_writers()
         shards = self.find_shards()
         index_shards(shards)
-        try:
-            listed_head = None if head is None else self._write_head(head)
-            used = self._find_used_ids(shards)
-            record = {
-                "schema": SCHEMA_VERSION,
-                **self.description.to_json(),
-                "signature": self.description.signature,
-                "ids_in_use": pack_ids(used),
-                "fingerprint_in_use": fingerprint_tokenizer(tokenizer, used.tolist()),
-                "shards": [
-                    {"file": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": hash_path(shard.path)}
-                    for shard in shards
-                ],
-                "head": listed_head,
-                "creation": creation,
-            }
-            write_text(self.folder / "manifest.json", render_manifest(record))
-        except OSError as error:
-            raise ValueError(
-                f"{self.folder}: no manifest can be written: {error.strerror}; run the same command again"
-            ) from None
+        listed_head = None if head is None else self._write_head(head)
+        used = self._find_used_ids(shards)
+        record = {
+            "schema": SCHEMA_VERSION,
+            **self.description.to_json(),
+            "signature": self.description.signature,
+            "ids_in_use": pack_ids(used),
+            "fingerprint_in_use": fingerprint_tokenizer(tokenizer, used.tolist()),
+            "shards": [
+                {"file": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": hash_path(shard.path)}
+                for shard in shards
+            ],
+            "head": listed_head,
+            "creation": creation,
+        }
+        write_text(self.folder / "manifest.json", render_manifest(record))
         (self.folder / MISSING_EXAMPLES).unlink(missing_ok=True)
         for path in self._find_strays():
             if path.name != f".lock-{self.rank:04d}":

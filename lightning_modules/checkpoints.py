@@ -162,21 +162,16 @@ class RotatingCheckpointIO(TorchCheckpointIO):
             ValueError: The disk is full.
         """
         target = Path(path)
-        try:
-            with atomic_path(target) as temporary:
-                with temporary.open("wb") as file:
+        with atomic_path(target) as temporary:
+            with temporary.open("wb") as file:
+                try:
                     torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                keep_previous(target)
-        except (OSError, RuntimeError) as error:
-            # torch hides what went wrong behind its complaint that the file is not finished.
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
-                raise
-            raise ValueError(
-                f"{target}: cannot be written: {cause.strerror}; the same command continues from the one before"
-            ) from None
+                except RuntimeError as error:
+                    # torch hides what went wrong behind its complaint that the file is not finished.
+                    raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+                file.flush()
+                os.fsync(file.fileno())
+            keep_previous(target)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.

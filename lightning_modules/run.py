@@ -17,6 +17,7 @@ from datamodules.files import (
     check_name,
     check_place,
     hash_json,
+    name_unwritten,
     read_meta,
     read_whole_lines,
     refuse_foreign,
@@ -231,7 +232,7 @@ class JsonlLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Appends one line and forces it to the disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with name_unwritten(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
             file.flush()
             os.fsync(file.fileno())

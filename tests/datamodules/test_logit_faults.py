@@ -222,7 +222,7 @@ def test_a_full_disk_is_refused_and_the_old_content_stays(cache: Path) -> None:
             with pytest.raises(ValueError, match=message):
                 writer.flush()
             if size == 0:
-                with pytest.raises(ValueError, match="no manifest can be written: File too large"):
+                with pytest.raises(ValueError, match=r"manifest\.json: cannot be written: File too large"):
                     writer.finish(TOKENIZER, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -128,14 +128,15 @@ class Bench:
         if stage == "study":
             write_study(folder)
             return
-        for name in ("teacher", "runs/g"):
-            if (self.folder / name).exists():
-                shutil.copytree(self.folder / name, folder / name, ignore=shutil.ignore_patterns("checkpoints"))
-        output = folder / OUTPUTS[stage]
-        if output.is_dir():
-            shutil.rmtree(output)
-        else:
-            output.unlink(missing_ok=True)
+        for earlier in ("annotate", "cache_logits", "fit", "evaluate"):
+            if earlier == stage:
+                break
+            source, target = self.folder / OUTPUTS[earlier], folder / OUTPUTS[earlier]
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("checkpoints"))
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
 
     def find_difference(self, stage: str, folder: Path, ended: Ended) -> str | None:
         """Returns what is not as where nothing disturbed the stage, None if all is."""

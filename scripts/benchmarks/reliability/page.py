@@ -11,9 +11,10 @@ from scripts.benchmarks.measure import Measurement
 
 _PAGE = """# What a fault leaves behind
 
-{day}, commit {commit}, {machine}, shared with other work. Made by
+{day}, commit {commit}, {machine}, shared with others. Made by
 
-    python -m scripts.benchmark faults --rounds={rounds} --flips={flips} --seed={seed} --page docs/results/reliability.md
+
+    python -m scripts.benchmark faults --rounds={rounds} --flips={flips} --seed={seed} --page {path}
 
 on the microworld: {rounds} rounds of each kind with the seeds {seed} to {last}, and {flips} flipped bits in each
 artefact with seed {seed}. `python -m scripts.benchmark faults --help` says what counts as wrong.
@@ -44,6 +45,7 @@ def format_rows(measured: list[Measurement]) -> str:
 def write_page(path: Path, measured: list[Measurement], rounds: int, flips: int, seed: int) -> None:
     """Writes the page."""
     page = _PAGE.format(
+        path=path,
         day=date.today().isoformat(),
         commit=find_git_commit(),
         machine=f"{os.cpu_count()} cores ({platform.machine()})",

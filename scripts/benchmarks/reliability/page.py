@@ -11,8 +11,8 @@ from scripts.benchmarks.measure import Measurement
 
 _PAGE = """# What a fault leaves behind
 
-{day}, commit {commit}, {machine}, shared with others. Made by
-
+{day}, commit {commit}, {machine}, shared with other work.
+Made by
 
     python -m scripts.benchmark faults --rounds={rounds} --flips={flips} --seed={seed} --page {path}
 

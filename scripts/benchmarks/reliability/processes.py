@@ -18,6 +18,8 @@ from scripts.entry import run_main
 from scripts.stages import MAINS
 
 COMMANDS: dict[str, Callable] = {**MAINS, "study": study.main}
+# Seconds after which a process is taken to hang; the longest, a study, takes some ten.
+_PATIENCE = 300.0
 # What libraries draw while they load and save.
 _PROGRESS = ("Loading weights", "Writing model shards")
 
@@ -77,9 +79,9 @@ class Stage:
         while self._open and (left := until - time.monotonic()) > 0:
             self._read(left)
 
-    def wait(self, kill_after: float | None = None) -> Ended:
+    def wait(self, kill_after: float = _PATIENCE) -> Ended:
         """Waits for its end; kills it (SIGKILL) after so many seconds from its start."""
-        kill_at = None if kill_after is None else self._start + kill_after
+        kill_at: float | None = self._start + kill_after
         while True:
             self._read(0.005)
             ended, status = os.waitpid(self._id, os.WNOHANG)

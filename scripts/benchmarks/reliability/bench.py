@@ -66,7 +66,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "evaluate": contents.read_predictions,
     "study": contents.read_study,
 }
-# What a stopped process may leave for good: its lock's file where that is kept, and what an attempt has said.
+# A run keeps its lock's file.
 _KEPT = (".lock",)
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datamodules.files import atomic_path, sync_path
+from lightning_modules.run import write_ahead
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -145,6 +146,7 @@ class StepCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         """Saves every so many steps."""
         if not trainer.is_last_batch:
+            write_ahead(trainer)
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 

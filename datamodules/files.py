@@ -30,6 +30,25 @@ def sync_path(path: Path) -> None:
 
 
 @contextmanager
+def name_unwritten(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be written, as on a full disk, into an error that names it.
+
+    Raises:
+        ValueError: Something within could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        # One that opens or renames has a name already; one without a number is a library's own.
+        if error.filename is not None or error.errno is None:
+            raise
+        reason = os.strerror(error.errno)
+        raise ValueError(
+            f"{path}: cannot be written: {reason}; the same command continues once that is mended"
+        ) from None
+
+
+@contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target`; on success it is synced and renamed onto it, else removed.
 
@@ -37,7 +56,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     a folder needs a target that is not there yet, or is an empty folder.
 
     Raises:
-        ValueError: The target's folder cannot be made or written to.
+        ValueError: The target's folder cannot be made or written to, or the disk is full.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +67,12 @@ def atomic_path(target: Path) -> Iterator[Path]:
     # Random, not the process id: nodes of a cluster that share a file system may have equal ids.
     temporary = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
     try:
-        yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            sync_path(path)
-        os.replace(temporary, target)
-        sync_path(target.parent)
+        with name_unwritten(target):
+            yield temporary
+            for path in (*temporary.rglob("*"), temporary):
+                sync_path(path)
+            os.replace(temporary, target)
+            sync_path(target.parent)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from datamodules.files import name_unwritten
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -48,7 +50,7 @@ def hold(path: Path, what: str, wait: bool = False, keep: bool = False) -> Itera
         keep: Leave the file there; else it is removed, and with it the folders that were made for it and are empty.
 
     Raises:
-        ValueError: Another process has it.
+        ValueError: Another process has it, or the disk is full.
     """
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +61,11 @@ def hold(path: Path, what: str, wait: bool = False, keep: bool = False) -> Itera
                 raise ValueError(f"{what} ({file.read().strip()}); wait for it, or end it")
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 continue  # who had it has removed it meanwhile
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
             try:
+                with name_unwritten(path):
+                    # Not through the buffer, which closing the file would try to write again.
+                    os.ftruncate(file.fileno(), 0)
+                    os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
                 yield
             finally:
                 if not keep:

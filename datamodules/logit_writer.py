@@ -1,18 +1,18 @@
 """Writes a logit cache; `logit_format` says how it lies on disk."""
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.files import atomic_path, hash_path, write_text
+from datamodules.locks import hold
 from datamodules.logit_cache import MISSING_EXAMPLES, index_shards
 from datamodules.logit_codec import decode_rows, encode_rows
 from datamodules.logit_format import (
@@ -46,7 +46,7 @@ class LogitCacheWriter:
         self._examples: list[Example] = []
         self._planes: list[dict[str, np.ndarray]] = []
         self._num_rows = 0
-        self._lock: BinaryIO | None = None
+        self._lock = ExitStack()
         self._seen: set[Path] = set()
 
     def find_shards(self) -> list[Shard]:
@@ -79,22 +79,16 @@ class LogitCacheWriter:
         Raises:
             ValueError: Another process has it, or has written since `find_done`; or the folder is read-only.
         """
-        path = self.folder / f".lock-{self.rank:04d}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = path.open("wb")
-            # Ends with the process, however it ends.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{self.folder}: another process is writing this cache ({path.name}); wait for it"
-            ) from None
+            self._lock.enter_context(self._hold(self.folder / f".lock-{self.rank:04d}"))
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be written: {error.strerror}; choose another output") from None
-        own = set(self.folder.glob(f"shard-{self.rank:04d}-*.safetensors"))
-        is_gone = not path.exists() or not os.path.samestat(path.stat(), os.fstat(self._lock.fileno()))
-        if is_gone or own - self._seen:
+        if set(self.folder.glob(f"shard-{self.rank:04d}-*.safetensors")) - self._seen:
+            self.close()
             raise ValueError(f"{self.folder}: another process has just written here; run the same command again")
+
+    def _hold(self, lock: Path) -> AbstractContextManager[None]:
+        return hold(lock, f"{self.folder}: another process writes this cache")
 
     def add(self, batch: Sequence[tuple[Example, dict[str, np.ndarray]]]) -> None:
         """Adds the rows of one batch's examples; see `logit_codec`."""
@@ -133,11 +127,8 @@ class LogitCacheWriter:
             index[f"index.{name}"] = ("U32", np.array([len(part[plane]) for part in self._planes], "<u4"))
         numbers = [int(path.stem.split("-")[2]) for path in self.folder.glob(f"shard-{self.rank:04d}-*.safetensors")]
         path = self.folder / f"shard-{self.rank:04d}-{max(numbers, default=-1) + 1:05d}.safetensors"
-        try:
-            with atomic_path(path) as temporary:
-                write_shard(temporary, planes, index, self.description.signature)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be written: {error.strerror}; the same command continues") from None
+        with atomic_path(path) as temporary:
+            write_shard(temporary, planes, index, self.description.signature)
         self._examples, self._planes, self._num_rows = [], [], 0
 
     def finish(self, tokenizer: PreTrainedTokenizerBase, creation: dict, head: dict[str, Any] | None = None) -> None:
@@ -154,27 +145,22 @@ class LogitCacheWriter:
         self._refuse_other_writers()
         shards = self.find_shards()
         index_shards(shards)
-        try:
-            listed_head = None if head is None else self._write_head(head)
-            used = self._find_used_ids(shards)
-            record = {
-                "schema": SCHEMA_VERSION,
-                **self.description.to_json(),
-                "signature": self.description.signature,
-                "ids_in_use": pack_ids(used),
-                "fingerprint_in_use": fingerprint_tokenizer(tokenizer, used.tolist()),
-                "shards": [
-                    {"file": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": hash_path(shard.path)}
-                    for shard in shards
-                ],
-                "head": listed_head,
-                "creation": creation,
-            }
-            write_text(self.folder / "manifest.json", render_manifest(record))
-        except OSError as error:
-            raise ValueError(
-                f"{self.folder}: no manifest can be written: {error.strerror}; run the same command again"
-            ) from None
+        listed_head = None if head is None else self._write_head(head)
+        used = self._find_used_ids(shards)
+        record = {
+            "schema": SCHEMA_VERSION,
+            **self.description.to_json(),
+            "signature": self.description.signature,
+            "ids_in_use": pack_ids(used),
+            "fingerprint_in_use": fingerprint_tokenizer(tokenizer, used.tolist()),
+            "shards": [
+                {"file": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": hash_path(shard.path)}
+                for shard in shards
+            ],
+            "head": listed_head,
+            "creation": creation,
+        }
+        write_text(self.folder / "manifest.json", render_manifest(record))
         (self.folder / MISSING_EXAMPLES).unlink(missing_ok=True)
         for path in self._find_strays():
             if path.name != f".lock-{self.rank:04d}":
@@ -183,14 +169,8 @@ class LogitCacheWriter:
     def _refuse_other_writers(self) -> None:
         for path in self.folder.glob(".lock-*"):
             if path.name != f".lock-{self.rank:04d}":
-                with path.open("wb") as other:
-                    try:
-                        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        raise ValueError(
-                            f"{self.folder}: another process is writing this cache ({path.name}); when it has ended, "
-                            "run the same command again"
-                        ) from None
+                with self._hold(path):
+                    pass
 
     def _write_head(self, head: dict[str, Any]) -> dict[str, Any]:
         path = self.folder / "head.safetensors"
@@ -211,8 +191,6 @@ class LogitCacheWriter:
 
     def close(self) -> None:
         """Gives the folder back."""
-        assert self._lock is not None
-        (self.folder / f".lock-{self.rank:04d}").unlink(missing_ok=True)
         self._lock.close()
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from datamodules.files import hash_json, read_whole_lines
+from datamodules.files import hash_json, name_unwritten, read_whole_lines
 
 
 class RecordLog:
@@ -50,8 +50,12 @@ class RecordLog:
                 file.truncate(end)
 
     def append(self, records: list[dict]) -> None:
-        """Appends records and forces them to the disk."""
-        with self.part.open("a", encoding="utf-8") as file:
+        """Appends records and forces them to the disk.
+
+        Raises:
+            ValueError: The disk is full; a line that is half there is none.
+        """
+        with name_unwritten(self.part), self.part.open("a", encoding="utf-8") as file:
             header = [{"signature": self.signature}] if file.tell() == 0 else []
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in [*header, *records])
             file.flush()

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datamodules.files import atomic_path, sync_path
+from lightning_modules.run import write_ahead
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -145,6 +146,7 @@ class StepCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
         """Saves every so many steps."""
         if not trainer.is_last_batch:
+            write_ahead(trainer)
             super().on_train_batch_end(trainer, *args, **kwargs)
 
 
@@ -162,21 +164,16 @@ class RotatingCheckpointIO(TorchCheckpointIO):
             ValueError: The disk is full.
         """
         target = Path(path)
-        try:
-            with atomic_path(target) as temporary:
-                with temporary.open("wb") as file:
+        with atomic_path(target) as temporary:
+            with temporary.open("wb") as file:
+                try:
                     torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                keep_previous(target)
-        except (OSError, RuntimeError) as error:
-            # torch hides what went wrong behind its complaint that the file is not finished.
-            cause = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(cause, OSError):
-                raise
-            raise ValueError(
-                f"{target}: cannot be written: {cause.strerror}; the same command continues from the one before"
-            ) from None
+                except RuntimeError as error:
+                    # torch hides what went wrong behind its complaint that the file is not finished.
+                    raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+                file.flush()
+                os.fsync(file.fileno())
+            keep_previous(target)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint.

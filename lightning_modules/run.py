@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -17,6 +19,7 @@ from datamodules.files import (
     check_name,
     check_place,
     hash_json,
+    name_unwritten,
     read_meta,
     read_whole_lines,
     refuse_foreign,
@@ -219,6 +222,7 @@ class JsonlLogger(Logger):
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
+        self._last = ""
 
     @property
     def name(self) -> str:
@@ -235,9 +239,27 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends one line and forces it to the disk."""
+        """Appends one line and forces it to the disk, unless it was written ahead of a checkpoint."""
+        line = json.dumps({"step": step, **metrics}) + "\n"
+        if line == self._last:
+            return
+        self._last = line
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        with name_unwritten(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+
+
+def write_ahead(trainer: L.Trainer) -> None:
+    """Writes a step's metrics before a checkpoint counts the step, so that a kill between the two leaves no gap.
+
+    Lightning logs a step only after the hooks of its end, in which checkpoints are saved.
+    """
+    connector, loop = trainer._logger_connector, trainer.fit_loop.epoch_loop
+    if not connector.should_update_logs:
+        return
+    metrics = {**convert_tensors_to_scalars(connector.metrics["log"]), "epoch": trainer.current_epoch}
+    for logger in trainer.loggers:
+        if isinstance(logger, JsonlLogger):
+            logger.log_metrics(metrics, step=loop._batches_that_stepped)

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import sys
 from pathlib import Path
 
 from datamodules.command_line import CommandLine
@@ -23,8 +24,11 @@ def parse(args: list[str] | None = None) -> tuple[str, bool, list[str]]:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parsed, rest = parser.parse_known_args(args)
-    return parsed.name, parsed.json, rest
+    args = sys.argv[1:] if args is None else args
+    # After a name, help is the benchmark's own.
+    asked = [arg for arg in args if arg in ("-h", "--help")] if args and args[0] in NAMES else []
+    parsed, rest = parser.parse_known_args([arg for arg in args if arg not in asked])
+    return parsed.name, parsed.json, [*rest, *asked]
 
 
 def main(args: list[str] | None = None) -> None:

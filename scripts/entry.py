@@ -35,7 +35,7 @@ def quiet_libraries() -> None:
         "You are using a custom batch sampler",
         ".*LeafSpec.* is deprecated",
         ".*does not have many workers",
-        "Total length of `list` across ranks is zero",
+        "Total length of .* across ranks is zero",
         ".*is smaller than the logging interval",
         "Checkpoint directory .* exists and is not empty",
         ".*`srun` command is available",

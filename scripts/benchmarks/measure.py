@@ -22,7 +22,7 @@ class Measurement:
         value: The number.
         unit: Of `value` and `baseline`.
         baseline: The same of what it is compared with, in the same run; None where there is nothing to compare.
-        ratio: value / baseline.
+        ratio: value / baseline; None where that is 0, too.
     """
 
     name: str
@@ -37,7 +37,8 @@ class Measurement:
         return cls(name, value, unit, baseline, value / baseline)
 
     def __str__(self) -> str:
-        beside = "" if self.baseline is None else f"  against {self.baseline:<12.5g}  ratio {self.ratio:.3f}"
+        beside = "" if self.baseline is None else f"  against {self.baseline:<12.5g}"
+        beside += "" if self.ratio is None else f"  ratio {self.ratio:.3f}"
         return f"{self.name:<44} {self.value:<12.5g} {self.unit:<12}{beside}"
 
 

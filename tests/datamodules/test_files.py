@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from datamodules.files import (
     write_jsonl,
     write_text,
 )
+from datamodules.tables import write_table
 from tests.conftest import LockedFolder
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,24 @@ def test_a_folder_does_not_replace_a_full_one(tmp_path: Path) -> None:
         (temporary / "new").write_text("new")
     assert list_names(target) == ["old"]
     assert list_names(tmp_path) == ["cache"]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.parquet"])
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, full_disk: Callable, name: str) -> None:
+    target = tmp_path / name
+    target.write_text("old")
+    message = rf"{name}: cannot be written: File too large; the same command continues once that is mended$"
+    with full_disk(10), pytest.raises(ValueError, match=message):
+        if target.suffix == ".parquet":
+            write_table(target, [{"text": "new"}], {})
+        else:
+            write_json(target, {"text": "new"})
+    assert list_names(tmp_path) == [name] and target.read_text() == "old"
+
+
+def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"), atomic_path(tmp_path / "x"):
+        (tmp_path / "missing").read_text()
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

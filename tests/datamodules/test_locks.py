@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,14 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with (tmp_path / "x").open("w") as file, pytest.warns(UserWarning, match="its file system has no locks"):
         assert take(file)
+
+
+def test_a_full_disk_names_the_lock_and_leaves_none(tmp_path: Path, full_disk: Callable) -> None:
+    path = tmp_path / "new" / ".out.lock"
+    with (
+        full_disk(0),
+        pytest.raises(ValueError, match=r"\.out\.lock: cannot be written: File too large"),
+        hold(path, "out"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

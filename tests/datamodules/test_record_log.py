@@ -1,6 +1,7 @@
 """Tests of the log that survives a kill; the kills themselves are in the tests of what uses it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def test_a_torn_line_is_no_record_and_is_cut_off(tmp_path: Path, cut: int) -> No
     again.append([{"n": 3}])
     assert again.collect() == [{"n": 1}, {"n": 3}]
     assert [json.loads(line) for line in again.part.read_text().splitlines()[1:]] == again.collect()
+
+
+def test_a_full_disk_names_the_part_and_loses_no_record_before(tmp_path: Path, full_disk: Callable) -> None:
+    log = RecordLog(tmp_path / "r", {}, lambda records: None)
+    log.open()
+    log.append([{"n": 1}])
+    message = r"\.r\.part-0\.jsonl: cannot be written: File too large; the same command continues once that is mended$"
+    with full_disk(100), pytest.raises(ValueError, match=message):
+        log.append([{"n": 2, "text": "x" * 200}])
+    again = RecordLog(tmp_path / "r", {}, lambda records: None)
+    again.open()
+    again.append([{"n": 3}])
+    assert again.collect() == [{"n": 1}, {"n": 3}]
 
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from datamodules.distillation import DistillationDataModule
+from datamodules.files import read_whole_lines
 from lightning_modules.checkpoints import (
     LAST,
     PREVIOUS,
@@ -20,7 +21,7 @@ from lightning_modules.checkpoints import (
     read_global_step,
     remove_torn,
 )
-from lightning_modules.run import RunFolder, RunSettings
+from lightning_modules.run import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student import DistillationModule
 from tests.lightning_modules.conftest import World
 from tests.tiny import fit
@@ -99,8 +100,11 @@ class Places(L.Callback):
 
     def __init__(self) -> None:
         self.saved: list[tuple[int, int]] = []
+        self.written: list[int] = []
 
     def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict) -> None:
+        if isinstance(logger := trainer.logger, JsonlLogger):
+            self.written.append(read_whole_lines(logger.path)[-1]["step"])
         self.saved.append((trainer.global_step, trainer.fit_loop.epoch_loop.batch_idx + 1))
 
 
@@ -115,6 +119,21 @@ def test_an_epochs_last_step_is_left_to_its_own_checkpoint(world: World, tmp_pat
     number = int(trainer.num_training_batches)
     assert number == 3
     assert places.saved == [(1, 1), (2, 2), (4, 1), (5, 2)]
+
+
+def test_a_steps_metrics_are_written_once_and_before_the_checkpoint_that_counts_it(
+    world: World, tmp_path: Path
+) -> None:
+    data = DistillationDataModule(
+        world.student, world.questions, rationales=[world.rationales], prompt="plain", tokens_per_step=300
+    )
+    places, logger = Places(), JsonlLogger(tmp_path / "metrics.jsonl")
+    step = StepCheckpoint(tmp_path, "last", enable_version_counter=False, every_n_train_steps=1)
+    options = {"max_epochs": 2, "enable_checkpointing": True, "log_every_n_steps": 1, "logger": logger}
+    fit(DistillationModule(world.student), data, callbacks=[places, step], **options)
+    assert places.written == [number - 1 for number, _ in places.saved]
+    records = read_whole_lines(logger.path)
+    assert [record["step"] for record in records if "train/loss" in record] == list(range(6))
 
 
 def hold(settings: RunSettings, is_held: object) -> None:

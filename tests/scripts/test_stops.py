@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,21 @@ def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
     whole = tmp_path / "whole.parquet"
     run_stage("annotate", *options, f"--output={whole}")
     assert [{**record, "family": "a"} for record in records] == pq.read_table(whole).to_pylist()
+
+
+@pytest.mark.parametrize("stage", ["annotate", "evaluate"])
+def test_a_rerun_that_has_nothing_left_to_ask_says_nothing_else(inside, tmp_path, stage, full_disk):
+    output = tmp_path / "out.parquet"
+    options = [f"--output={output}"] + (["--wandb.enabled=false"] if stage == "evaluate" else [])
+    size = (inside / ("teacher/rationales.parquet" if stage == "annotate" else "predictions.parquet")).stat().st_size
+    # The log of the records fits, the table with its schema and metadata does not.
+    with full_disk(size - 1), pytest.raises(ValueError, match=r"out\.parquet: cannot be written: File too large"):
+        run_stage(stage, *options)
+    assert not output.exists() and (tmp_path / ".out.parquet.part-0.jsonl").is_file()
+    with warnings.catch_warnings(record=True) as said:
+        run_stage(stage, *options)
+    assert [str(warning.message) for warning in said] == []
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("stage", ["annotate", "evaluate"])

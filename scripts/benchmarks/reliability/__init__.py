@@ -1,0 +1,1 @@
+"""What the benchmark `faults` is made of: stages in forked processes, and what is done to them."""

@@ -201,7 +201,8 @@ def build_examples(
 ) -> list[Example]:
     """Tokenizes (question, rationale) pairs, or, without a rationale, (question, gold answer), in one go.
 
-    An example without anything to supervise, for want of a gold answer or of any text, has no tokens.
+    An example without anything to supervise, for want of a gold answer or of any text, has no tokens; one whose text
+    was cut off before its answer has no end token, which nobody wrote there.
 
     Args:
         tokenizer: The student's.
@@ -212,20 +213,22 @@ def build_examples(
     """
     questions = {question.id: question for question, _ in pairs}
     prompts = dict(zip(questions, encode_prompts(tokenizer, prompt, list(questions.values())), strict=True))
-    parts = []
+    parts, torn = [], []
     for question, rationale in pairs:
         if rationale is not None:
             has_text, normalize = bool(rationale.text.strip()), answer_position is not None
             text, answer = split_completion(question, rationale, prompt, normalize) if has_text else ("", "")
+            torn.append(rationale.is_truncated and not answer and text == rationale.text.strip())
             parts.append((join_thinking(rationale.thinking, text) if keep_thinking and has_text else text, answer))
         else:
+            torn.append(False)
             parts.append(("", prompt.answer_sentence(question, question.gold) if question.gold is not None else ""))
     examples = []
-    for (question, rationale), (text, answer), (completion_ids, segments) in zip(
-        pairs, parts, encode_completions(tokenizer, parts, answer_position == "first"), strict=True
+    for (question, rationale), (text, answer), is_torn, (completion_ids, segments) in zip(
+        pairs, parts, torn, encode_completions(tokenizer, parts, answer_position == "first"), strict=True
     ):
         prompt_text, prompt_ids = prompts[question.id]
-        stop = None if text or answer else 0
+        stop = (-1 if is_torn else None) if text or answer else 0
         order = (answer, "", text) if answer_position == "first" else (text, answer)
         examples.append(
             Example(

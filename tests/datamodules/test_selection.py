@@ -9,6 +9,7 @@ from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.generation import QuestionDataModule
 from datamodules.rationales import Rationale, find_repeats, write_rationales
+from datamodules.tokenization import ANSWER
 from studies.diagnostics.sources import TaskSource, load_task
 from tests.tiny import make_questions, make_rationale, save_model, write_questions
 
@@ -71,6 +72,9 @@ def test_no_answer_sentence_follows_a_torn_text(folder: Path) -> None:
     for example, question in zip(data.examples, QUESTIONS, strict=True):
         completion = data.tokenizer.decode(example.token_ids[example.num_prompt_tokens :], skip_special_tokens=True)
         assert completion == make_rationale(question, "t").text[:25].strip()
+        # Nobody wrote an end there, but where the answer was reached.
+        assert (data.tokenizer.eos_token_id in example.token_ids) == (ANSWER in example.segments)
+    assert len({ANSWER in example.segments for example in data.examples}) == 2
 
 
 def test_what_is_rewritten_and_compared_with_was_not_cut_off(folder: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import wandb
 
 from lightning_modules.wandb_files import find_fragments, read_records, sync
-from tests.scripts.conftest import Bench
+from tests.scripts.conftest import COMMANDS, Bench
+from tests.scripts.pipeline import count_lines, spawn, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -205,3 +206,19 @@ def test_without_a_network_a_run_is_logged_offline_within_seconds(bench: Bench, 
     with pytest.warns(UserWarning, match="W&B cannot be used"):
         bench.run("fit")
     assert len([*bench.folder.rglob("offline-run-*")]) == 1 and [*bench.folder.rglob("DONE")]
+
+
+def test_a_run_that_is_being_written_is_left_alone(bench: Bench) -> None:
+    """A fit in a process of its own, whose file is read again and again while W&B writes it."""
+    args = [*COMMANDS["fit"], "--trainer.max_epochs=200"]
+    process = spawn("fit", args, bench.folder, WANDB_MODE="offline")
+    metrics = bench.folder / "runs" / "bench" / "run" / "metrics.jsonl"
+    try:
+        wait_until(process, lambda: count_lines(metrics) >= 3)
+        for number in range(3, 30, 3):
+            wait_until(process, lambda number=number: count_lines(metrics) >= number)
+            said = sync(bench.folder / "runs", False, False, (sys.executable, "-c", "raise SystemExit(1)"))
+            assert said.endswith("0 uploaded") and said.startswith(("open ", "empty "))
+    finally:
+        process.kill()
+        process.communicate()

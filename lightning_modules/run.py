@@ -167,12 +167,13 @@ class RunFolder:
         """Drops the lines that the resumed run will write again, and one that a kill tore."""
         if not (self.path / METRICS).is_file():
             return
-        # Step n's training metrics are logged as n while the checkpoint after it counts n + 1 steps.
-        kept = [
-            record
-            for record in read_metrics(self.path)
-            if record["step"] < step or (record["step"] == step > 0 and "train/loss" not in record)
-        ]
+        kept = []
+        for record in read_metrics(self.path):
+            # Step n's training metrics are logged as n while the checkpoint after it counts n + 1 steps; so are those
+            # of the validation that follows it, but by an attempt that went on with the validation, as n + 1.
+            if record["step"] > step or (record["step"] == step and (step == 0 or "train/loss" in record)):
+                break
+            kept.append(record)
         write_jsonl(self.path / METRICS, kept)
 
     def finish(self, facts: dict) -> None:

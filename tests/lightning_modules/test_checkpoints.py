@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files import read_whole_lines
+from datamodules.files import read_whole_lines, write_jsonl
 from lightning_modules.checkpoints import (
     LAST,
     PREVIOUS,
@@ -134,6 +134,22 @@ def test_a_steps_metrics_are_written_once_and_before_the_checkpoint_that_counts_
     assert places.written == [number - 1 for number, _ in places.saved]
     records = read_whole_lines(logger.path)
     assert [record["step"] for record in records if "train/loss" in record] == list(range(6))
+
+
+@pytest.mark.parametrize(("step", "number"), [(0, 0), (1, 1), (2, 4), (3, 6)])
+def test_metrics_end_at_the_checkpoint_whatever_was_validated_after_it(tmp_path: Path, step: int, number: int) -> None:
+    run, trained, validated = (
+        RunFolder(RunSettings(root=str(tmp_path), id="run"), {}),
+        {"train/loss": 1},
+        {"val/loss": 1},
+    )
+    run.begin("", {}, {}, 0)
+    # The second validation was made by an attempt that went on with it.
+    lines = [(0, trained), (1, trained), (1, validated), (2, validated), (2, trained), (2, validated), (3, trained)]
+    records = [{"step": at, **said} for at, said in lines]
+    write_jsonl(run.path / "metrics.jsonl", records)
+    run.begin("", {}, {}, step)
+    assert read_whole_lines(run.path / "metrics.jsonl") == records[:number]
 
 
 def hold(settings: RunSettings, is_held: object) -> None:

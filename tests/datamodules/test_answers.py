@@ -20,20 +20,18 @@ from tests.datamodules.answer_tables import (
     BOOLEANS,
     CANALS,
     CHOICES,
-    EXPRESSIONS,
     FORMULA,
     GPT_FIGURE,
     LENGTHS,
     LLAMA_FIGURE,
     MATHS,
-    NOTATIONS,
-    NUMBERS,
     NUMERIC,
     POLAR,
     SENTENCES,
     TINS,
     ask,
 )
+from tests.datamodules.number_tables import EXPRESSIONS, NOTATIONS, NUMBERS
 
 
 @pytest.mark.parametrize(("question", "completion", "answer"), CHOICES + BOOLEANS)

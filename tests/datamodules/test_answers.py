@@ -191,7 +191,7 @@ questions = st.one_of(
 
 
 @given(text=texts, question=questions, name=st.sampled_from(sorted(EXTRACTORS)))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_extraction_never_raises_nor_invents_an_option(text: str, question: Question, name: str) -> None:
     found = EXTRACTORS[name](text, question)
     if found is None:
@@ -206,7 +206,7 @@ def test_extraction_never_raises_nor_invents_an_option(text: str, question: Ques
 
 
 @given(text=texts, question=questions, space=st.text(" \n\t", max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_space_at_the_end_changes_nothing(text: str, question: Question, space: str) -> None:
     before, after = extract_neutral(text, question), extract_neutral(text + space, question)
     assert before == after
@@ -214,7 +214,7 @@ def test_space_at_the_end_changes_nothing(text: str, question: Question, space: 
 
 
 @given(text=texts, question=questions)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_split_loses_nothing_but_space_and_keeps_the_answer(text: str, question: Question) -> None:
     parts = split_answer_sentence(text, question)
     if parts is not None:
@@ -231,7 +231,7 @@ NAMES = st.text(string.ascii_lowercase, min_size=3, max_size=9)
     prompt=st.sampled_from(["cot", "few_shot", "direct", "instruction", "plain"]),
     data=st.data(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_prompts_answer_sentence_is_read_back(
     choices: list[str], rationale: str, prompt: str, data: st.DataObject
 ) -> None:

@@ -20,7 +20,7 @@ from datamodules.tokenization import ANSWER, PROMPT, RATIONALE, Example
 LENGTHS = st.lists(st.integers(1, 40), min_size=4, max_size=30)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(LENGTHS, st.integers(1, 120), st.integers(0, 3), st.integers(0, 2))
 def test_every_item_once_an_epoch(lengths: list, budget: int, seed: int, epoch: int) -> None:
     sampler = StepSampler(lengths, budget, budget, seed, 0, 1)
@@ -34,7 +34,7 @@ def test_every_item_once_an_epoch(lengths: list, budget: int, seed: int, epoch: 
         assert len(pack(order, np.array(lengths), min(int(over / 1.01), over - 1))) > len(steps)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(LENGTHS, st.integers(1, 8), st.integers(1, 200), st.booleans())
 def test_a_step_is_divided_among_any_number_of_processes(lengths: list, world: int, budget: int, ordered: bool) -> None:
     """Every item counts once; nothing exceeds the memory; all compute equally often; loads are about equal."""
@@ -139,7 +139,7 @@ def test_order_depends_on_epoch_and_seed() -> None:
     assert plan(0, 0) != plan(1, 0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 4), st.integers(1, 120))
 def test_prediction_sees_every_item_once_longest_first(lengths: list, world: int, budget: int) -> None:
     shares = [list(PredictionSampler(lengths, budget, rank, world)) for rank in range(world)]
@@ -168,7 +168,7 @@ def examples(draw: st.DrawFn) -> list[Example]:
     return made
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(examples())
 def test_rows_and_labels_are_a_naive_loops(made: list[Example]) -> None:
     batch = collate_examples(made, pad_id=0)

@@ -189,7 +189,7 @@ def test_a_vocabulary_that_holds_the_controls_names_does_not_write_them(name: st
     assert both[: len(encode_texts(tokenizer, [plain])[0].ids) - 1] == encode_texts(tokenizer, [plain])[0].ids[:-1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.lists(st.sampled_from([*CONTROLS[1:], "a", " ", "\n", "é", "<", "|>"])).map("".join))
 def test_any_text_survives_and_writes_no_control_token(text: str) -> None:
     tokenizer = build("llama-3")

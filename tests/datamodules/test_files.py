@@ -261,7 +261,7 @@ def test_a_name_that_could_lead_elsewhere_is_refused(name: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.text(max_size=12))
 def test_a_name_that_is_allowed_is_a_single_component_of_a_path(name: str) -> None:
     try:

@@ -111,7 +111,7 @@ TOKENS = st.sampled_from([*"0123456789xyπ+-=()[]{},.^_ ", r"\frac", r"\sqrt", r
 
 
 @given(st.lists(TOKENS, max_size=7).map("".join), st.lists(TOKENS, max_size=7).map("".join))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_changes_nothing(one: str, other: str) -> None:
     assert equal_expressions(one, other) == equal_expressions(other, one)
     assert equal_expressions(one, one)

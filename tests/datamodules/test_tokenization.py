@@ -269,7 +269,7 @@ anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 
 @pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
 @given(rationale=anything, answer=st.sampled_from(["The answer is D) Venice.", "#### 72", "答えは D。", ""]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_completion_decodes_to_its_text(
     tokenizers: dict[str, PreTrainedTokenizerBase], kind: str, rationale: str, answer: str
 ) -> None:

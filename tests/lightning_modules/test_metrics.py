@@ -122,7 +122,7 @@ def test_wilsons_interval() -> None:
     assert [estimate.low, estimate.high] == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from("ABCD") | st.none()), min_size=1, max_size=20))
 def test_macro_f1_is_the_mean_over_the_gold_letters(pairs: list[tuple[str, str | None]]) -> None:
     scores = []
@@ -134,7 +134,7 @@ def test_macro_f1_is_the_mean_over_the_gold_letters(pairs: list[tuple[str, str |
     assert macro_f1(*map(list, zip(*pairs, strict=True))) == pytest.approx(fmean(scores), abs=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.lists(st.floats(-30, 0), min_size=2, max_size=5)), min_size=1, max_size=20)
 )

@@ -97,7 +97,7 @@ def test_tokens_that_the_teacher_rules_out(name: str, top_k: int | None) -> None
     check(student, teacher, labels, name, 1.0, 2.0, None, "bucket", torch.float64)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(
     st.integers(0, 10_000),
     st.sampled_from(list(DIVERGENCES)),
@@ -130,7 +130,7 @@ def test_a_student_that_is_the_teacher(name: str) -> None:
                 np.testing.assert_allclose(gradient, 0.0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(st.integers(0, 10_000), st.sampled_from(TEMPERATURES), st.sampled_from(CONVEX))
 def test_a_bucket_rises_with_k_to_the_full_divergence(seed: int, temperature: float, name: str) -> None:
     student, teacher, labels, _ = draw(seed, rows=2)

@@ -14,7 +14,7 @@ from losses.targets import FullTarget, SampledTarget, SparseTarget
 from tests.losses.conftest import TEMPERATURES, VOCABULARY, draw, make_sparse_target, pad_support
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(1, VOCABULARY), st.floats(0.5, 4.0))
 def test_interpolation_is_exact_where_stored_and_between_errs_towards_the_tail(seed, top_k, temperature) -> None:
     _, teacher, _, _ = draw(seed)

@@ -23,8 +23,13 @@ def shorten(text: str, length: int) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Returns an exception's message on one line, without what comes after an empty line; else the exception's name."""
-    message = " ".join(str(error).strip().split("\n\n")[0].split())
+    """Returns an exception's message on one line, without what comes after an empty line; else the exception's name.
+
+    What ends with a colon goes on after the empty line.
+    """
+    message, *rest = (" ".join(part.split()) for part in str(error).strip().split("\n\n"))
+    while message.endswith(":") and rest:
+        message = f"{message} {rest.pop(0)}"
     if isinstance(error, LookupError) or not message:
         return f"{type(error).__name__}: {message}".removesuffix(": ")
     return message

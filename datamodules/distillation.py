@@ -11,18 +11,18 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from datamodules.batching import EpochDraw, PredictionSampler, StepSampler
-from datamodules.controls import AS_WRITTEN, AnswerPosition, TextControl
-from datamodules.encoding import check_template_options
-from datamodules.example_store import ExampleView, drop_too_long, open_store
-from datamodules.files import hash_text
-from datamodules.loading import Collate, ResumableLoader, check_processes, loader_options
-from datamodules.logit_cache import LogitCache
-from datamodules.prompts import TemplateOptions, get_prompt
-from datamodules.questions import load_questions
-from datamodules.rationales import read_gold_conditions, read_metadata
-from datamodules.selection import RationaleFilters, select_rationales
-from datamodules.tokenization import Supervision, fingerprint_tokenizer, load_tokenizer
+from datamodules.batches.loading import Collate, ResumableLoader, check_processes, loader_options
+from datamodules.batches.packing import EpochDraw, PredictionSampler, StepSampler
+from datamodules.examples.encoding import check_template_options
+from datamodules.examples.selection import RationaleFilters, select_rationales
+from datamodules.examples.store import ExampleView, drop_too_long, open_store
+from datamodules.examples.tokenization import Supervision, fingerprint_tokenizer, load_tokenizer
+from datamodules.files.atomic import hash_text
+from datamodules.logit_cache.reader import LogitCache
+from datamodules.rationales.controls import AS_WRITTEN, AnswerPosition, TextControl
+from datamodules.rationales.store import read_gold_conditions, read_metadata
+from datamodules.tasks.prompts import TemplateOptions, get_prompt
+from datamodules.tasks.questions import load_questions
 
 
 class RationaleDataModule(L.LightningDataModule):

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datamodules.encoding import Piece, encode_pieces, encode_texts, render_chat
-from datamodules.generation import PosedQuestion, QuestionDataModule
-from datamodules.logit_cache import LogitCache
-from datamodules.questions import load_questions
-from datamodules.rationales import Rationale, drop_truncated, load_rationales
-from datamodules.tokenization import Example, build_examples, encode_completions, split_completion
+from datamodules.annotation import PosedQuestion, QuestionDataModule
+from datamodules.examples.encoding import Piece, encode_pieces, encode_texts, render_chat
+from datamodules.examples.tokenization import Example, build_examples, encode_completions, split_completion
+from datamodules.logit_cache.reader import LogitCache
+from datamodules.rationales.store import Rationale, drop_truncated, load_rationales
+from datamodules.tasks.questions import load_questions
 
 OptionText = Literal["sentence", "choice", "letter"]
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from datamodules.parsing import read_yaml
+from datamodules.files.parsing import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "configs" / "models"
 UNKNOWN = "unknown"

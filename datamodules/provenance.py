@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from datamodules.answers import EXTRACTORS
-from datamodules.files import hash_json, read_meta, refuse_foreign, write_json
-from datamodules.tasks import find_commit
+from datamodules.answers.extractors import EXTRACTORS
+from datamodules.files.atomic import hash_json, read_meta, refuse_foreign, write_json
+from datamodules.tasks.benchmarks import find_commit
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "safetensors")
 

@@ -9,7 +9,7 @@ The first writes a rationale store (parquet). Interrupted, it continues where it
 `tasks` lists the tasks.
 """
 
-from lightning_modules.stop_signal import StopListener, leave
+from lightning_modules.run.stop_signal import StopListener, leave
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -21,21 +21,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datamodules.generation import QuestionDataModule
+from datamodules.annotation import QuestionDataModule
+from datamodules.files.record_log import refuse_other_records
 from datamodules.provenance import describe_creation
-from datamodules.rationales import Rationale, find_repeats, write_rationales
-from datamodules.record_log import refuse_other_records
-from datamodules.tasks import format_tasks
+from datamodules.rationales.store import Rationale, find_repeats, write_rationales
+from datamodules.tasks.benchmarks import format_tasks
+from lightning_modules.run.writers import RecordWriter
 
 # Imported, so that `--model.backend` knows them by name.
-from lightning_modules.openai_backend import OpenAIBackend  # noqa: F401
-from lightning_modules.teacher import Annotator
-from lightning_modules.vllm_backend import VLLMBackend  # noqa: F401
-from lightning_modules.writers import RecordWriter
-from scripts.annotate_cli import AnnotateCLI
-from scripts.entry import run_main
-from scripts.predict_cli import refuse_other_output
-from studies.rationale_quality import summarize
+from lightning_modules.teacher.openai_backend import OpenAIBackend  # noqa: F401
+from lightning_modules.teacher.teacher import Annotator
+from lightning_modules.teacher.vllm_backend import VLLMBackend  # noqa: F401
+from scripts.common.annotate_cli import AnnotateCLI
+from scripts.common.entry import run_main
+from scripts.common.predict_cli import refuse_other_output
+from studies.inputs.rationale_quality import summarize
 
 
 def parse(args: list[str] | None = None) -> AnnotateCLI:

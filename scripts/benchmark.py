@@ -13,8 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from datamodules.command_line import CommandLine
-from scripts.entry import quiet_libraries, run_main
+from datamodules.files.command_line import CommandLine
+from scripts.common.entry import quiet_libraries, run_main
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem != "measure")
 

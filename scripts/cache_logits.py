@@ -10,7 +10,7 @@ Writes a logit cache (a folder). Interrupted, it continues after its last comple
 prints what a cache holds, and with the last how far it is from its teacher, which reads a sample again.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.run.stop_signal import StopListener
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -22,15 +22,15 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
-from datamodules.command_line import CommandLine
 from datamodules.distillation import RationaleDataModule
-from datamodules.logit_cache import LogitCache
-from datamodules.logit_writer import LogitCacheWriter, refuse_other_folder
-from lightning_modules.teacher import LogitScorer
-from lightning_modules.writers import CacheWriter
-from scripts.entry import run_main
-from scripts.predict_cli import PredictCLI
-from studies.cache_report import inspect_cache, measure_error
+from datamodules.files.command_line import CommandLine
+from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.writer import LogitCacheWriter, refuse_other_folder
+from lightning_modules.run.writers import CacheWriter
+from lightning_modules.teacher.teacher import LogitScorer
+from scripts.common.entry import run_main
+from scripts.common.predict_cli import PredictCLI
+from studies.inputs.cache_report import inspect_cache, measure_error
 
 
 class CacheCLI(PredictCLI):

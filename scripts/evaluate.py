@@ -7,7 +7,7 @@ The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`. 
 `metrics` prints those of finished predictions anew.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.run.stop_signal import StopListener
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.evaluation import EvaluationDataModule
-from datamodules.files import require_file, write_json
+from datamodules.files.atomic import require_file, write_json
+from datamodules.files.record_log import refuse_other_records
+from datamodules.files.tables import read_table, write_table
 from datamodules.provenance import describe_creation
-from datamodules.record_log import refuse_other_records
-from datamodules.tables import read_table, write_table
-from lightning_modules.evaluation import PREDICTION_SCHEMA, Evaluator
-from lightning_modules.metrics import format_table, measure, to_json
-from lightning_modules.pretrained import identify_weights
-from lightning_modules.wandb_logging import EvaluationLog, log_evaluation
-from lightning_modules.wandb_mode import choose_mode
-from lightning_modules.writers import RecordWriter
-from scripts.entry import run_main
-from scripts.predict_cli import PredictCLI, refuse_other_output
+from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator
+from lightning_modules.evaluation.metrics import format_table, measure, to_json
+from lightning_modules.model.pretrained import identify_weights
+from lightning_modules.run.wandb_mode import choose_mode
+from lightning_modules.run.writers import RecordWriter
+from lightning_modules.tracking.wandb_logging import EvaluationLog, log_evaluation
+from scripts.common.entry import run_main
+from scripts.common.predict_cli import PredictCLI, refuse_other_output
 
 
 class EvaluateCLI(PredictCLI):

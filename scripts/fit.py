@@ -5,7 +5,7 @@
 Writes `runs/<group>/<id>/`; the same config again finishes what was interrupted, or says that it is done.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.run.stop_signal import StopListener
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -21,8 +21,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files import check_place, hash_json, hash_source
-from lightning_modules.checkpoints import (
+from datamodules.files.atomic import check_place, hash_json, hash_source
+from lightning_modules.run.checkpoints import (
     LAST,
     RngState,
     RotatingCheckpointIO,
@@ -31,13 +31,13 @@ from lightning_modules.checkpoints import (
     read_global_step,
     remove_torn,
 )
-from lightning_modules.extent import find_early_end
-from lightning_modules.run import METRICS, JsonlLogger, RunFolder, RunSettings, read_early_end
-from lightning_modules.student import DistillationModule
-from lightning_modules.throughput import Throughput
-from lightning_modules.wandb_logging import RunRecord, build_wandb_loggers, close_on_error, log_student
-from scripts.entry import run_main
-from scripts.stage_cli import StageCLI, as_list
+from lightning_modules.run.extent import find_early_end
+from lightning_modules.run.folder import METRICS, JsonlLogger, RunFolder, RunSettings, read_early_end
+from lightning_modules.run.throughput import Throughput
+from lightning_modules.student.student import DistillationModule
+from lightning_modules.tracking.wandb_logging import RunRecord, build_wandb_loggers, close_on_error, log_student
+from scripts.common.entry import run_main
+from scripts.common.stage_cli import StageCLI, as_list
 
 
 class FitCLI(StageCLI):

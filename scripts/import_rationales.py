@@ -3,7 +3,7 @@
     python -m scripts.import_rationales eit clones/Distilling-CoT-Reasoning --questions task:openbookqa:train \
         --files "data/obqa_*.json" --output data/obqa/eit.parquet
 
-Collections: eit, tinyllm, palm, chatqa, zeroeval, mentor_kd, gsm8k_solutions, jsonl; see `datamodules.published`.
+Collections: eit, tinyllm, palm, chatqa, zeroeval, mentor_kd, gsm8k_solutions, jsonl.
 Models' texts are under their providers' terms as well as under the collection's licence, which the store records.
 """
 
@@ -12,13 +12,13 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from datamodules.command_line import CommandLine
-from datamodules.files import check_place
+from datamodules.files.atomic import check_place
+from datamodules.files.command_line import CommandLine
 from datamodules.provenance import describe_creation
-from datamodules.published import COLLECTIONS, import_rationales
-from datamodules.questions import load_questions
-from datamodules.rationales import write_rationales
-from scripts.entry import run_main
+from datamodules.rationales.published import COLLECTIONS, import_rationales
+from datamodules.rationales.store import write_rationales
+from datamodules.tasks.questions import load_questions
+from scripts.common.entry import run_main
 
 
 def find_commit(clone: Path) -> str | None:

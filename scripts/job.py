@@ -2,7 +2,7 @@
 
     python -m scripts.job JOBS.jsonl 3 [overrides]
 
-It refuses to start on what an unfinished job should have left. Its exit codes are the stages' (scripts/entry.py).
+It refuses to start on what an unfinished job should have left. Its exit codes are the stages'.
 """
 
 import importlib.util

@@ -13,9 +13,9 @@ import os
 import sys
 from pathlib import Path
 
-from datamodules.command_line import CommandLine
-from lightning_modules.wandb_files import sync
-from scripts.entry import run_main
+from datamodules.files.command_line import CommandLine
+from lightning_modules.tracking.wandb_files import sync
+from scripts.common.entry import run_main
 from studies.report import write_html, write_markdown, write_wandb
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from datamodules.command_line import CommandLine
-from datamodules.files import atomic_path, require_file, write_sealed
-from datamodules.parsing import parse_json_object, read_json_object, reading_parquet
+from datamodules.files.atomic import atomic_path, require_file, write_sealed
+from datamodules.files.command_line import CommandLine
+from datamodules.files.parsing import parse_json_object, read_json_object, reading_parquet
+from datamodules.files.seals import DONE, MANIFEST, METADATA_KEY, describe_files, hash_run_files, seal_table
 from datamodules.provenance import find_git_commit
-from datamodules.seals import DONE, MANIFEST, METADATA_KEY, describe_files, hash_run_files, seal_table
-from scripts.entry import run_main
+from scripts.common.entry import run_main
 
 PROVENANCE = "sealed_again"
 

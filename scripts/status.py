@@ -10,10 +10,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from datamodules.command_line import CommandLine
-from scripts.entry import run_main
-from studies.run_status import describe_group
-from studies.table import format_records
+from datamodules.files.command_line import CommandLine
+from scripts.common.entry import run_main
+from studies.jobs.run_status import describe_group
+from studies.text_table import format_records
 
 
 def main(args: list[str] | None = None) -> None:

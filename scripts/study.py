@@ -12,7 +12,7 @@ Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is 
 `python -m scripts.{stage} {args}`, which leaves the file `done` behind.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.run.stop_signal import StopListener
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -26,23 +26,23 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from datamodules.files import write_sealed, write_text
+from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
-from scripts.entry import run_main
-from scripts.experiment_file import select_section, select_sections, split_args
-from scripts.stages import MAINS, STAGES
-from studies.analysis import analyze as analyze_study
-from studies.analysis import format_results
-from studies.cell_means import format_means, read_grid
-from studies.diagnose import describe_study
-from studies.diagnose import diagnose as run_diagnosis
-from studies.diagnose import parse as parse_diagnosis
-from studies.execution import format_status, run_jobs
-from studies.grid import Study, explain_missing_gamma
-from studies.plan import Job, StudyPlan
-from studies.power import parse_power
+from scripts.common.entry import run_main
+from scripts.common.experiment_file import select_section, select_sections, split_args
+from scripts.common.stages import MAINS, STAGES
+from studies.analysis.cell_means import format_means, read_grid
+from studies.analysis.comparison import analyze as analyze_study
+from studies.analysis.comparison import format_results
+from studies.design.grid import Study, explain_missing_gamma
+from studies.design.power import parse_power
+from studies.diagnostics.diagnosis import describe_study
+from studies.diagnostics.diagnosis import diagnose as run_diagnosis
+from studies.diagnostics.diagnosis import parse as parse_diagnosis
+from studies.jobs.execution import format_status, run_jobs
+from studies.jobs.plan import Job, StudyPlan
+from studies.jobs.submission import submit_jobs
 from studies.report import write_html
-from studies.submission import submit_jobs
 
 
 def parse(args: list[str]) -> StudyPlan:

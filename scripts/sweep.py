@@ -5,11 +5,11 @@
     python -m scripts.sweep configs/sweeps/microworld_loss.yaml --dry-run  # prints the arms, with their results so far
     python -m scripts.sweep configs/sweeps/microworld_loss.yaml --wandb    # prints it as a Weights & Biases sweep
 
-A file of `configs/sweeps` lists settings and their values; studies/sweep.py says how they are combined. The arms are
-in `runs/<group>/<id>/`, and `runs/<group>/table.md` compares them.
+A file of `configs/sweeps` lists settings and their values; studies/jobs/sweep.py says how they are combined. The arms
+are in `runs/<group>/<id>/`, and `runs/<group>/table.md` compares them.
 """
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.run.stop_signal import StopListener
 
 if __name__ == "__main__":
     # Before the imports that take seconds, in which a signal would end the process.
@@ -23,17 +23,17 @@ import yaml
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from datamodules.command_line import CommandLine
-from datamodules.files import write_text
-from datamodules.parsing import read_yaml
-from datamodules.plain_text import describe_error
-from lightning_modules.user_errors import USER_ERRORS
-from scripts.entry import run_main
-from scripts.stages import MAINS, STAGES
-from studies.execution import run_jobs
-from studies.plan import Job
-from studies.submission import submit_jobs
-from studies.sweep import Sweep
+from datamodules.files.atomic import write_text
+from datamodules.files.command_line import CommandLine
+from datamodules.files.parsing import read_yaml
+from datamodules.text.plain_text import describe_error
+from lightning_modules.run.user_errors import USER_ERRORS
+from scripts.common.entry import run_main
+from scripts.common.stages import MAINS, STAGES
+from studies.jobs.execution import run_jobs
+from studies.jobs.plan import Job
+from studies.jobs.submission import submit_jobs
+from studies.jobs.sweep import Sweep
 
 
 def read_sweep(path: str) -> Sweep:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_modules.generation import generate_completions
+from lightning_modules.model.generation import generate_completions
 
 
 @dataclass

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.files import hash_text
-from datamodules.logit_format import CacheDescription, Sparsity
-from datamodules.logit_writer import LogitCacheWriter
-from datamodules.tokenization import ANSWER, PROMPT, RATIONALE, Example
-from lightning_modules.sparsify import sparsify
+from datamodules.examples.tokenization import ANSWER, PROMPT, RATIONALE, Example
+from datamodules.files.atomic import hash_text
+from datamodules.logit_cache.format import CacheDescription, Sparsity
+from datamodules.logit_cache.writer import LogitCacheWriter
+from lightning_modules.teacher.sparsify import sparsify
 from tests.tiny import build_tokenizer
 
 TOKENIZER = build_tokenizer()

@@ -11,13 +11,13 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
-from datamodules.logit_writer import LogitCacheWriter
-from datamodules.questions import Question
-from datamodules.rationales import Rationale, write_rationales
-from lightning_modules.pretrained import identify_weights
-from lightning_modules.student import DistillationModule
-from lightning_modules.teacher import LogitScorer
-from lightning_modules.writers import CacheWriter
+from datamodules.logit_cache.writer import LogitCacheWriter
+from datamodules.rationales.store import Rationale, write_rationales
+from datamodules.tasks.questions import Question
+from lightning_modules.model.pretrained import identify_weights
+from lightning_modules.run.writers import CacheWriter
+from lightning_modules.student.student import DistillationModule
+from lightning_modules.teacher.teacher import LogitScorer
 
 COLOURS = ("red", "blue", "green", "black", "white")
 TRAINER: dict[str, Any] = {

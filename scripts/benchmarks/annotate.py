@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from datamodules.generation import QuestionDataModule
-from lightning_modules.backends import Decoding, Request, Source, TransformersBackend
+from datamodules.annotation import QuestionDataModule
+from lightning_modules.teacher.backends import Decoding, Request, Source, TransformersBackend
 from scripts.benchmarks.measure import Measurement, generate_alone, race
 
 

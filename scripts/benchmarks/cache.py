@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from datamodules.logit_cache import LogitCache
-from datamodules.targets import collate_targets
+from datamodules.batches.teacher_rows import collate_targets
+from datamodules.logit_cache.reader import LogitCache
 from scripts.benchmarks.measure import Measurement
-from studies.cache_quality import Quality, plot_qualities
-from studies.cache_runs import Run, open_microworld, open_smollm2
+from studies.inputs.cache_quality import Quality, plot_qualities
+from studies.inputs.cache_runs import Run, open_microworld, open_smollm2
 
 # Copies of the text make caches large enough for the manifest, which does not grow with them, to weigh little.
 TOP_K, WIDE, COPIES = 64, 151_936, 32

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from scripts.benchmarks.measure import Measurement
-from studies.calibration import (
+from studies.design.calibration import (
     SCENARIOS,
     bootstrap_interval,
     estimate_interval,

@@ -28,10 +28,10 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batching import count_padded
+from datamodules.batches.packing import count_padded
 from datamodules.distillation import DistillationDataModule
-from lightning_modules.pretrained import load_causal_lm, name_model
-from lightning_modules.student import DistillationModule
+from lightning_modules.model.pretrained import load_causal_lm, name_model
+from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from scripts import cache_logits
 from scripts.benchmarks.measure import Measurement, read_peak_rss, run_apart

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.prompts import get_prompt
-from lightning_modules.row_head import RowHead
+from datamodules.tasks.prompts import get_prompt
+from lightning_modules.model.row_head import RowHead
 from scripts.benchmarks.measure import Measurement
+from studies.design.grid import StudentSpec
 from studies.diagnostics.reader import StudentReader
 from studies.diagnostics.scoring import Span, score_rows, score_spans
 from studies.diagnostics.sources import TaskSource, load_task
-from studies.grid import StudentSpec
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ import lightning as L
 import torch
 
 from datamodules.evaluation import EvaluationDataModule
-from lightning_modules.evaluation import Evaluator
+from lightning_modules.evaluation.evaluator import Evaluator
 from scripts.benchmarks.measure import Measurement, generate_alone, race
 
 TRAINER: dict[str, Any] = {

@@ -26,9 +26,9 @@ from typing import Any
 import lightning as L
 
 from datamodules.distillation import DistillationDataModule
-from lightning_modules.checkpoints import LAST, RngState, RotatingCheckpointIO
-from lightning_modules.stop_signal import EXIT_STOPPED
-from lightning_modules.student import DistillationModule
+from lightning_modules.run.checkpoints import LAST, RngState, RotatingCheckpointIO
+from lightning_modules.run.stop_signal import EXIT_STOPPED
+from lightning_modules.student.student import DistillationModule
 from scripts.benchmarks.data import QUIET
 from scripts.benchmarks.measure import Measurement, run_apart
 

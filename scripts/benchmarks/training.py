@@ -15,8 +15,8 @@ import torch
 from einops import rearrange
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_modules.output_head import HeadSettings, get_head, run_body
-from lightning_modules.throughput import StepFlops, find_peak_flops
+from lightning_modules.model.output_head import HeadSettings, get_head, run_body
+from lightning_modules.run.throughput import StepFlops, find_peak_flops
 from losses.distillation import DistillationLoss
 from losses.targets import FullTarget, SparseTarget, Target
 from scripts.benchmarks.measure import Measurement, run_apart, time_calls

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from studies.table import format_table
+from studies.text_table import format_table
 
 # With fewer teachers, three orders of them or less are possible, or nothing can be resampled.
 FEWEST_TEACHERS = 4

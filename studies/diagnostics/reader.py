@@ -10,25 +10,25 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from datamodules.encoding import decode_completion, find_end_tokens
-from datamodules.files import hash_path
-from datamodules.logit_cache import LogitCache
-from datamodules.prompts import Prompt, get_prompt
-from datamodules.questions import Question
-from datamodules.rationales import Rationale
-from datamodules.targets import collate_targets
-from datamodules.thinking import split_thinking
-from datamodules.tokenization import Example, build_examples, encode_prompts, load_tokenizer
-from lightning_modules.generation import generate_completions
-from lightning_modules.pretrained import Dtype, check_model, identify_weights, load_causal_lm
-from lightning_modules.row_head import RowHead
-from lightning_modules.teacher_rows import KINDS, build_target
+from datamodules.batches.teacher_rows import collate_targets
+from datamodules.examples.encoding import decode_completion, find_end_tokens
+from datamodules.examples.tokenization import Example, build_examples, encode_prompts, load_tokenizer
+from datamodules.files.atomic import hash_path
+from datamodules.logit_cache.reader import LogitCache
+from datamodules.rationales.store import Rationale
+from datamodules.tasks.prompts import Prompt, get_prompt
+from datamodules.tasks.questions import Question
+from datamodules.text.thinking import split_thinking
+from lightning_modules.model.generation import generate_completions
+from lightning_modules.model.pretrained import Dtype, check_model, identify_weights, load_causal_lm
+from lightning_modules.model.row_head import RowHead
+from lightning_modules.student.cached_targets import KINDS, build_target
 from losses.targets import SparseTarget
+from studies.design.grid import StudentSpec
 from studies.diagnostics.gradients import GradientSketch, compute_loss
 from studies.diagnostics.records import complete_records
 from studies.diagnostics.scoring import Span, score_spans
 from studies.diagnostics.texts import Reading, Text, build_texts
-from studies.grid import StudentSpec
 
 PLANES = ("nll", "rank", "entropy", "alone", "local", "kl", "mass", "agreement")
 SCORES = pa.schema([("key", pa.string()), *((name, pa.list_(pa.float32())) for name in PLANES)])

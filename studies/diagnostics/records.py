@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from datamodules.files import hash_json, read_records
-from datamodules.rationales import read_metadata, write_table
-from datamodules.record_log import RecordLog
-from lightning_modules.stop_signal import is_stopping, leave
+from datamodules.files.atomic import hash_json, read_records
+from datamodules.files.record_log import RecordLog
+from datamodules.rationales.store import read_metadata, write_table
+from lightning_modules.run.stop_signal import is_stopping, leave
 
 
 def complete_records(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from datamodules.batching import order_by_length, pack, pad_rows
-from lightning_modules.row_head import HeadRows, RowHead
+from datamodules.batches.packing import order_by_length, pack, pad_rows
+from lightning_modules.model.row_head import HeadRows, RowHead
 from losses.divergences import forward_kl
 from losses.targets import SparseTarget
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.files import read_records
+from datamodules.files.atomic import read_records
 from datamodules.model_cards import find_family
-from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, drop_truncated, load_rationales, read_gold_conditions
+from datamodules.rationales.store import Rationale, drop_truncated, load_rationales, read_gold_conditions
+from datamodules.tasks.questions import Question, load_questions
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from datamodules.answers import extract_neutral
-from lightning_modules.text_similarity import compare_rouge, split_words
+from datamodules.answers.extractors import extract_neutral
+from lightning_modules.evaluation.text_similarity import compare_rouge, split_words
 from studies.diagnostics.metrics import Diagnostic, Fit, Mean, OfSet, OnSet, Values
 from studies.diagnostics.texts import Reading
-from studies.rationale_quality import locate_answer, names_options
+from studies.inputs.rationale_quality import locate_answer, names_options
 
 # No teacher has this name.
 OWN = ""

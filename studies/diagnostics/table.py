@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.files import atomic_path
-from studies.table import format_table
+from datamodules.files.atomic import atomic_path
+from studies.text_table import format_table
 
 CONDITIONS = {True: "shown the gold answer", False: "not shown the gold answer", None: "unknown whether shown gold"}
 

@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.encoding import encode_texts
-from datamodules.files import hash_text
-from datamodules.prompts import Prompt
-from datamodules.questions import Question
-from datamodules.rationales import Rationale
-from datamodules.sentences import SENTENCE_END
-from datamodules.tokenization import ANSWER, encode_completions, split_completion
+from datamodules.examples.encoding import encode_texts
+from datamodules.examples.tokenization import ANSWER, encode_completions, split_completion
+from datamodules.files.atomic import hash_text
+from datamodules.rationales.store import Rationale
+from datamodules.tasks.prompts import Prompt
+from datamodules.tasks.questions import Question
+from datamodules.text.sentences import SENTENCE_END
 
 
 @dataclass(frozen=True)

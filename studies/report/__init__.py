@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.files import write_json, write_text
+from datamodules.files.atomic import write_json, write_text
 from studies.report.content import build_report
 from studies.report.html import render_html
 from studies.report.markdown import render_markdown

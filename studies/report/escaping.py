@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from datamodules.plain_text import clean, clean_line, shorten
+from datamodules.text.plain_text import clean, clean_line, shorten
 from studies.report.document import Block, Figure, HeatMap, Panel, Parallel, Section
 
 # A longer label would leave no room for the figure.

@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from statistics import fmean
 
-from datamodules.questions import format_question
+from datamodules.tasks.questions import format_question
 from studies.report.document import (
     Block,
     Cell,

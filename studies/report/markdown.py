@@ -5,7 +5,7 @@ from pathlib import Path
 from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Table, Text
 from studies.report.escaping import for_markdown, markup_markdown
 from studies.report.pictures import draw
-from studies.table import format_table
+from studies.text_table import format_table
 
 
 def format_captioned(table: Table) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.files import atomic_path
+from datamodules.files.atomic import atomic_path
 from studies.report.document import Figure, HeatMap, Parallel, Symbol
 from studies.report.escaping import for_matplotlib, relabel
 from studies.report.plots import scale_rows

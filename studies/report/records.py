@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.files import hash_text
-from datamodules.parsing import read_json_object
-from datamodules.questions import Question, load_questions
-from datamodules.rationales import Rationale, read_flat_rationales
-from datamodules.seals import check_run_file, read_sealed
-from datamodules.tables import read_table
-from lightning_modules.run import read_metrics
+from datamodules.files.atomic import hash_text
+from datamodules.files.parsing import read_json_object
+from datamodules.files.seals import check_run_file, read_sealed
+from datamodules.files.tables import read_table
+from datamodules.rationales.store import Rationale, read_flat_rationales
+from datamodules.tasks.questions import Question, load_questions
+from lightning_modules.run.folder import read_metrics
 
 _RESULT_KEYS = {"study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma"}
 _PREDICTION_COLUMNS = ["arm", "seed", "question_id", "gold", "completion", "answer_neutral", "correct_neutral"]
@@ -24,7 +24,7 @@ class Run:
 
     Attributes:
         id: Names its folder.
-        axes: What it is compared by; see `lightning_modules.wandb_logging.Axes`.
+        axes: What it is compared by; see `lightning_modules.tracking.wandb_logging.Axes`.
         metrics: Lines of `metrics.jsonl`.
         accuracy: On the questions of its predictions; None without predictions.
         num_questions: Of these.

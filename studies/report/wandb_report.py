@@ -10,7 +10,7 @@ import wandb
 import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces import expr
 
-from datamodules.plain_text import clean_line, shorten
+from datamodules.text.plain_text import clean_line, shorten
 from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Text
 from studies.report.escaping import markup_markdown
 from studies.report.markdown import format_captioned, format_facts, format_sample

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.batching import StepSampler, count_padded
+from datamodules.batches.packing import StepSampler, count_padded
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
-from datamodules.logit_cache import LogitCache
-from datamodules.rationales import write_rationales
-from datamodules.tokenization import ANSWER, PROMPT
+from datamodules.examples.tokenization import ANSWER, PROMPT
+from datamodules.logit_cache.reader import LogitCache
+from datamodules.rationales.store import write_rationales
 from tests.tiny import (
     build_tokenizer,
     capture,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.evaluation import EvaluationDataModule
-from datamodules.rationales import write_rationales
+from datamodules.rationales.store import write_rationales
 from tests.tiny import make_questions, make_rationale, save_model, write_questions
 
 QUESTIONS = make_questions(9)

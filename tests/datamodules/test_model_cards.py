@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
+from datamodules.examples.tokenization import fingerprint_tokenizer, load_tokenizer
 from datamodules.model_cards import find_card, find_family, list_models
-from datamodules.pretrained import locate_pretrained, resolve_model
-from datamodules.tokenization import fingerprint_tokenizer, load_tokenizer
+from datamodules.model_sources import locate_pretrained, resolve_model
 
 CARDS = list_models()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scripts import cache_logits
-from scripts.entry import run_main
+from scripts.common.entry import run_main
 from tests.scripts import pipeline as stages
 from tests.scripts.pipeline import MAINS
 from tests.tiny import make_questions, make_rationale, save_model, write_questions, write_store

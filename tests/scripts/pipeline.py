@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from scripts import study
-from scripts.stages import MAINS
+from scripts.common.stages import MAINS
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "configs" / "models" / "microworld"

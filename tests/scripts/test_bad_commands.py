@@ -17,7 +17,7 @@ from scripts import (
     study,
     sweep,
 )
-from scripts.microworld import run_command
+from scripts.microworld.__main__ import run_command
 
 MAINS = {
     "annotate": annotate.main,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.logit_cache import LogitCache
+from datamodules.logit_cache.reader import LogitCache
 from scripts.cache_logits import main
 from tests.scripts.conftest import COMMANDS
 from tests.tiny import save_model

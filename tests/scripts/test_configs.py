@@ -10,7 +10,7 @@ import yaml
 
 from datamodules.model_cards import find_card
 from scripts import study as study_script
-from scripts.experiment_file import STAGES
+from scripts.common.experiment_file import STAGES
 from tests.scripts.conftest import MAINS
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamodules.rationales import write_rationales
+from datamodules.rationales.store import write_rationales
 from scripts import study as script
-from studies.diagnose import parse
+from studies.diagnostics.diagnosis import parse
 from studies.diagnostics.sources import load_task
 from tests.tiny import capture, make_questions, make_rationale, save_model, write_questions, write_store
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from datamodules.prompts import get_prompt
-from datamodules.rationales import SCHEMA, read_metadata
-from datamodules.record_log import RecordLog
+from datamodules.files.record_log import RecordLog
+from datamodules.rationales.store import SCHEMA, read_metadata
+from datamodules.tasks.prompts import get_prompt
 from scripts import annotate
 from tests.chat_server import ChatServer, serve
 from tests.scripts.conftest import Bench

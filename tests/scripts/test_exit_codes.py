@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.stop_signal import StopListener, leave
-from scripts.entry import run_main
+from lightning_modules.run.stop_signal import StopListener, leave
+from scripts.common.entry import run_main
 from tests.scripts.conftest import COMMANDS
 from tests.scripts.pipeline import MAINS, ROOT
 
@@ -92,7 +92,7 @@ def test_a_job_ends_as_its_stage_does(tmp_path: Path, code: int) -> None:
         0: "return None",
         1: "raise AttributeError('x')",
         2: "raise ValueError('x')",
-        75: "from lightning_modules.stop_signal import leave; leave('here')",
+        75: "from lightning_modules.run.stop_signal import leave; leave('here')",
     }
     program = (
         "import runpy, sys\nfrom scripts import entry\nown = entry.run_main\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datamodules.logit_format import read_manifest, render_manifest
+from datamodules.logit_cache.format import read_manifest, render_manifest
 from scripts import study, sweep
 from tests.scripts.conftest import list_files
 from tests.scripts.pipeline import ROOT

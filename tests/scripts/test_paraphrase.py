@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from datamodules.generation import QuestionDataModule
-from datamodules.rationales import Rationale, read_flat_rationales, read_metadata, write_rationales
-from lightning_modules.backends import Backend, Completion
-from lightning_modules.teacher import Annotator
+from datamodules.annotation import QuestionDataModule
+from datamodules.rationales.store import Rationale, read_flat_rationales, read_metadata, write_rationales
+from lightning_modules.teacher.backends import Backend, Completion
+from lightning_modules.teacher.teacher import Annotator
 from tests.tiny import make_questions, make_rationale
 
 REWRITE = ["--data.prompt=paraphrase", "--data.rewrites=r.parquet", "--model.family=other"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.peers import read_wait
+from lightning_modules.run.peers import read_wait
 from tests.scripts.pipeline import COMMANDS, spawn
 
 

@@ -8,7 +8,7 @@ import wandb
 
 from scripts import annotate, evaluate, fit, import_rationales, status, study, sweep
 from scripts.cache_logits import main as cache_logits
-from scripts.entry import run_main
+from scripts.common.entry import run_main
 from tests.chat_server import serve
 from tests.scripts.conftest import COMMANDS, Bench
 from tests.scripts.pipeline import ROOT

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from datamodules.logit_cache import LogitCache
-from datamodules.rationales import read_metadata
+from datamodules.logit_cache.reader import LogitCache
+from datamodules.rationales.store import read_metadata
 from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datamodules.logit_cache import LogitCache
-from datamodules.seals import read_sealed
-from lightning_modules.checkpoints import read_global_step
+from datamodules.files.seals import read_sealed
+from datamodules.logit_cache.reader import LogitCache
+from lightning_modules.run.checkpoints import read_global_step
 from tests.scripts.pipeline import COMMANDS, count_lines, read_jsonl, run_stage, spawn, wait_until
 
 

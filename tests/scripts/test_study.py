@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from scripts import study as script
-from scripts.entry import run_main
+from scripts.common.entry import run_main
 from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]
@@ -189,9 +189,7 @@ def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
     if sent == signal.SIGINT:
         assert said.splitlines()[-1] == "interrupted; the same command continues"
     if sent == signal.SIGTERM:
-        assert re.fullmatch(
-            r"stopped by SIGTERM while \d+ jobs ran; the same command continues", out.splitlines()[-1]
-        )
+        assert re.fullmatch(r"stopped by SIGTERM while \d+ jobs ran; the same command continues", out.splitlines()[-1])
 
 
 def test_jobs_are_lines_of_json_that_name_what_exists(folder, capsys):

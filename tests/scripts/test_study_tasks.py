@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from datamodules.questions import load_questions
+from datamodules.tasks.questions import load_questions
 from tests.scripts.pipeline import ROOT, run_study
 from tests.tiny import write_questions
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from lightning_modules.wandb_files import find_fragments, read_records, sync
+from lightning_modules.tracking.wandb_files import find_fragments, read_records, sync
 from tests.scripts.conftest import COMMANDS, Bench
 from tests.scripts.pipeline import count_lines, spawn, wait_until
 

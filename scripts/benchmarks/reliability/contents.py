@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from datamodules.example_store import SCHEMA, ExampleStore
-from datamodules.logit_cache import LogitCache
-from datamodules.questions import load_questions
-from datamodules.rationales import load_rationales, read_metadata
-from datamodules.seals import read_sealed
-from datamodules.tables import read_table
-from datamodules.tokenization import load_tokenizer
-from lightning_modules.checkpoints import find_checkpoint
-from lightning_modules.pretrained import load_causal_lm
-from lightning_modules.run import read_metrics
+from datamodules.examples.store import SCHEMA, ExampleStore
+from datamodules.examples.tokenization import load_tokenizer
+from datamodules.files.seals import read_sealed
+from datamodules.files.tables import read_table
+from datamodules.logit_cache.reader import LogitCache
+from datamodules.rationales.store import load_rationales, read_metadata
+from datamodules.tasks.questions import load_questions
+from lightning_modules.model.pretrained import load_causal_lm
+from lightning_modules.run.checkpoints import find_checkpoint
+from lightning_modules.run.folder import read_metrics
 
 # What a clock says.
 _TIMED = "speed/"

@@ -5,7 +5,7 @@ import platform
 from datetime import date
 from pathlib import Path
 
-from datamodules.files import write_text
+from datamodules.files.atomic import write_text
 from datamodules.provenance import find_git_commit
 from scripts.benchmarks.measure import Measurement
 

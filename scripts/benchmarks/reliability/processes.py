@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_modules.stop_signal import StopListener
+from lightning_modules.run.stop_signal import StopListener
 from scripts import study
-from scripts.entry import run_main
-from scripts.stages import MAINS
+from scripts.common.entry import run_main
+from scripts.common.stages import MAINS
 
 COMMANDS: dict[str, Callable] = {**MAINS, "study": study.main}
 # Seconds after which a process is taken to hang; the longest, a study, takes some ten.

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from datamodules.prompts import get_prompt
+from datamodules.tasks.prompts import get_prompt
+from studies.design.grid import StudentSpec
 from studies.diagnostics.reader import StudentReader
 from studies.diagnostics.texts import Reading
-from studies.grid import StudentSpec
 from tests.tiny import make_questions, make_rationale, save_model
 
 LOCAL_STEPS = 1

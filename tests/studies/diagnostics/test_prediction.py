@@ -9,7 +9,7 @@ import statsmodels.formula.api as smf
 from pandas import DataFrame
 from scipy.stats import spearmanr
 
-from studies.cell_means import read_grid
+from studies.analysis.cell_means import read_grid
 from studies.diagnostics.prediction import (
     Cell,
     average_spearman,

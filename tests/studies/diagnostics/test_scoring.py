@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.row_head import RowHead
+from lightning_modules.model.row_head import RowHead
 from studies.diagnostics.reader import StudentReader
 from studies.diagnostics.scoring import Span, score_spans
 from studies.diagnostics.texts import Reading

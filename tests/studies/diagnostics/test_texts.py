@@ -1,6 +1,6 @@
 """Steps of a text, and the tokens with which they begin."""
 
-from datamodules.prompts import get_prompt
+from datamodules.tasks.prompts import get_prompt
 from studies.diagnostics.texts import build_texts, split_steps
 from tests.studies.diagnostics.conftest import make_pairs
 from tests.tiny import build_tokenizer

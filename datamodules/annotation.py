@@ -1,0 +1,203 @@
+"""The data module that poses questions to a model, to a teacher for annotation; `evaluation.py` adds to it."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+from jsonargparse.typing import PositiveInt
+from torch.utils.data import DataLoader
+
+from datamodules.batches.packing import PredictionSampler
+from datamodules.examples.encoding import check_template_options
+from datamodules.examples.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
+from datamodules.rationales.store import Rationale, drop_truncated, load_rationales, read_gold_conditions
+from datamodules.tasks.prompts import TemplateOptions, get_prompt
+from datamodules.tasks.questions import Question, load_questions
+
+
+@dataclass(frozen=True)
+class PosedQuestion:
+    """A question as a model reads it.
+
+    Attributes:
+        question: The question.
+        text: The prompt, chat template and all; without a tokenizer, the user's message of a chat.
+        prompt_ids: The prompt's token ids; empty without a tokenizer.
+    """
+
+    question: Question
+    text: str
+    prompt_ids: list[int]
+
+
+def load_originals(
+    path: str, teacher: str | None, questions: list[Question], keep_truncated: bool = False
+) -> dict[str, Rationale]:
+    """Returns the first rationale of each question, by question id; those without text are left out.
+
+    Args:
+        path: A rationale store or a published collection.
+        teacher: Whose; None takes the file's only teacher.
+        questions: All that the file may be about.
+        keep_truncated: Whether to take truncated ones, too, which are left out otherwise.
+
+    Raises:
+        ValueError: The teacher has none, or there are several and none is named.
+    """
+    rationales = load_rationales([path], {question.id: question for question in questions})
+    teachers = sorted({rationale.teacher for rationale in rationales})
+    if teacher is None and len(teachers) == 1:
+        [teacher] = teachers
+    if teacher not in teachers:
+        wanted = "data.rewrites_of is not set" if teacher is None else f"no rationale of {teacher!r}"
+        raise ValueError(f"{path}: {wanted}; there are {teachers}")
+    found: dict[str, Rationale] = {}
+    own = [rationale for rationale in rationales if rationale.teacher == teacher]
+    for rationale in drop_truncated(own, path, keep_truncated):
+        if rationale.text.strip():
+            found.setdefault(rationale.question_id, rationale)
+    return found
+
+
+class QuestionDataModule(L.LightningDataModule):
+    """Renders each question with a prompt; `predict` hands out every question and sample that is not `done` once.
+
+    Attributes:
+        num_samples: Completions of each question; set by the module that predicts.
+        max_new_tokens: Longest completion, which a batch has room for; likewise.
+        done: Which (question id, sample) to leave out.
+        posed: The questions by id, after `setup`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str | None,
+        questions: list[str] | str,
+        prompt: str = "cot",
+        template_options: TemplateOptions | None = None,
+        limit: PositiveInt | None = None,
+        max_length: PositiveInt = 1024,
+        skip_too_long: bool = False,
+        tokens_per_batch: PositiveInt = 8192,
+        revision: str | None = None,
+        rewrites: str | None = None,
+        rewrites_of: str | None = None,
+        keep_truncated: bool = False,
+    ):
+        """Stores the settings; files are read in `setup`.
+
+        Args:
+            tokenizer: Hub id, local folder or GGUF file; the model's own by default. Null, for a teacher that takes
+                text, leaves prompts untokenized and their length unchecked.
+            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a list of these.
+            prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
+            template_options: What the chat template is told beside the message, such as {enable_thinking: false}; an
+                endpoint is sent them.
+            limit: Use only the first so many questions of each source.
+            max_length: Longest prompt in tokens.
+            skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.
+            tokens_per_batch: Budget of a batch: completions x (longest prompt + longest completion), in tokens.
+            revision: Commit of a hub tokenizer.
+            rewrites: Rationales that the model is to rewrite, with a prompt that shows them (paraphrase): the first of
+                each question; questions without one are left out.
+            rewrites_of: Of this teacher; null if the file has only one.
+            keep_truncated: Take rationales, too, that were cut off where their teacher ran out of tokens.
+        """
+        super().__init__()
+        self.tokenizer_name, self.revision = tokenizer, revision
+        self.questions_source, self.limit = questions, limit
+        self.prompt = get_prompt(prompt, rewrites is not None, template_options)
+        self.rewrites, self.rewrites_of, self.keep_truncated = rewrites, rewrites_of, keep_truncated
+        if keep_truncated and rewrites is None:
+            raise ValueError("data.keep_truncated is given without data.rewrites, and would be ignored")
+        self.originals: dict[str, Rationale] = {}
+        self.max_length, self.skip_too_long, self.tokens_per_batch = max_length, skip_too_long, tokens_per_batch
+        self.num_samples, self.max_new_tokens = 1, 0
+        self.done: set[tuple[str, int]] = set()
+        # A process may have nothing left to do.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.posed: dict[str, PosedQuestion] = {}
+
+    def pose(self, question: Question) -> PosedQuestion:
+        """Tokenizes a question's prompt."""
+        rationale = self.originals[question.id].text.strip() if self.originals else ""
+        if self.tokenizer is None:
+            return PosedQuestion(question, self.prompt.render(question, True, rationale), [])
+        return PosedQuestion(question, *encode_prompt(self.tokenizer, self.prompt, question, rationale))
+
+    def setup(self, stage: str) -> None:
+        """Reads and tokenizes, once.
+
+        Raises:
+            ValueError: A prompt is too long and `skip_too_long` is off, or none is left.
+        """
+        if self.posed:
+            return
+        self.tokenizer: Any = (
+            None if self.tokenizer_name is None else load_tokenizer(self.tokenizer_name, self.revision)
+        )
+        self.fingerprint = None if self.tokenizer is None else fingerprint_tokenizer(self.tokenizer)
+        if self.tokenizer is not None:
+            check_template_options(self.tokenizer, self.prompt.template_options)
+        questions = load_questions(self.questions_source, self.limit)
+        if self.rewrites is not None:
+            everything = load_questions(self.questions_source)
+            self.originals = load_originals(self.rewrites, self.rewrites_of, everything, self.keep_truncated)
+            questions = [question for question in questions if question.id in self.originals]
+            if not questions:
+                raise ValueError(f"{self.rewrites}: no rationale of the questions, and so nothing to rewrite")
+        posed = [self.pose(question) for question in questions]
+        long = [item.question.id for item in posed if len(item.prompt_ids) > self.max_length]
+        if long and (not self.skip_too_long or len(long) == len(posed)):
+            raise ValueError(
+                f"{len(long)} of {len(posed)} questions are longer than max_length={self.max_length} tokens, the first "
+                f"is {long[0]!r}; raise it, or set skip_too_long to leave them out"
+            )
+        if long:
+            warnings.warn(f"{len(long)} of {len(posed)} questions are too long and are left out", stacklevel=2)
+        self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.max_length}
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id of all prompts; -1 if they are not tokenized."""
+        return max((max(item.prompt_ids, default=-1) for item in self.posed.values()), default=-1)
+
+    def find_missing(self) -> list[tuple[str, int]]:
+        """Returns every (question id, sample) that is not in `done`, question by question."""
+        asked = [(identifier, sample) for identifier in self.posed for sample in range(self.num_samples)]
+        return [item for item in asked if item not in self.done]
+
+    def describe_missing(self) -> str:
+        """Returns every prompt that `find_missing` finds, and what asking would take at most."""
+        missing = self.find_missing()
+        texts = [self.posed[question_id].text for question_id, _ in missing]
+        prompts = [f"--- {item[0]}, sample {item[1]}\n{text}" for item, text in zip(missing, texts, strict=True)]
+        summary = (
+            f"--- {len(missing)} requests, prompts of {sum(map(len, texts))} characters in all, "
+            f"completions of {len(missing) * self.max_new_tokens} tokens at most; nothing was asked"
+        )
+        return "\n".join([*prompts, summary])
+
+    @property
+    def originals_saw_gold(self) -> bool | None:
+        """Whether who wrote what is rewritten was shown the gold answers; None if that is not known."""
+        assert self.rewrites is not None
+        [teacher] = {rationale.teacher for rationale in self.originals.values()}
+        return read_gold_conditions([self.rewrites]).get(teacher)
+
+    def collate(self, items: list[tuple[str, int]]) -> dict[str, Any]:
+        """Returns `question_ids` and `samples`."""
+        return {"question_ids": [item[0] for item in items], "samples": [item[1] for item in items]}
+
+    def count_tokens(self, question_id: str) -> int:
+        """Returns what a question takes of a batch: its prompt and the longest completion."""
+        return len(self.posed[question_id].prompt_ids) + self.max_new_tokens
+
+    def predict_dataloader(self) -> DataLoader:
+        """What `find_missing` finds, longest prompts first."""
+        assert self.trainer is not None
+        missing: Any = self.find_missing()
+        lengths = [self.count_tokens(identifier) for identifier, _ in missing]
+        sampler = PredictionSampler(lengths, self.tokens_per_batch, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(missing, batch_sampler=sampler, collate_fn=self.collate)

@@ -1,0 +1,1 @@
+"""Which answer a text ends up with, and whether it is right."""

@@ -1,0 +1,178 @@
+"""Answer extraction: which option, number or expression a completion ends up with.
+
+An extractor is a pipeline of rules for each kind of answer; the first rule that finds one wins. `neutral` reads every
+teacher's style alike: a stated letter, in parentheses or after a colon, a stated option text, a verdict
+(`D is correct`), a final number. `paper` is the rule that Ranaldi & Freitas released (code/utils.py), kept as a
+second, named extractor because it rejects some teachers' styles: the difference between the two is itself a finding.
+Neither returns an option that the question does not have. A change that reads any completion differently counts the
+extractor's version up; artefacts record it.
+"""
+
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from datamodules.answers.free_answers import find_last_formula, find_last_number
+from datamodules.answers.options import list_forms, list_polar_forms
+from datamodules.answers.replies import find_reply
+from datamodules.answers.statements import find_last_statement, list_statements
+from datamodules.tasks.questions import AnswerKind, Question
+from datamodules.text.sentences import NEGATION, SENTENCE_END, Extraction, squash
+
+Rule = Callable[[str, Question], Extraction | None]
+_LINE_LETTER = re.compile(r"[\s*\"'(-]*([A-Z])(?:[)\].:]|[\s*\"']*$)")
+_PAPER = re.compile(
+    r"(?:answer (?:is|from the given options would be)|correct answer to the question .+? is) ([A-Da-d]\) .+?)\."
+)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A named, versioned pipeline; called with a completion and its question, it returns the answer or None.
+
+    Attributes:
+        name: What configs and columns name.
+        version: Counted up with every change that reads some completion differently.
+        rules: For each kind of answer, what is tried in turn.
+    """
+
+    name: str
+    version: int
+    rules: dict[AnswerKind, tuple[Rule, ...]]
+
+    @property
+    def id(self) -> str:
+        """Name and version, as artefacts record it."""
+        return f"{self.name}-{self.version}"
+
+    def __call__(self, text: str, question: Question) -> Extraction | None:
+        """Returns the answer that a completion's reply ends up with, or None."""
+        text = text.rstrip()
+        start, end = find_reply(text, question)
+        reply = text[start:end].rstrip()
+        for rule in self.rules[question.kind]:
+            if found := rule(reply, question):
+                if found.answer:
+                    return found._replace(start=found.start + start, end=found.end + start)
+                # Several answers were announced: what the sentence and all before it say does not count.
+                sentence_end = SENTENCE_END.search(reply, found.end)
+                skipped = sentence_end.end() if sentence_end else len(reply)
+                start, reply = start + skipped, reply[skipped:]
+        return None
+
+
+def _find_named_option(text: str, question: Question) -> Extraction | None:
+    """Walks back from the end to the first sentence that names an option and does not deny it; None if several."""
+    text = _drop_final_list(text)
+    forms, polar = list_forms(question), list_polar_forms(question)
+    breaks = [(0, 0), *(match.span() for match in SENTENCE_END.finditer(text)), (len(text), len(text))]
+    for (_, start), (end, _) in reversed(list(itertools.pairwise(breaks))):
+        rest, named = f" {squash(text[start:end])} ", []
+        replies = [letters for form, letters in polar if rest.startswith(f" {form} ")]
+        # "Yes or no" is none.
+        named += replies if not replies or not re.match(r" \w+ or \w+ $", rest) else []
+        is_reply = bool(named)
+        for form, letters in forms:
+            # Cut out, so that "tin" is not found within "tin can".
+            if f" {form} " in rest:
+                rest = rest.replace(f" {form} ", " | ")
+                named.append(letters)
+        if not named or (len(named) == 1 and not is_reply and NEGATION.search(rest)):
+            continue
+        letters = set.union(*named)
+        return Extraction(letters.pop(), "named option", start, end) if len(letters) == 1 else None
+    return None
+
+
+def _drop_final_list(text: str) -> str:
+    """Leaves out lines at the end that run through the options one by one, which choose none."""
+    lines = text.split("\n")
+    kept = len(lines)
+    while kept and _LINE_LETTER.match(lines[kept - 1]):
+        kept -= 1
+    return text if len(lines) - kept < 2 else "\n".join(lines[:kept]).rstrip()
+
+
+def _find_line_letter(text: str, question: Question) -> Extraction | None:
+    """Returns the option that the last line consists of."""
+    text = _drop_final_list(text)
+    start = text.rfind("\n") + 1
+    letter = _LINE_LETTER.match(text, start)
+    if letter is None or letter.group(1) not in question.letters:
+        return None
+    rest = squash(text[letter.end() :])
+    if rest and rest != squash(question.choice(letter.group(1))):
+        return None
+    return Extraction(letter.group(1), "line letter", start, len(text))
+
+
+def _match_paper(text: str, question: Question) -> Extraction | None:
+    """The paper's released scorer: one regular expression, then a fuzzy match against the options.
+
+    The paper counts a match as correct if its similarity to the gold option is at least 0.6, whatever letter
+    or other option it is nearer to. So gold is returned in that case, else the nearest option of at least 0.6.
+    """
+    match = _PAPER.search(text)
+    if match is None or question.choices is None:
+        return None
+    ratios = {
+        letter: SequenceMatcher(None, f"{letter}) {question.choice(letter)}", match.group(1)).ratio()
+        for letter in question.letters
+    }
+    similar = [letter for letter, ratio in ratios.items() if ratio >= 0.6]
+    if not similar:
+        return None
+    nearest = max(similar, key=ratios.__getitem__)
+    return Extraction(question.gold if question.gold in similar else nearest, "paper", match.start(), match.end())
+
+
+_OPTION_RULES = (find_last_statement, _find_line_letter, _find_named_option)
+extract_neutral = Extractor(
+    name="neutral",
+    version=3,
+    rules={
+        "choice": _OPTION_RULES,
+        "boolean": _OPTION_RULES,
+        "number": (find_last_statement, find_last_number),
+        "expression": (find_last_statement, find_last_formula),
+    },
+)
+extract_paper = Extractor(
+    name="paper",
+    version=2,
+    rules={"choice": (_match_paper,), "boolean": (_match_paper,), "number": (), "expression": ()},
+)
+EXTRACTORS = {extractor.name: extractor for extractor in (extract_neutral, extract_paper)}
+
+
+def find_statements(text: str, question: Question) -> list[Extraction]:
+    """Returns all statements of an answer in a completion's reply; places are those in the completion."""
+    start, end = find_reply(text, question)
+    found = list_statements(text[start:end], question)
+    return [statement._replace(start=statement.start + start, end=statement.end + start) for statement in found]
+
+
+def find_stated_answer(text: str, question: Question) -> Extraction | None:
+    """Returns the answer that a completion's reply states last; None if it states none, or several at once."""
+    start, end = find_reply(text, question)
+    last = find_last_statement(text[start:end].rstrip(), question)
+    return last._replace(start=last.start + start, end=last.end + start) if last and last.answer else None
+
+
+def split_answer_sentence(text: str, question: Question) -> tuple[str, str] | None:
+    """Splits off a last sentence that states the answer.
+
+    Returns:
+        (rationale, answer sentence), or None if the text does not end with a stated answer.
+    """
+    text = text.rstrip()
+    begin, end = find_reply(text, question)
+    last = find_stated_answer(text, question)
+    # More reasoning, or more inventions, after the answer mean that the text does not end with it.
+    if last is None or end < len(text) or SENTENCE_END.search(text, last.end):
+        return None
+    ends = [match.end() for match in SENTENCE_END.finditer(text, begin, last.start + 1)]
+    start = ends[-1] if ends else begin
+    return text[:start].strip(), text[start:].strip()

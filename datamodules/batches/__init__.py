@@ -1,0 +1,1 @@
+"""From examples to the batches of each process and step."""

@@ -1,0 +1,1 @@
+"""Questions and rationales as token ids: tokenized once, mapped into memory, selected."""

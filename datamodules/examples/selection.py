@@ -1,0 +1,113 @@
+"""Which rationales a student learns from: filters one after the other, and how many each leaves."""
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.examples.store import ExampleView
+from datamodules.rationales.controls import match_lengths
+
+
+@dataclass(frozen=True)
+class RationaleFilters:
+    """What is kept; `RationaleDataModule` says what each means."""
+
+    teachers: list[str] | None
+    answered_by: list[str]
+    solved_by: list[str]
+    correct_only: bool
+    samples_per_question: int | None
+    keep_truncated: bool
+    matched_with: list[str]
+    seed: int
+
+    @property
+    def compared(self) -> set[str]:
+        """The teachers whose rationales decide which are kept, whether they are used or not."""
+        return {*(self.teachers or []), *self.answered_by, *self.solved_by, *self.matched_with}
+
+
+def select_rationales(
+    examples: ExampleView, filters: RationaleFilters, source: str
+) -> tuple[ExampleView, dict[str, int]]:
+    """Returns the rationales that the filters keep, in their order, and how many are left after each filter.
+
+    Args:
+        examples: All rationales of the files.
+        filters: What is kept.
+        source: The files, for messages.
+
+    Raises:
+        ValueError: Nothing is left, a teacher has written nothing, or a rationale is empty.
+    """
+    present = set(examples.column("teacher"))
+    used = present if filters.teachers is None else set(filters.teachers)
+    if absent := sorted(filters.compared - present):
+        raise ValueError(f"{source}: no rationale of {absent}; there are {sorted(present)}")
+    if filters.matched_with and (lacking := sorted(used - set(filters.matched_with))):
+        raise ValueError(f"data.matched_with does not name {lacking}, whose rationales are used")
+    number, num_left = len(examples), dict[str, int]()
+
+    def keep(name: str, kept: np.ndarray) -> None:
+        nonlocal examples
+        examples = examples.where(kept.astype(bool))
+        num_left[name] = int(np.isin(examples.column("teacher").astype(str), sorted(used)).sum())
+
+    is_whole = ~examples.column("truncated").astype(bool) | filters.keep_truncated
+    # What is left out answers no question.
+    shared = _find_shared_questions(examples.where(is_whole), filters)
+    keep("rationales", np.isin(examples.column("teacher").astype(str), sorted({*used, *filters.matched_with})))
+    truncated = examples.column("truncated").astype(bool)
+    if truncated.any() and not filters.keep_truncated:
+        keep("not truncated", ~truncated)
+    if filters.answered_by or filters.solved_by:
+        keep("shared questions", np.array([identifier in shared for identifier in examples.column("question_id")]))
+    empty = (examples.lengths == 0) & examples.column("imported").astype(bool)
+    if num_empty := int(empty.sum()):
+        warnings.warn(f"{source}: {num_empty} published rationales are empty and are left out", stacklevel=2)
+        keep("not empty", ~empty)
+    if filters.correct_only:
+        keep("correct", examples.column("correct") == True)  # noqa: E712 (null where unknown)
+    if filters.samples_per_question is not None:
+        seen: Counter[tuple[str, str]] = Counter()
+        places = []
+        for key in zip(examples.column("question_id"), examples.column("teacher"), strict=True):
+            places.append(seen[key])
+            seen[key] += 1
+        keep("samples_per_question", np.array(places) < filters.samples_per_question)
+    if (examples.lengths == 0).any():
+        identifier = examples.where(examples.lengths == 0)[0].id
+        raise ValueError(f"rationale {identifier!r} has an empty completion; correct_only leaves such ones out")
+    if filters.matched_with:
+        # Words, so that students with different tokenizers get the same rationales.
+        lengths, names, ids = (examples.column(name).tolist() for name in ("num_words", "teacher", "question_id"))
+        keep("matched lengths", match_lengths(lengths, names, ids, filters.matched_with, filters.seed))
+        keep("matched lengths", np.isin(examples.column("teacher").astype(str), sorted(used)))
+    if num_repeats := int(examples.column("repeats").astype(bool).sum()):
+        warnings.warn(
+            f"{source}: {num_repeats} of {len(examples)} rationales repeat another sample of their teacher word by "
+            "word, and are learnt from as often as they are there",
+            stacklevel=2,
+        )
+    if not len(examples):
+        on = [name for name in ("correct_only", "answered_by", "solved_by", "matched_with") if vars(filters)[name]]
+        named = f" ({', '.join(f'{name} is on' for name in on)})" if on else ""
+        if num_left.get("not truncated") == 0:
+            named = ": all of them are truncated; set data.keep_truncated, or annotate with a larger max_new_tokens"
+        raise ValueError(
+            f"{source}: none of {number} rationales is left after filtering{named}; there is nothing to supervise"
+        )
+    return examples, num_left
+
+
+def _find_shared_questions(examples: ExampleView, filters: RationaleFilters) -> set[str]:
+    """Returns the questions that the teachers of `answered_by` answered and those of `solved_by` answered right."""
+    ids, teachers = examples.column("question_id"), examples.column("teacher")
+    shared = set(ids)
+    for names, column in ((filters.answered_by, "answered"), (filters.solved_by, "correct")):
+        fits = examples.column(column) == True  # noqa: E712 (null where unknown)
+        for name in names:
+            shared &= set(ids[fits & (teachers == name)])
+    return shared

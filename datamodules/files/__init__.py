@@ -1,0 +1,1 @@
+"""Reading what others wrote, and writing so that a reader never sees half of a file."""

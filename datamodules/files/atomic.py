@@ -1,0 +1,241 @@
+"""Reading records with file and line in every error, and writing files so that a reader never sees half of one."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from datamodules.files.parsing import parse_json_object, read_json, reading_parquet
+from datamodules.files.seals import check_table, seal_record, warn_unsealed
+from datamodules.text.plain_text import describe_error, shorten
+
+
+def sync_path(path: Path) -> None:
+    """Forces a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def name_unwritten(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be written, as on a full disk, into an error that names it.
+
+    Raises:
+        ValueError: Something within could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        # One that opens or renames has a name already; one without a number is a library's own.
+        if error.filename is not None or error.errno is None:
+            raise
+        reason = os.strerror(error.errno)
+        raise ValueError(
+            f"{path}: cannot be written: {reason}; the same command continues once that is mended"
+        ) from None
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target`; on success it is synced and renamed onto it, else removed.
+
+    Works for a file and for a folder that the caller makes at the yielded path. A file replaces an older one;
+    a folder needs a target that is not there yet, or is an empty folder.
+
+    Raises:
+        ValueError: The target's folder cannot be made or written to, or the disk is full.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{target}: its folder cannot be made: {error.strerror}") from None
+    if not os.access(target.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise ValueError(f"{target}: its folder is read-only; choose another place")
+    # Random, not the process id: nodes of a cluster that share a file system may have equal ids.
+    temporary = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+    try:
+        with name_unwritten(target):
+            yield temporary
+            for path in (*temporary.rglob("*"), temporary):
+                sync_path(path)
+            os.replace(temporary, target)
+            sync_path(target.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_too_long(path: Path) -> bool:
+    """Says whether a path, or a name in it with what is put around it for a moment, is longer than systems take."""
+    return len(os.fsencode(path.absolute())) > 4000 or any(len(os.fsencode(part)) > 200 for part in path.parts)
+
+
+def check_place(target: Path) -> None:
+    """Raises a ValueError if nothing can be written at `target`: it is no name, or above it is no writable folder."""
+    # What is written beside it has a longer name.
+    if target.name in ("", "..") or "\0" in str(target) or _is_too_long(target):
+        raise ValueError(f"{shorten(str(target), 60)}: names no file that could be written; choose another place")
+    place = next(parent for parent in target.absolute().parents if parent.exists())
+    if not place.is_dir():
+        raise ValueError(f"{target}: cannot be written, since {place} is no folder; choose another place")
+    if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+        raise ValueError(f"{target}: cannot be written, since {place} is read-only; choose another place")
+
+
+_NAME = re.compile(r"\w[\w.+=@,-]{0,99}")
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises a ValueError if a name that becomes part of a path could lead elsewhere, or is no name for a file."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{what}: {name!r} would be the name of a file: use 1 to 100 letters, digits and any of _ . + = @ , - (not "
+            "first, but for _)"
+        )
+
+
+def read_meta(folder: Path) -> dict | None:
+    """Returns Kindred's own `meta.json` of a folder, None if there is none or it is another program's."""
+    try:
+        meta = read_json(folder / "meta.json")
+    except (FileNotFoundError, ValueError):
+        return None
+    return meta if isinstance(meta, dict) and "config_hash" in meta and isinstance(meta.get("config"), dict) else None
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuses a folder that holds something, but was not made by Kindred.
+
+    Raises:
+        ValueError: It has no `meta.json` of Kindred's, nor are its entries folders that have; or it is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is no folder; choose another place")
+    if read_meta(folder) is not None or not folder.exists():
+        return
+    # What a killed process may have left, before anything else, begins with a dot.
+    held = sorted(path for path in folder.iterdir() if not re.match(r"\.lock|\..*\.tmp", path.name))
+    if strange := [path for path in held if not path.is_dir() or read_meta(path) is None]:
+        raise ValueError(
+            f"{folder}: holds {strange[0].name}, but no meta.json of Kindred's; it is not touched: choose another place"
+        )
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes a small text file atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_sealed(target: Path, value: dict) -> None:
+    """Writes an object as indented JSON with a hash of all it says, atomically."""
+    write_json(target, seal_record(value))
+
+
+def write_jsonl(target: Path, records: Iterable[dict]) -> None:
+    """Writes one JSON object a line, atomically."""
+    write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def hash_text(text: str) -> str:
+    """Returns the first 16 hex digits of the text's sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def hash_json(value: Any) -> str:
+    """Returns the first 16 hex digits of the sha256 of the value's canonical JSON."""
+    return hash_text(json.dumps(value, sort_keys=True, ensure_ascii=False))
+
+
+def hash_path(path: Path) -> str:
+    """Returns the sha256 of a file, or of the names and hashes of a folder's files; where it lies plays no part."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return hash_json([[str(file.relative_to(path)), hash_path(file)] for file in files])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_source(source: str) -> str | None:
+    """Returns the hash of what a setting names, None where no file is there: for a hub's name, or what is not yet made.
+
+    A logit cache's manifest, which has its shards' hashes, stands for its folder.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = path / "manifest.json"
+    return hash_path(path) if path.is_file() else None
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Returns `path`, or raises a ValueError that names it if nothing is there."""
+    if not path.exists():
+        raise ValueError(f"{what}: no such file or folder: {path}")
+    return path
+
+
+def read_whole_lines(path: Path) -> list[dict]:
+    """Returns the records of a jsonl file that is appended to, without a last line that a kill tore.
+
+    Raises:
+        ValueError: Another line is no JSON.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
+        records.append(parse_json_object(line, f"{path}:{number}"))
+    return records
+
+
+def read_records(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yields (`file:line` or `file:row`, record) from a jsonl, jsonl.gz or parquet file.
+
+    Raises:
+        ValueError: The file is missing, damaged or has another ending, or a line is no JSON object.
+    """
+    require_file(path, "input")
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise ValueError(f"{path}: not a .jsonl, .jsonl.gz or .parquet file")
+    try:
+        yield from _read_rows(path) if path.suffix == ".parquet" else _read_lines(path)
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read: {describe_error(error)}") from None
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    is_sealed, row = check_table(path), 0
+    with reading_parquet(path), pq.ParquetFile(path) as file:
+        if not is_sealed:
+            warn_unsealed(path, file.schema_arrow)
+        for batch in file.iter_batches():
+            for record in batch.to_pylist():
+                yield f"{path}:row {row}", record
+                row += 1
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
+    open_text = gzip.open if path.suffix == ".gz" else open
+    with open_text(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            yield f"{path}:{number}", parse_json_object(line, f"{path}:{number}")

@@ -1,0 +1,116 @@
+"""JSON, YAML and parquet that others wrote: what is wrong with it is a ValueError of one line that names the place."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from datamodules.text.plain_text import describe_error
+
+# Far more than any file of settings has; a few lines of aliases stand for billions.
+MAX_NODES = 100_000
+_TYPES = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
+_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in _TYPES)
+
+
+def parse_json(content: str | bytes, place: object) -> Any:
+    """Returns what JSON says.
+
+    Args:
+        content: The text, or its UTF-8.
+        place: The file, or file and line, for the message.
+
+    Raises:
+        ValueError: It is no JSON, or is nested too deep, or a number in it is too long.
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: cannot be read as JSON: {describe_error(error)}") from None
+
+
+def parse_json_object(content: str | bytes, place: object) -> dict[str, Any]:
+    """Likewise, where only an object makes sense."""
+    record = parse_json(content, place)
+    if not isinstance(record, dict):
+        raise ValueError(f"{place}: expected a JSON object, found {type(record).__name__}")
+    return record
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file says; a ValueError names the file."""
+    return parse_json(path.read_bytes(), path)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Likewise, where only an object makes sense."""
+    return parse_json_object(path.read_bytes(), path)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads what JSON can say, too; a date is text, as on a command line."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - of the base class, which declares it so
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in _TAGS]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Returns how many values a node stands for, its aliases written out.
+
+    Raises:
+        ValueError: They are too many, it holds itself, has a key twice, or something that JSON cannot say.
+    """
+    if (size := sizes.get(id(node))) is not None:
+        if size == 0:
+            raise ValueError(f"line {node.start_mark.line + 1}: an alias stands for what it is in")
+        return size
+    sizes[id(node)] = 0
+    if node.tag not in _TAGS:
+        raise ValueError(f"line {node.start_mark.line + 1}: {node.tag} is no type of a setting")
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+            raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} is there twice")
+        children = [part for pair in node.value for part in pair]
+    elif any("\ud800" <= character <= "\udfff" for character in node.value):
+        raise ValueError(f"line {node.start_mark.line + 1}: {node.value!r} holds half a surrogate pair")
+    size = 1 + sum(_check_node(child, sizes) for child in children)
+    if size > MAX_NODES:
+        raise ValueError(f"its aliases stand for more than {MAX_NODES} values")
+    sizes[id(node)] = size
+    return size
+
+
+def read_yaml(path: Path) -> Any:
+    """Returns what a YAML file says: nothing but what JSON can say.
+
+    Raises:
+        ValueError: It cannot be read, is malformed, has a key twice, or aliases that lead back or stand for too much.
+    """
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_node(node, {})
+        return loader.construct_document(node)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: malformed YAML: {describe_error(error)}") from None
+
+
+@contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Turns what pyarrow raises over a file into a ValueError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as parquet: {describe_error(error)}") from None

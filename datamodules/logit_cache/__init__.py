@@ -1,0 +1,1 @@
+"""Teachers' next-token distributions on disk; `format` says how they lie there."""

@@ -1,0 +1,116 @@
+"""Where a model or tokenizer lies: hub id, folder, GGUF file, a run's checkpoint, or a name of `configs/models`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from datamodules.files.parsing import read_yaml
+from datamodules.files.seals import check_run_file
+from datamodules.model_cards import find_card
+from datamodules.text.plain_text import describe_error, shorten
+
+
+@contextmanager
+def loading(model: str, what: str) -> Iterator[None]:
+    """Turns what a library raises over a model's files into a ValueError that names the model.
+
+    It may surround nothing but that library's call, so that no mistake of Kindred's own is taken for the files'.
+
+    Args:
+        model: Whose files.
+        what: Is loaded.
+    """
+    try:
+        yield
+    except Exception as error:  # transformers, tokenizers, peft and torch fail in any way on what a file may say
+        message = shorten(describe_error(error), 300)
+        raise ValueError(f"{model}: no {what} can be loaded: {message}") from error
+
+
+def read_start(checkpoint: str) -> dict:
+    """Returns the `model` section of the run's config that a checkpoint belongs to.
+
+    Raises:
+        ValueError: There is no such file, it lies in no run's folder, the run's config is none, or leads back to the
+            checkpoint, or it holds an adapter alone.
+    """
+    start = _read_start(checkpoint)
+    seen, student = {Path(checkpoint).resolve()}, start["student"]
+    while student.endswith(".ckpt"):
+        if Path(student).resolve() in seen:
+            raise ValueError(f"{checkpoint}: its run began with {start['student']}, which began with it; take another")
+        seen.add(Path(student).resolve())
+        student = _read_start(student)["student"]
+    return start
+
+
+def _is_start(section: Any) -> TypeGuard[dict[str, Any]]:
+    """Says whether a config's section has what a checkpoint needs of it, each of its type."""
+    if not isinstance(section, dict) or not {"student", "revision", "keep_layers"} <= section.keys():
+        return False
+    layers = section["keep_layers"] or []
+    return (
+        isinstance(section["student"], str)
+        and isinstance(section["revision"], str | None)
+        and isinstance(layers, list)
+        and all(type(number) is int for number in layers)
+    )
+
+
+def _read_start(checkpoint: str) -> dict:
+    config = Path(checkpoint).parent.parent / "config.yaml"
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"model: no such file: {checkpoint}")
+    if not config.is_file():
+        raise ValueError(f"{checkpoint}: lies in no run's folder, GROUP/ID/checkpoints, whose config.yaml it needs")
+    check_run_file(config.parent, config.name)
+    content = read_yaml(config)
+    start = content.get("model") if isinstance(content, dict) else None
+    if not _is_start(start):
+        raise ValueError(f"{config}: is no run's config: its section model needs student, revision and keep_layers")
+    if start.get("adapter") is not None:
+        raise ValueError(f"{checkpoint}: holds an adapter alone; use the student that its run exports")
+    return start
+
+
+def resolve_model(model: str, revision: str | None) -> tuple[str, str | None]:
+    """Returns the hub id or path, and the revision, that are meant.
+
+    Of `model:NAME` those of its card; of a run's checkpoint those of the student that training began with.
+    """
+    if model.endswith(".ckpt"):
+        start = read_start(model)
+        return resolve_model(start["student"], start["revision"])
+    card = find_card(model)
+    return (card.hub, revision or card.revision) if card else (model, revision)
+
+
+def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict]:
+    """Returns the name and the options that transformers' `from_pretrained` takes for this model.
+
+    Args:
+        model: Hub id, local folder, path of a `.gguf` file or of a run's `.ckpt`, or `model:NAME`.
+        revision: Commit of a hub model.
+
+    Raises:
+        ValueError: A GGUF file that is missing, an unknown name, or a revision of something local.
+    """
+    model, revision = resolve_model(model, revision)
+    if not model.strip():
+        raise ValueError("model: the name is empty; give a folder or a hub id (owner/name)")
+    path = Path(model)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"model: no such file: {model}")
+        name, options = str(path.parent), {"gguf_file": path.name}
+    else:
+        name, options = model, {}
+        # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
+        if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/"))):
+            raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")
+    if revision is not None:
+        if path.exists():
+            raise ValueError(f"model: revision {revision} is given, but {model} is a local path")
+        options["revision"] = revision
+    return name, {**options, "trust_remote_code": False}

@@ -1,0 +1,279 @@
+"""The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+from datamodules.answers.extractors import extract_neutral
+from datamodules.answers.grading import is_correct
+from datamodules.files.atomic import read_records
+from datamodules.files.field_types import check_text, shorten
+from datamodules.files.tables import read_metadata, read_table, write_table
+from datamodules.tasks.questions import Question, normalize_gold
+from datamodules.text.expressions import normalize_number
+from datamodules.text.thinking import split_thinking
+
+FinishReason = Literal["stop", "length", "content_filter", "imported"]
+
+
+@dataclass(frozen=True)
+class Rationale:
+    """A teacher's reasoning about one question, with the answer it reached.
+
+    Attributes:
+        question_id: The question's id.
+        task: The question's task.
+        split: The question's split.
+        teacher: Who wrote it.
+        family: The teacher's family, or `unknown`.
+        sample: 0, 1, ... where one teacher answered several times.
+        text: The reasoning, with the answer sentence if the teacher wrote one; without what it thought before.
+        answer: An option's letter or a number, or None if none could be extracted.
+        correct: Whether `answer` is the gold answer; None where gold is unknown.
+        finish_reason: `stop`, `length` (truncated), `content_filter` (withheld by a provider), or `imported`.
+        prompt_id: The prompt that was answered, or `imported`.
+        num_prompt_tokens: Of the teacher's tokenizer; None where unknown.
+        num_completion_tokens: Likewise, as generated, an end token included.
+        thinking: What the teacher wrote between think marks, or an endpoint told apart as its reasoning.
+    """
+
+    question_id: str
+    task: str
+    split: str
+    teacher: str
+    family: str
+    sample: int
+    text: str
+    answer: str | None
+    correct: bool | None
+    finish_reason: FinishReason
+    prompt_id: str
+    num_prompt_tokens: int | None = None
+    num_completion_tokens: int | None = None
+    thinking: str = ""
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the text ends where the teacher ran out of tokens, and not where it wanted to."""
+        return self.finish_reason == "length"
+
+    @property
+    def id(self) -> str:
+        """Names the rationale within a question set: question, teacher, sample."""
+        return f"{self.question_id}/{self.teacher}/{self.sample}"
+
+
+SCHEMA = pa.schema(
+    [pa.field(name, pa.string()) for name in ("question_id", "task", "split", "teacher", "family")]
+    + [pa.field("sample", pa.int32())]
+    + [pa.field(name, pa.string()) for name in ("text", "answer")]
+    + [pa.field("correct", pa.bool_())]
+    + [pa.field(name, pa.string()) for name in ("finish_reason", "prompt_id")]
+    + [pa.field(name, pa.int32()) for name in ("num_prompt_tokens", "num_completion_tokens")]
+    + [pa.field("thinking", pa.string())]
+)
+
+
+def name_paraphrase(writer: str, paraphraser: str) -> str:
+    """Returns how rationales name their teacher if another has rewritten them."""
+    return f"{writer}-by-{paraphraser}"
+
+
+def read_gold_conditions(paths: list[str]) -> dict[str, bool]:
+    """Returns, for each teacher of these stores, whether it was shown the gold answers.
+
+    An annotated store's teacher was not; an imported one's metadata say. Of published collections nothing is known.
+    """
+    conditions: dict[str, bool] = {}
+    for metadata in (read_metadata(Path(path)) for path in paths if path.endswith(".parquet")):
+        annotated = {metadata["teacher"]: False} if "teacher" in metadata else {}
+        conditions |= metadata.get("gold_conditioned", annotated)
+    return conditions
+
+
+def read_families(paths: list[str]) -> dict[str, str]:
+    """Returns the family of each teacher of these files; `unknown` in published collections."""
+    families: dict[str, str] = {}
+    for path in paths:
+        if path.endswith(".parquet"):
+            table = read_table(Path(path), ["teacher", "family"])
+            families |= dict(zip(*(table[name].to_pylist() for name in ("teacher", "family")), strict=True))
+    return families
+
+
+def find_repeats(rationales: Iterable[Rationale]) -> set[str]:
+    """Returns the ids of rationales whose text an earlier one of the same teacher and question has already.
+
+    Case and spaces play no part; a rationale without text repeats nothing.
+    """
+    seen, repeats = set[tuple[str, str, str]](), set[str]()
+    for rationale in rationales:
+        key = (rationale.question_id, rationale.teacher, " ".join(rationale.text.casefold().split()))
+        if key[2] and key in seen:
+            repeats.add(rationale.id)
+        seen.add(key)
+    return repeats
+
+
+def drop_truncated(rationales: Iterable[Rationale], source: str, keep: bool) -> list[Rationale]:
+    """Leaves out what was truncated, and says how much, unless that is kept."""
+    everything = list(rationales)
+    kept = [rationale for rationale in everything if keep or not rationale.is_truncated]
+    if number := len(everything) - len(kept):
+        warnings.warn(
+            f"{source}: {number} of {len(everything)} rationales are truncated and left out; keep_truncated keeps them",
+            stacklevel=3,
+        )
+    return kept
+
+
+def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:
+    """Writes a rationale store; `metadata` names the teacher's revision, tokenizer, prompt and decoding."""
+    write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
+
+
+def part_thinking(rationale: Rationale) -> Rationale:
+    """Returns a rationale whose text is what followed its thinking: nothing, and no answer, if that was truncated."""
+    split = split_thinking(rationale.text)
+    if not split.is_closed:
+        wrong = None if rationale.correct is None else False
+        return replace(rationale, text="", thinking=split.thinking, answer=None, correct=wrong, finish_reason="length")
+    return replace(rationale, text=split.reply.strip(), thinking=split.thinking) if split.start else rationale
+
+
+def _parse_flat(record: dict, where: str) -> Rationale:
+    known = fields(Rationale)
+    missing = [field.name for field in known if field.default is MISSING and field.name not in record]
+    if missing:
+        raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
+    rationale = Rationale(**{field.name: record[field.name] for field in known if field.name in record})
+    _check(rationale, where)
+    return rationale if "thinking" in record else part_thinking(rationale)
+
+
+def _check(rationale: Rationale, where: str, question: Question | None = None) -> None:
+    """Raises a ValueError, `where` first, if a field is of a wrong type, or the answer is none to the question."""
+    try:
+        _check_types(rationale)
+        if question is not None:
+            _check_answer(rationale, question)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_types(rationale: Rationale) -> None:
+    for name in ("question_id", "task", "split", "teacher", "family", "prompt_id"):
+        check_text(getattr(rationale, name), name)
+    for name in ("text", "thinking"):
+        check_text(getattr(rationale, name), name, may_be_empty=True)
+    if rationale.answer is not None:
+        check_text(rationale.answer, "answer")
+    if not isinstance(rationale.correct, bool | None):
+        raise ValueError(f"`correct` must be true, false or null, found {shorten(rationale.correct)}")
+    for name in ("sample", "num_prompt_tokens", "num_completion_tokens"):
+        value = getattr(rationale, name)
+        if not (value is None and name != "sample") and (type(value) is not int or value < 0):
+            raise ValueError(f"`{name}` must be a whole number of 0 or more, found {shorten(value)}")
+    if rationale.finish_reason not in get_args(FinishReason):
+        reasons = ", ".join(get_args(FinishReason))
+        raise ValueError(f"`finish_reason` must be one of {reasons}, found {shorten(rationale.finish_reason)}")
+
+
+def _check_answer(rationale: Rationale, question: Question) -> None:
+    answer, gold = rationale.answer, question.gold
+    if question.choices is not None:
+        if answer is not None and answer not in question.letters:
+            raise ValueError(f"`answer` {shorten(answer)} is no option of question {question.id!r}: {question.letters}")
+        is_right = gold is None or (answer is not None and question.choice(answer) == question.choice(gold))
+    else:
+        # Whether two expressions are equal takes more than their texts.
+        is_right = answer is not None and (gold is None or question.expression or normalize_number(answer) == gold)
+    if rationale.correct and not is_right:
+        raise ValueError(f"`correct` is true, but the answer {shorten(answer)} is not {gold!r}, which is gold")
+
+
+def read_flat_rationales(path: str) -> list[Rationale]:
+    """Reads a rationale store whose questions need not be at hand.
+
+    Raises:
+        ValueError: The file or a record is malformed.
+    """
+    return [_parse_flat(record, where) for where, record in _read_whole(path)]
+
+
+def _read_whole(path: str) -> Iterator[tuple[str, dict]]:
+    """Yields the records of a file; a store that knows how many it should hold is refused unless it does."""
+    number = 0
+    for pair in read_records(Path(path)):
+        number += 1
+        yield pair
+    wanted = read_metadata(Path(path)).get("num_records", number) if path.endswith(".parquet") else number
+    if number != wanted:
+        raise ValueError(
+            f"{path}: holds {number} of the {wanted} rationales that were written; make it anew, or, if it was edited "
+            f"on purpose, seal it with: python -m scripts.seal {path}"
+        )
+
+
+def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:
+    """Yields the rationales of a published collection's record: {"id", "rationales": {teacher: {"text", ...}}}."""
+    for teacher, entry in record["rationales"].items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+            raise ValueError(f"{where}: rationale of {teacher!r} has no text")
+        if "answer" in entry:
+            if not isinstance(entry["answer"], str | int | float | None):
+                raise ValueError(f"{where}: answer of {teacher!r} must be a text, a number or null")
+            try:
+                answer = normalize_gold(entry["answer"], question.choices, question.expression)
+            except ValueError:
+                answer = None
+        else:
+            extraction = extract_neutral(entry["text"], question)
+            answer = extraction.answer if extraction else None
+        yield part_thinking(
+            Rationale(
+                question_id=question.id,
+                task=question.task,
+                split=question.split,
+                teacher=teacher,
+                family="unknown",
+                sample=0,
+                text=entry["text"],
+                answer=answer,
+                correct=is_correct(answer, question),
+                finish_reason="imported",
+                prompt_id="imported",
+            )
+        )
+
+
+def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Rationale]:
+    """Loads the rationales of `questions` from rationale stores and published collections.
+
+    A published collection (jsonl or jsonl.gz) holds, beside each question's id, `rationales` by teacher.
+
+    Args:
+        paths: Files.
+        questions: By id.
+
+    Raises:
+        ValueError: A file or record is malformed, a rationale's question is unknown, or a rationale is there twice.
+    """
+    rationales: dict[str, Rationale] = {}
+    for path in paths:
+        for where, record in _read_whole(path):
+            nested = isinstance(record.get("rationales"), dict)
+            question_id = record.get("id" if nested else "question_id")
+            if not isinstance(question_id, str) or question_id not in questions:
+                raise ValueError(f"{where}: a rationale for the unknown question {shorten(question_id)}")
+            question = questions[question_id]
+            for rationale in _parse_nested(record, where, question) if nested else [_parse_flat(record, where)]:
+                _check(rationale, where, question)
+                if rationale.id in rationales:
+                    raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
+                rationales[rationale.id] = rationale
+    return list(rationales.values())

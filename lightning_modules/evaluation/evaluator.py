@@ -1,0 +1,262 @@
+"""Evaluation of a student: chain-of-thought answers, the log-likelihood of each option, and of teachers' rationales."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pyarrow as pa
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from datamodules.answers.extractors import EXTRACTORS, extract_neutral, split_answer_sentence
+from datamodules.answers.grading import is_correct
+from datamodules.answers.replies import cut_run_on
+from datamodules.evaluation import EvaluationDataModule
+from datamodules.examples.encoding import decode_completion, find_end_tokens
+from datamodules.tasks.prompts import Prompt
+from datamodules.tasks.questions import Question
+from datamodules.text.thinking import find_open_mark
+from lightning_modules.evaluation.reference_scores import ReferenceScorer
+from lightning_modules.model.generation import (
+    ReadPrompts,
+    derive_seed,
+    generate_completions,
+    read_prompts,
+    score_endings,
+)
+from lightning_modules.model.pretrained import Dtype, check_model, default_dtype, load_causal_lm
+from lightning_modules.teacher.backends import find_stop, watch_stops
+
+# What an option's log-likelihood is divided by: lm-evaluation-harness's acc, acc_norm and acc_bytes.
+LIKELIHOODS: dict[str, Callable[[str], int]] = {
+    "likelihood": lambda text: 1,
+    "likelihood_norm": len,
+    "likelihood_bytes": lambda text: len(text.encode()),
+}
+REFERENCE_SCORE = pa.struct(
+    [pa.field("teacher", pa.string()), pa.field("sample", pa.int32()), pa.field("num_tokens", pa.int32())]
+    + [pa.field(name, pa.float64()) for name in ("log_likelihood", "kl", "agreement")]
+)
+PREDICTION_SCHEMA = pa.schema(
+    [pa.field("arm", pa.string()), pa.field("seed", pa.int32())]
+    + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "group", "gold")]
+    + [pa.field(name, pa.string()) for name in ("completion", "finish_reason")]
+    + [pa.field(f"answer_{name}", pa.string()) for name in (*EXTRACTORS, *LIKELIHOODS)]
+    + [pa.field(f"correct_{name}", pa.bool_()) for name in (*EXTRACTORS, *LIKELIHOODS)]
+    + [pa.field("exact_match", pa.bool_())]
+    + [pa.field("rationale_length", pa.int32())]
+    + [pa.field(name, pa.string()) for name in ("rationale_answer", "sentence_answer")]
+    + [pa.field("option_log_likelihoods", pa.list_(pa.float64()))]
+    + [pa.field("num_prompt_tokens", pa.int32()), pa.field("num_completion_tokens", pa.int32())]
+    + [pa.field("samples", pa.list_(pa.string())), pa.field("num_votes", pa.int32())]
+    + [pa.field("references", pa.list_(REFERENCE_SCORE))]
+)
+
+
+class Evaluator(L.LightningModule):
+    """Answers questions with a student under `Trainer.predict`; one record of PREDICTION_SCHEMA for each question."""
+
+    def __init__(
+        self,
+        student: str,
+        revision: str | None = None,
+        dtype: Dtype | None = None,
+        keep_layers: list[int] | None = None,
+        max_new_tokens: PositiveInt = 256,
+        num_samples: PositiveInt = 1,
+        temperature: NonNegativeFloat = 0.0,
+        sampling_seed: NonNegativeInt = 0,
+        stop: tuple[str, ...] = (),
+        score_options: bool = True,
+        arm: str = "untuned",
+        seed: NonNegativeInt = 0,
+    ):
+        """Stores the settings; the student is loaded when the trainer starts.
+
+        Args:
+            student: Hub id, local folder (an exported student), a run's checkpoint (`.ckpt`), or GGUF file.
+            revision: Commit of a hub model.
+            dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
+            keep_layers: Keep only these decoder layers.
+            max_new_tokens: Truncates a completion.
+            num_samples: Completions of each question, of which each extractor's most frequent answer counts (Wang et
+                al. 2023, arXiv 2203.11171); more than one needs a temperature.
+            temperature: 0 is greedy.
+            sampling_seed: Of the draws; each question and sample has its own, whatever the batch.
+            stop: Texts that end a completion, which is cut before them, as in annotate. What a base model invents after
+                its answer, a next question say, is not read in any case; this saves the time that it takes.
+            score_options: Also compute each option's log-likelihood; `data.option_text` says as what.
+            arm: Recorded with each prediction.
+            seed: The arm's training seed, recorded with each prediction.
+        """
+        super().__init__()
+        if not math.isfinite(temperature):
+            raise ValueError(f"model.temperature must be finite, not {temperature}")
+        if num_samples > 1 and temperature == 0:
+            raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
+        if "" in stop:
+            raise ValueError("model.stop holds an empty text, which every completion begins with")
+        self.stop = stop
+        self.student, self.student_revision = student, revision
+        self.student_dtype: Dtype = dtype or default_dtype(student)
+        self.keep_layers = keep_layers
+        self.max_new_tokens, self.score_options = max_new_tokens, score_options
+        self.num_samples, self.temperature, self.sampling_seed = num_samples, temperature, sampling_seed
+        self.arm, self.seed = arm, seed
+        self.model: Any = None
+        self._scorer: ReferenceScorer | None = None
+
+    def configure_model(self) -> None:
+        """Loads the student, once."""
+        if self.model is None:
+            self.model = load_causal_lm(self.student, self.student_revision, self.student_dtype, self.keep_layers)
+            self.model.eval().requires_grad_(False)
+            self._scorer = ReferenceScorer(self.model)
+
+    def check(self, data: EvaluationDataModule) -> None:
+        """Raises a ValueError if the student cannot be loaded, a text may not fit its context, or a setting is idle."""
+        if not self.score_options and data.option_text != "sentence":
+            raise ValueError(f"data.option_text={data.option_text} is ignored where model.score_options is false")
+        length = data.max_length + self.max_new_tokens
+        what = "data.max_length + model.max_new_tokens"
+        if data.find_longest() > length:
+            length, what = data.find_longest(), "the longest prompt and reference"
+        check_model(self.student, self.student_revision, self.keep_layers, length, what, data.highest_id)
+
+    def setup(self, stage: str) -> None:
+        """Tells the data what a batch needs room for."""
+        self.trainer.datamodule.max_new_tokens = self.max_new_tokens
+        self.trainer.datamodule.num_completions = self.num_samples
+
+    def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
+        """Returns one record for each question."""
+        data: EvaluationDataModule = self.trainer.datamodule
+        posed = [data.posed[identifier] for identifier in batch["question_ids"]]
+        read = read_prompts(self.model, [item.prompt_ids for item in posed])
+        likelihoods = self._score_options(data, batch["question_ids"], read)
+        completions = self._generate(data, batch["question_ids"], read)
+        references = self._score_references(data, batch["question_ids"])
+        records = []
+        for item, own, samples, scores in zip(posed, likelihoods, completions, references, strict=True):
+            question = item.question
+            mark = find_open_mark(item.text)
+            decoded = [decode_completion(data.tokenizer, ids) for ids, _ in samples]
+            texts = [(mark + text[: find_stop(text, self.stop)]).strip() for text in decoded]
+            answers, place, votes = vote(texts, question)
+            ids, finish_reason = samples[place]
+            answers |= choose_options(own, data.options[question.id].texts, question)
+            records.append(
+                {
+                    "arm": self.arm,
+                    "seed": self.seed,
+                    "task": question.task,
+                    "split": question.split,
+                    "question_id": question.id,
+                    "group": question.group,
+                    "gold": question.gold,
+                    "completion": texts[place],
+                    "finish_reason": finish_reason,
+                    **{f"answer_{name}": answer for name, answer in answers.items()},
+                    **{f"correct_{name}": grade(name, answers[name], bool(own), question) for name in answers},
+                    **examine(texts[place], question, data.prompt),
+                    "option_log_likelihoods": own,
+                    "num_prompt_tokens": len(item.prompt_ids),
+                    "num_completion_tokens": len(ids),
+                    "samples": texts if self.num_samples > 1 else None,
+                    "num_votes": votes if self.num_samples > 1 else None,
+                    "references": scores,
+                }
+            )
+        return records
+
+    def _score_options(self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts) -> list[list]:
+        """Returns the log-likelihoods of each question's options."""
+        if not self.score_options:
+            return [[] for _ in question_ids]
+        options = [data.options[identifier] for identifier in question_ids]
+        if data.option_text != "sentence":
+            read = read_prompts(self.model, [own.prompt_ids for own in options])
+        return score_endings(self.model, read, [own.ending_ids for own in options])
+
+    def _generate(self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts) -> list[list[tuple]]:
+        """Returns each question's completions: token ids and finish reason."""
+        number = self.num_samples
+        completions = generate_completions(
+            self.model,
+            read.repeat(number),
+            find_end_tokens(data.tokenizer),
+            self.max_new_tokens,
+            self.temperature,
+            [derive_seed(self.sampling_seed, identifier, n) for identifier in question_ids for n in range(number)],
+            watch_stops(data.tokenizer, self.stop),
+        )
+        return [completions[first : first + number] for first in range(0, len(completions), number)]
+
+    def _score_references(self, data: EvaluationDataModule, question_ids: list[str]) -> list[list[dict] | None]:
+        """Returns the scores of each question's references; None where there are none."""
+        own = [data.references.get(identifier, []) for identifier in question_ids]
+        if not any(own):
+            return [None] * len(own)
+        assert self._scorer is not None
+        scores = iter(self._scorer.score([*itertools.chain(*own)], data.tokens_per_batch))
+        return [[next(scores) for _ in references] or None for references in own]
+
+
+def vote(texts: list[str], question: Question) -> tuple[dict[str, str | None], int, int]:
+    """Returns each extractor's most frequent answer, the first of equally frequent ones.
+
+    Also the number of the first text that has the neutral extractor's, and of how many have it.
+    """
+    answers = {}
+    for name, extract in EXTRACTORS.items():
+        found = [extraction.answer if (extraction := extract(text, question)) else None for text in texts]
+        counts: Counter[str | None] = Counter(answer for answer in found if answer is not None)
+        answers[name] = max(counts, key=counts.__getitem__) if counts else None
+        if name == "neutral":
+            place, votes = found.index(answers[name]), counts[answers[name]]
+    return answers, place, votes
+
+
+def choose_options(log_likelihoods: list[float], texts: list[str], question: Question) -> dict[str, str | None]:
+    """Returns the letter of the likeliest option, the first of equals, by each of LIKELIHOODS; None without options.
+
+    None, too, where another option has the same text, and so is as likely.
+    """
+    if not log_likelihoods:
+        return dict.fromkeys(LIKELIHOODS)
+    chosen: dict[str, str | None] = {}
+    for name, size in LIKELIHOODS.items():
+        scores = [score / size(text) for score, text in zip(log_likelihoods, texts, strict=True)]
+        best = scores.index(max(scores))
+        chosen[name] = question.letters[best] if texts.count(texts[best]) == 1 else None
+    return chosen
+
+
+def grade(name: str, answer: str | None, has_options: bool, question: Question) -> bool | None:
+    """Returns whether an answer is right; None where gold is unknown, or no option was scored."""
+    if question.gold is None or (name in LIKELIHOODS and not has_options):
+        return None
+    return is_correct(answer, question)
+
+
+def examine(text: str, question: Question, prompt: Prompt) -> dict:
+    """Returns whether a completion ends as it was asked to, and which answers its parts give by themselves.
+
+    `exact_match`: it ends with the prompt's own answer sentence of the gold answer, to the character.
+    `rationale_length`: so many of its characters come before the sentence that states its answer, if that is its last
+    one; if not, all of them but what it invents after its reply. `rationale_answer` and `sentence_answer`: what the
+    neutral extractor reads in the one and in the other part alone; both None where the last sentence states no answer.
+    A rationale may hold none.
+    """
+    exact = None if question.gold is None else text.endswith(prompt.answer_sentence(question, question.gold))
+    reply = cut_run_on(text, question)
+    rationale, sentence = split_answer_sentence(reply, question) or (reply, "")
+    parts = {"rationale_answer": rationale if sentence else "", "sentence_answer": sentence}
+    found = {name: extract_neutral(part, question) for name, part in parts.items()}
+    return {
+        "exact_match": exact,
+        "rationale_length": len(rationale),
+        **{name: extraction.answer if extraction else None for name, extraction in found.items()},
+    }

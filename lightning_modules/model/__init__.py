@@ -1,0 +1,1 @@
+"""A causal language model: loading, adapters, its output head, sharding, generation."""

@@ -1,0 +1,85 @@
+"""Ends a training or a prediction in order when a scheduler asks for it; the same command then continues."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+
+from lightning_modules.run.stop_signal import EXIT_STOPPED, StopListener, leave
+
+
+class Preemption(L.Callback):
+    """Leaves with `EXIT_STOPPED` at the next place where nothing is lost.
+
+    A training saves at the end of an optimizer step, once one process was signalled, and leaves when that step's
+    metrics are written. In a validation it saves before the next batch, so that no step is lost however long the
+    validation takes; the resumed run begins the validation anew. The processes agree on it. A prediction keeps each
+    batch's results, so that each process leaves by itself.
+
+    Args:
+        listener: Knows of the signal.
+        checkpoint: Where a training is saved.
+    """
+
+    def __init__(self, listener: StopListener, checkpoint: Path | None = None):
+        self.listener, self.checkpoint = listener, checkpoint
+        self._is_leaving = False
+
+    def _listen(self) -> None:
+        # Lightning puts its own handler of SIGTERM in place, which would end the run with exit code 0.
+        self.listener.listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens."""
+        self._listen()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens."""
+        self._listen()
+
+    def _is_signalled(self, trainer: L.Trainer) -> bool:
+        """Whether a process was signalled; all of them ask at once."""
+        return trainer.strategy.reduce_boolean_decision(self.listener.received is not None, all=False)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Saves after an optimizer step, if a process was signalled."""
+        self._is_leaving = self._is_signalled(trainer)
+        if self._is_leaving and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Saves and leaves in the middle of a training's validation."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_signalled(trainer):
+            begin_validation_anew(trainer)
+            trainer.save_checkpoint(self.checkpoint)
+            self._leave(trainer, f"in the validation at step {trainer.global_step}")
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Leaves, once what came after the step is written."""
+        if self._is_leaving:
+            self._leave(trainer, f"at step {trainer.global_step}")
+
+    def on_predict_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Leaves before the next batch."""
+        if self.listener.received is not None:
+            self._leave(trainer, "between two batches")
+
+    def _leave(self, trainer: L.Trainer, where: str) -> None:
+        if trainer.is_global_zero:
+            leave(where)
+        raise SystemExit(EXIT_STOPPED)
+
+
+def begin_validation_anew(trainer: L.Trainer) -> None:
+    """Makes a checkpoint of a training that validates say that the validation's first batch has only begun.
+
+    Lightning goes on within a validation that such a checkpoint was saved in; of the batches before, nobody has kept
+    the metrics.
+    """
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    # The total is the epoch's, of which several validations may be part.
+    before = progress.total.completed - progress.current.completed
+    for counts, done in ((progress.total, before), (progress.current, 0)):
+        counts.ready = counts.started = done + 1
+        counts.processed = counts.completed = done

@@ -1,0 +1,74 @@
+"""Prediction writers that survive a kill: a rerun asks the model only for what is missing.
+
+They end in `teardown`, which runs after a success only, but, unlike `on_predict_end`, also in a process that had
+nothing left to do.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from datamodules.files.record_log import RecordLog
+from datamodules.logit_cache.writer import LogitCacheWriter
+from datamodules.provenance import describe_creation
+
+
+class RecordWriter(BasePredictionWriter):
+    """Logs the records that `predict_step` returns; see `RecordLog`, which takes the arguments."""
+
+    def __init__(self, output: Path, config: dict, finish: Callable[[list[dict]], None]):
+        super().__init__(write_interval="batch")
+        self.records = RecordLog(output, config, finish)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Opens this process's part."""
+        self.records.open(trainer.global_rank)
+
+    def write_on_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, *_: Any) -> None:
+        """Appends one batch's records."""
+        self.records.append(prediction)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Merges the parts of all processes, once."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self.records.merge()
+
+
+class CacheWriter(BasePredictionWriter):
+    """Writes the rows that `LogitScorer` returns to a logit cache; one process adds the manifest at the end.
+
+    Args:
+        writer: The cache's writer, which gets this process's rank.
+        config: Everything that the rows depend on, for the creation record.
+    """
+
+    def __init__(self, writer: LogitCacheWriter, config: dict):
+        super().__init__(write_interval="batch")
+        self.writer, self.config = writer, config
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Learns the process's rank and the examples by id, and takes its part of the folder."""
+        self.writer.rank = trainer.global_rank
+        self.writer.open()
+        self.examples = {example.id: example for example in trainer.datamodule.examples}
+
+    def write_on_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, *_: Any) -> None:
+        """Adds one batch's examples."""
+        self.writer.add([(self.examples[example_id], rows) for example_id, rows in prediction])
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Writes the last shard, and the manifest once all processes have."""
+        pl_module.catch_up()
+        self.writer.flush()
+        if not trainer.is_global_zero:
+            self.writer.close()
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            data = trainer.datamodule
+            sources = {"questions": data.questions_source, "rationales": data.rationale_paths}
+            self.writer.finish(data.tokenizer, {**describe_creation(self.config), **sources}, pl_module.export_head())
+            self.writer.close()

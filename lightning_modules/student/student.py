@@ -1,0 +1,362 @@
+"""The student: a causal language model trained on completions, with a teacher's distributions where there are any."""
+
+import math
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from einops import rearrange
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from datamodules.distillation import DistillationDataModule
+from datamodules.examples.encoding import find_end_tokens
+from datamodules.files.atomic import atomic_path, write_sealed
+from datamodules.files.seals import MANIFEST, describe_files
+from lightning_modules.model.adapters import Adapter, add_adapter, check_adapter
+from lightning_modules.model.output_head import HeadSettings, find_head_settings, get_head, run_body
+from lightning_modules.model.pretrained import Dtype, add_end_ids, check_model, default_dtype, load_causal_lm
+from lightning_modules.model.sharding import (
+    ShardedStrategy,
+    call_inside,
+    check_strategy,
+    gather_state,
+    is_sharded,
+    shard_causal_lm,
+    whole,
+)
+from lightning_modules.run.extent import check_extent
+from lightning_modules.student.cached_targets import build_target, check_cache, load_teacher_head
+from losses.distillation import DistillationLoss, LossSums
+from losses.fused_head import OutputHead
+from losses.targets import Target
+
+# What these precisions make of the weights. They are loaded so, since a checkpoint is read into what was loaded.
+TRUE_PRECISIONS: dict[str, Any] = {"bf16-true": "bfloat16", "16-true": "float16", "64-true": "float64"}
+
+
+class DistillationModule(L.LightningModule):
+    """Trains a student with the distillation loss, normalised by the global sum of token weights.
+
+    A batch is a process's share of one optimizer step, as micro-batches. Each contributes its weighted *sum*; the
+    gradient is divided by the weights of all micro-batches and all processes just before the optimizer's step. So the
+    result does not depend on how a step is divided.
+    """
+
+    def __init__(
+        self,
+        student: str,
+        loss: DistillationLoss = DistillationLoss(),  # noqa: B008 (frozen)
+        revision: str | None = None,
+        dtype: Dtype | None = None,
+        keep_layers: list[int] | None = None,
+        learning_rate: PositiveFloat = 1e-4,
+        weight_decay: NonNegativeFloat = 0.0,
+        schedule: Literal["constant", "linear", "cosine"] = "cosine",
+        warmup_ratio: ClosedUnitInterval = 0.05,
+        fused_head: bool = True,
+        adapter: Adapter | None = None,
+        export: Literal["merged", "adapter"] | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
+    ):
+        """Stores the settings; the student is loaded when the trainer starts.
+
+        Args:
+            student: Hub id, local folder, or GGUF file.
+            loss: The mixture, its divergence and its weights.
+            revision: Commit of a hub model.
+            dtype: Of the weights in memory; null is float32, or what a true half `trainer.precision` says, or, for the
+                frozen weights under an adapter, the model card's.
+            keep_layers: Keep only these decoder layers: a smaller student of the same family.
+            learning_rate: AdamW's peak learning rate.
+            weight_decay: AdamW's, on matrices only.
+            schedule: After the warm-up.
+            warmup_ratio: Share of all steps over which the learning rate rises.
+            fused_head: Compute the loss from hidden states, chunk by chunk. Off keeps all logits: the same loss in
+                several times the memory, to check against.
+            adapter: Train low-rank matrices (LoRA) in place of the weights; null trains the weights.
+            export: With an adapter: the whole model, merged, which null is, or the adapter alone.
+            activation_checkpointing: Keep only each decoder block's input for the backward pass, and compute the rest
+                again: less memory for one more forward pass.
+            compile: Compile each decoder block (torch.compile); the CPU needs a C++ compiler.
+        """
+        super().__init__()
+        for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
+            if not math.isfinite(value):
+                raise ValueError(f"model.{name} must be finite, not {value}")
+        self.student, self.student_revision = student, revision
+        self.student_dtype = dtype
+        self.keep_layers = keep_layers
+        self.loss = loss
+        # The optimizer's state holds them, and no checkpoint may hold jsonargparse's own types.
+        self.learning_rate, self.weight_decay = float(learning_rate), float(weight_decay)
+        self.schedule, self.warmup_ratio = schedule, warmup_ratio
+        self.fused_head = fused_head
+        if export is not None and adapter is None:
+            raise ValueError(f"model.export {export} is given, but there is no model.adapter; leave it out")
+        if export == "adapter" and keep_layers is not None:
+            raise ValueError("model.export adapter would not say which layers were kept; export merged")
+        if adapter is not None and adapter.quantize and compile:
+            raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
+        self.adapter, self.export_form = adapter, export or "merged"
+        self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
+        # The frozen weights are not in its checkpoints.
+        self.strict_loading = adapter is None
+        self.model: Any = None
+        self._head_settings: HeadSettings | None = None
+        self._step_sums: Tensor | None = None
+        self._step_names: list[str] = []
+        self._teacher_head: OutputHead | None = None
+        self._has_checked_target = False
+        self._val_sums: dict[str, Tensor] = {}
+        self._weights_dtype: Dtype = dtype or "float32"
+        self._is_sharded = False
+
+    def setup(self, stage: str) -> None:
+        """Learns whether the trainer's strategy spreads the student's weights over the processes."""
+        self.check_trainer(self.trainer)
+        self._is_sharded = is_sharded(self.trainer)
+        if self.student_dtype is None:
+            frozen = "float32" if self.adapter is None else default_dtype(self.student)
+            self._weights_dtype = TRUE_PRECISIONS.get(self.trainer.precision, frozen)
+
+    def configure_model(self) -> None:
+        """Loads the student, once, and makes it what is trained: see `adapter`, `compile`, `trainer.strategy`."""
+        if self.model is not None:
+            return
+        quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
+        self.model = model = load_causal_lm(
+            self.student, self.student_revision, self._weights_dtype, self.keep_layers, quantize_on
+        )
+        model.config.use_cache = False
+        if self.fused_head:
+            self._head_settings = find_head_settings(model)
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.adapter is not None:
+            done = add_adapter(model, self.adapter, self.student, self.student_revision)
+            if self._head_settings is not None and type(model.get_output_embeddings()) is not nn.Linear:
+                raise ValueError("model.adapter.target_modules has the output head; that needs model.fused_head=false")
+            rank_zero_only(print)(f"{self.student} in {self._weights_dtype}; {done}")
+        if self.compile_blocks:
+            for layer in model.base_model.layers:
+                # Not the module: hooks that gather its weights stay outside.
+                layer.forward = torch.compile(layer.forward, dynamic=True)
+        if self._is_sharded:
+            shard_causal_lm(model, self.trainer)
+
+    def check_trainer(self, trainer: L.Trainer) -> None:
+        """Refuses a precision, a strategy or a length that does not go with the student's settings.
+
+        Raises:
+            ValueError: They clash.
+        """
+        check_extent(trainer)
+        check_strategy(trainer)
+        if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
+            raise ValueError("trainer.strategy: a student is spread over processes by fsdp2, not by another strategy")
+        precision, dtype = trainer.precision, self.student_dtype
+        forced = TRUE_PRECISIONS.get(precision, dtype)
+        if dtype not in (None, forced):
+            raise ValueError(f"model.dtype {dtype} is given, but trainer.precision {precision} makes it {forced}")
+        if precision.endswith("mixed") and self.adapter is None and dtype not in (None, "float32"):
+            raise ValueError(
+                f"trainer.precision {precision} trains float32 weights, but model.dtype is {dtype}; leave it out, or "
+                "use a true precision"
+            )
+        if self.adapter is not None and self.adapter.quantize and is_sharded(trainer):
+            raise ValueError("trainer.strategy: 4-bit weights are not sharded; use ddp, or no model.adapter.quantize")
+
+    def check(self, data: DistillationDataModule) -> None:
+        """Refuses data that does not fit the loss or the student, before anything is written.
+
+        Raises:
+            ValueError: Logits without a weight, a weight without logits, a temperature that was not cached, or
+                examples longer than the context.
+        """
+        has_logits = data.supervision == "rationale+logits"
+        if has_logits and not self.loss.needs_teacher:
+            raise ValueError(
+                "supervision is rationale+logits, but model.loss.kl_weight is 0; the logits would be ignored"
+            )
+        if not has_logits and self.loss.needs_teacher:
+            raise ValueError(
+                f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
+            )
+        for cache in data.caches:
+            check_cache(self.loss, cache)
+        if self.adapter is not None:
+            check_adapter(self.adapter, self.student)
+        if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
+            raise ValueError("model.compile needs a C++ compiler on a CPU; install g++, or name one in CXX")
+        if data.supervision == "label" and not self.loss.supervises_answers:
+            raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
+        longest, highest = (data.max_length, "data.max_length"), data.train_examples.store.highest_id
+        check_model(self.student, self.student_revision, self.keep_layers, *longest, highest)
+
+    def on_fit_start(self) -> None:
+        """Starts in training mode, whatever mode the student was saved in."""
+        self.model.train()
+        self._total_steps = int(self.trainer.estimated_stepping_batches)
+        caches = self.trainer.datamodule.caches
+        if caches and caches[0].description.sparsity.kind == "hidden":
+            self._teacher_head = load_teacher_head(caches[0], self.device)
+
+    def compute_loss(self, batch: dict) -> LossSums:
+        """Returns the loss sums over the batch's supervised tokens, at the training's present progress."""
+        loss = self.loss.at(min(self.global_step / self._total_steps, 1.0))
+        target = self._build_target(batch) if loss.mixture.kl_weight > 0 else None
+        inputs = (batch["labels"], batch["is_answer"], target)
+        if self._head_settings is None:
+            output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            return loss(rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]], *inputs)
+        settings = self._head_settings
+
+        def forward() -> LossSums:
+            hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"])
+            hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
+            return loss.from_hidden(hidden_ND, get_head(self.model, settings), *inputs)
+
+        return call_inside(self.model, forward)
+
+    def _build_target(self, batch: dict) -> Target:
+        """Returns the batch's teacher rows; looks at every value of the first batch's."""
+        target = build_target(batch["target"].tensors, batch["temperatures"], self._teacher_head)
+        if not self._has_checked_target:
+            target.check(self.model.config.get_text_config().vocab_size)
+            self._has_checked_target = True
+        return target
+
+    def optimizer_zero_grad(self, *args: Any) -> None:
+        """Does nothing: Lightning calls it after `training_step`, in which a step's gradient begins."""
+
+    def training_step(self, batch: list[dict], batch_idx: int) -> Tensor:
+        """Adds up the gradients of all micro-batches but the last, whose weighted sum it returns.
+
+        Raises:
+            ValueError: The loss is not a finite number.
+        """
+        self.zero_grad()
+        *earlier, last = batch
+        for micro_batch in earlier:
+            self._backward(self._sum_loss(micro_batch))
+        return self._sum_loss(last)
+
+    def _sum_loss(self, micro_batch: dict) -> Tensor:
+        """Returns a micro-batch's weighted sum, and adds it to the step's."""
+        sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
+        if not torch.isfinite(sums.total):
+            raise ValueError(
+                f"the loss is {sums.total.item()} at step {self.global_step}, in the batch of examples "
+                f"{', '.join(micro_batch['example_ids'])}; lower the learning rate, or look at these"
+            )
+        named = self._sums_by_name(sums, micro_batch["counts"])
+        pairs = torch.stack(list(named.values()))
+        self._step_sums = pairs if self._step_sums is None else self._step_sums + pairs
+        self._step_names = list(named)
+        return sums.total * micro_batch["counts"]
+
+    def _backward(self, loss: Tensor) -> None:
+        """Runs the backward pass that Lightning runs for a step's last micro-batch alone."""
+        strategy = self.trainer.strategy
+        is_parallel = isinstance(strategy, ParallelStrategy)
+        # The last one's sends the whole step's gradient to the other processes.
+        with strategy.block_backward_sync() if is_parallel else nullcontext():
+            # Lightning calls `training_step` in the precision's context, in which no backward pass belongs.
+            with torch.autocast(self.device.type, enabled=False):
+                strategy.backward(loss, None)
+        torch.clear_autocast_cache()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means."""
+        pairs = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
+        self._step_sums = None
+        sums = dict(zip(self._step_names, pairs.tolist(), strict=True))
+        _, weight = sums["loss"]
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
+        torch._foreach_mul_(gradients, self.trainer.world_size / weight if weight > 0 else 0.0)
+        for name, (total, count) in sums.items():
+            if count > 0:
+                self.log(f"train/{name}", total / count)
+        self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts new sums over tokens, whatever the batches and processes that they are spread over."""
+        self._val_sums = {}
+
+    def validation_step(self, batch: list[dict], batch_idx: int) -> None:
+        """Adds a batch of held-out questions to the `val/` metrics."""
+        for micro_batch in batch:
+            sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
+            for name, pair in self._sums_by_name(sums, micro_batch["counts"]).items():
+                self._val_sums[name] = self._val_sums[name] + pair if name in self._val_sums else pair
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the `val/` metrics: means over the tokens of all processes."""
+        pairs = self.trainer.strategy.reduce(torch.stack(list(self._val_sums.values())), reduce_op="sum")
+        for name, (total, weight) in zip(self._val_sums, pairs.tolist(), strict=True):
+            # A segment that no example has is 0 / 0.
+            if weight > 0:
+                self.log(f"val/{name}", total / weight)
+
+    @staticmethod
+    def _sums_by_name(sums: LossSums, counts: bool) -> dict[str, Tensor]:
+        """Returns [sum, weight] by metric, of the same metrics for every batch; a segment may weigh 0."""
+        named = {"loss": (sums.total.detach(), sums.weight), **sums.parts}
+        return {name: torch.stack([total, weight.to(total)]) * counts for name, (total, weight) in named.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Leaves out the frozen weights, which are where they were loaded from."""
+        if self.adapter is not None:
+            trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}
+
+    def configure_optimizers(self) -> dict:
+        """Returns AdamW with decay on matrices only, and a schedule over all steps."""
+        groups: list[dict] = [{"params": [], "weight_decay": self.weight_decay}, {"params": [], "weight_decay": 0.0}]
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups[parameter.ndim < 2]["params"].append(parameter)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = get_scheduler(
+            self.schedule if self.schedule != "constant" else "constant_with_warmup",
+            optimizer,
+            num_warmup_steps=round(self.warmup_ratio * total),
+            num_training_steps=total,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def export(self, folder: Path) -> None:
+        """Saves the student and its tokenizer as a plain Hugging Face folder, atomically; every process calls it."""
+        state = gather_state(self.model, self.adapter is not None) if self._is_sharded else None
+        if not self.trainer.is_global_zero:
+            return
+        self.model.config.use_cache = True
+        tokenizer = self.trainer.datamodule.tokenizer
+        with atomic_path(folder) as temporary:
+            if self.adapter is None or self.export_form == "adapter":
+                add_end_ids(self.model.generation_config, find_end_tokens(tokenizer))
+                self.model.save_pretrained(temporary, state_dict=state)
+            else:
+                # Into weights that were never in 4 bits.
+                with TemporaryDirectory() as alone:
+                    self.model.save_pretrained(alone, state_dict=state)
+                    merged = load_causal_lm(alone, None, self._weights_dtype, self.keep_layers)
+                    add_end_ids(merged.generation_config, find_end_tokens(tokenizer))
+                    merged.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_sealed(temporary / MANIFEST, {"files": describe_files(temporary)})

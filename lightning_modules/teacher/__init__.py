@@ -1,0 +1,1 @@
+"""The teacher: what generates its answers, and what it thinks of texts."""

@@ -1,0 +1,192 @@
+"""What generates a teacher's completions: one narrow interface, and the local implementation behind it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.examples.encoding import decode_completion, find_end_tokens
+from datamodules.tasks.prompts import TemplateOptions
+from lightning_modules.model.generation import derive_seed, generate_completions
+from lightning_modules.model.pretrained import Dtype, check_model, identify_weights, load_causal_lm
+
+FinishReason = Literal["stop", "length", "content_filter"]
+
+
+class Source(NamedTuple):
+    """Which teacher: hub id, folder, GGUF file or served name; a hub model's commit; and how it is loaded."""
+
+    teacher: str
+    revision: str | None
+    dtype: Dtype
+    keep_layers: list[int] | None
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How completions are chosen.
+
+    Attributes:
+        max_new_tokens: Truncates a completion.
+        temperature: 0 is greedy.
+        stop: Texts that end a completion, which is cut before them.
+        seed: Of all draws.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    stop: tuple[str, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to generate.
+
+    Attributes:
+        question_id: Whose question it is.
+        sample: 0, 1, ... where a question is asked several times.
+        text: The prompt's text; where the backend applies the chat template, the user's message alone.
+        prompt_ids: The prompt's token ids; empty where the backend tokenizes.
+        template_options: What a backend that applies the chat template tells it beside the message.
+    """
+
+    question_id: str
+    sample: int
+    text: str
+    prompt_ids: tuple[int, ...]
+    template_options: TemplateOptions = field(default_factory=dict)
+
+    def derive_seed(self, seed: int) -> int:
+        """Returns this completion's own seed, below 2**31, which no other completion plays a part in."""
+        return derive_seed(seed, self.question_id, self.sample)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a teacher answered.
+
+    Attributes:
+        text: The text, without end tokens and stop texts; what the model thinks is there, between its marks.
+        token_ids: Its ids, as generated; None where the backend does not tell.
+        finish_reason: `stop`; `length`, if truncated; `content_filter`, if a provider withheld some or all of it.
+        num_prompt_tokens: As the backend counts; None where it does not.
+        num_completion_tokens: Likewise, with an end token.
+        revision: The weights that answered.
+        thinking: What a backend told apart from the text as the model's thinking.
+    """
+
+    text: str
+    token_ids: list[int] | None
+    finish_reason: FinishReason
+    num_prompt_tokens: int | None
+    num_completion_tokens: int | None
+    revision: str
+    thinking: str = ""
+
+
+class Backend(ABC):
+    """Generates completions.
+
+    Its own arguments say where and how fast; what a completion depends on is in `Source` and `Decoding`, so that
+    an annotation goes on with another server, batch or cap.
+
+    Attributes:
+        is_local: It runs under `Trainer.predict`, on the trainer's devices, a batch of requests at a time. Others
+            batch by themselves, get all requests at once, and need no trainer.
+        takes_text: It applies the chat template and tokenizes; others take token ids.
+    """
+
+    is_local: ClassVar[bool] = False
+    takes_text: ClassVar[bool] = False
+
+    @abstractmethod
+    def check(self, source: Source, longest: int, highest_id: int) -> None:
+        """Raises a ValueError if it cannot work; loads and sends nothing.
+
+        Args:
+            source: The teacher.
+            longest: Most tokens of a prompt and its completion; 0 if the prompts are not tokenized.
+            highest_id: Of the prompts' tokens; -1 if they are not tokenized.
+        """
+
+    @abstractmethod
+    def load(self, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module | None:
+        """Makes itself ready, once; returns the module that a trainer is to place on its device, if there is one."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
+        """Yields each request with its completion, in any order, as they come.
+
+        Where the process is to stop (`is_stopping`), it begins nothing, yields what is under way, and ends.
+        """
+
+    def summarize(self) -> str | None:
+        """Returns a line about what was spent, if that is worth one."""
+        return None
+
+
+def find_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Returns where the first of the stop texts begins; None if there is none."""
+    return min((place for end in stop if (place := text.find(end)) >= 0), default=None)
+
+
+def watch_stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
+    """Returns what tells whether a completion ends with these ids, since it holds a stop text; None without any."""
+    if not stop:
+        return None
+    # A token that is text is a byte at least, so that this many hold the longest stop text and its last token.
+    tail = 2 * max(len(text.encode()) for text in stop) + 8
+    return lambda ids: find_stop(decode_completion(tokenizer, ids[-tail:]), stop) is not None
+
+
+class TransformersBackend(Backend):
+    """Generates with transformers, in this process: any model of the hub, of a folder, of a GGUF file."""
+
+    is_local = True
+
+    def __init__(self) -> None:
+        self.model: Any = None
+        self.tokenizer: Any = None
+
+    def check(self, source: Source, longest: int, highest_id: int) -> None:
+        """Refuses what cannot be loaded, and prompts that may leave the context."""
+        what = "data.max_length + model.max_new_tokens"
+        check_model(source.teacher, source.revision, source.keep_layers, longest, what, highest_id)
+
+    def load(self, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module | None:
+        """Loads the model."""
+        if self.model is None:
+            self.tokenizer, self.weights_id = tokenizer, identify_weights(source.teacher, source.revision)
+            self.model = load_causal_lm(*source).eval().requires_grad_(False)
+        return self.model
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
+        """Generates the requests as one batch."""
+        completions = generate_completions(
+            self.model,
+            [request.prompt_ids for request in requests],
+            find_end_tokens(self.tokenizer),
+            decoding.max_new_tokens,
+            decoding.temperature,
+            [request.derive_seed(decoding.seed) for request in requests],
+            watch_stops(self.tokenizer, decoding.stop),
+        )
+        for request, (ids, finish_reason) in zip(requests, completions, strict=True):
+            text = decode_completion(self.tokenizer, ids)
+            cut = find_stop(text, decoding.stop)
+            has_end_token = finish_reason == "stop" and cut is None
+            yield (
+                request,
+                Completion(
+                    text=text[:cut],
+                    token_ids=ids,
+                    finish_reason=finish_reason,
+                    num_prompt_tokens=len(request.prompt_ids),
+                    num_completion_tokens=len(ids) + has_end_token,
+                    revision=self.weights_id,
+                ),
+            )

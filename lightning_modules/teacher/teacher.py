@@ -1,0 +1,341 @@
+"""The teacher under `Trainer.predict`: it answers questions (annotate) and scores rationales (cache logits)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from datamodules.annotation import QuestionDataModule
+from datamodules.answers.extractors import extract_neutral, find_stated_answer
+from datamodules.answers.grading import is_correct
+from datamodules.distillation import RationaleDataModule
+from datamodules.logit_cache.format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
+from datamodules.model_cards import find_family
+from datamodules.rationales.store import Rationale, name_paraphrase
+from datamodules.text.thinking import find_open_mark, split_thinking
+from lightning_modules.model.pretrained import (
+    Dtype,
+    check_model,
+    default_dtype,
+    identify_weights,
+    load_causal_lm,
+    name_model,
+)
+from lightning_modules.model.row_head import RowHead
+from lightning_modules.model.sharding import check_strategy, count_forwards, is_sharded, run_idle, shard_causal_lm
+from lightning_modules.teacher.backends import Backend, Decoding, Request, Source, TransformersBackend
+from lightning_modules.teacher.sparsify import reduce_rows
+from lightning_modules.teacher.vllm_backend import VLLMBackend
+from lightning_modules.teacher.vllm_rows import read_prompt_logprobs, refuse_unknown
+
+
+class TeacherModule(L.LightningModule):
+    """Holds a teacher; loads it when the trainer starts, so that a wrong config never waits for it."""
+
+    def __init__(
+        self,
+        teacher: str,
+        revision: str | None = None,
+        family: str | None = None,
+        dtype: Dtype | None = None,
+        keep_layers: list[int] | None = None,
+    ):
+        """Stores the settings.
+
+        Args:
+            teacher: Hub id, local folder, or GGUF file.
+            revision: Commit of a hub model.
+            family: The teacher's family, as studies group it; null is what its name tells (`configs/families.yaml`).
+            dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
+            keep_layers: Keep only these decoder layers.
+        """
+        super().__init__()
+        self.teacher, self.teacher_revision = teacher, revision
+        self.family = find_family(teacher, family)
+        self.teacher_dtype: Dtype = dtype or default_dtype(teacher)
+        self.keep_layers = keep_layers
+        self.model: Any = None
+
+    @property
+    def teacher_name(self) -> str:
+        """How artefacts name the teacher."""
+        layers = f"-{len(self.keep_layers)}layers" if self.keep_layers is not None else ""
+        return name_model(self.teacher) + layers
+
+    @property
+    def weights_id(self) -> str:
+        """The hub revision or the local weights' hash."""
+        return identify_weights(self.teacher, self.teacher_revision)
+
+    @property
+    def source(self) -> Source:
+        """The teacher, as backends load it."""
+        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+
+    def configure_model(self) -> None:
+        """Loads the teacher, once; where the strategy is ModelParallelStrategy, spreads it over all processes.
+
+        Each process gathers one layer at a time (FSDP2) and reads batches of its own.
+        """
+        if self.model is None:
+            self.model = load_causal_lm(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+            self.model.eval().requires_grad_(False)
+            if is_sharded(self.trainer):
+                shard_causal_lm(self.model, self.trainer)
+
+
+class Annotator(TeacherModule):
+    """Answers questions with a chain of thought; every rationale is kept, whatever its answer."""
+
+    def __init__(
+        self,
+        teacher: str,
+        backend: Backend | None = None,
+        max_new_tokens: PositiveInt = 256,
+        temperature: NonNegativeFloat = 0.0,
+        num_samples: PositiveInt = 1,
+        stop: tuple[str, ...] = (),
+        seed: NonNegativeInt = 0,
+        **kwargs,
+    ):
+        """Stores the settings.
+
+        Args:
+            teacher: Hub id, local folder, or GGUF file; the model's name at an endpoint.
+            backend: What runs the teacher: TransformersBackend, which null is; VLLMBackend; or OpenAIBackend, an
+                endpoint. Its own arguments change where and how fast, not what is written.
+            max_new_tokens: Truncates a rationale, which is then marked `length`.
+            temperature: 0 is greedy.
+            num_samples: Rationales of each question; more than one needs a temperature.
+            stop: Texts that end a rationale, which is cut before them.
+            seed: Of the draws; each question and sample has its own, whatever the batch.
+            kwargs: See `TeacherModule`.
+        """
+        super().__init__(teacher, **kwargs)
+        if not math.isfinite(temperature):
+            raise ValueError(f"model.temperature must be finite, not {temperature}")
+        if num_samples > 1 and temperature == 0:
+            raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
+        if "" in stop:
+            raise ValueError("model.stop holds an empty text, which every completion begins with")
+        self.backend = backend or TransformersBackend()
+        self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
+        self.num_samples = num_samples
+
+    def check(self, data: QuestionDataModule) -> None:
+        """Raises a ValueError if the backend cannot run the teacher, or a generation may leave its context."""
+        self.backend.check(self.source, data.max_length + self.decoding.max_new_tokens, data.highest_id)
+
+    def prepare(self, data: QuestionDataModule) -> None:
+        """Tells the data what it is asked for."""
+        data.num_samples, data.max_new_tokens = self.num_samples, self.decoding.max_new_tokens
+
+    def setup(self, stage: str) -> None:
+        """Prepares the trainer's data."""
+        self.prepare(self.trainer.datamodule)
+
+    def configure_model(self) -> None:
+        """Loads the backend's model, once."""
+        self.model = self.backend.load(self.source, self.trainer.datamodule.tokenizer)
+
+    def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
+        """Returns one record for each question and sample."""
+        items = list(zip(batch["question_ids"], batch["samples"], strict=True))
+        return list(self.annotate(self.trainer.datamodule, items))
+
+    def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict]:
+        """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample).
+
+        A rewritten rationale keeps the answer it had, unless it now states another.
+        """
+        requests = []
+        for question_id, sample in items:
+            posed = data.posed[question_id]
+            options = data.prompt.template_options
+            requests.append(Request(question_id, sample, posed.text, tuple(posed.prompt_ids), options))
+        for request, completion in self.backend.generate(requests, self.decoding):
+            question = data.posed[request.question_id].question
+            # Some templates open the thinking themselves.
+            split = split_thinking(find_open_mark(request.text) + completion.text)
+            text, thinking = split.reply.strip(), completion.thinking or split.thinking
+            teacher, original = self.teacher_name, data.originals.get(question.id)
+            extraction = find_stated_answer(text, question) if original else extract_neutral(text, question)
+            answer = extraction.answer if extraction else None
+            if original is not None:
+                teacher = name_paraphrase(original.teacher, teacher)
+                answer = answer or (original.answer if text else None)
+            rationale = Rationale(
+                question_id=question.id,
+                task=question.task,
+                split=question.split,
+                teacher=teacher,
+                family=self.family,
+                sample=request.sample,
+                text=text,
+                answer=answer,
+                correct=is_correct(answer, question),
+                finish_reason=completion.finish_reason,
+                prompt_id=data.prompt.id,
+                num_prompt_tokens=completion.num_prompt_tokens,
+                num_completion_tokens=completion.num_completion_tokens,
+                thinking=thinking,
+            )
+            yield {"revision": completion.revision, **vars(rationale)}
+
+
+class LogitScorer(TeacherModule):
+    """Reads each (prompt, rationale) once, teacher-forced, and returns what a logit cache keeps."""
+
+    def __init__(
+        self,
+        teacher: str,
+        kind: Kind = "top_k",
+        top_k: PositiveInt | None = None,
+        min_k: PositiveInt | None = None,
+        mass: PositiveFloat | None = None,
+        draws: PositiveInt | None = None,
+        values: Values | None = None,
+        draw_seed: NonNegativeInt | None = None,
+        temperatures: list[float] | None = None,
+        vllm: VLLMBackend | None = None,
+        **kwargs,
+    ):
+        """Stores the settings. One that the kind would ignore is refused.
+
+        Args:
+            teacher: Hub id, local folder, or GGUF file.
+            kind: What is kept of each distribution: top_k, its most probable tokens and the mass of the rest;
+                adaptive, the fewest tokens that hold a share of the mass; sampled, random draws; hybrid, the most
+                probable tokens and draws from the rest; hidden, the last hidden state, exact and large.
+            top_k: Size of the support; at most, if adaptive; of the exact part, if hybrid. Null is 64, or 16 if hybrid.
+            min_k: Smallest support, if adaptive; null is 1.
+            mass: Probability that the support holds, if adaptive; null is 0.99.
+            draws: Samples of each row, if sampled or hybrid; null is 50, or 16 if hybrid.
+            values: uint8 or float16 for log-probabilities, float16, bfloat16 or float32 for hidden states; null is
+                uint8, or float16 if hidden.
+            draw_seed: Of the draws, if sampled or hybrid; null is 0.
+            temperatures: For which training will be exact, beside 1; null is [1, 2], or [1] if sampled, hybrid or vllm.
+                Hidden states are exact at any.
+            vllm: Reads with vLLM in place of transformers: kind top_k at temperature 1.
+            kwargs: See `TeacherModule`.
+        """
+        super().__init__(teacher, **kwargs)
+        self.vllm = vllm
+        self.sparsity = Sparsity.resolve(
+            kind, top_k=top_k, min_k=min_k, mass=mass, draws=draws, values=values, draw_seed=draw_seed
+        )
+        self.temperatures = self._choose_temperatures(temperatures)
+        if vllm is not None:
+            refuse_unknown(self.sparsity, self.temperatures)
+        self._head: RowHead | None = None
+        self._forwards_left = 0
+
+    def _choose_temperatures(self, given: list[float] | None) -> tuple[float, ...]:
+        kind = self.sparsity.kind
+        if kind == "hidden":
+            if given is not None:
+                raise ValueError("model.temperatures is given, but kind hidden ignores it; it is exact at any")
+            return ()
+        default = [1.0] if self.sparsity.draws is not None or self.vllm is not None else [1.0, 2.0]
+        temperatures = tuple(sorted({1.0, *(default if given is None else given)}))
+        if not all(0 < temperature < float("inf") for temperature in temperatures):
+            raise ValueError(f"temperatures must be above 0 and finite, not {given}")
+        if self.sparsity.draws is not None and temperatures != (1.0,):
+            raise ValueError(f"model.temperatures is {given}, but kind {kind} is unbiased at temperature 1 only")
+        return temperatures
+
+    def describe(self, fingerprint: str, prompt_id: str, vocabulary: int) -> CacheDescription:
+        """Returns what the rows depend on.
+
+        Raises:
+            ValueError: The vocabulary is larger than a cache's ids.
+        """
+        if vocabulary > MAX_VOCABULARY:
+            raise ValueError(f"{self.teacher}: a vocabulary of {vocabulary}; a cache holds {MAX_VOCABULARY} at most")
+        return CacheDescription(
+            teacher=self.teacher_name,
+            revision=self.weights_id,
+            tokenizer_fingerprint=fingerprint,
+            prompt_id=prompt_id,
+            vocabulary=vocabulary,
+            temperatures=self.temperatures,
+            dtype=self.teacher_dtype,
+            sparsity=self.sparsity,
+        )
+
+    def check(self, data: RationaleDataModule) -> None:
+        """Raises a ValueError if the teacher cannot be loaded, or an example may leave its context."""
+        longest, what = data.max_length, "data.max_length"
+        if self.vllm is not None:
+            longest, what = longest + 1, "data.max_length and the token that vLLM generates"
+        highest = data.examples.store.highest_id
+        check_model(self.teacher, self.teacher_revision, self.keep_layers, longest, what, highest)
+        if self.vllm is not None:
+            self.vllm.check(self.source, longest, highest)
+
+    def setup(self, stage: str) -> None:
+        """Learns how often each process must run a sharded teacher: all gather its weights together."""
+        check_strategy(self.trainer)
+        if is_sharded(self.trainer):
+            if self.sparsity.kind == "hidden":
+                raise ValueError("kind hidden needs the head's weights whole; choose another strategy than sharding")
+            self._forwards_left = count_forwards(self.trainer, len(self.trainer.datamodule.predict_dataloader()))
+
+    def catch_up(self) -> None:
+        """Runs a sharded teacher for the processes that still have batches; call when this one has none left."""
+        run_idle(self.model, self._forwards_left, self.device)
+        self._forwards_left = 0
+
+    def configure_model(self) -> None:
+        """Loads the teacher, once, and finds its head."""
+        if self.vllm is not None:
+            assert self.sparsity.top_k is not None
+            self.vllm.keep_log_probs(self.sparsity.top_k)
+            self.vllm.load(self.source, None)
+            return
+        super().configure_model()
+        if self._head is None:
+            self._head = RowHead(self.model, is_sharded(self.trainer))
+
+    def predict_step(self, batch: dict, batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """Returns (example id, rows as `logit_codec` takes them) for each example of the batch."""
+        data = self.trainer.datamodule
+        made = self.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
+        self._forwards_left -= is_sharded(self.trainer)
+        return self.score(batch, made)
+
+    def score(self, batch: dict, made: CacheDescription) -> list[tuple[str, dict[str, np.ndarray]]]:
+        """Returns (example id, rows) for each example of a batch of `collate_examples`.
+
+        Raises:
+            ValueError: Hidden states are wanted, but the teacher's logits are not those of its head alone.
+        """
+        counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
+        if self.vllm is not None:
+            padded = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+            sequences = [ids[mask].tolist() for ids, mask in padded]
+            answers = self.vllm.score(sequences, made.support_size)
+            return [
+                (example_id, read_prompt_logprobs(answer, ids, len(ids) - count, made))
+                for example_id, answer, ids, count in zip(batch["example_ids"], answers, sequences, counts, strict=True)
+            ]
+        assert self._head is not None
+        found = self._head.run(batch)
+        if made.sparsity.kind == "hidden" and self._head.settings is None:
+            raise ValueError(f"{self.teacher}: kind hidden needs logits that are the head of the last hidden state")
+        reduced = reduce_rows(found.iterate_logits(), batch["labels"], made, batch["example_ids"], counts)
+        if made.sparsity.kind == "hidden":
+            for rows, hidden_ND in zip(reduced, found.hidden_ND.float().cpu().split(counts), strict=True):
+                rows["hidden"] = hidden_ND.numpy()
+        return list(zip(batch["example_ids"], reduced, strict=True))
+
+    def export_head(self) -> dict[str, Any] | None:
+        """Returns the output head that turns cached hidden states into logits; None if no hidden states are kept."""
+        if self.sparsity.kind != "hidden":
+            return None
+        assert self._head is not None
+        return self._head.export()

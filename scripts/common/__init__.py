@@ -1,0 +1,1 @@
+"""What the scripts share: command lines, what a run is known by, how a script ends."""

@@ -1,0 +1,92 @@
+"""How a script runs and ends: what libraries need not say, and errors in one line.
+
+Every script's exit code is one of: 0, done; 2, the input or a setting is wrong, said in one line; 75, stopped as asked
+with everything saved, and the same command continues; 130, interrupted, and the same command continues; 1, a mistake of
+Kindred's own, shown with its traceback. Only 75 is worth running again as it is.
+"""
+
+import logging
+import os
+import platform
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from datamodules.text.plain_text import clean_line, describe_error
+from lightning_modules.run.stop_signal import EXIT_STOPPED
+from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
+
+
+def quiet_libraries() -> None:
+    """Silences what Lightning and transformers say on every run; warnings of our own still show."""
+    # Loader workers are forked after this process has tokenized; they do not tokenize, but would be warned not to.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        "LightningCLI's args parameter is intended",
+        "You are using a custom batch sampler",
+        ".*LeafSpec.* is deprecated",
+        ".*does not have many workers",
+        "Total length of .* across ranks is zero",
+        ".*is smaller than the logging interval",
+        "Checkpoint directory .* exists and is not empty",
+        ".*`srun` command is available",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def refuse_other_checkout(script: str) -> None:
+    """Raises a ValueError if a script of one checkout has imported the library of another."""
+    own, imported = Path(script).resolve().parents[1], Path(__file__).resolve().parents[2]
+    if own != imported:
+        raise ValueError(
+            f"{script} belongs to {own}, but the library that it imports to {imported}; run `python -m "
+            f"scripts.{Path(script).stem}` in {own}"
+        )
+
+
+def run_main(main: Callable[[], Any], script: str) -> None:
+    """Runs a script, and ends with one of the exit codes above.
+
+    With KINDRED_DEBUG=1 what a user got wrong has a traceback, too. A warning is one line.
+
+    Args:
+        main: What it does.
+        script: Its file.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {clean_line(str(message))}\n"
+    try:
+        refuse_other_checkout(script)
+        main()
+    except SIGTERMException:
+        # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
+        print("stopped by SIGTERM; the same command continues", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns an interrupt into an exit.
+        if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except USER_ERRORS as error:
+        if os.environ.get("KINDRED_DEBUG"):
+            traceback.print_exc()
+        print(f"error: {clean_line(describe_error(error))}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except Exception:
+        traceback.print_exc()
+        versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers"))
+        print(
+            f"bug: this is a mistake of Kindred's own; please report it with the lines above, the command "
+            f"`{clean_line(shlex.join([script, *sys.argv[1:]]))}`, Python {platform.python_version()}, {versions}",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_BUG)

@@ -1,0 +1,59 @@
+"""An experiment's file: one YAML with a section for each stage, of which every script reads its own."""
+
+import json
+from pathlib import Path
+
+from datamodules.files.parsing import read_yaml
+
+STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
+
+
+def select_section(path: str, stage: str) -> str:
+    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON.
+
+    Raises:
+        ValueError: The file or its section is missing or no YAML mapping, or it has a section that is no stage.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"--config: no such file: {path}")
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a mapping")
+    if not set(content) & set(STAGES):
+        return path
+    if unknown := sorted(set(content) - set(STAGES)):
+        raise ValueError(f"{path}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    if stage not in content:
+        raise ValueError(f"{path}: has no section {stage}")
+    if not isinstance(content[stage], dict):
+        raise ValueError(f"{path}: section {stage}: expected a mapping")
+    return json.dumps(content[stage])
+
+
+def select_sections(args: list[str], stage: str) -> list[str]:
+    """Replaces each `--config FILE` by the stage's section of the file."""
+    selected = []
+    follows = False
+    for arg in args:
+        if follows or arg.startswith("--config="):
+            selected.append(f"--config={select_section(arg.removeprefix('--config='), stage)}")
+        elif arg != "--config":
+            selected.append(arg)
+        follows = arg == "--config"
+    return selected
+
+
+def split_args(args: list[str]) -> tuple[str, list[str]]:
+    """Returns the file that `--config` names, and the other arguments."""
+    configs, overrides, rest = list[str](), list[str](), iter(args)
+    for arg in rest:
+        if arg == "--config":
+            configs.append(next(rest, ""))
+        elif arg.startswith("--config="):
+            configs.append(arg.removeprefix("--config="))
+        else:
+            overrides.append(arg)
+    if len(configs) != 1 and not {"-h", "--help"} & set(args):
+        raise ValueError("name exactly one study's file with --config, e.g. configs/experiments/microworld.yaml")
+    return "".join(configs[:1]), overrides

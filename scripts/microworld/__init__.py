@@ -1,0 +1,1 @@
+"""The microworld: `python -m scripts.microworld`; its questions, and the pre-training of its model families."""

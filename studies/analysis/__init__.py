@@ -1,0 +1,1 @@
+"""A study's predictions, compared arm by arm."""

@@ -1,0 +1,230 @@
+"""A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from datamodules.files.seals import read_sealed
+from datamodules.files.tables import read_table
+from lightning_modules.evaluation.metrics import group_by_task
+from lightning_modules.evaluation.proportions import number_groups
+from studies.design.grid import Arm, Study, expand
+
+EXTRACTOR = "neutral"
+BUDGET = ("train_examples", "global_step", "supervised_tokens_per_epoch")
+
+
+class CellKey(NamedTuple):
+    """Names one student under one condition on one test task.
+
+    Attributes:
+        student: The student's name.
+        supervision: What it learned from, or `untuned`.
+        teacher: The teacher's name, or None.
+        control: The control's name; None for the plain arm.
+        trained_on: The study's task that it learned; None if untuned.
+        task: The task of the questions.
+    """
+
+    student: str
+    supervision: str
+    teacher: str | None
+    control: str | None
+    trained_on: str | None
+    task: str
+
+    @property
+    def condition(self) -> str:
+        """As `Arm.condition`."""
+        return Arm(self.student, self.supervision, self.teacher, 0, control=self.control).condition
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The answers of a cell.
+
+    Attributes:
+        correct_SQ: 0 or 1 for each seed and question.
+        extraction_rate: Share of completions with an answer.
+        accuracies: By extractor, of those that all arms have.
+        budget: What its training took, by name of `BUDGET`: one number for each seed; empty if untuned.
+    """
+
+    correct_SQ: np.ndarray
+    extraction_rate: float
+    accuracies: dict[str, float]
+    budget: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All that a study's arms answered.
+
+    Attributes:
+        cells: In the grid's order.
+        questions: Number of questions that are compared, by task.
+        groups: By task, the number of each question's group, from 0; None where each question stands alone.
+        warnings: What a reader of the comparison must know.
+    """
+
+    cells: dict[CellKey, Cell]
+    questions: dict[str, int]
+    groups: dict[str, np.ndarray | None]
+    warnings: list[str]
+
+
+def predictions_path(study: Study, arm: Arm) -> Path:
+    """Returns where an arm's predictions are."""
+    return Path(study.root) / study.name / "predictions" / f"{arm.id}.parquet"
+
+
+def _read_records(path: Path) -> dict[str, dict[str, dict]]:
+    """Returns an arm's records by task, or by split where a task has several, and by question.
+
+    Raises:
+        ValueError: A question is there twice or has no gold answer, or the extractor's column is missing.
+    """
+    names = pq.read_schema(path).names
+    if f"correct_{EXTRACTOR}" not in names:
+        raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
+    correct = [name for name in names if name.startswith("correct_")]
+    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group"} & {*names})]
+    records = read_table(path, columns).to_pylist()
+    for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
+        if number > 1:
+            raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
+    for record in records:
+        if record[f"correct_{EXTRACTOR}"] is None:
+            question = record["question_id"]
+            raise ValueError(f"{path}: question {question!r} has no gold answer; a study's test questions need one")
+    return {task: {record["question_id"]: record for record in own} for task, own in group_by_task(records).items()}
+
+
+def _find_common(arms: dict[Arm, dict[str, dict[str, dict]]], warnings: list[str]) -> dict[str, list[str]]:
+    """Returns the questions that all arms which answer a task have answered, by task; says so if some have more."""
+    common = {}
+    for task in dict.fromkeys(task for tasks in arms.values() for task in tasks):
+        sets = {arm: set(tasks[task]) for arm, tasks in arms.items() if task in tasks}
+        shared, union = set.intersection(*sets.values()), set.union(*sets.values())
+        if not shared:
+            raise ValueError(f"task {task}: there is no question that all arms answered")
+        if shared < union:
+            fewest = min(sets, key=lambda arm: len(sets[arm]))
+            warnings.append(
+                f"task {task}: the arms answered different questions; compared are the {len(shared)} of {len(union)} "
+                f"that all answered ({fewest.id} answered {len(sets[fewest])})"
+            )
+        common[task] = sorted(shared)
+    return common
+
+
+def _find_groups(
+    arms: dict[Arm, dict[str, dict[str, dict]]], common: dict[str, list[str]]
+) -> dict[str, np.ndarray | None]:
+    """Returns the groups of each task's questions; raises a ValueError if two arms' predictions differ in them."""
+    groups = {}
+    for task, questions in common.items():
+        found = {
+            arm: [tasks[task][question].get("group") for question in questions]
+            for arm, tasks in arms.items()
+            if task in tasks
+        }
+        first, *others = found
+        for other in others:
+            if found[other] != found[first]:
+                raise ValueError(
+                    f"task {task}: the questions' groups differ between {first.id} and {other.id}; evaluate them again"
+                )
+        groups[task] = number_groups(found[first])
+    return groups
+
+
+def read_answers(study: Study) -> Answers:
+    """Reads the predictions of all arms of a study.
+
+    Raises:
+        ValueError: No arm has predictions, or a file of them cannot be used.
+    """
+    warnings: list[str] = []
+    wanted = expand(study)
+    arms = {arm: _read_records(path) for arm in wanted if (path := predictions_path(study, arm)).is_file()}
+    if not arms:
+        raise ValueError(f"{Path(study.root) / study.name}: has no predictions yet; run the study first")
+    if missing := [arm.id for arm in wanted if arm not in arms]:
+        warnings.append(
+            f"{len(missing)} of {len(wanted)} arms have no predictions and are left out: {', '.join(missing)}"
+        )
+    extractors = {
+        arm: {name for records in tasks.values() for record in records.values() for name in record}
+        for arm, tasks in arms.items()
+    }
+    names = set.intersection(*extractors.values())
+    if other := [arm.id for arm, own in extractors.items() if own != set.union(*extractors.values())]:
+        warnings.append(f"some arms lack extractors that others have, which are left out: {', '.join(other)}")
+    common = _find_common(arms, warnings)
+
+    seeds: dict[CellKey, list[Arm]] = defaultdict(list)
+    for arm, tasks in arms.items():
+        trained_on = None if arm.supervision == "untuned" else arm.task or next(iter(study.tasks))
+        for task in tasks:
+            seeds[CellKey(arm.student, arm.supervision, arm.teacher, arm.control, trained_on, task)].append(arm)
+    cells, early = {}, dict[str, str | None]()
+    for key, members in seeds.items():
+        records = [[arms[arm][key.task][question] for question in common[key.task]] for arm in members]
+        correct = np.array([[record[f"correct_{EXTRACTOR}"] for record in row] for row in records], dtype=float)
+        answered = [record[f"answer_{EXTRACTOR}"] is not None for row in records for record in row]
+        accuracies = {}
+        for name in sorted(name for name in names if name.startswith("correct_")):
+            # Questions without options have no likelihoods.
+            if graded := [record[name] for row in records for record in row if record[name] is not None]:
+                accuracies[name.removeprefix("correct_")] = float(np.mean(graded))
+        done = [Path(study.root) / study.name / arm.id / "DONE" for arm in members if key.trained_on]
+        facts = [read_sealed(path) for path in done]
+        budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
+        early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
+        cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget)
+    warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
+    warnings += _compare_budgets(cells)
+    warnings += _name_single_seeds(cells)
+    counts = {task: len(questions) for task, questions in common.items()}
+    return Answers(cells, counts, _find_groups(arms, common), warnings)
+
+
+def _name_single_seeds(cells: dict[CellKey, Cell]) -> list[str]:
+    """Returns a line for the cells of one training seed, by where their variance over seeds comes from, if anywhere."""
+    several = {(key.trained_on, key.task) for key, cell in cells.items() if key.trained_on and len(cell.correct_SQ) > 1}
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for key, cell in cells.items():
+        if key.trained_on and len(cell.correct_SQ) == 1:
+            names[(key.trained_on, key.task) in several].add(key.condition)
+    ends = {
+        True: "the variance over seeds is pooled over the cells with several",
+        False: "intervals leave out what another seed would change",
+    }
+    return [f"one training seed: {ends[has]} ({', '.join(sorted(own))})" for has, own in names.items() if own]
+
+
+def _compare_budgets(cells: dict[CellKey, Cell]) -> list[str]:
+    """Returns a line for each set of arms that are compared although their trainings took more or less."""
+    groups: dict[tuple, dict[str, dict[str, list[int]]]] = defaultdict(dict)
+    for key, cell in cells.items():
+        if key.teacher:
+            group = (key.supervision, key.control, key.trained_on)
+            groups[group][f"student {key.student}, teacher {key.teacher}"] = cell.budget
+    lines = []
+    for (supervision, control, trained_on), members in groups.items():
+        ranges = []
+        for name in BUDGET:
+            low = min(members, key=lambda arm: min(members[arm][name]))
+            high = max(members, key=lambda arm: max(members[arm][name]))
+            fewest, most = min(members[low][name]), max(members[high][name])
+            if fewest < most:
+                ranges.append(f"{name} {fewest} ({low}) to {most} ({high})")
+        if ranges:
+            what = f"{supervision}{f', {control}' if control else ''}, trained on {trained_on}"
+            lines.append(f"{what}: training budgets differ, which may explain a difference: {'; '.join(ranges)}")
+    return lines

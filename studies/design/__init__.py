@@ -1,0 +1,1 @@
+"""Which arms a study has, and what it can see before it runs."""

@@ -1,0 +1,270 @@
+"""A study's grid: students and teachers of several families, crossed with tasks, supervision, controls and seeds."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
+
+from jsonargparse.typing import PositiveInt
+
+from datamodules.files.atomic import check_name
+from datamodules.model_cards import UNKNOWN, find_family
+from datamodules.rationales.controls import AnswerPosition
+from studies.inference.interaction import explain_unidentified
+
+
+def _tell_family(role: str, name: str, stated: str) -> str:
+    """Returns the family that is stated, or that a name tells.
+
+    Raises:
+        ValueError: It tells none.
+    """
+    family = find_family(name, stated)
+    if family == UNKNOWN:
+        raise ValueError(f"{role} {name}: configs/families.yaml knows no family of this name; set its family")
+    return family
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task of the study.
+
+    Attributes:
+        train: The questions that the arms learn from.
+        test: Sources of the questions that they answer: the task's own and, as tests out of domain, others'.
+    """
+
+    train: str
+    test: list[str]
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """A student of the study.
+
+    Attributes:
+        model: Hub id, local folder, or GGUF file.
+        family: As the teachers' families are called; empty is what the model's name tells (`configs/families.yaml`).
+        keep_layers: Keep only these decoder layers.
+        fit: Further arguments of its trainings, for example `--model.learning_rate=1e-4`.
+    """
+
+    model: str
+    family: str = ""
+    keep_layers: list[int] | None = None
+    fit: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", _tell_family("student", self.model, self.family))
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """A teacher of the study: a model that annotates, or published rationales.
+
+    Attributes:
+        family: As the students' families are called; empty is what the model's, or the published name tells.
+        model: Hub id, local folder, or GGUF file; null for published rationales.
+        rationales: File of published rationales, or one for each task; null for a model.
+        name: The teacher's name in these files.
+        annotate: Further arguments when it writes, for example `--model.backend=OpenAIBackend`.
+    """
+
+    family: str = ""
+    model: str | None = None
+    rationales: str | dict[str, str] | None = None
+    name: str | None = None
+    annotate: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.rationales is None):
+            raise ValueError("a teacher has either a model or a file of rationales")
+        if (self.rationales is None) != (self.name is None):
+            raise ValueError("a teacher's name says whose rationales in the file are meant; give both or neither")
+        object.__setattr__(self, "family", _tell_family("teacher", self.model or self.name or "", self.family))
+
+
+@dataclass(frozen=True)
+class ControlSpec:
+    """A control: the arms of one supervision once more, with one explanation of their differences taken away.
+
+    Attributes:
+        supervision: Whose arms are repeated.
+        questions: Only those that all teachers of the study answered, or solved.
+        correct_only: Whether wrong rationales are left out; null is what the config says.
+        same_lengths: Equally many rationales of each length for all teachers.
+        answer_position: Where all answers stand.
+        shuffled: Each question gets the reasoning of another, and its own answer.
+        paraphraser: The teacher that rewrites all rationales.
+        in_family_logits: The teacher of the student's family gives its logits on the text of every other family's.
+        together: These teachers teach in one arm, all their rationales at once, rather than each in its own.
+        one_per_question: Of those, each epoch draws one for each question, from all teachers alike.
+    """
+
+    supervision: Literal["rationale", "rationale+logits"] = "rationale"
+    questions: Literal["answered", "solved"] | None = None
+    correct_only: bool | None = None
+    same_lengths: bool = False
+    answer_position: AnswerPosition | None = None
+    shuffled: bool = False
+    paraphraser: str | None = None
+    in_family_logits: bool = False
+    together: list[str] = field(default_factory=list)
+    one_per_question: bool = False
+
+    @property
+    def compares(self) -> bool:
+        """Whether other teachers' rationales decide which are used."""
+        return self.questions is not None or self.same_lengths
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Attributes:
+        name: Names the folder of its runs.
+        tasks: By name; each arm learns one of them.
+        students: By name.
+        teachers: By name.
+        supervisions: What the arms learn from; `rationale+logits` only within a family.
+        controls: By name; each is crossed with students, teachers, tasks and seeds, too.
+        seeds: Number of training seeds of each arm.
+        workers: Jobs that run side by side on this machine.
+        root: Folder of all runs.
+    """
+
+    name: str
+    tasks: dict[str, TaskSpec]
+    students: dict[str, StudentSpec]
+    teachers: dict[str, TeacherSpec]
+    supervisions: list[Literal["label", "rationale", "rationale+logits"]]
+    controls: dict[str, ControlSpec] = field(default_factory=dict)
+    seeds: PositiveInt = 2
+    workers: PositiveInt = 1
+    root: str = "runs"
+
+    def __post_init__(self) -> None:
+        check_name("study.name", self.name)
+        for kind in ("tasks", "students", "teachers", "controls"):
+            if not vars(self)[kind] and kind != "controls":
+                raise ValueError(f"study.{kind}: there is none")
+            # They become names of files.
+            for name in vars(self)[kind]:
+                check_name(f"study.{kind}", name)
+        if not (self.supervisions or self.controls):
+            raise ValueError("study.supervisions: there is none, so nothing would be trained")
+        if len(set(self.supervisions)) < len(self.supervisions):
+            raise ValueError(f"study.supervisions: {', '.join(self.supervisions)}: name each once")
+        for name, task in self.tasks.items():
+            if not task.test:
+                raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")
+        for name, spec in self.teachers.items():
+            files = spec.rationales
+            if isinstance(files, str) and len(self.tasks) > 1:
+                raise ValueError(f"study.teachers.{name}.rationales: name a file for each of {sorted(self.tasks)}")
+            if isinstance(files, dict) and set(files) != set(self.tasks):
+                raise ValueError(
+                    f"study.teachers.{name}.rationales: of tasks {sorted(files)}; the study has {sorted(self.tasks)}"
+                )
+        for name, control in self.controls.items():
+            self._check_control(f"study.controls.{name}", control)
+        for arm, number in Counter(arm.id for arm in expand(self)).items():
+            if number > 1:
+                raise ValueError(f"study: {number} arms would be called {arm}; name teachers and controls otherwise")
+
+    def _check_control(self, where: str, control: ControlSpec) -> None:
+        """Refuses a control that the grid's teachers cannot give.
+
+        Raises:
+            ValueError: See there.
+        """
+        if control == ControlSpec(control.supervision):
+            raise ValueError(f"{where}: changes nothing; its arms would be the plain ones again")
+        if control.in_family_logits and control.supervision != "rationale+logits":
+            raise ValueError(f"{where}: in_family_logits needs supervision: rationale+logits")
+        if control.compares and len(self.teachers) < 2:
+            raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
+        for name in [*control.together, *filter(None, [control.paraphraser])]:
+            if name not in self.teachers:
+                raise ValueError(f"{where}: {name!r} is none of the teachers {', '.join(self.teachers)}")
+        if control.one_per_question and not control.together:
+            raise ValueError(f"{where}: one_per_question draws from several teachers; name them with together")
+        if control.together and (len(set(control.together)) < 2 or control.supervision != "rationale"):
+            raise ValueError(f"{where}: together needs two teachers at least, and supervision: rationale")
+        if control.paraphraser is not None and self.teachers[control.paraphraser].model is None:
+            raise ValueError(f"{where}.paraphraser: {control.paraphraser!r} is published; a model is to rewrite")
+        for student in self.students if control.in_family_logits else ():
+            if len(own := find_scorers(self, student)) > 1:
+                raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
+        if not any(fits(self, control, student, teacher) for student in self.students for teacher in self.teachers):
+            raise ValueError(f"{where}: fits no student and teacher, since none of one family has a model")
+
+
+def find_scorers(study: Study, student: str) -> list[str]:
+    """Returns the teachers whose logits a student can learn from: models of its family."""
+    family = study.students[student].family
+    return [name for name, spec in study.teachers.items() if spec.model is not None and spec.family == family]
+
+
+def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool:
+    """Says whether a student can learn from a teacher under a control.
+
+    Logits need the teacher itself, and the student's tokenizer, which the cache checks.
+    """
+    scorers = find_scorers(study, student)
+    if control.in_family_logits:
+        return bool(scorers) and study.teachers[teacher].family != study.students[student].family
+    return control.supervision == "rationale" or teacher in scorers
+
+
+def explain_missing_gamma(study: Study) -> str | None:
+    """Says why this grid cannot tell the family interaction from the main effects; None if it can."""
+    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
+    return explain_unidentified(students, teachers)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training condition of one student.
+
+    Attributes:
+        student: The student's name.
+        supervision: What it learns from; `untuned` is not trained.
+        teacher: The teacher's name; None for `untuned`, `label`, and a control with several teachers together.
+        seed: The training seed.
+        task: The task it learns; None where the study has only one, and for `untuned`, which answers all tests.
+        control: The control's name; None for the plain arm.
+    """
+
+    student: str
+    supervision: str
+    teacher: str | None
+    seed: int
+    task: str | None = None
+    control: str | None = None
+
+    @property
+    def condition(self) -> str:
+        """The arm's name whatever the student, the task and the seed, for example `rationale-a`."""
+        return "-".join(filter(None, (self.supervision, self.teacher, self.control)))
+
+    @property
+    def id(self) -> str:
+        """Names the arm's run, for example `b-rationale-a-seed0`."""
+        return "-".join(filter(None, (self.student, self.task, self.condition, f"seed{self.seed}")))
+
+
+def expand(study: Study) -> list[Arm]:
+    """Returns all arms: each student untuned once, then supervisions and controls with every fitting teacher."""
+    arms = [Arm(student, "untuned", None, 0) for student in study.students]
+    tasks = list(study.tasks) if len(study.tasks) > 1 else [None]
+    for seed, task, student in product(range(study.seeds), tasks, study.students):
+        if "label" in study.supervisions:
+            arms.append(Arm(student, "label", None, seed, task))
+        taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
+        for control, spec in [*taught, *study.controls.items()]:
+            own = [teacher for teacher in study.teachers if fits(study, spec, student, teacher)]
+            teachers: list[str | None] = [None] if spec.together else [*own]
+            arms += [Arm(student, spec.supervision, teacher, seed, task, control) for teacher in teachers]
+    return arms

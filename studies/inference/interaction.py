@@ -1,0 +1,147 @@
+"""The family interaction of a grid of any number of students and teachers.
+
+    Acc(s, t) = mu + a_s + b_t + gamma * [family(s) = family(t)] + rest
+
+a_s is how able a student is, b_t how good a teacher is, gamma what a teacher of the student's own family adds. Least
+squares over the cells gives each as a contrast of them: for two students and two teachers of two families, gamma is
+the difference in differences (A_LL + A_QQ - A_LQ - A_QL) / 2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from studies.inference.statistics import LEVEL, Estimate
+
+
+def explain_unidentified(student_families: Sequence[str], teacher_families: Sequence[str]) -> str | None:
+    """Says why a grid cannot tell the family interaction from the main effects; None if it can."""
+    for kind, families in (("students", student_families), ("teachers", teacher_families)):
+        if len(set(families)) < 2:
+            found = ", ".join(sorted(set(families)))
+            return f"all {kind} are of the family {found}; it takes two families of students and of teachers"
+    if not set(student_families) & set(teacher_families):
+        return "no teacher is of a student's family"
+    return None
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """The effects of a grid, as weights of its cells.
+
+    Attributes:
+        gamma_ST: Weights of the family interaction.
+        students_NST: Of each student's effect, which sum to zero over students.
+        teachers_NST: Of each teacher's.
+    """
+
+    gamma_ST: np.ndarray
+    students_NST: np.ndarray
+    teachers_NST: np.ndarray
+
+
+def decompose(student_families: Sequence[str], teacher_families: Sequence[str]) -> Decomposition:
+    """Returns the least-squares weights of all effects.
+
+    Args:
+        student_families: One for each student.
+        teacher_families: One for each teacher.
+
+    Raises:
+        ValueError: The grid does not identify the family interaction.
+    """
+    if reason := explain_unidentified(student_families, teacher_families):
+        raise ValueError(f"the family interaction is not identified: {reason}")
+    shape = num_students, num_teachers = len(student_families), len(teacher_families)
+    same_ST = np.array([[own == other for other in teacher_families] for own in student_families], dtype=float)
+    students = np.repeat(np.eye(num_students), num_teachers, axis=0)
+    teachers = np.tile(np.eye(num_teachers), (num_students, 1))
+    # The one-hot columns overlap; what is taken from the inverse below does not depend on how that is resolved.
+    solution = np.linalg.pinv(np.column_stack([students, teachers, same_ST.reshape(-1)]))
+
+    def centre(rows: np.ndarray) -> np.ndarray:
+        return (rows - rows.mean(0)).reshape(-1, *shape)
+
+    return Decomposition(
+        solution[-1].reshape(shape), centre(solution[:num_students]), centre(solution[num_students:-1])
+    )
+
+
+def _estimate(value: float, variance: float, df: int) -> Estimate:
+    error = float(np.sqrt(variance))
+    half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
+    p = 2 * float(stdtr(df, -abs(value) / error)) if error > 0 else float(value == 0)
+    return Estimate(value, value - half, value + half, p)
+
+
+def gamma_over_teachers(
+    accuracy_ST: np.ndarray, student_families: Sequence[str], teacher_families: Sequence[str]
+) -> tuple[Estimate, int] | None:
+    """Estimates gamma with an interval over teachers: what other teachers of the same families could change.
+
+    A family's teachers have the same weights, so gamma is a sum over teachers of one number each; these numbers' pooled
+    variance within families gives a t-test. With two families this is the two-sample t-test of how much better each
+    teacher's students of the one family are than those of the other. What seeds and questions add is in the numbers.
+
+    Returns:
+        The estimate and its degrees of freedom, teachers less families; None if these are 0.
+    """
+    df = len(teacher_families) - len(set(teacher_families))
+    if df == 0:
+        return None
+    weights_ST = decompose(student_families, teacher_families).gamma_ST
+    norms_T = np.sqrt((weights_ST**2).sum(0))
+    scores_T = (weights_ST * accuracy_ST).sum(0) / np.where(norms_T > 0, norms_T, 1)
+    squares = 0.0
+    for family in set(teacher_families):
+        own = scores_T[[other == family for other in teacher_families]]
+        squares += float(((own - own.mean()) ** 2).sum())
+    value = float((weights_ST * accuracy_ST).sum())
+    return _estimate(value, squares / df * float((norms_T**2).sum()), df), df
+
+
+def gamma_over_pairs(
+    accuracy_ST: np.ndarray, student_families: Sequence[str], teacher_families: Sequence[str]
+) -> tuple[Estimate, int] | None:
+    """Estimates gamma by a mixed model: students and teachers fixed, what each pair has of its own random.
+
+    The grid is complete, so the model's REML fit to the cells is least squares: the residual variance of the cells is
+    that of pairs, seeds and questions together.
+
+    Returns:
+        The estimate and its residual degrees of freedom, (S - 1)(T - 1) - 1; None if these are 0.
+    """
+    num_students, num_teachers = accuracy_ST.shape
+    df = (num_students - 1) * (num_teachers - 1) - 1
+    if df == 0:
+        return None
+    weights_ST = decompose(student_families, teacher_families).gamma_ST
+    value = float((weights_ST * accuracy_ST).sum())
+    # weights_ST is `same` without main effects, divided by its squared norm.
+    rest_ST = accuracy_ST - accuracy_ST.mean(0) - accuracy_ST.mean(1, keepdims=True) + accuracy_ST.mean()
+    rest_ST = rest_ST - value * weights_ST / (weights_ST**2).sum()
+    return _estimate(value, float((rest_ST**2).sum()) / df * float((weights_ST**2).sum()), df), df
+
+
+def estimate_gammas(
+    accuracy_ST: np.ndarray, student_families: Sequence[str], teacher_families: Sequence[str]
+) -> list[tuple[str, Estimate, int]]:
+    """Returns what cell means alone say of gamma: the method, the estimate and its degrees of freedom, if it has any.
+
+    Raises:
+        ValueError: The grid does not identify the family interaction.
+    """
+    methods = {"teachers": gamma_over_teachers, "mixed model": gamma_over_pairs}
+    found = {name: method(accuracy_ST, student_families, teacher_families) for name, method in methods.items()}
+    return [(name, *estimate) for name, estimate in found.items() if estimate]
+
+
+def describe_df(df: int | None, student_families: Sequence[str], teacher_families: Sequence[str]) -> str:
+    """Returns what a reader of an estimate must know: how few models stand behind it."""
+    if df is not None:
+        return f"{df} degrees of freedom" + (": very few" if df < 4 else "")
+    if len(teacher_families) == len(set(teacher_families)):
+        return "one teacher of each family: this says nothing of other teachers of these families"
+    return ""

@@ -1,0 +1,1 @@
+"""A study as jobs: planned, run here or submitted to SLURM, watched."""

@@ -1,0 +1,160 @@
+"""Runs a study's jobs side by side on this machine, each with a log, and tells where they stand."""
+
+import contextlib
+import multiprocessing
+import os
+import shlex
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from datamodules.files.locks import take
+from datamodules.provenance import claim_folder
+from datamodules.text.plain_text import clean_line, describe_error
+from lightning_modules.run.folder import read_early_end
+from lightning_modules.run.stop_signal import StopListener, is_stopping, leave
+from lightning_modules.run.user_errors import USER_ERRORS
+from studies.jobs.plan import Job
+
+Main = Callable[[list[str]], Any]
+State = Literal["done", "running", "pending", "stopped", "failed"]
+
+
+def log_path(folder: Path, job: Job) -> Path:
+    """Returns where a job's log is."""
+    return folder / "logs" / f"{job.name}.log"
+
+
+def _start_worker(num_threads: int) -> None:
+    """Shares the machine's cores between the workers; lets this one stop in order, and end with the study's process."""
+    torch.set_num_threads(num_threads)
+    StopListener().listen()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    # What a job has written survives that, as it survives any kill.
+    os._exit(1)
+
+
+def _run_job(main: Main, job: Job, log: Path) -> None:
+    """Runs a job with its output in a log, which is locked as long as the job runs."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        take(file, wait=True)
+        print(f"$ python -m scripts.{job.stage} {shlex.join(job.args)}", flush=True)
+        try:
+            main(job.args)
+        except Exception as error:
+            if not isinstance(error, USER_ERRORS):
+                traceback.print_exc()
+            print(f"error: {describe_error(error)}", flush=True)
+            raise
+
+
+def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]) -> None:
+    """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
+
+    A failing job stops what needs it and nothing else. Where a scheduler asks this process to stop, the jobs that run
+    save what they have, and it leaves with `EXIT_STOPPED`.
+
+    Args:
+        jobs: Each after what it needs.
+        folder: Of the study or sweep.
+        workers: Jobs that run side by side.
+        mains: The stages' scripts.
+
+    Raises:
+        ValueError: Jobs failed; it names the first, its log, and how many.
+        RuntimeError: Likewise, and one of them by a mistake of Kindred's own.
+    """
+    claim_folder(folder)
+    threads = max(1, torch.get_num_threads() // workers)
+    context = multiprocessing.get_context("spawn")
+    waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
+    failed: dict[str, BaseException] = {}
+    progress = tqdm(total=len(jobs), unit="job", desc=folder.name)
+    # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
+    hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
+        try:
+            while True:
+                for job in [job for job in waiting if finished.issuperset(job.needs)]:
+                    waiting.remove(job)
+                    running[pool.submit(_run_job, mains[job.stage], job, log_path(folder, job))] = job
+                signal.signal(signal.SIGINT, hears)
+                if not running:
+                    break
+                if is_stopping():
+                    leave(f"while {len(running)} jobs ran")
+                for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                    job = running.pop(future)
+                    error = future.exception()
+                    if error is None:
+                        finished.add(job.name)
+                    elif isinstance(error, BrokenProcessPool):
+                        names = ", ".join([job.name, *(other.name for other in running.values())])
+                        raise ValueError(f"a worker was killed (out of memory?) while it ran one of {names}")
+                    elif isinstance(error, Exception):
+                        failed[job.name] = error
+                        tqdm.write(f"{job.name} failed, see {log_path(folder, job)}")
+                    else:
+                        raise error
+                    progress.set_postfix_str(job.name)
+                    progress.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+    if failed:
+        first = next(job for job in jobs if job.name in failed)
+        more = f" ({len(failed)} jobs failed{f', {len(waiting)} wait for them' if waiting else ''})"
+        message = f"{first.name} failed, see {log_path(folder, first)}: {describe_error(failed[first.name])}{more}"
+        if bugs := [error for error in failed.values() if not isinstance(error, USER_ERRORS)]:
+            raise RuntimeError(message) from bugs[0]
+        raise ValueError(message)
+
+
+def describe_done(done: Path) -> str:
+    """Returns what is to be said of a finished job: that its training ended early, if it did."""
+    early = read_early_end(done.parent) if done.name == "DONE" else None
+    return f"ended early, {early}" if early else ""
+
+
+def find_state(folder: Path, job: Job) -> tuple[State, str]:
+    """Returns a job's state and why: what `describe_done` says, or the last line of its log."""
+    log = log_path(folder, job)
+    if Path(job.done).exists():
+        return "done", describe_done(Path(job.done))
+    if not log.is_file():
+        return "pending", ""
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
+    with log.open("a") as file:
+        if not take(file):
+            return "running", clean_line(last)
+    return "failed" if last.startswith("error:") else "stopped", clean_line(last)
+
+
+def format_status(jobs: list[Job], folder: Path) -> str:
+    """Returns a table of all jobs, and how many are in which state."""
+    rows, counts = [], dict.fromkeys(("done", "running", "pending", "stopped", "failed"), 0)
+    width = max(len(job.name) for job in jobs)
+    for job in jobs:
+        state, last = find_state(folder, job)
+        counts[state] += 1
+        rows.append(f"{state:8} {job.name:{width}}  {last}".rstrip())
+    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return "\n".join([*rows, f"{folder}: {len(jobs)} jobs: {summary}"])

@@ -1,0 +1,231 @@
+"""A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from datamodules.rationales.store import name_paraphrase
+from lightning_modules.model.pretrained import name_model
+from studies.analysis.predictions import predictions_path
+from studies.design.grid import Arm, ControlSpec, Study, expand, find_scorers
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command: `python -m scripts.{stage} {args}`.
+
+    Attributes:
+        name: Names the job, for example `fit-b-rationale-a-seed0`.
+        stage: The script.
+        args: Its command line.
+        done: The file that exists when the job is finished.
+        needs: Names of the jobs that must be finished first; they come before it in the list.
+    """
+
+    name: str
+    stage: str
+    args: list[str]
+    done: str
+    needs: list[str]
+
+
+class Text(NamedTuple):
+    """Rationales: their file, their writer's name in it, and the job that makes it; None if they are published."""
+
+    path: str
+    writer: str
+    job: str | None
+
+
+def _describe_texts(control: ControlSpec) -> dict[str, object]:
+    """Returns the settings of the data by which a control reads other texts, or more of them."""
+    settings: dict[str, object] = {}
+    if control.correct_only is not None:
+        settings["data__correct_only"] = control.correct_only
+    if control.answer_position is not None:
+        settings["data__answer_position"] = control.answer_position
+    if control.shuffled:
+        settings["data__shuffled"] = True
+    return settings
+
+
+def format_settings(settings: Mapping[str, object]) -> list[str]:
+    """Returns settings by dotted name as a stage's command line has them."""
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+
+
+class StudyPlan:
+    """Turns a grid into jobs.
+
+    Args:
+        study: The grid.
+        config: The study's file, whose sections hold what all arms share.
+        overrides: What the command line changes in its section `study`.
+    """
+
+    def __init__(self, study: Study, config: str, overrides: list[str] | None = None):
+        self.study, self.config, self.overrides = study, config, overrides or []
+        self.folder = Path(study.root) / study.name
+
+    def task(self, arm: Arm) -> str:
+        """Returns the name of the task that a trained arm learns."""
+        return arm.task or next(iter(self.study.tasks))
+
+    def text(self, teacher: str, task: str, paraphraser: str | None = None) -> Text:
+        """Returns where a teacher's rationales for a task are, as it or a paraphraser wrote them."""
+        spec = self.study.teachers[teacher]
+        if paraphraser is not None:
+            path = self.folder / "teachers" / teacher / f"{task}-by-{paraphraser}.parquet"
+            writer = name_paraphrase(self.text(teacher, task).writer, self.text(paraphraser, task).writer)
+            return Text(str(path), writer, f"annotate-{teacher}-by-{paraphraser}-{task}")
+        if spec.model is not None:
+            path = self.folder / "teachers" / teacher / f"{task}.parquet"
+            return Text(str(path), name_model(spec.model), f"annotate-{teacher}-{task}")
+        assert spec.rationales is not None and spec.name is not None
+        return Text(spec.rationales if isinstance(spec.rationales, str) else spec.rationales[task], spec.name, None)
+
+    def annotate(self, teacher: str, task: str) -> Job:
+        """Returns the job in which a teacher answers a task's training questions."""
+        spec, text = self.study.teachers[teacher], self.text(teacher, task)
+        assert text.job is not None
+        args = self._command(
+            spec.annotate, model__teacher=spec.model, model__family=spec.family,
+            data__questions=self.study.tasks[task].train, output=text.path,
+        )  # fmt: skip
+        return Job(text.job, "annotate", args, done=text.path, needs=[])
+
+    def paraphrase(self, teacher: str, task: str, paraphraser: str) -> Job:
+        """Returns the job in which a teacher rewrites another's rationales."""
+        spec, source = self.study.teachers[paraphraser], self.text(teacher, task)
+        text = self.text(teacher, task, paraphraser)
+        assert text.job is not None
+        args = self._command(
+            spec.annotate, model__teacher=spec.model, model__family=spec.family,
+            data__questions=self.study.tasks[task].train, data__prompt="paraphrase", data__rewrites=source.path,
+            data__rewrites_of=source.writer, output=text.path,
+        )  # fmt: skip
+        return Job(text.job, "annotate", args, done=text.path, needs=[source.job] if source.job else [])
+
+    def cache(self, arm: Arm) -> Job:
+        """Returns the job in which a teacher scores the rationales that an arm learns from."""
+        control, text, scorer, task = self._control(arm), self._text(arm), self._scorer(arm), self.task(arm)
+        # What changes texts, or takes in wrong ones, needs a cache of its own.
+        changes = _describe_texts(control)
+        name = "-".join(
+            filter(None, (
+                task,
+                f"by-{control.paraphraser}" if control.paraphraser else None,
+                arm.control if changes else None,
+                f"of-{scorer}" if scorer != arm.teacher else None,
+            ))
+        )  # fmt: skip
+        output = str(self.folder / "teachers" / str(arm.teacher) / f"{name}-logits")
+        args = self._command(
+            [], model__teacher=self.study.teachers[scorer].model, data__questions=self.study.tasks[task].train,
+            data__rationales=[text.path], data__teachers=[text.writer], **changes, output=output,
+        )  # fmt: skip
+        needs = [text.job] if text.job else []
+        return Job(f"cache_logits-{arm.teacher}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
+
+    def _control(self, arm: Arm) -> ControlSpec:
+        return self.study.controls[arm.control] if arm.control else ControlSpec()
+
+    def _authors(self, arm: Arm) -> list[str]:
+        return self._control(arm).together or [*filter(None, [arm.teacher])]
+
+    def _text(self, arm: Arm) -> Text:
+        assert arm.teacher is not None
+        return self.text(arm.teacher, self.task(arm), self._control(arm).paraphraser)
+
+    def _scorer(self, arm: Arm) -> str:
+        assert arm.teacher is not None
+        return find_scorers(self.study, arm.student)[0] if self._control(arm).in_family_logits else arm.teacher
+
+    def fit(self, arm: Arm) -> Job:
+        """Returns the job that trains an arm."""
+        spec, task = self.study.students[arm.student], self.task(arm)
+        settings: dict[str, object] = {
+            "model__student": spec.model,
+            "model__keep_layers": spec.keep_layers,
+            "data__questions": self.study.tasks[task].train,
+            "data__supervision": arm.supervision,
+            "data__rationales": None,
+            "data__teachers": None,
+            "data__logits": None,
+            "data__order_seed": arm.seed,
+            "seed_everything": arm.seed,
+            "run__root": self.study.root,
+            "run__group": self.study.name,
+            "run__id": arm.id,
+            "run__student_family": spec.family,
+        }
+        needs: list[str] = []
+        if authors := self._authors(arm):
+            control = self._control(arm)
+            read = self.study.teachers if control.compares else authors
+            texts = [self.text(teacher, task, control.paraphraser) for teacher in read]
+            writers = [self.text(teacher, task, control.paraphraser).writer for teacher in authors]
+            settings |= _describe_texts(control)
+            if control.questions:
+                settings[f"data__{control.questions}_by"] = [text.writer for text in texts]
+            if control.same_lengths:
+                settings["data__matched_with"] = [text.writer for text in texts]
+            # Several published teachers may share a file.
+            settings["data__rationales"] = list(dict.fromkeys(text.path for text in texts))
+            settings["data__teachers"] = writers
+            if control.one_per_question:
+                settings["data__samples_per_epoch"] = 1
+                settings["data__teacher_weights"] = dict.fromkeys(writers, 1.0)
+            needs += [text.job for text in texts if text.job]
+        if arm.supervision == "rationale+logits":
+            cache, scorer = self.cache(arm), self._scorer(arm)
+            settings["data__logits"] = [str(Path(cache.done).parent)]
+            if (name := self.text(scorer, task).writer) != writers[0]:
+                settings["data__logits_teacher"] = name
+            needs.append(cache.name)
+        else:
+            settings["model__loss__kl_weight"] = 0.0
+        args = self._command(spec.fit, **settings)
+        return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
+
+    def evaluate(self, arm: Arm) -> Job:
+        """Returns the job in which an arm answers the test questions."""
+        spec, output = self.study.students[arm.student], str(predictions_path(self.study, arm))
+        model, layers, needs = spec.model, spec.keep_layers, []
+        if arm.supervision != "untuned":
+            model, layers, needs = str(self.folder / arm.id / "student"), None, [self.fit(arm).name]
+        tasks = self.study.tasks.values() if arm.task is None else [self.study.tasks[arm.task]]
+        tests = list(dict.fromkeys(source for task in tasks for source in task.test))
+        args = self._command(
+            [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
+            data__questions=tests if len(tests) > 1 else tests[0], output=output,
+            wandb__group=self.study.name, wandb__student_family=spec.family,
+        )  # fmt: skip
+        return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
+
+    def analyze(self, needs: list[str]) -> Job:
+        """Returns the job that compares the arms."""
+        args = ["analyze", f"--config={self.config}", *self.overrides]
+        return Job("analyze", "study", args, str(self.folder / "results.json"), needs)
+
+    def _command(self, more: list[str], **overrides: object) -> list[str]:
+        settings = {key.replace("__", "."): value for key, value in overrides.items()}
+        return [f"--config={self.config}", *more, *format_settings(settings)]
+
+    def jobs(self) -> list[Job]:
+        """Returns all jobs, each after what it needs; the last one compares the arms."""
+        models = [teacher for teacher, spec in self.study.teachers.items() if spec.model is not None]
+        found = [self.annotate(teacher, task) for teacher in models for task in self.study.tasks]
+        arms = expand(self.study)
+        for arm in arms:
+            if (control := self._control(arm)).paraphraser:
+                teachers = self.study.teachers if control.compares else self._authors(arm)
+                found += [self.paraphrase(teacher, self.task(arm), control.paraphraser) for teacher in teachers]
+        found += [self.cache(arm) for arm in arms if arm.supervision == "rationale+logits"]
+        for arm in arms:
+            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+        # Arms share what their teachers write.
+        jobs = list({job.name: job for job in found}.values())
+        return [*jobs, self.analyze([job.name for job in jobs if job.stage == "evaluate"])]

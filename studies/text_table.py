@@ -1,0 +1,29 @@
+"""Tables that read well in a terminal and are Markdown."""
+
+from collections.abc import Collection, Sequence
+
+from datamodules.text.plain_text import clean_line
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Returns a table, in which no cell's text can do anything to a terminal.
+
+    Args:
+        columns: Their headings.
+        rows: The cells, each row as long as `columns`.
+        right: The numbers of the columns that are aligned to the right.
+    """
+    columns, rows = [*map(clean_line, columns)], [[*map(clean_line, row)] for row in rows]
+    widths = [max(3, *map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    rules = ["-" * (width - 1) + ":" if n in right else "-" * width for n, width in enumerate(widths)]
+    lines = [
+        [cell.rjust(width) if n in right else cell.ljust(width) for n, (cell, width) in enumerate(pairs)]
+        for pairs in (zip(row, widths, strict=True) for row in (columns, rules, *rows))
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def format_records(records: Sequence[dict[str, str]]) -> str:
+    """Returns records as a table; the first one's keys are the columns, which all have."""
+    columns = list(records[0])
+    return format_table(columns, [[record[name] for name in columns] for record in records])

@@ -1,0 +1,119 @@
+"""Tests of which rationales are learnt from: those that were cut off are not, those that are there twice are said."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datamodules.annotation import QuestionDataModule
+from datamodules.distillation import DistillationDataModule, RationaleDataModule
+from datamodules.evaluation import EvaluationDataModule
+from datamodules.examples.tokenization import ANSWER
+from datamodules.rationales.store import Rationale, find_repeats, write_rationales
+from studies.diagnostics.sources import TaskSource, load_task
+from tests.tiny import make_questions, make_rationale, save_model, write_questions
+
+QUESTIONS = make_questions(8)
+
+
+def cut(rationale: Rationale, length: int = 25) -> Rationale:
+    return replace(rationale, text=rationale.text[:length], finish_reason="length")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of teacher t, every other rationale is cut off; of teacher u none."""
+    folder = tmp_path_factory.mktemp("selection")
+    save_model(folder / "model")
+    write_questions(folder / "q.jsonl", QUESTIONS)
+    whole = [make_rationale(question, "t") for question in QUESTIONS]
+    mixed = [cut(rationale) if number % 2 else rationale for number, rationale in enumerate(whole)]
+    write_rationales(folder / "t.parquet", mixed, {})
+    write_rationales(folder / "u.parquet", [make_rationale(question, "u") for question in QUESTIONS], {})
+    write_rationales(folder / "torn.parquet", [cut(rationale) for rationale in whole], {})
+    return folder
+
+
+def make_data(folder: Path, *stores: str, kind: type = DistillationDataModule, **options) -> RationaleDataModule:
+    paths = [str(folder / f"{store}.parquet") for store in stores]
+    settings = {"prompt": "plain", "cache_dir": str(folder / "tokenized"), **options}
+    data = kind(str(folder / "model"), str(folder / "q.jsonl"), rationales=paths, **settings)
+    data.setup("fit")
+    return data
+
+
+def list_ids(data: RationaleDataModule) -> list[str]:
+    return [example.id for example in data.examples]
+
+
+@pytest.mark.parametrize("kind", [DistillationDataModule, RationaleDataModule])
+def test_what_was_cut_off_is_left_out_and_counted(folder: Path, kind: type) -> None:
+    data = make_data(folder, "t", kind=kind)
+    assert list_ids(data) == [f"q{number}/t/0" for number in (0, 2, 4, 6)]
+    assert data.num_left == {"rationales": 8, "not truncated": 4, "correct": 4}
+    kept = make_data(folder, "t", kind=kind, keep_truncated=True)
+    assert len(list_ids(kept)) == 8 and kept.num_left == {"rationales": 8, "correct": 8}
+
+
+def test_a_question_whose_rationale_was_cut_off_is_not_answered(folder: Path) -> None:
+    data = make_data(folder, "t", "u", teachers=["u"], answered_by=["t", "u"])
+    assert list_ids(data) == [f"q{number}/u/0" for number in (0, 2, 4, 6)]
+
+
+def test_where_all_were_cut_off_the_way_out_is_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"all of them are truncated; set data\.keep_truncated"):
+        make_data(folder, "torn")
+    with pytest.raises(ValueError, match=r"data\.keep_truncated is about rationales; supervision label has none"):
+        make_data(folder, supervision="label", keep_truncated=True)
+
+
+def test_no_answer_sentence_follows_a_torn_text(folder: Path) -> None:
+    data = make_data(folder, "torn", keep_truncated=True)
+    for example, question in zip(data.examples, QUESTIONS, strict=True):
+        completion = data.tokenizer.decode(example.token_ids[example.num_prompt_tokens :], skip_special_tokens=True)
+        assert completion == make_rationale(question, "t").text[:25].strip()
+        # Nobody wrote an end there, but where the answer was reached.
+        assert (data.tokenizer.eos_token_id in example.token_ids) == (ANSWER in example.segments)
+    assert len({ANSWER in example.segments for example in data.examples}) == 2
+
+
+def test_what_is_rewritten_and_compared_with_was_not_cut_off(folder: Path) -> None:
+    arguments = (str(folder / "model"), str(folder / "q.jsonl"))
+    whole = {f"q{number}" for number in (0, 2, 4, 6)}
+    for keep, asked in ((False, whole), (True, {question.id for question in QUESTIONS})):
+        rewriting = QuestionDataModule(
+            *arguments, prompt="paraphrase", rewrites=str(folder / "t.parquet"), keep_truncated=keep
+        )
+        compared = EvaluationDataModule(
+            *arguments, prompt="plain", references=[str(folder / "t.parquet")], keep_truncated=keep
+        )
+        spec = TaskSource(arguments[1], [str(folder / "t.parquet")], keep_truncated=keep)
+        if keep:
+            found = [load_task("colours", spec, 100, 0)]
+            rewriting.setup("predict")
+            compared.setup("predict")
+        else:
+            with pytest.warns(UserWarning, match=r"t\.parquet: 4 of 8 rationales are truncated and left out"):
+                found = [load_task("colours", spec, 100, 0)]
+            with pytest.warns(UserWarning, match="4 of 8"):
+                rewriting.setup("predict")
+            with pytest.warns(UserWarning, match="4 of 8"):
+                compared.setup("predict")
+        assert {item.question_id for item in found[0].rationales["t"]} == asked
+        assert set(rewriting.posed) == set(compared.references) == asked
+    with pytest.raises(ValueError, match=r"data\.keep_truncated is given without data.rewrites"):
+        QuestionDataModule(*arguments, keep_truncated=True)
+    with pytest.raises(ValueError, match=r"data\.keep_truncated is given without data.references"):
+        EvaluationDataModule(*arguments, keep_truncated=True)
+
+
+def test_samples_with_the_same_text_are_said(folder: Path, tmp_path: Path) -> None:
+    first = make_rationale(QUESTIONS[0], "t")
+    again = [replace(first, sample=1, text=first.text.upper() + "\n"), replace(first, sample=2, text="Red.")]
+    other = replace(first, teacher="u", text=first.text)
+    empty = [replace(first, sample=number, text="") for number in (3, 4)]
+    assert find_repeats([first, *again, other, *empty]) == {"q0/t/1"}
+    write_rationales(tmp_path / "twice.parquet", [first, again[0]], {})
+    with pytest.warns(UserWarning, match="1 of 2 rationales repeat another sample of their teacher word by word"):
+        data = make_data(folder, str(tmp_path / "twice"))
+    assert len(data.examples) == 2

@@ -1,0 +1,283 @@
+"""Tests of the tasks: every file of configs/tasks against hand-made rows of the hub's schema."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules.tasks.benchmarks import find_commit, format_tasks, list_tasks, load_task
+from datamodules.tasks.questions import Question, load_questions
+
+LABELLED = {"text": ["cat", "dog", "fish", "bird"], "label": ["A", "B", "C", "D"]}
+FIVE = {"text": ["cat", "dog", "fish", "bird", "fly"], "label": ["A", "B", "C", "D", "E"]}
+# For each task: a split, rows as the hub has them, and of each question the text, the options and the gold answer.
+ROWS: dict[str, tuple[str, list[dict], list[tuple[str, tuple | None, str | None]]]] = {
+    "openbookqa": (
+        "train",
+        [{"id": "7-980", "question_stem": "It barks: ", "choices": LABELLED, "answerKey": "B"}],
+        [("It barks:", ("cat", "dog", "fish", "bird"), "B")],
+    ),
+    "commonsense_qa": (
+        "validation",
+        [{"id": "1a", "question": "It flies?", "question_concept": "fly", "choices": FIVE, "answerKey": "E"}],
+        [("It flies?", ("cat", "dog", "fish", "bird", "fly"), "E")],
+    ),
+    "arc_easy": (
+        "test",
+        [
+            {"id": "M1", "question": "Which?", "choices": LABELLED, "answerKey": "D"},
+            {
+                "id": "M2",
+                "question": "2 + 1?",
+                "choices": {"text": ["4", "3", "2"], "label": ["1", "2", "3"]},
+                "answerKey": "2",
+            },
+        ],
+        [("Which?", ("cat", "dog", "fish", "bird"), "D"), ("2 + 1?", ("4", "3", "2"), "B")],
+    ),
+    "arc_challenge": (
+        "train",
+        [{"id": "M1", "question": "Which?", "choices": FIVE, "answerKey": "E"}],
+        [("Which?", ("cat", "dog", "fish", "bird", "fly"), "E")],
+    ),
+    "piqa": (
+        "validation",
+        [
+            {"goal": "dresser", "sol1": "drawer", "sol2": "pin ", "label": 1},
+            {"goal": "boil", "sol1": "heat", "sol2": "cool", "label": 0},
+        ],
+        [("dresser", ("drawer", "pin"), "B"), ("boil", ("heat", "cool"), "A")],
+    ),
+    "social_iqa": (
+        "train",
+        [
+            {
+                "context": "Kai fell.",
+                "question": "How does Kai feel?",
+                "answerA": "hurt",
+                "answerB": "proud",
+                "answerC": "rich",
+                "label": "1",
+            }
+        ],
+        [("Kai fell. How does Kai feel?", ("hurt", "proud", "rich"), "A")],
+    ),
+    "strategyqa": (
+        "test",
+        [
+            {"qid": "b8", "term": "Khan", "description": "", "question": "Is it so?", "answer": False, "facts": "No."},
+            {"qid": "b9", "term": "Khan", "description": "", "question": "Is it?", "answer": True, "facts": "Yes."},
+        ],
+        [("Is it so?", ("True", "False"), "B"), ("Is it?", ("True", "False"), "A")],
+    ),
+    "boolq": (
+        "validation",
+        [{"question": "do they speak it", "answer": True, "passage": "They speak it."}],
+        [("They speak it.\ndo they speak it?", ("True", "False"), "A")],
+    ),
+    "gsm8k": (
+        "train",
+        [{"question": "How many?", "answer": "48/2 = <<48/2=24>>24 in May.\n#### 1,024"}],
+        [("How many?", None, "1024")],
+    ),
+    "svamp": (
+        "test",
+        [
+            {
+                "ID": "chal-1",
+                "Body": "A pack costs 76",
+                "Question": "How much is it?",
+                "Equation": "( 76.0 )",
+                "Answer": "76.0",
+                "Type": "x",
+            },
+            {
+                "ID": "chal-2",
+                "Body": "Is it so? It is 3.5.",
+                "Question": "How much?",
+                "Equation": "",
+                "Answer": "3.50",
+                "Type": "x",
+            },
+        ],
+        [("A pack costs 76. How much is it?", None, "76"), ("Is it so? It is 3.5. How much?", None, "3.5")],
+    ),
+    "multiarith": ("train", [{"question": "How many?", "final_ans": "33"}], [("How many?", None, "33")]),
+    "aqua_rat": (
+        "test",
+        [
+            {
+                "question": "Speed?",
+                "options": ["A)21", "B)21.5", "C)22", "D)22.5", "E)none"],
+                "rationale": "So E.",
+                "correct": "E",
+            }
+        ],
+        [("Speed?", ("21", "21.5", "22", "22.5", "none"), "E")],
+    ),
+    "hendrycks_math": (
+        "train",
+        [
+            {"problem": "Half?", "level": "Level 1", "type": "Algebra", "solution": r"It is $\boxed{\dfrac{1}{2}}$."},
+            {"problem": "Set?", "level": "Level 1", "type": "Algebra", "solution": r"$\boxed{1}$? \boxed{\{x^{2}\}}"},
+        ],
+        [("Half?", None, "0.5"), ("Set?", None, r"\{x^2\}")],
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder: Path, split: str, rows: list[dict]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_every_task_has_hand_made_rows() -> None:
+    assert {task.name for task in list_tasks()} == set(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_hand_made_rows_of_the_hubs_schema_since_the_hub_is_out_of_reach(tmp_path: Path, name: str) -> None:
+    split, rows, expected = ROWS[name]
+    task = load_task(name)
+    folder = write(tmp_path / "clone", task.splits[split], rows)
+    questions = load_questions(f"task:{name}:{split}@{folder}")
+    assert [(question.question, question.choices, question.gold) for question in questions] == expected
+    first = questions[0]
+    assert (first.task, first.split, first.kind) == (name, split, task.answer)
+    assert first.id == str(rows[0][task.fields["id"]]) if "id" in task.fields else f"{name}-{split}-0"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_file_is_complete(name: str) -> None:
+    task = load_task(name)
+    assert set(task.splits) == set(task.sizes) and set(task.splits) <= {"train", "validation", "test"}
+    assert task.hub.count("/") == 1 and task.licence and task.citation
+    assert (task.num_options is None) == (task.answer in ("number", "expression"))
+    assert task.revision == "main" or len(task.revision) == 40
+
+
+def test_a_clone_has_a_folder_for_each_configuration(tmp_path: Path) -> None:
+    _, [row, _], _ = ROWS["hendrycks_math"]
+    for config in ("geometry", "algebra"):
+        write(tmp_path / config, "train", [{**row, "problem": config}])
+    questions = load_questions(f"task:hendrycks_math:train@{tmp_path}")
+    # In the task's order, and numbered through.
+    assert [question.question for question in questions] == ["algebra", "geometry"]
+    assert [question.id for question in questions] == ["hendrycks_math-train-0", "hendrycks_math-train-1"]
+
+
+def test_a_card_names_the_configurations(tmp_path: Path) -> None:
+    _, rows, expected = ROWS["gsm8k"]
+    write(tmp_path / "main", "train", rows)
+    write(tmp_path / "socratic", "train", [{"question": "Other?", "answer": "#### 1"}])
+    card = "---\nconfigs:\n" + "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}/train.jsonl\n"
+        for name in ("main", "socratic")
+    )
+    (tmp_path / "README.md").write_text(card + "---\n")
+    [question] = load_questions(f"task:gsm8k:train@{tmp_path}")
+    assert (question.question, question.choices, question.gold) == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("openbookqa", {"answerKey": "F"}, r"row 0: gold answer 'F' is no option \(labels \['A', 'B', 'C', 'D'\]\)"),
+        ("openbookqa", {"choices": {"text": ["a"], "label": ["A"]}}, "row 0: 1 options, where openbookqa has 4 to 4"),
+        ("piqa", {"label": -1}, "row 0: gold answer -1 is no option"),
+        ("gsm8k", {"answer": "#### many"}, "row 0: answer 'many' is no number"),
+        ("hendrycks_math", {"solution": "It is 5."}, r"row 0: the solution has no \\boxed\{\} answer"),
+    ],
+)
+def test_a_row_that_is_not_as_the_task_says_is_named(tmp_path: Path, name: str, change: dict, message: str) -> None:
+    split, rows, _ = ROWS[name]
+    write(tmp_path, split, [{**rows[0], **change}])
+    with pytest.raises(ValueError, match=message):
+        load_questions(f"task:{name}:{split}@{tmp_path}")
+
+
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "train", [{"question": "How many?"}])
+    with pytest.raises(ValueError, match=r"row 0: row without field 'answer'; it has \['question'\]"):
+        load_questions(f"task:gsm8k:train@{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("task:gsm8k", "write task:NAME:SPLIT or task:NAME:SPLIT@FOLDER"),
+        ("task:gsm9k:train", "task 'gsm9k' is unknown; there are: aqua_rat, arc_challenge"),
+        ("task:piqa:test", "piqa has no split 'test' with answers; there are train, validation"),
+        ("task:piqa:train@nowhere", "no such folder: nowhere"),
+    ],
+)
+def test_a_bad_source_is_refused(source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_questions(source)
+
+
+def test_a_folder_without_the_split_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train", ROWS["gsm8k"][1])
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*test"):
+        load_questions(f"task:gsm8k:test@{tmp_path}")
+
+
+def test_a_task_of_ones_own_lies_anywhere(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "configs" / "tasks" / "gsm8k.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("gold: answer", "gold: result"))
+    write(tmp_path / "data", "train", [{"question": "How many?", "result": 3}])
+    [question] = load_questions(f"task:{tmp_path / 'mine.yaml'}:train@{tmp_path / 'data'}")
+    assert (question.task, question.gold) == ("mine", "3")
+    (tmp_path / "mine.yaml").write_text(text.replace("licence:", "license:"))
+    with pytest.raises(ValueError, match="a task needs exactly the keys answer, citation"):
+        load_task(str(tmp_path / "mine.yaml"))
+
+
+def test_the_commit_is_the_pinned_one_or_none(tmp_path: Path) -> None:
+    assert find_commit("task:gsm8k:train") == load_task("gsm8k").revision
+    assert find_commit(f"task:gsm8k:train@{tmp_path}") is None
+
+
+def test_the_table_names_every_task_with_sizes_and_licence() -> None:
+    lines = format_tasks().splitlines()
+    assert len(lines) == 1 + len(ROWS)
+    [line] = [line for line in lines if line.startswith("gsm8k")]
+    assert "train 7473, test 1319" in line and "MIT" in line and "openai/gsm8k@740312a" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "number"),
+    [
+        ("csqa_train", "choice", 5),
+        ("obqa_test", "choice", 4),
+        ("strategyqa_train", "boolean", 2),
+        ("svamp_all", "number", 0),
+    ],
+)
+def test_real_questions_from_files(shared_data: Path, file: str, kind: str, number: int) -> None:
+    questions = load_questions(str(shared_data / f"{file}.jsonl.gz"))
+    assert {(question.kind, len(question.choices or ())) for question in questions} == {(kind, number)}
+    assert all(question.gold is not None for question in questions)
+
+
+def test_real_questions_as_a_hub_file(shared_data: Path, tmp_path: Path) -> None:
+    """Real questions in the hub's schema are the same questions."""
+
+    def to_row(question: Question) -> dict[str, Any]:
+        choices = {"text": list(question.choices or ()), "label": list(question.letters)}
+        return {"id": question.id, "question_stem": question.question, "choices": choices, "answerKey": question.gold}
+
+    questions = load_questions(str(shared_data / "obqa_valid.jsonl.gz"))
+    folder = write(tmp_path / "clone", "validation", [to_row(question) for question in questions])
+    loaded = load_questions(f"task:openbookqa:validation@{folder}")
+    keep = lambda question: (question.id, question.question.strip(), question.gold)  # noqa: E731
+    assert list(map(keep, loaded)) == list(map(keep, questions))

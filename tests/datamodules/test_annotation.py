@@ -1,0 +1,69 @@
+"""Tests of posing questions: each is asked once."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from datamodules.annotation import QuestionDataModule
+from tests.tiny import make_questions, save_model, write_questions
+
+QUESTIONS = make_questions(9)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("questions")
+    return save_model(folder / "model"), write_questions(folder / "colours_test.jsonl", QUESTIONS)
+
+
+def make_data(paths: tuple[str, str], **options) -> QuestionDataModule:
+    data = QuestionDataModule(*paths, **{"prompt": "plain", "tokens_per_batch": 200, **options})
+    data.setup("predict")
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)
+    return data
+
+
+def test_each_question_and_sample_is_asked_once_unless_done(paths: tuple[str, str]) -> None:
+    data = make_data(paths)
+    data.num_samples, data.max_new_tokens = 2, 20
+    data.done = {("q2", 0), ("q5", 0), ("q5", 1)}
+    seen = []
+    for batch in data.predict_dataloader():
+        items = list(zip(batch["question_ids"], batch["samples"], strict=True))
+        # A batch has room for prompts and completions.
+        longest = max(len(data.posed[identifier].prompt_ids) for identifier, _ in items)
+        assert len(items) * (longest + 20) <= 200 or len(items) == 1
+        seen += items
+    asked = [(f"q{index}", sample) for index in range(9) for sample in range(2)]
+    assert sorted(seen) == [item for item in asked if item not in data.done] == data.find_missing()
+
+
+def test_a_prompt_is_what_the_model_reads(paths: tuple[str, str]) -> None:
+    data = make_data(paths)
+    for item in data.posed.values():
+        assert item.text == data.prompt.render(item.question, chat=False)
+        assert data.tokenizer.decode(item.prompt_ids) == item.text
+
+
+def test_without_a_tokenizer_a_prompt_is_a_chats_message(paths: tuple[str, str]) -> None:
+    data = QuestionDataModule(None, paths[1], prompt="cot")
+    data.setup("predict")
+    assert data.fingerprint is None
+    for item in data.posed.values():
+        assert item.text == data.prompt.render(item.question, chat=True)
+        assert item.prompt_ids == []
+
+
+def test_long_prompts_are_refused_or_left_out(paths: tuple[str, str]) -> None:
+    lengths = sorted(len(item.prompt_ids) for item in make_data(paths).posed.values())
+    assert lengths[-1] > lengths[-2] or lengths[-1] > lengths[0]
+    limit = lengths[-1] - 1
+    number = sum(length > limit for length in lengths)
+    with pytest.raises(
+        ValueError, match=f"{number} of 9 questions are longer than max_length={limit} tokens, the first"
+    ):
+        make_data(paths, max_length=limit)
+    assert len(make_data(paths, max_length=limit, skip_too_long=True).posed) == 9 - number
+    with pytest.raises(ValueError, match="9 of 9 questions are longer than max_length=3"):
+        make_data(paths, max_length=3, skip_too_long=True)
+    assert list(make_data(paths, limit=4).posed) == ["q0", "q1", "q2", "q3"]

@@ -1,0 +1,205 @@
+"""Tests of the evaluator: answers, likelihoods, votes and references, each against a slow road."""
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from datamodules.evaluation import EvaluationDataModule
+from datamodules.tasks.prompts import get_prompt
+from datamodules.tasks.questions import Question
+from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator, choose_options, examine, grade, vote
+from tests.lightning_modules.conftest import World
+from tests.lightning_modules.model.test_generation import continue_greedily, score_naively
+from tests.tiny import TRAINER, build_llama, build_tokenizer, save_model, write_questions
+
+QUESTION = Question("q", "t", "test", "Which?", ("red", "blue", "green"), "B")
+
+
+def evaluate(world: World, evaluator: Evaluator | None = None, **options) -> tuple[dict, EvaluationDataModule]:
+    """Returns the records by question id, and the data."""
+    settings = {"prompt": "plain", "tokens_per_batch": 400, "max_length": 600, **options}
+    data = EvaluationDataModule(world.teacher, world.questions, **settings)
+    evaluator = evaluator or Evaluator(world.student, max_new_tokens=5, arm="kin", seed=3)
+    data.setup("predict")
+    evaluator.check(data)
+    batches = L.Trainer(**TRAINER).predict(evaluator, data)
+    return {record["question_id"]: record for records in batches for record in records}, data
+
+
+@pytest.fixture(scope="module")
+def student(world: World) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(world.student).eval()
+
+
+@pytest.mark.parametrize("option_text", ["sentence", "choice"])
+def test_records_are_those_of_one_question_at_a_time(world: World, student: PreTrainedModel, option_text: str) -> None:
+    records, data = evaluate(world, option_text=option_text)
+    assert list(records) != list(data.posed) and set(records) == set(data.posed)
+    for identifier, record in records.items():
+        posed, options = data.posed[identifier], data.options[identifier]
+        assert set(record) == set(PREDICTION_SCHEMA.names)
+        assert (record["arm"], record["seed"], record["gold"]) == ("kin", 3, posed.question.gold)
+        assert record["num_prompt_tokens"] == len(posed.prompt_ids)
+        own = [score_naively(student, options.prompt_ids, ending) for ending in options.ending_ids]
+        assert record["option_log_likelihoods"] == pytest.approx(own, rel=1e-4)
+        normalised = {
+            "likelihood": own,
+            "likelihood_norm": [score / len(text) for score, text in zip(own, options.texts, strict=True)],
+        }
+        for name, scores in normalised.items():
+            best = posed.question.letters[scores.index(max(scores))]
+            assert record[f"answer_{name}"] == best
+            assert record[f"correct_{name}"] == (best == posed.question.gold)
+        ids = continue_greedily(student, posed.prompt_ids, 5)
+        ids = ids[: ids.index(1)] if 1 in ids else ids
+        assert record["completion"] == data.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert record["num_completion_tokens"] == len(ids)
+        assert record["samples"] is None is record["num_votes"] is record["references"]
+
+
+def test_samples_are_drawn_whatever_the_batch_and_vote(world: World) -> None:
+    options = {"max_new_tokens": 5, "num_samples": 4, "temperature": 1.0}
+    first, _ = evaluate(world, Evaluator(world.student, **options))
+    second, _ = evaluate(world, Evaluator(world.student, **options), tokens_per_batch=100_000)
+    other, _ = evaluate(world, Evaluator(world.student, sampling_seed=1, **options))
+    assert {key: record["samples"] for key, record in first.items()} == {
+        key: record["samples"] for key, record in second.items()
+    }
+    assert first["q0"]["samples"] != other["q0"]["samples"]
+    for record in first.values():
+        assert len(record["samples"]) == 4 and record["completion"] in record["samples"]
+
+
+def test_the_most_frequent_answer_counts() -> None:
+    texts = ["Hm.", "The answer is C) green.", "The answer is A) red.", "So the answer is A) red.", "The answer is C."]
+    answers, place, votes = vote([*texts, "The answer is A) red."], QUESTION)
+    assert (answers["neutral"], place, votes) == ("A", 2, 3)
+    # Of equally frequent ones the first; without any, none.
+    answers, place, votes = vote(texts, QUESTION)
+    assert (answers["neutral"], place, votes) == ("C", 1, 2)
+    assert vote(["Hm.", "Well."], QUESTION) == ({"neutral": None, "paper": None}, 0, 0)
+
+
+def test_bytes_are_no_characters() -> None:
+    question = Question("q", "t", "test", "Which?", ("ééé", "abcd"), "A")
+    chosen = choose_options([-4.0, -4.5], list(question.choices or ()), question)
+    assert chosen == {"likelihood": "A", "likelihood_norm": "B", "likelihood_bytes": "A"}
+    assert set(choose_options([], [], question).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It is red. The answer is B) blue.", (True, 10, "A", "B")),
+        ("The sky is so. The answer is B) blue.", (True, 14, None, "B")),
+        ("It is blue. So the answer is B.", (False, 11, "B", "B")),
+        ("The answer is B) blue.", (True, 0, None, "B")),
+        ("I choose B) blue. It is like the sky", (False, 36, None, None)),
+        ("", (False, 0, None, None)),
+    ],
+)
+def test_a_completions_parts_are_read_apart(text: str, expected: tuple) -> None:
+    assert tuple(examine(text, QUESTION, get_prompt("cot")).values()) == expected
+
+
+def test_references_are_scored_as_if_alone(world: World, student: PreTrainedModel) -> None:
+    records, data = evaluate(world, references=[world.rationales], logits=[world.full_logits])
+    teacher = AutoModelForCausalLM.from_pretrained(world.teacher).eval()
+    for identifier, record in records.items():
+        [reference], [score] = data.references[identifier], record["references"]
+        ids, start = reference.example.token_ids.tolist(), reference.example.num_prompt_tokens
+        assert score["num_tokens"] == len(ids) - start
+        expected = score_naively(student, ids[:start], ids[start:])
+        assert score["log_likelihood"] == pytest.approx(expected, rel=1e-5)
+        with torch.no_grad():
+            logits = [model(torch.tensor([ids])).logits[0, start - 1 : -1].double() for model in (teacher, student)]
+        # The student's head is wider than the tokenizer, the teacher's is not.
+        log_p, log_q = (rows.log_softmax(-1)[:, : len(data.tokenizer)] for rows in logits)
+        assert score["kl"] == pytest.approx((log_p.exp() * (log_p - log_q)).sum().item(), rel=2e-3)
+        assert score["agreement"] == (logits[0].argmax(-1) == logits[1].argmax(-1)).sum()
+
+
+def test_references_without_logits_have_a_likelihood_alone(world: World) -> None:
+    records, _ = evaluate(world, references=[world.rationales])
+    for record in records.values():
+        [score] = record["references"]
+        assert score["log_likelihood"] < 0 and score["kl"] is None is score["agreement"]
+
+
+def test_a_cache_that_does_not_fit_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"captured with prompt plain-.*, but the data uses cot-"):
+        evaluate(world, references=[world.rationales], logits=[world.logits], prompt="cot")
+    with pytest.raises(ValueError, match="are also in another cache; name one of them"):
+        evaluate(world, references=[world.rationales], logits=[world.logits, world.full_logits])
+
+
+def test_more_than_one_sample_needs_a_temperature(world: World) -> None:
+    with pytest.raises(ValueError, match="num_samples=2 needs a temperature above 0"):
+        Evaluator(world.student, num_samples=2)
+
+
+def test_a_reference_beyond_the_context_is_refused(world: World, tmp_path: Path) -> None:
+    _, data = evaluate(world, references=[world.rationales], limit=1)
+    prompt, longest = len(data.posed["q0"].prompt_ids), data.find_longest()
+    assert prompt + 1 < longest
+    small = Evaluator(save_model(tmp_path / "small", context=longest - 1), max_new_tokens=1)
+    with pytest.raises(ValueError, match=f"the longest prompt and reference is {longest}, more than the context"):
+        evaluate(world, small, references=[world.rationales], limit=1, max_length=prompt)
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A base model that runs on: it has learnt a text in which one question follows the other, and no end token."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = build_tokenizer()
+    asked = get_prompt("plain").render(QUESTION, False)
+    text = f"{asked}It is a sea. The answer is blue.\n\nQuestion: Which?\nA) red\nB) blue\nAnswer:\nThe answer is red."
+    ids = torch.tensor([tokenizer(text).input_ids])
+    model = build_llama(len(tokenizer), width=64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(300):
+        loss = model(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.02:
+            break
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return str(folder / "model"), write_questions(folder / "q_test.jsonl", [QUESTION])
+
+
+@pytest.mark.parametrize("stop", [(), ("\n\nQuestion:",), (".\n",)])
+def test_the_untuned_baseline_is_scored_by_its_own_answer(base_model: tuple[str, str], stop: tuple[str, ...]) -> None:
+    data = EvaluationDataModule(*base_model, prompt="plain", max_length=600)
+    evaluator = Evaluator(base_model[0], max_new_tokens=70, stop=stop)
+    data.setup("predict")
+    evaluator.check(data)
+    [[record]] = L.Trainer(**TRAINER).predict(evaluator, data)
+    written = record["completion"]
+    whole = "It is a sea. The answer is blue.\n\nQuestion: Which?\nA) red\nB) blue\nAnswer:\nThe answer is red"
+    assert written.startswith(whole) if not stop else written == whole.split(stop[0])[0]
+    assert (record["answer_neutral"], record["correct_neutral"]) == ("B", True)
+    assert record["rationale_length"] == len("It is a sea.") or stop == (".\n",)
+    assert record["finish_reason"] == ("stop" if stop else "length")
+    assert (record["num_completion_tokens"] < 70) == bool(stop)
+
+
+def test_an_empty_stop_text_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.stop holds an empty text"):
+        Evaluator("student", stop=("",))
+
+
+def test_twin_options_have_no_likeliest() -> None:
+    question = Question("q", "t", "test", "Which?", ("red", "blue", "red"), "B")
+    assert choose_options([-1.0, -2.0, -1.0], ["red", "blue", "red"], question)["likelihood"] is None
+    assert choose_options([-3.0, -2.0, -3.0], ["red", "blue", "red"], question)["likelihood"] == "B"
+
+
+def test_an_expression_is_right_in_any_notation() -> None:
+    question = Question("q", "t", "test", "Solve.", None, r"2\sqrt{2}", expression=True)
+    assert grade("neutral", r"\sqrt{8}", False, question) is True
+    assert grade("neutral", r"\sqrt{7}", False, question) is False

@@ -1,0 +1,143 @@
+"""Runs under two processes: `two_processes.py WORLD OUTPUT`; test_two_processes.py reads what it writes."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
+
+from datamodules.annotation import QuestionDataModule
+from datamodules.distillation import DistillationDataModule, RationaleDataModule
+from datamodules.evaluation import EvaluationDataModule
+from datamodules.files.atomic import write_json
+from datamodules.logit_cache.writer import LogitCacheWriter
+from lightning_modules.evaluation.evaluator import Evaluator
+from lightning_modules.run.checkpoints import RngState
+from lightning_modules.run.writers import CacheWriter, RecordWriter
+from lightning_modules.student.student import DistillationModule
+from lightning_modules.teacher.teacher import Annotator, LogitScorer
+from losses.distillation import DistillationLoss
+from tests.tiny import TRAINER, fit
+
+# Steps of one to three examples each; the processes' shares differ, and a share may be nothing.
+STEPS: dict[str, Any] = {"tokens_per_step": 300, "tokens_per_batch": 100}
+SAVING: dict[str, Any] = {"precision": "64-true", "enable_checkpointing": True}
+DDP: dict[str, Any] = {"strategy": "ddp", "devices": 2}
+
+
+def make_student(world: dict, **options) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
+    """Returns the student of the invariance tests, and a maker of its data."""
+    # The segments' weights differ, so that micro-batches of equal length have different weights.
+    loss = DistillationLoss(kl_weight=0.5, temperature=2.0, rationale_weight=0.3, answer_weight=2.0)
+    module = DistillationModule(
+        world["student"], loss, learning_rate=1e-2, schedule="constant", warmup_ratio=0.0, **options
+    )
+
+    def make_data(**options) -> DistillationDataModule:
+        return DistillationDataModule(
+            world["student"],
+            world["questions"],
+            "rationale+logits",
+            logits=[world["logits"]],
+            rationales=[world["rationales"]],
+            prompt="plain",
+            **options,
+        )
+
+    return module, make_data
+
+
+def make_predictors(world: dict, output: Path, limit: int) -> list:
+    """Returns (module, data, writer) of an annotation and of an evaluation that write sorted records to `output`."""
+    runs = []
+    for name, module in (
+        ("annotate", Annotator(world["teacher"], max_new_tokens=8)),
+        ("evaluate", Evaluator(world["student"], max_new_tokens=8)),
+    ):
+        kind = EvaluationDataModule if name == "evaluate" else QuestionDataModule
+        data = kind(world["teacher"], world["questions"], prompt="plain", limit=limit, tokens_per_batch=200)
+
+        def finish(records: list[dict], path: Path = output / f"{name}-{limit}.json") -> None:
+            write_json(path, sorted(records, key=lambda record: record["question_id"]))
+
+        runs.append((module, data, RecordWriter(output / f"{name}-{limit}.jsonl", {"limit": limit}, finish)))
+    return runs
+
+
+def predict(module: L.LightningModule, data: L.LightningDataModule, writer: L.Callback, **options) -> None:
+    """Predicts under a real trainer."""
+    data.setup("predict")
+    L.Trainer(**{**TRAINER, **options}, callbacks=[writer]).predict(module, data, return_predictions=False)
+
+
+def main(world: dict, output: Path) -> None:
+    """Runs every scenario under two processes, in one process group."""
+    module, make_data = make_student(world)
+    trainer = fit(module, make_data(), max_epochs=3, precision="64-true", **DDP)
+    if trainer.is_global_zero:
+        torch.save(module.model.state_dict(), output / "one_batch_each.pt")
+
+    module, make_data = make_student(world)
+    trainer = fit(module, make_data(tokens_per_batch=1), max_epochs=3, precision="64-true", **DDP)
+    if trainer.is_global_zero:
+        torch.save(module.model.state_dict(), output / "four_batches_each.pt")
+
+    # From a checkpoint of one process, and to one of two.
+    saving = {**SAVING, "default_root_dir": output}
+    save = ModelCheckpoint(output, "of-{step}", auto_insert_metric_name=False, every_n_train_steps=2, save_top_k=-1)
+    module, make_data = make_student(world)
+    fit(module, make_data(**STEPS), max_epochs=2, callbacks=[RngState(), save], **saving, **DDP)
+    module, make_data = make_student(world)
+    trainer = fit(
+        module, make_data(**STEPS), world["checkpoint"], max_epochs=2, callbacks=[RngState()], **saving, **DDP
+    )
+    if trainer.is_global_zero:
+        torch.save(module.model.state_dict(), output / "resumed.pt")
+
+    # Three held-out questions and five to learn from, in steps of one: one process has nothing of its own to do.
+    module, make_data = make_student(world)
+    module.learning_rate = 0.0
+    trainer = fit(module, make_data(tokens_per_step=1, validation_fraction=0.4, split_seed=3), **DDP)
+    write_json(output / f"val-{trainer.global_rank}.json", {k: float(v) for k, v in trainer.callback_metrics.items()})
+
+    # Five questions in batches of two or one, and one question: then a process has nothing to do.
+    for limit in (5, 1):
+        for predictor in make_predictors(world, output, limit):
+            predict(*predictor, **DDP)
+
+    for name, rationales in (("logits", world["rationales"]), ("one_example", world["one_rationale"])):
+        scorer = LogitScorer(world["teacher"], top_k=8)
+        data = DistillationDataModule(
+            world["teacher"], world["questions"], rationales=[rationales], prompt="plain", tokens_per_batch=200
+        )
+        data.setup("predict")
+        writer = LogitCacheWriter(
+            output / name, scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)), rows_per_shard=100
+        )
+        predict(scorer, data, CacheWriter(writer, {}), **DDP)
+
+    # A sharded teacher; in batches of two examples and of all, so that the processes' shares differ.
+    for name, rationales, budget in (
+        ("sharded", world["rationales"], 200),
+        ("sharded_one_batch", world["rationales"], 10_000),
+    ):
+        scorer = LogitScorer(world["teacher"], top_k=8)
+        data = RationaleDataModule(
+            world["teacher"], world["questions"], [rationales], prompt="plain", tokens_per_batch=budget
+        )
+        data.setup("predict")
+        made = scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
+        writer = LogitCacheWriter(output / name, made, rows_per_shard=100)
+        strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
+        predict(scorer, data, CacheWriter(writer, {}), strategy=strategy, devices=2)
+        assert all(isinstance(parameter, DTensor) for parameter in scorer.model.base_model.layers.parameters())
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))

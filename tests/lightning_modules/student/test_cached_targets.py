@@ -1,0 +1,110 @@
+"""Students learn from every kind of logit cache; kinds agree where they must; what a kind cannot give is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from datamodules.distillation import DistillationDataModule
+from datamodules.logit_cache.reader import LogitCache
+from lightning_modules.student.cached_targets import check_cache
+from lightning_modules.student.student import DistillationModule
+from losses.distillation import DistillationLoss
+from losses.schedules import Schedule
+from tests.lightning_modules.conftest import World
+from tests.tiny import capture, fit
+
+KINDS = {
+    "top_k": {"top_k": 300, "values": "float16"},
+    "adaptive": {"kind": "adaptive", "top_k": 255, "mass": 0.999, "values": "float16"},
+    "sampled": {"kind": "sampled", "top_k": None, "draws": 2000, "temperatures": None},
+    "hybrid": {"kind": "hybrid", "top_k": 32, "draws": 2000, "temperatures": None},
+    "hidden": {"kind": "hidden", "top_k": None, "values": "float32", "temperatures": None},
+}
+
+
+@pytest.fixture(scope="module")
+def caches(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("kinds")
+    return {
+        kind: capture(folder / kind, world.teacher, world.questions, [world.rationales], **options)
+        for kind, options in KINDS.items()
+    }
+
+
+def measure(world: World, logits: str, loss: DistillationLoss, **options) -> dict[str, float]:
+    """Returns what one step logs of a student that does not move."""
+    data = DistillationDataModule(
+        world.student,
+        world.questions,
+        "rationale+logits",
+        logits=[logits],
+        rationales=[world.rationales],
+        prompt="plain",
+    )
+    module = DistillationModule(world.student, loss, learning_rate=0.0, schedule="constant", **options)
+    return {name: value.item() for name, value in fit(module, data).callback_metrics.items()}
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_hidden_states_teach_what_the_whole_distribution_does(world, caches, divergence: str, fused_head: bool) -> None:
+    """The student's head has five ids more than the teacher's, which has no mass there."""
+    loss = DistillationLoss(kl_weight=1.0, temperature=2.0, divergence=divergence)
+    hidden = measure(world, caches["hidden"], loss, fused_head=fused_head)
+    top_k = measure(world, caches["top_k"], loss, fused_head=fused_head)
+    names = ["divergence", "teacher_entropy", "agreement"]
+    if divergence == "reverse_kl":
+        # On those five ids it goes by the stand-ins for a teacher's zero: one for each id, or one for their bucket.
+        names = names[1:]
+    for name in names:
+        for segment in ("rationale", "answer"):
+            key = f"train/{name}_{segment}"
+            assert hidden[key] == pytest.approx(top_k[key], rel=2e-3), key
+    if divergence != "reverse_kl":
+        assert hidden["train/gradient_norm"] == pytest.approx(top_k["train/gradient_norm"], rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "sampled", "hybrid"])
+def test_other_kinds_come_near_it(world: World, caches: dict, kind: str) -> None:
+    loss = DistillationLoss(kl_weight=1.0, divergence="soft_cross_entropy")
+    found, truth = measure(world, caches[kind], loss), measure(world, caches["hidden"], loss)
+    # Sums over some hundred tokens, each of 2000 draws or nearly all mass.
+    assert found["train/gradient_norm"] == pytest.approx(truth["train/gradient_norm"], rel=0.05)
+    for segment in ("rationale", "answer"):
+        key = f"train/divergence_{segment}"
+        assert found[key] == pytest.approx(truth[key], rel=0.05), key
+
+
+def test_hidden_states_teach_at_any_temperature(world: World, caches: dict) -> None:
+    loss = DistillationLoss(kl_weight=1.0, temperature=Schedule(shape="linear", start=1.7, end=1.2))
+    assert measure(world, caches["hidden"], loss)["train/divergence_answer"] > 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("top_k", {"temperature": 3.0}, r"temperature 3\.0 is not in .*top_k, which has \[1\.0, 2\.0\]"),
+        ("top_k", {"temperature": Schedule(shape="linear", start=2.0, end=1.0)}, r"temperature 1\.0 to 2\.0 is not in"),
+        ("top_k", {"temperature": 3.0, "unstored_temperature": "interpolate"}, r"temperature 3\.0 is not in"),
+        ("sampled", {"divergence": "jsd"}, "a sampled teacher gives only"),
+        ("hybrid", {"temperature": 2.0}, "drawn at 1, not at 2"),
+        ("hidden", {"tail": "ignore"}, "tail ignore would be ignored"),
+    ],
+)
+def test_what_a_cache_cannot_give_is_refused_before_training(caches, kind: str, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_cache(DistillationLoss(kl_weight=0.5, **settings), LogitCache(Path(caches[kind])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("top_k", {"temperature": 2.0}),
+        ("adaptive", {"temperature": Schedule(shape="step", start=2.0, end=1.0, begin=0.5)}),
+        ("top_k", {"temperature": 1.5, "unstored_temperature": "interpolate"}),
+        ("sampled", {"divergence": "soft_cross_entropy"}),
+        ("hidden", {"temperature": 7.0, "divergence": "reverse_kl"}),
+    ],
+)
+def test_what_a_cache_can_give_is_not_refused(caches: dict, kind: str, settings: dict) -> None:
+    check_cache(DistillationLoss(kl_weight=0.5, **settings), LogitCache(Path(caches[kind])))

@@ -1,0 +1,134 @@
+"""Roads to the same student: recomputed activations, compiled blocks, half precisions; clashes are refused."""
+
+import os
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from lightning_modules.student.student import DistillationModule
+from tests.lightning_modules.conftest import World
+from tests.lightning_modules.student.test_student import MIXTURE, Gradients, make_data
+from tests.tiny import TRAINER, fit, save_model
+
+
+def train(world: World, data: dict | None = None, precision: Any = "32-true", **options: Any) -> DistillationModule:
+    torch.manual_seed(7)
+    defaults = {"learning_rate": 1e-2, "schedule": "constant", "warmup_ratio": 0.0}
+    module = DistillationModule(options.pop("student", world.student), MIXTURE, **{**defaults, **options})
+    fit(module, make_data(world, **(data or {})), max_epochs=2, precision=precision)
+    return module
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_recomputed_activations_change_no_bit(world: World, tmp_path: Any, precision: Any) -> None:
+    """Dropout is on."""
+    student = save_model(tmp_path / "student", seed=4, attention_dropout=0.3)
+    calls = []
+    states = []
+    for recompute in (False, True):
+        module = train(world, precision=precision, student=student, activation_checkpointing=recompute)
+        states.append(module.model.state_dict())
+        attention = module.model.base_model.layers[0].self_attn
+        handle = attention.register_forward_hook(lambda *_: calls.append(None))
+        [batch] = next(iter(module.trainer.datamodule.train_dataloader()))
+        calls.clear()
+        module.train()
+        module.compute_loss(batch).total.backward()
+        handle.remove()
+        assert len(calls) == 1 + recompute
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_compute_the_same(world: World, recompute: bool) -> None:
+    options = {"compile": True, "activation_checkpointing": recompute}
+    compiled, plain = (train(world, precision="64-true", keep_layers=[0], **chosen) for chosen in (options, {}))
+    assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
+    for name, tensor in plain.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fused_head", [True, False])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_half_precisions_lose_about_what_float32_loses(world: World, precision: Any, fused_head: bool) -> None:
+    half, single = (train(world, precision=chosen, fused_head=fused_head) for chosen in (precision, "32-true"))
+    assert half.model.dtype == (torch.float32 if precision == "bf16-mixed" else torch.bfloat16)
+    losses = [module.trainer.callback_metrics["train/loss"].item() for module in (half, single)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03) and losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_the_backward_passes_of_a_divided_step_leave_autocast(world: World, fused_head: bool) -> None:
+    norms = []
+    for tokens_per_batch in (1, 10_000):
+        module = train(world, {"tokens_per_batch": tokens_per_batch}, precision="bf16-mixed", fused_head=fused_head)
+        norms.append(module.trainer.callback_metrics["train/gradient_norm"].item())
+    assert norms[0] == pytest.approx(norms[1], rel=0.02)
+
+
+def test_a_loss_scale_is_that_of_a_divided_steps_every_part(world: World) -> None:
+    """16-mixed needs a GPU in Lightning's own hands, but not in torch's."""
+    gradients = []
+    for tokens_per_batch in (1, 10_000):
+        scaler: Any = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        kept = Gradients()
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        torch.manual_seed(7)
+        module = DistillationModule(world.student, MIXTURE, learning_rate=1e-2, warmup_ratio=0.0)
+        data = make_data(world, tokens_per_batch=tokens_per_batch)
+        fit(module, data, plugins=[plugin], gradient_clip_val=0.5, callbacks=[kept])
+        assert scaler.get_scale() == 2.0**8
+        gradients.append(kept.last)
+    norms = [torch.nn.utils.get_total_norm(list(kept.values())).item() for kept in gradients]
+    assert norms == pytest.approx([0.5, 0.5], rel=1e-3)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0.05, atol=5e-3)
+
+
+def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:
+    """In bfloat16, their masses would not add up to 1."""
+    module = train(world, precision="bf16-true")
+    [batch] = next(iter(module.trainer.datamodule.train_dataloader()))
+    converted = module.trainer.precision_plugin.convert_input(batch)
+    assert converted["target"].to(torch.device("cpu")).tensors["log_probs"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "trainer", "message"),
+    [
+        (
+            {"dtype": "float32"},
+            {"precision": "bf16-true"},
+            "dtype float32 is given, but .* bf16-true makes it bfloat16",
+        ),
+        ({"dtype": "bfloat16"}, {"precision": "bf16-mixed"}, "bf16-mixed trains float32 weights, but model.dtype is"),
+        ({}, {"strategy": "fsdp", "accelerator": "cuda"}, "FSDP's first version"),
+        ({}, {"strategy": ModelParallelStrategy()}, "over processes, but there is one"),
+        ({}, {"accumulate_grad_batches": 2}, r"would be ignored: data\.tokens_per_step says what"),
+        ({}, {"callbacks": [GradientAccumulationScheduler({0: 2})]}, r"would be ignored: data\.tokens_per_step says"),
+        ({}, {"max_epochs": 0}, r"trainer\.max_epochs=0 leaves nothing to train"),
+        ({}, {"max_steps": 0}, r"trainer\.max_steps=0 leaves nothing"),
+        ({}, {"limit_train_batches": 0}, r"trainer\.limit_train_batches=0 leaves nothing"),
+        ({}, {"max_time": "00:00:00:00"}, r"trainer\.max_time=0\.0 leaves nothing"),
+        ({}, {"max_epochs": -1}, r"trainer\.max_epochs=-1 has no end"),
+    ],
+)
+def test_clashes_with_the_trainer_are_refused(world: World, options: dict, trainer: dict, message: str) -> None:
+    if trainer.get("accelerator") == "cuda" and not torch.cuda.is_available():
+        pytest.skip("Lightning itself refuses fsdp without a GPU")
+    with pytest.raises(ValueError, match=message):
+        DistillationModule(world.student, MIXTURE, **options).check_trainer(L.Trainer(**{**TRAINER, **trainer}))
+
+
+def test_without_a_compiler_it_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU needs none")
+    monkeypatch.setitem(os.environ, "CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"model.compile needs a C\+\+ compiler"):
+        train(world, compile=True)

@@ -1,0 +1,169 @@
+"""Tests of the backends: texts that do not depend on batches, stop texts, seeds; and what vLLM is asked and answers."""
+
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+
+from datamodules.annotation import QuestionDataModule
+from datamodules.examples.tokenization import encode_completion
+from lightning_modules.teacher.backends import Decoding, Request, Source, find_stop
+from lightning_modules.teacher.openai_backend import OpenAIBackend, read_reply
+from lightning_modules.teacher.teacher import Annotator
+from lightning_modules.teacher.vllm_backend import VLLMBackend, make_sampling, read_output
+from tests.lightning_modules.conftest import World
+from tests.tiny import TRAINER, build_tokenizer
+
+MODELS = Path(__file__).parents[3] / "configs" / "models" / "microworld"
+
+
+def annotate(data: QuestionDataModule, teacher: Annotator) -> dict[tuple[str, int], dict]:
+    batches = L.Trainer(**TRAINER).predict(teacher, data)
+    return {(record["question_id"], record["sample"]): record for records in batches for record in records}
+
+
+@pytest.mark.parametrize("name", ["a-teacher", "b-teacher"])
+def test_greedy_texts_are_the_same_alone_and_with_31_others(name: str) -> None:
+    """Two trained tiny models, in float32."""
+    texts = []
+    for tokens_per_batch in (1, 32 * 320):
+        data = QuestionDataModule(
+            str(MODELS / name),
+            "microworld:test:32:0",
+            prompt="plain",
+            max_length=224,
+            tokens_per_batch=tokens_per_batch,
+        )
+        found = annotate(data, Annotator(str(MODELS / name), max_new_tokens=96))
+        batches = list(data.predict_dataloader())
+        assert len(batches) == (32 if tokens_per_batch == 1 else 1)
+        texts.append({item: (record["text"], record["finish_reason"]) for item, record in found.items()})
+    assert texts[0] == texts[1]
+    assert len({text for text, _ in texts[0].values()}) > 16
+
+
+def test_samples_are_the_same_whatever_is_asked_with_them(world: World) -> None:
+    teacher = Annotator(world.teacher, max_new_tokens=12, temperature=1.0, num_samples=3, seed=5)
+    texts = []
+    for tokens_per_batch, done in ((1, set()), (10_000, set()), (10_000, {("q0", 0), ("q0", 2), ("q3", 1)})):
+        data = QuestionDataModule(world.teacher, world.questions, prompt="plain", tokens_per_batch=tokens_per_batch)
+        data.done = done
+        found = annotate(data, teacher)
+        assert set(found) == {(f"q{index}", sample) for index in range(8) for sample in range(3)} - done
+        texts.append({item: record["text"] for item, record in found.items()})
+    assert texts[0] == texts[1]
+    assert texts[2].items() <= texts[0].items()
+    assert len(set(texts[0].values())) > 20
+    data = QuestionDataModule(world.teacher, world.questions, prompt="plain")
+    other = annotate(data, Annotator(world.teacher, max_new_tokens=12, temperature=1.0, num_samples=3, seed=6))
+    assert sum(other[item]["text"] == text for item, text in texts[0].items()) < 4
+
+
+def test_a_stop_text_ends_a_rationale_and_is_cut_off() -> None:
+    folder = str(MODELS / "a-teacher")
+    free, stopped = (
+        annotate(
+            QuestionDataModule(folder, "microworld:test:12:0", prompt="plain", max_length=224),
+            Annotator(folder, max_new_tokens=96, stop=stop),
+        )
+        for stop in ((), (" The answer", "no such text"))
+    )
+    for item, record in stopped.items():
+        whole = free[item]
+        assert " The answer" in whole["text"]
+        assert record["text"] == whole["text"].partition(" The answer")[0]
+        assert record["finish_reason"] == "stop"
+        # It stopped there, rather than being cut afterwards.
+        assert record["num_completion_tokens"] < whole["num_completion_tokens"]
+    assert find_stop("a b c", ("c", "b")) == 2 and find_stop("a", ("b",)) is None
+    with pytest.raises(ValueError, match=r"model\.stop holds an empty text"):
+        Annotator(folder, stop=("a", ""))
+
+
+def test_tokens_are_counted_with_the_end_token() -> None:
+    folder = str(MODELS / "a-teacher")
+    data = QuestionDataModule(folder, "microworld:test:12:0", prompt="plain", max_length=224)
+    reasons = set()
+    for record in annotate(data, Annotator(folder, max_new_tokens=20)).values():
+        assert record["num_prompt_tokens"] == len(data.posed[record["question_id"]].prompt_ids)
+        assert record["finish_reason"] == ("length" if record["num_completion_tokens"] == 20 else "stop")
+        if record["finish_reason"] == "stop":
+            [own] = [encode_completion(data.tokenizer, record["text"], "")[0]]
+            assert record["num_completion_tokens"] == len(own)
+        reasons.add(record["finish_reason"])
+        assert len(record["revision"]) == 16
+    assert reasons == {"stop", "length"}
+
+
+def test_a_backend_that_is_not_installed_says_how_to_install_it(world: World) -> None:
+    source = Source(world.teacher, None, "float32", None)
+    for module, backend in (("vllm", VLLMBackend()), ("openai", OpenAIBackend("http://localhost/v1"))):
+        with pytest.MonkeyPatch.context() as patch:
+            # As if it were not there.
+            patch.setitem(sys.modules, module, None)
+            with pytest.raises(ValueError, match=rf'pip install "kindred\[{module}\]"'):
+                backend.check(source, 64, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            '{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}',
+            ("a", "", "stop", None, None, "unknown"),
+        ),
+        (
+            '{"model": "m", "system_fingerprint": "fp", "usage": {"prompt_tokens": 3, "completion_tokens": 4}, '
+            '"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}',
+            ("", "", "content_filter", 3, 4, "m fp"),
+        ),
+        (
+            '{"choices": [{"message": {"content": "B", "reasoning_content": "A?"}, "finish_reason": "stop"}]}',
+            ("B", "A?", "stop", None, None, "unknown"),
+        ),
+        (
+            '{"choices": [{"message": {"content": null, "reasoning": "A?"}, "finish_reason": "length"}]}',
+            ("", "A?", "length", None, None, "unknown"),
+        ),
+    ],
+)
+def test_a_reply_is_read(body: str, expected: tuple) -> None:
+    assert read_reply(body) == expected
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", "null", "{}", '{"choices": [{"message": "a", "finish_reason": "stop"}]}', '{"choices": 3}',
+             '{"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]}',
+             '{"choices": [{"message": {"content": "a"}, "finish_reason": "tool_calls"}]}',
+             '{"usage": 3, "choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}'],
+)  # fmt: skip
+def test_what_is_no_reply_is_refused(body: str) -> None:
+    with pytest.raises(ValueError, match=r"a (malformed )?reply"):
+        read_reply(body)
+
+
+REQUEST = Request("q7", 1, "Why?", (5, 6, 7))
+
+
+def test_vllm_is_asked_with_its_own_parameters() -> None:
+    vllm = pytest.importorskip("vllm", reason="vLLM is not installed: what it is asked was not checked with its class")
+    made = make_sampling(vllm, REQUEST, Decoding(9, 0.7, ("\n\n",), 3), [2, 7])
+    assert (made.max_tokens, made.temperature, made.stop) == (9, 0.7, ["\n\n"]) and made.stop_token_ids == [2, 7]
+    assert made.seed == REQUEST.derive_seed(3) and (made.top_p, made.top_k, made.repetition_penalty) == (1, 0, 1)
+
+
+def test_vllms_own_outputs_are_read() -> None:
+    outputs = pytest.importorskip("vllm.outputs", reason="vLLM is not installed: its answers were not read")
+    tokenizer = build_tokenizer()
+    for reason in ("stop", "length", "abort"):
+        ids = [*tokenizer(" Because.").input_ids, tokenizer.eos_token_id]
+        answer = outputs.CompletionOutput(0, " Because.", ids, None, None, finish_reason=reason)
+        made = outputs.RequestOutput("r", None, [5, 6, 7], None, [answer], True)
+        if reason == "abort":
+            with pytest.raises(ValueError, match="vLLM ended request r with 'abort'"):
+                read_output(made, "w", tokenizer, ())
+            continue
+        found = read_output(made, "w", tokenizer, ())
+        assert (found.text, found.token_ids, found.finish_reason) == (" Because.", ids, reason)
+        assert (found.num_prompt_tokens, found.num_completion_tokens, found.revision) == (3, len(ids), "w")

@@ -1,0 +1,364 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from datamodules.files.atomic import write_json
+from datamodules.rationales.store import write_table
+from studies.analysis.comparison import analyze, format_results
+from studies.analysis.predictions import predictions_path
+from studies.design.grid import Arm, ControlSpec, StudentSpec, Study, TaskSpec, TeacherSpec, expand
+
+BUDGET = {"train_examples": 17, "global_step": 9, "supervised_tokens_per_epoch": 100}
+
+
+def make_study(root: Path, families: str = "ab", **changes) -> Study:
+    fields = {
+        "name": "s",
+        "tasks": {"obqa": TaskSpec("train.jsonl", ["test.jsonl"])},
+        "students": {family: StudentSpec("m", family) for family in families},
+        "teachers": {family.upper(): TeacherSpec(family, model="m") for family in families},
+        "supervisions": ["rationale"],
+        "seeds": 2,
+        "root": str(root),
+    }
+    return Study(**{**fields, **changes})
+
+
+def write_arm(
+    study: Study,
+    arm: Arm,
+    correct: list,
+    ids: list[str] | None = None,
+    task: str = "t",
+    lost: int = 0,
+    groups: list | None = None,
+    **budget,
+) -> None:
+    """Writes an arm's predictions; the first `lost` have no answer."""
+    ids = ids or [f"q{number}" for number in range(len(correct))]
+    given = [{"group": group} for group in groups] if groups else [{}] * len(correct)
+    records = [
+        {
+            "task": task,
+            "split": "test",
+            "question_id": identifier,
+            "correct_neutral": right,
+            "answer_neutral": "A" if n >= lost else None,
+            **given[n],
+        }
+        for n, (identifier, right) in enumerate(zip(ids, correct, strict=True))
+    ]
+    write_table(predictions_path(study, arm), records, {})
+    if arm.supervision != "untuned":
+        write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET | budget)
+
+
+def fill(study: Study, num_questions: int = 40) -> None:
+    """Every arm has its own share of right answers."""
+    for number, arm in enumerate(expand(study)):
+        rng = np.random.default_rng(number)
+        write_arm(study, arm, (rng.random(num_questions) < 0.3 + 0.02 * number).tolist())
+
+
+def find(rows: list[dict], **fields) -> dict:
+    [row] = [row for row in rows if all(row[name] == value for name, value in fields.items())]
+    return row
+
+
+def test_cells_gains_and_gamma_by_hand(tmp_path):
+    study = make_study(tmp_path)
+    right = {("A", "a"): (30, 32), ("B", "b"): (20, 22), ("A", "b"): (18, 14), ("B", "a"): (25, 27)}
+    for arm in expand(study):
+        number = right[arm.teacher, arm.student][arm.seed] if arm.teacher else 10
+        write_arm(study, arm, [question < number for question in range(40)], lost=4)
+    results = analyze(study)
+    assert results["num_questions"] == {"t": 40} and results["warnings"] == []
+    cell = find(results["cells"], condition="rationale-A", student="b")
+    assert cell["accuracy"] == cell["accuracy_by_extractor"]["neutral"] == pytest.approx(16 / 40)
+    assert (cell["num_examples"], cell["num_seeds"], cell["num_questions"]) == (17, 2, 40)
+    assert (cell["student_family"], cell["teacher_family"]) == ("b", "a")
+    assert cell["extraction_rate"] == pytest.approx(0.9)
+    assert cell["gain"] == pytest.approx(6 / 40) and cell["gain_low"] < cell["gain"] < cell["gain_high"]
+    untuned = find(results["cells"], condition="untuned", student="b")
+    assert (untuned["accuracy"], untuned["gain"], untuned["num_examples"]) == (10 / 40, None, 0)
+    gamma = find(results["gamma"])
+    assert gamma["estimate"] == pytest.approx((31 + 21 - 16 - 26) / 40 / 2)
+    assert gamma["low"] < gamma["estimate"] < gamma["high"]
+    assert gamma["families"] == ["a", "b"] and "one teacher of each family" in gamma["note"]
+    better = find(results["effects"], kind="teacher", name="A")
+    assert better["estimate"] == pytest.approx((31 + 16 - 26 - 21) / 40 / 4)
+    table = format_results(results)
+    assert re.search(r"\| rationale-A +\| 77.5% \[", table) and "(17; +52.5)" in table and "γ = +12.5 points" in table
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_contrasts_are_paired_and_adjusted(tmp_path):
+    controls = {"shuffled": ControlSpec(shuffled=True)}
+    study = make_study(tmp_path, supervisions=["label", "rationale", "rationale+logits"], controls=controls)
+    fill(study)
+    results = analyze(study)
+    cells = {(cell["student"], cell["condition"]): cell["accuracy"] for cell in results["cells"]}
+    pairs = {(row["kind"], row["student"], row["left"], row["right"]) for row in results["contrasts"]}
+    expected = {("logits", s, f"rationale+logits-{s.upper()}", f"rationale-{s.upper()}") for s in "ab"}
+    expected |= {("rationale", s, f"rationale-{t}", "label") for s in "ab" for t in "AB"}
+    expected |= {("control", s, f"rationale-{t}-shuffled", f"rationale-{t}") for s in "ab" for t in "AB"}
+    for end in ("", "-shuffled"):
+        expected |= {("family", s, f"rationale-{t}{end}", f"rationale-{u}{end}") for s, t, u in ("aAB", "bBA")}
+    assert pairs == expected
+    for row in results["contrasts"]:
+        left, right = cells[row["student"], row["left"]], cells[row["student"], row["right"]]
+        assert row["estimate"] == pytest.approx(left - right)
+        assert row["low"] <= row["estimate"] <= row["high"] and row["p"] <= row["p_holm"] <= 1
+        assert row["models"]["low"] <= row["estimate"] <= row["models"]["high"]
+    # Each grid has its own interaction: the control's, too.
+    assert {row["control"] for row in results["gamma"]} == {None, "shuffled"}
+
+
+def test_logits_on_another_teachers_text_are_compared_both_ways(tmp_path):
+    controls = {"cross": ControlSpec("rationale+logits", in_family_logits=True)}
+    study = make_study(tmp_path, supervisions=["rationale", "rationale+logits"], controls=controls)
+    fill(study)
+    rows = [row for row in analyze(study)["contrasts"] if row["left"] == "rationale+logits-B-cross"]
+    assert {(row["kind"], row["right"]) for row in rows} == {("control", "rationale-B"), ("text", "rationale+logits-A")}
+
+
+def test_teachers_together_are_compared_with_each_alone(tmp_path):
+    study = make_study(tmp_path, controls={"both": ControlSpec(together=["A", "B"])})
+    fill(study)
+    results = analyze(study)
+    cells = {cell["condition"]: cell["accuracy"] for cell in results["cells"] if cell["student"] == "a"}
+    row = find(results["contrasts"], kind="control", student="a")
+    assert (row["left"], row["right"]) == ("rationale-both", "rationale-A, rationale-B")
+    alone = (cells["rationale-A"] + cells["rationale-B"]) / 2
+    assert row["estimate"] == pytest.approx(cells["rationale-both"] - alone)
+
+
+def test_many_teachers_give_an_interval_over_teachers(tmp_path):
+    teachers = {name: TeacherSpec(name[0], model="m") for name in ("a1", "a2", "a3", "b1", "b2")}
+    study = make_study(tmp_path, teachers=teachers, seeds=1)
+    fill(study)
+    gammas = {row["method"]: row for row in analyze(study)["gamma"]}
+    assert set(gammas) == {"difference in differences", "teachers", "mixed model"}
+    assert len({round(row["estimate"], 12) for row in gammas.values()}) == 1
+    assert gammas["teachers"]["note"] == "3 degrees of freedom: very few"
+    assert gammas["difference in differences"]["note"] == ""
+
+
+def test_tasks_are_kept_apart(tmp_path):
+    tasks = {name: TaskSpec("train", ["x", "y"]) for name in ("one", "two")}
+    study = make_study(tmp_path, tasks=tasks, seeds=1)
+    for number, arm in enumerate(expand(study)):
+        records = [
+            {
+                "task": task,
+                "split": "test",
+                "question_id": f"{n}",
+                "correct_neutral": n % (2 + number) == 0,
+                "answer_neutral": "A",
+            }
+            for task, size in (("x", 30), ("y", 50))
+            for n in range(size)
+        ]
+        write_table(predictions_path(study, arm), records, {})
+        write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET)
+    results = analyze(study)
+    assert results["num_questions"] == {"x": 30, "y": 50}
+    where = {(row["trained_on"], row["task"]) for row in results["gamma"]}
+    assert where == {(trained, task) for trained in ("one", "two") for task in "xy"}
+    assert format_results(results).count("Trained on") == 4
+
+
+def test_splits_of_a_task_are_kept_apart(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    for arm in expand(study):
+        path = predictions_path(study, arm)
+        records = pq.read_table(path).to_pylist()
+        later = [{**record, "split": "dev" if place % 4 == 0 else "test"} for place, record in enumerate(records)]
+        write_table(path, later, {})
+    results = analyze(study)
+    assert set(results["num_questions"]) == {"t/dev", "t/test"}
+    assert results["num_questions"]["t/test"] == 3 * results["num_questions"]["t/dev"]
+
+
+def test_a_training_that_ended_early_is_named(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    arm = next(arm for arm in expand(study) if arm.supervision != "untuned")
+    done = Path(study.root) / study.name / arm.id / "DONE"
+    write_json(done, BUDGET | {"ended_early": "after 2 of 9 steps: trainer.max_time was over"})
+    said = [line for line in analyze(study)["warnings"] if "ended early" in line]
+    assert said == [f"{arm.id}: its training ended early, after 2 of 9 steps: trainer.max_time was over"]
+
+
+def test_the_order_of_the_answers_does_not_matter(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    before = analyze(study)
+    for arm in expand(study):
+        path = predictions_path(study, arm)
+        pq.write_table(pq.read_table(path).sort_by([("question_id", "descending")]), path)
+    assert analyze(study) == before
+
+
+def test_missing_arms_are_named_and_left_out(tmp_path):
+    study = make_study(tmp_path, families="abc")
+    fill(study)
+    for seed in range(2):
+        predictions_path(study, Arm("b", "rationale", "A", seed)).unlink()
+    results = analyze(study)
+    assert any("2 of 21 arms" in warning and "b-rationale-A-seed1" in warning for warning in results["warnings"])
+    assert any("leaves out, since cells are missing, A" in warning for warning in results["warnings"])
+    gamma = find(results["gamma"], method="difference in differences")
+    assert gamma["num_teachers"] == 2 and gamma["families"] == ["b", "c"]
+
+
+def test_a_missing_seed_is_named(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    predictions_path(study, Arm("b", "rationale", "A", 1)).unlink()
+    results = analyze(study)
+    assert "b-rationale-A-seed1" in results["warnings"][0]
+    assert find(results["cells"], student="b", condition="rationale-A")["num_seeds"] == 1
+    assert any("one training seed" in warning and "rationale-A" in warning for warning in results["warnings"])
+
+
+def test_a_single_seed_takes_the_variance_of_the_others_and_says_so(tmp_path):
+    study = make_study(tmp_path, seeds=3)
+    fill(study)
+    before = find(analyze(study)["gamma"])
+    assert before["seed_variance"] == "own"
+    for seed in (1, 2):
+        predictions_path(study, Arm("b", "rationale", "A", seed)).unlink()
+    results = analyze(study)
+    gamma = find(results["gamma"])
+    assert gamma["seed_variance"] == "pooled"
+    assert find(results["cells"], student="b", condition="rationale-A")["seed_variance"] == "pooled"
+    assert any("the variance over seeds is pooled" in warning for warning in results["warnings"])
+    assert "pooled over the cells with several" in format_results(results)
+
+
+def test_one_seed_everywhere_says_what_intervals_leave_out(tmp_path):
+    study = make_study(tmp_path, seeds=1)
+    fill(study)
+    results = analyze(study)
+    assert find(results["gamma"])["seed_variance"] == "left out"
+    assert {row["method"] for row in (*results["contrasts"], *results["effects"])} <= {"questions alone"}
+    assert {cell["seed_variance"] for cell in results["cells"]} == {"left out", "none"}
+    text = format_results(results)
+    assert "intervals over questions alone, not over the training seeds" in text
+    assert "it leaves out what other training seeds would change" in text
+
+
+def test_intervals_are_over_groups_of_questions(tmp_path):
+    wide, narrow = (make_study(tmp_path, name=name) for name in ("groups", "alone"))
+    groups = [f"passage {number // 10}" for number in range(80)]
+    for arm in expand(wide):
+        # All questions of a passage are answered alike, and by both seeds of an arm.
+        passages = np.random.default_rng([*f"{arm.student} {arm.condition}".encode()]).random(8) < 0.5
+        correct = passages.repeat(10).tolist()
+        write_arm(wide, arm, correct, groups=groups)
+        write_arm(narrow, arm, correct)
+    found, alone = analyze(wide), analyze(narrow)
+    assert (found["num_groups"], alone["num_groups"]) == ({"t": 8}, {})
+    for kind in ("cells", "gamma", "effects"):
+        for row, other in zip(found[kind], alone[kind], strict=True):
+            assert row["high"] - row["low"] > 2 * (other["high"] - other["low"])
+    for cell, other in zip(found["cells"], alone["cells"], strict=True):
+        assert cell["gain"] is None or cell["gain_high"] - cell["gain"] > 2 * (other["gain_high"] - other["gain"])
+    for row, other in zip(found["contrasts"], alone["contrasts"], strict=True):
+        assert row["models"]["high"] - row["models"]["low"] > 2 * (other["models"]["high"] - other["models"]["low"])
+        assert row["models"]["p"] >= other["models"]["p"]
+    assert "80 questions of t in 8 groups" in format_results(found)
+
+
+def test_groups_that_differ_between_arms_are_refused(tmp_path):
+    study = make_study(tmp_path)
+    for number, arm in enumerate(expand(study)):
+        write_arm(study, arm, [True] * 4, groups=["a", "a", "b", None if number else "b"])
+    with pytest.raises(ValueError, match="task t: the questions' groups differ between"):
+        analyze(study)
+
+
+def test_a_study_without_predictions_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no predictions yet"):
+        analyze(make_study(tmp_path))
+
+
+def test_one_family_has_no_gamma_and_says_what_is_missing(tmp_path):
+    study = make_study(tmp_path, "a")
+    fill(study)
+    results = analyze(study)
+    assert results["gamma"] == [] and results["effects"] == []
+    assert any("not identified: all students are of the family a" in warning for warning in results["warnings"])
+    assert "γ: not identified" in format_results(results)
+
+
+def test_other_questions_are_named_and_only_the_common_ones_compared(tmp_path):
+    study = make_study(tmp_path)
+    fill(study, 30)
+    arm = expand(study)[3]
+    write_arm(study, arm, [True] * 20, [f"q{number}" for number in range(20)])
+    results = analyze(study)
+    assert results["num_questions"] == {"t": 20}
+    assert any(f"20 of 30 that all answered ({arm.id} answered 20)" in warning for warning in results["warnings"])
+    write_arm(study, arm, [True] * 20, [f"other{number}" for number in range(20)])
+    with pytest.raises(ValueError, match="no question that all arms answered"):
+        analyze(study)
+
+
+@pytest.mark.parametrize(
+    ("correct", "ids", "message"),
+    [([True, False], ["q0", "q0"], "'q0' is there twice"), ([True, None], None, "'q1' has no gold answer")],
+)
+def test_bad_predictions_are_refused(tmp_path, correct, ids, message):
+    study = make_study(tmp_path)
+    fill(study, 2)
+    write_arm(study, expand(study)[2], correct, ids)
+    with pytest.raises(ValueError, match=rf"{expand(study)[2].id}\.parquet: question {message}"):
+        analyze(study)
+
+
+def test_mixed_extractors_are_named(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    arm = expand(study)[2]
+    records = [
+        {
+            "task": "t",
+            "split": "test",
+            "question_id": f"q{n}",
+            "correct_neutral": True,
+            "answer_neutral": "A",
+            "correct_new": True,
+        }
+        for n in range(40)
+    ]
+    for other in expand(study):
+        if other != arm:
+            write_table(predictions_path(study, other), records, {})
+    results = analyze(study)
+    assert any("lack extractors" in warning and arm.id in warning for warning in results["warnings"])
+    assert all(set(cell["accuracy_by_extractor"]) == {"neutral"} for cell in results["cells"])
+    write_table(predictions_path(study, arm), [{"task": "t", "question_id": "q0", "correct_letter": True}], {})
+    with pytest.raises(ValueError, match="no column correct_neutral"):
+        analyze(study)
+
+
+def test_budgets_that_differ_are_named(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    write_arm(study, Arm("a", "rationale", "B", 1), [True] * 40, train_examples=15)
+    [warning] = analyze(study)["warnings"]
+    assert "train_examples 15 (student a, teacher B) to 17" in warning and "global_step" not in warning
+
+
+def test_analysis_repeats(tmp_path):
+    study = make_study(tmp_path)
+    fill(study)
+    assert analyze(study) == analyze(replace(study))

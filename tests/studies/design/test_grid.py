@@ -1,0 +1,330 @@
+import pytest
+
+from studies.design.grid import (
+    Arm,
+    ControlSpec,
+    StudentSpec,
+    Study,
+    TaskSpec,
+    TeacherSpec,
+    expand,
+    explain_missing_gamma,
+)
+from studies.jobs.plan import Job, StudyPlan
+
+TEACHER = TeacherSpec("qwen", model="m")
+TWO_TASKS = {
+    "obqa": TaskSpec("train.jsonl", ["test.jsonl", "arc_test.jsonl"]),
+    "arc": TaskSpec("arc_train.jsonl", ["arc_test.jsonl"]),
+}
+
+
+def make_study(**changes) -> Study:
+    fields = {
+        "name": "s",
+        "tasks": {"obqa": TaskSpec("train.jsonl", ["test.jsonl"])},
+        "students": {"l": StudentSpec("m/l", "llama"), "q": StudentSpec("m/q", "qwen", [0, 2])},
+        "teachers": {
+            "L": TeacherSpec("llama", model="m/L"),
+            "Q": TeacherSpec("qwen", model="m/Q"),
+            "G": TeacherSpec("gpt", rationales="g.jsonl", name="gpt-4o"),
+        },
+        "supervisions": ["label", "rationale", "rationale+logits"],
+        "seeds": 2,
+    }
+    return Study(**{**fields, **changes})
+
+
+def test_grid_is_crossed_and_logits_stay_in_the_family():
+    arms = expand(make_study(seeds=1))
+    assert [arm.id for arm in arms if arm.student == "l"] == [
+        "l-untuned-seed0",
+        "l-label-seed0",
+        "l-rationale-L-seed0",
+        "l-rationale-Q-seed0",
+        "l-rationale-G-seed0",
+        "l-rationale+logits-L-seed0",
+    ]
+    assert [arm.id for arm in arms if arm.supervision == "rationale+logits"] == [
+        "l-rationale+logits-L-seed0",
+        "q-rationale+logits-Q-seed0",
+    ]
+
+
+def test_every_trained_arm_has_every_seed_and_the_untuned_one():
+    arms = expand(make_study(seeds=3))
+    assert len({arm.id for arm in arms}) == len(arms) == 2 + 3 * 2 * 5
+    assert [arm.seed for arm in arms if arm.condition == "untuned"] == [0, 0]
+    assert sorted(arm.seed for arm in arms if arm.student == "q" and arm.condition == "rationale-L") == [0, 1, 2]
+
+
+def test_published_rationales_have_no_logits_even_in_the_family():
+    teachers = {"G": TeacherSpec("llama", rationales="g.jsonl", name="gpt-4o")}
+    arms = expand(make_study(teachers=teachers, supervisions=["rationale+logits"]))
+    assert {arm.supervision for arm in arms} == {"untuned"}
+
+
+def test_arm_is_named_without_student_and_seed():
+    assert Arm("l", "label", None, 1).condition == "label"
+    assert Arm("l", "rationale+logits", "L", 1).condition == "rationale+logits-L"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"students": {}}, "students"),
+        ({"teachers": {}}, "teachers"),
+        ({"tasks": {}}, "tasks"),
+        ({"tasks": {"obqa": TaskSpec("train.jsonl", [])}}, "obqa.test"),
+        ({"students": {"a/b": StudentSpec("m", "x")}}, "'a/b'"),
+        ({"supervisions": ["label", "rationale", "rationale"]}, "study.supervisions: .*: name each once"),
+        (
+            {"controls": {"b": ControlSpec(shuffled=True)}, "teachers": {"a": TEACHER, "a-b": TEACHER}},
+            "2 arms would be called l-rationale-a-b-seed0",
+        ),
+        ({"tasks": TWO_TASKS}, r"G.rationales.*\['arc', 'obqa'\]"),
+        ({"teachers": {"G": TeacherSpec("gpt", rationales={"arc": "g"}, name="n")}}, r"\['arc'\].*\['obqa'\]"),
+    ],
+)
+def test_study_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_study(**change)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"model": "m", "rationales": "r", "name": "n"}, {"rationales": "r"}, {"model": "m", "name": "n"}],
+)
+def test_teacher_is_refused(fields):
+    with pytest.raises(ValueError, match="teacher"):
+        TeacherSpec("llama", **fields)
+
+
+def test_a_model_whose_name_tells_its_family_needs_not_say_it():
+    assert StudentSpec("model:qwen2.5-0.5b-instruct").family == "qwen2.5"
+    assert TeacherSpec(model="Qwen/Qwen2.5-7B-Instruct").family == "qwen2.5"
+    assert TeacherSpec(rationales="r.jsonl", name="gpt-4o/L1").family == "gpt"
+    assert StudentSpec("model:qwen2.5-0.5b-instruct", "own").family == "own"
+
+
+def test_a_family_that_no_name_tells_must_be_said():
+    with pytest.raises(ValueError, match=r"student m/x: configs/families\.yaml knows no family"):
+        StudentSpec("m/x")
+    with pytest.raises(ValueError, match=r"teacher alpaca: configs/families\.yaml"):
+        TeacherSpec(rationales="r.jsonl", name="alpaca")
+
+
+def find_jobs(**changes) -> dict[str, Job]:
+    return {job.name: job for job in StudyPlan(make_study(**changes), "x.yaml", ["--seeds=2"]).jobs()}
+
+
+def test_jobs_need_what_makes_their_input():
+    jobs = find_jobs(seeds=1)
+    needs = {name: job.needs for name, job in jobs.items()}
+    assert needs["annotate-L-obqa"] == needs["fit-q-label-seed0"] == needs["fit-l-rationale-G-seed0"] == []
+    assert needs["cache_logits-Q-obqa"] == needs["fit-l-rationale-Q-seed0"] == ["annotate-Q-obqa"]
+    assert needs["fit-q-rationale+logits-Q-seed0"] == ["annotate-Q-obqa", "cache_logits-Q-obqa"]
+    assert needs["evaluate-q-label-seed0"] == ["fit-q-label-seed0"] and needs["evaluate-q-untuned-seed0"] == []
+    assert needs["analyze"] == [name for name in jobs if name.startswith("evaluate-")]
+    assert jobs["analyze"].args == ["analyze", "--config=x.yaml", "--seeds=2"]
+    names = list(jobs)
+    assert all(names.index(needed) < names.index(name) for name in names for needed in needs[name])
+    assert len({job.done for job in jobs.values()}) == len(jobs)
+
+
+def test_no_cache_is_made_that_no_arm_reads():
+    assert not any(job.stage == "cache_logits" for job in find_jobs(supervisions=["label", "rationale"]).values())
+
+
+def test_each_arm_learns_one_task_and_the_untuned_student_answers_all_tests():
+    published = TeacherSpec("gpt", rationales={"obqa": "o.jsonl", "arc": "a.jsonl"}, name="gpt-4o")
+    jobs = find_jobs(tasks=TWO_TASKS, teachers={"G": published, "Q": TeacherSpec("qwen", model="m/Q")}, seeds=1)
+    fit = jobs["fit-l-arc-rationale-G-seed0"].args
+    assert {"--data.questions=arc_train.jsonl", '--data.rationales=["a.jsonl"]'} <= set(fit)
+    assert "--data.questions=arc_test.jsonl" in jobs["evaluate-l-arc-rationale-G-seed0"].args
+    both = '--data.questions=["test.jsonl", "arc_test.jsonl"]'
+    assert both in jobs["evaluate-l-obqa-label-seed0"].args and both in jobs["evaluate-l-untuned-seed0"].args
+    assert jobs["fit-q-arc-rationale+logits-Q-seed0"].needs == ["annotate-Q-arc", "cache_logits-Q-arc"]
+
+
+def test_arm_is_trained_on_its_teacher_and_evaluated_on_the_test_questions():
+    jobs = find_jobs()
+    assert {
+        "--config=x.yaml",
+        "--model.student=m/q",
+        "--model.keep_layers=[0, 2]",
+        "--data.questions=train.jsonl",
+        "--data.supervision=rationale+logits",
+        '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]',
+        '--data.logits=["runs/s/teachers/Q/obqa-logits"]',
+        "--data.order_seed=1",
+        "--seed_everything=1",
+        "--run.id=q-rationale+logits-Q-seed1",
+    } <= set(jobs["fit-q-rationale+logits-Q-seed1"].args)
+    # A cut student is exported as it is, and must not be cut again.
+    assert {
+        "--model.student=runs/s/q-rationale+logits-Q-seed1/student",
+        "--model.keep_layers=null",
+        "--data.questions=test.jsonl",
+        "--model.arm=rationale+logits-Q",
+        "--model.seed=1",
+    } <= set(jobs["evaluate-q-rationale+logits-Q-seed1"].args)
+
+
+def test_arm_without_logits_has_no_divergence():
+    jobs = find_jobs()
+    for name in ("fit-q-label-seed0", "fit-q-rationale-L-seed0", "fit-l-rationale-G-seed0"):
+        assert {"--model.loss.kl_weight=0.0", "--data.logits=null"} <= set(jobs[name].args)
+    assert not any("kl_weight" in arg for arg in jobs["fit-l-rationale+logits-L-seed0"].args)
+    published = jobs["fit-l-rationale-G-seed0"].args
+    assert {'--data.teachers=["gpt-4o"]', '--data.rationales=["g.jsonl"]'} <= set(published)
+
+
+def test_untuned_student_is_cut_and_not_trained():
+    jobs = find_jobs()
+    expected = {"--model.student=m/q", "--model.keep_layers=[0, 2]", "--model.arm=untuned"}
+    assert "fit-q-untuned-seed0" not in jobs and expected <= set(jobs["evaluate-q-untuned-seed0"].args)
+
+
+# Controls.
+
+CONTROLS = {
+    "solved": ControlSpec(questions="solved"),
+    "lengths": ControlSpec(same_lengths=True, paraphraser="Q"),
+    "first": ControlSpec("rationale+logits", answer_position="first"),
+    "shuffled": ControlSpec(shuffled=True),
+    "all_answers": ControlSpec(correct_only=False),
+    "other_text": ControlSpec("rationale+logits", in_family_logits=True),
+}
+
+
+def test_controls_are_crossed_with_what_fits_them():
+    arms = [arm for arm in expand(make_study(controls=CONTROLS, seeds=1)) if arm.student == "l" and arm.control]
+    assert [arm.id for arm in arms if arm.control in ("solved", "first", "other_text")] == [
+        "l-rationale-L-solved-seed0",
+        "l-rationale-Q-solved-seed0",
+        "l-rationale-G-solved-seed0",
+        "l-rationale+logits-L-first-seed0",
+        "l-rationale+logits-Q-other_text-seed0",
+        "l-rationale+logits-G-other_text-seed0",
+    ]
+    assert len(arms) == 3 * 4 + 1 + 2
+    ids = [arm.id for arm in expand(make_study(controls=CONTROLS))]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_control_is_settings_of_the_data():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    plain = set(jobs["fit-l-rationale-Q-seed0"].args)
+
+    def find_changes(name: str) -> set[str]:
+        return {arg for arg in set(jobs[name].args) - plain if not arg.startswith("--run.id=")}
+
+    assert find_changes("fit-l-rationale-Q-shuffled-seed0") == {"--data.shuffled=true"}
+    assert find_changes("fit-l-rationale-Q-all_answers-seed0") == {"--data.correct_only=false"}
+    stores = '"runs/s/teachers/L/obqa.parquet", "runs/s/teachers/Q/obqa.parquet", "g.jsonl"'
+    assert find_changes("fit-l-rationale-Q-solved-seed0") == {
+        f"--data.rationales=[{stores}]",
+        '--data.solved_by=["m/L", "m/Q", "gpt-4o"]',
+    }
+    # Lengths are compared as rewritten, so all are.
+    lengths = jobs["fit-l-rationale-G-lengths-seed0"]
+    assert '--data.teachers=["gpt-4o-by-m/Q"]' in lengths.args
+    assert '--data.matched_with=["m/L-by-m/Q", "m/Q-by-m/Q", "gpt-4o-by-m/Q"]' in lengths.args
+    assert lengths.needs == [f"annotate-{teacher}-by-Q-obqa" for teacher in "LQG"]
+
+
+def test_a_paraphraser_rewrites_what_the_teacher_wrote():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    own, published = jobs["annotate-L-by-Q-obqa"], jobs["annotate-G-by-Q-obqa"]
+    assert own.needs == ["annotate-L-obqa"] and published.needs == []
+    assert {
+        "--model.teacher=m/Q",
+        "--model.family=qwen",
+        "--data.prompt=paraphrase",
+        "--data.rewrites=g.jsonl",
+        "--data.rewrites_of=gpt-4o",
+        "--output=runs/s/teachers/G/obqa-by-Q.parquet",
+    } <= set(published.args)
+
+
+def test_the_in_family_teacher_scores_another_familys_text():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    cache, fit = jobs["cache_logits-Q-obqa-of-L"], jobs["fit-l-rationale+logits-Q-other_text-seed0"]
+    assert {"--model.teacher=m/L", '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]'} <= set(cache.args)
+    assert {
+        '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]',
+        '--data.logits=["runs/s/teachers/Q/obqa-of-L-logits"]',
+        "--data.logits_teacher=m/L",
+    } <= set(fit.args)
+    assert fit.needs == ["annotate-Q-obqa", cache.name]
+
+
+def test_several_teachers_teach_one_arm_together():
+    both = ControlSpec(together=["L", "G"], one_per_question=True)
+    controls = {"all": ControlSpec(together=["L", "Q", "G"]), "both": both}
+    study = make_study(controls=controls, seeds=1)
+    arms = [arm for arm in expand(study) if arm.control]
+    assert [(arm.id, arm.teacher) for arm in arms if arm.student == "q"] == [
+        ("q-rationale-all-seed0", None),
+        ("q-rationale-both-seed0", None),
+    ]
+    fit = find_jobs(controls=controls, seeds=1)["fit-q-rationale-both-seed0"]
+    assert {
+        '--data.rationales=["runs/s/teachers/L/obqa.parquet", "g.jsonl"]',
+        '--data.teachers=["m/L", "gpt-4o"]',
+        "--data.samples_per_epoch=1",
+        '--data.teacher_weights={"m/L": 1.0, "gpt-4o": 1.0}',
+    } <= set(fit.args)
+    assert fit.needs == ["annotate-L-obqa"]
+
+
+def test_a_control_that_changes_texts_has_a_cache_of_its_own():
+    jobs = find_jobs(controls=CONTROLS, seeds=1)
+    plain, first = jobs["cache_logits-L-obqa"], jobs["cache_logits-L-obqa-first"]
+    assert plain.done != first.done and "--data.answer_position=first" in first.args
+    assert first.name in jobs["fit-l-rationale+logits-L-first-seed0"].needs
+
+
+@pytest.mark.parametrize(
+    ("control", "changes", "message"),
+    [
+        (ControlSpec(), {}, "changes nothing"),
+        (ControlSpec("rationale+logits"), {}, "changes nothing"),
+        (ControlSpec(in_family_logits=True), {}, "needs supervision"),
+        (ControlSpec(paraphraser="P"), {}, "'P' is none of the teachers L, Q, G"),
+        (ControlSpec(together=["L", "P"]), {}, "'P' is none of the teachers L, Q, G"),
+        (ControlSpec(together=["L"]), {}, "two teachers at least"),
+        (ControlSpec("rationale+logits", together=["L", "Q"]), {}, "supervision: rationale"),
+        (ControlSpec(one_per_question=True), {}, "name them with together"),
+        (ControlSpec(paraphraser="G"), {}, "'G' is published"),
+        (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),
+        (
+            ControlSpec("rationale+logits", shuffled=True),
+            {"teachers": {"G": TeacherSpec("llama", rationales="g.jsonl", name="n")}},
+            "fits no student and teacher",
+        ),
+        (
+            ControlSpec("rationale+logits", in_family_logits=True),
+            {"teachers": {name: TeacherSpec("llama", model=name) for name in ("L", "M")}},
+            "several teachers of its family: L, M",
+        ),
+    ],
+)
+def test_a_control_that_cannot_be_is_refused(control, changes, message):
+    with pytest.raises(ValueError, match=rf"study\.controls\.c.*{message}"):
+        make_study(controls={"c": control}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"students": {"l": StudentSpec("m", "llama")}}, "all students are of the family llama"),
+        ({"teachers": {"L": TeacherSpec("llama", model="m")}}, "all teachers are of the family llama"),
+        ({"teachers": {name: TeacherSpec(name, model="m") for name in ("gpt", "gemma")}}, "no teacher is of a student"),
+    ],
+)
+def test_a_grid_without_gamma_says_why(changes, reason):
+    found = explain_missing_gamma(make_study(**changes))
+    assert found is None if reason is None else reason in found

@@ -1,0 +1,274 @@
+"""The report: what it says, the page in a real browser, Markdown with pictures, and Weights & Biases."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from scripts.common.entry import run_main
+from scripts.report import main
+from studies.report import write_html, write_markdown
+from studies.report.content import build_report
+from studies.report.document import Figure, HeatMap, Mark, Panel, Parallel, Report, Section, Table, Text
+from studies.report.html import render_html
+from studies.report.records import read_study
+from tests.studies.report.report_study import make_results, write_study
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study and a sweep."""
+    return write_study(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def report(folders: tuple[Path, Path]) -> Report:
+    return build_report(read_study(folders[0], [folders[1]]))
+
+
+def find(report: Report, title: str, kind: type) -> list:
+    [section] = [section for section in report.sections if section.title == title]
+    return [block for block in section.blocks if isinstance(block, kind)]
+
+
+def test_every_cell_is_a_mark_and_a_row(report: Report) -> None:
+    cells = make_results()["cells"]
+    [figure] = find(report, "Accuracy", Figure)
+    marks = {(panel.title, mark.label): mark for panel in figure.panels for mark in panel.marks}
+    assert len(marks) == len(cells)
+    shuffled = next(cell for cell in cells if cell["control"] == "shuffled" and cell["student"] == "s-b")
+    mark = marks["student s-b (b)", "rationale from t-b, shuffled"]
+    assert (mark.estimate, mark.low, mark.family) == (100 * shuffled["accuracy"], 100 * shuffled["low"], "b")
+    [table] = find(report, "Accuracy", Table)
+    assert len(table.rows) == len(cells)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+def test_gamma_is_first_read_and_drawn_against_zero(report: Report) -> None:
+    assert report.facts[0].value == "+14.9 points"
+    assert "[+11.7, +17.9]" in report.facts[0].note
+    gamma, effects = find(report, "Interaction", Figure)
+    assert gamma.reference == effects.reference == 0
+    assert [mark.estimate for mark in gamma.panels[0].marks] == pytest.approx([14.9, 14.9])
+
+
+def test_loss_weights_are_means_over_runs(folders: tuple[Path, Path], report: Report) -> None:
+    [heat_map] = find(report, "Loss weights", HeatMap)
+    assert (heat_map.xs, heat_map.ys) == ([0.25, 0.5, 1.0], [1.0, 2.0])
+    records = read_study(folders[0], [folders[1]])
+    same = [
+        run.accuracy
+        for run in [*records.runs, *records.sweep]
+        if (run.axes["kl_weight"], run.axes["temperature"], run.axes["student"]) == (0.5, 1.0, "s-a")
+    ]
+    assert len(same) == 3  # two seeds of the study, and the sweep's
+    assert heat_map.values[0][1] == pytest.approx(100 * sum(same) / 3)
+    [parallel] = find(report, "Loss weights", Parallel)
+    assert len(parallel.rows) == 7  # of eight runs one logged nothing
+
+
+def test_without_a_sweep_it_says_that_weights_were_not_varied(folders: tuple[Path, Path]) -> None:
+    [text] = find(build_report(read_study(folders[0], [])), "Loss weights", Text)
+    assert "λ = 0.5, T = 1" in text.text
+
+
+def test_learning_curves_are_means_of_plain_arms(folders: tuple[Path, Path], report: Report) -> None:
+    rationale, _ = find(report, "Learning curves", Figure)
+    [line] = [line for line in rationale.panels[0].series if line.label == "rationale from t-b"]
+    runs = [run for run in read_study(folders[0], []).runs if re.fullmatch(r"s-a-rationale-t-b-seed\d", run.id)]
+    assert line.ys[3] == pytest.approx(sum(run.metrics[3]["train/ce_rationale"] for run in runs) / 2)
+    assert (line.family, line.is_dashed) == ("b", False)
+
+
+def test_diagnostics_stand_against_accuracy(report: Report) -> None:
+    [figure] = find(report, "Diagnostics", Figure)
+    accuracy = {(cell["student"], cell["teacher"]): cell["accuracy"] for cell in make_results()["cells"]
+                if cell["supervision"] == "rationale" and cell["control"] is None}  # fmt: skip
+    assert [mark.estimate for mark in figure.panels[0].marks] == pytest.approx(
+        [100 * accuracy[student, teacher] for teacher in ("t-a", "t-b") for student in ("s-a", "s-b")]
+    )
+
+
+@pytest.fixture(scope="module")
+def page(folders: tuple[Path, Path]) -> str:
+    return write_html(folders[0], [folders[1]]).read_text()
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(page: str) -> None:
+    assert not re.search(r'(src|href)="(?!#|data:,)', page)
+    assert "default-src 'none'" in page
+    assert "&lt;unequal&gt;" in page and "<unequal>" not in page
+    assert len(page) < 2.5e6
+
+
+def test_text_cannot_leave_its_place() -> None:
+    mark = Mark("</script><script>alert(1)</script>", 1.0)
+    figure = Figure("intervals", "x", "y", [Panel("", [mark])], "z")
+    hostile = Report("t", "l", [], [], [Section("s", [figure])], "f")
+    assert "</script><script>alert" not in render_html(hostile)
+
+
+# Clicks a numeric column's head twice, and tells what the page looks like then.
+_PROBE = """<script>
+addEventListener("load", async () => {
+  while (!("drawn" in document.documentElement.dataset)) await new Promise(resolve => setTimeout(resolve, 20));
+  const table = document.querySelectorAll("#accuracy table")[0];
+  const head = [...table.querySelectorAll("th")].find(th => th.textContent === "gain");
+  const column = [...head.parentNode.children].indexOf(head);
+  const read = () => [...table.tBodies[0].rows].map(row => row.children[column].dataset.value ?? null);
+  const orders = [];
+  for (let clicks = 0; clicks < 2; clicks++) { head.firstChild.click(); orders.push(read()); }
+  const plots = [...document.querySelectorAll(".plot")];
+  const result = document.createElement("pre");
+  result.id = "probe";
+  result.textContent = JSON.stringify({
+    orders, sort: head.getAttribute("aria-sort"),
+    drawn: plots.filter(plot => plot.querySelector(".main-svg")).length, plots: plots.length,
+    marks: document.querySelectorAll("#plot-accuracy-microworld .point").length,
+    page: document.documentElement.scrollWidth, width: innerWidth,
+    colour: getComputedStyle(document.body).backgroundColor,
+  });
+  document.body.append(result);
+});
+</script></body>"""
+
+
+def browse(page: Path, *options: str) -> tuple[dict, str]:
+    """Opens a page in headless Chromium; returns what the probe saw, and the browser's log."""
+    assert CHROMIUM is not None
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+        "--virtual-time-budget=30000", f"--user-data-dir={page.parent / 'profile'}", *options, page.as_uri(),
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="probe">(.*?)</pre>', run.stdout)
+    assert found, run.stderr[-2000:]
+    return json.loads(html.unescape(found[1])), run.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize(("size", "scheme"), [("1280,900", "light"), ("500,900", "dark")])
+def test_the_page_in_a_browser(page: str, report: Report, tmp_path: Path, size: str, scheme: str) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page.replace("</body>", _PROBE))
+    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    seen, log = browse(path, f"--window-size={size}", *dark)
+    assert "CONSOLE" not in log
+    assert seen["drawn"] == seen["plots"] > 6
+    assert seen["marks"] == len(make_results()["cells"])
+    assert seen["page"] <= seen["width"]
+    assert seen["colour"] == {"light": "rgb(253, 252, 249)", "dark": "rgb(21, 24, 27)"}[scheme]
+    rising, falling = seen["orders"]
+    numbers = [float(value) for value in rising if value is not None]
+    assert numbers == sorted(numbers) and rising[len(numbers) :] == [None] * 2
+    assert [float(value) for value in falling if value is not None] == sorted(numbers, reverse=True)
+    assert falling[len(numbers) :] == [None] * 2
+    assert seen["sort"] == "descending"
+
+
+def test_markdown_has_its_pictures(folders: tuple[Path, Path]) -> None:
+    path = write_markdown(folders[0], [folders[1]])
+    text = path.read_text()
+    links = re.findall(r"\]\((.+?\.png)\)", text)
+    assert len(links) > 6
+    assert all((path.parent / link).read_bytes().startswith(b"\x89PNG") for link in links)
+    assert {line.count("|") for line in text.splitlines() if line.startswith("| s-a")} == {11}
+
+
+class TestWeightsAndBiases:
+    @pytest.fixture(autouse=True)
+    def extra(self) -> None:
+        pytest.importorskip("wandb_workspaces", reason="needs the extra `reports`")
+
+    def test_the_report_as_json(self, folders: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+        with mock.patch("socket.socket.connect", side_effect=AssertionError("network")):
+            main(["wandb", str(folders[0]), "--sweep", str(folders[1]), "--entity", "team"])
+        spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
+        headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
+        assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Loss weights", "Diagnostics",
+                            "Learning curves", "Samples", "Limits", "Methods"]  # fmt: skip
+        grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
+        panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
+        kinds = {panel["viewType"] for panel in panels}
+        assert kinds == {"Media Browser", "Bar Chart", "Run History Line Plot", "Parallel Coordinates Plot",
+                         "Scatter Plot"}  # fmt: skip
+        media = {
+            key for panel in panels if panel["viewType"] == "Media Browser" for key in panel["config"]["mediaKeys"]
+        }
+        assert {"report/gamma", "report/accuracy-microworld", "report/diagnostics-microworld"} <= media
+        # Every panel looks at this study's runs only, of one kind.
+        for grid in grids:
+            group, job = grid["runSets"][0]["filters"]["filters"]
+            assert (group["key"]["name"], group["value"]) == ("group", ["made-up", "weights"])
+            assert job["value"] in ("fit", "evaluate", "report")
+
+    def test_publishing_sends_pictures_and_report(
+        self, folders: tuple[Path, Path], report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import wandb_workspaces.reports.v2.interface as interface
+
+        from studies.report.wandb_report import WandbReport
+        from tests.scripts.test_wandb import items, read_file
+
+        sent = []
+
+        def answer(api, query, variables=None):
+            if "ProjectInternalId" in query:
+                return {"project": {"id": "x", "internalId": "UHJvamVjdDo1"}}
+            sent.append(json.loads(variables["spec"]))
+            view = {"id": "abc", "type": "runs", "name": "n", "displayName": variables["displayName"],
+                    "description": "", "project": {"id": "p", "name": "kindred", "entityName": "team"},
+                    "spec": variables["spec"], "updatedAt": None}  # fmt: skip
+            return {"upsertView": {"view": view, "inserted": True}}
+
+        project = mock.Mock()
+        project.name = "kindred"
+        server = mock.Mock(default_entity="team", **{"projects.return_value": [project]})
+        monkeypatch.setattr(interface, "execute_graphql", answer)
+        monkeypatch.setattr(interface, "_get_api", lambda: server)
+        monkeypatch.setattr(interface, "get_app_url", lambda api: "https://wandb.example")
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        shown = WandbReport(report, "made-up", [], "team", "kindred")
+        assert shown.publish(tmp_path).startswith("https://wandb.example/team/kindred/reports/")
+        [spec] = sent
+        assert len(spec["blocks"]) == len(shown.dump()["blocks"])
+        records = read_file(tmp_path)
+        logged = {key.removesuffix("._type") for entry in records["history"] for key in items(entry.item)}
+        assert {"report/gamma", "report/diagnostics-microworld"} <= logged
+        assert (records["run"][-1].run_group, records["run"][-1].job_type) == ("made-up", "report")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture):
+    def refuse(*args: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            run_main(lambda: main(list(args)), main.__code__.co_filename)
+        [line] = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2
+        return line
+
+    return refuse
+
+
+def test_bad_input_is_one_line(folders: tuple[Path, Path], tmp_path: Path, refused) -> None:
+    runs = shutil.copytree(folders[0].parent, tmp_path / "runs")
+    line = refused("html", str(runs / "made-upp"))
+    assert "there is no such folder" in line and "made-up, weights" in line
+    assert "no such folder" in refused("markdown", str(runs / "made-up"), "--sweep", str(runs / "other"))
+    assert "--entity" in refused("wandb", str(runs / "made-up"))
+    results = runs / "made-up" / "results.json"
+    results.write_text('{"cells": []}')
+    assert "has no contrasts" in refused("html", str(runs / "made-up"))
+    results.unlink()
+    (runs / "made-up" / "s-a-label-seed0" / "meta.json").write_text("{}")
+    (runs / "made-up" / "s-a-label-seed1" / "meta.json").write_text("{}")
+    (runs / "made-up" / "s-a-label-seed1" / "DONE").unlink()
+    line = refused("html", str(runs / "made-up"))
+    assert "1 of 2 begun runs done" in line and "study.py run" in line

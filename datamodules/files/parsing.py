@@ -99,8 +99,7 @@ def check_depth(text: str) -> None:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1
-                raise ValueError(f"{ascii(text[:20])}..., line {line}: nested deeper than {MAX_DEPTH}")
+                raise ValueError(f"{text[:20]!a}... is nested deeper than {MAX_DEPTH}")
 
 
 def read_yaml(path: Path) -> Any:

@@ -18,10 +18,10 @@ def check_callbacks(trainer: L.Trainer, metrics: Collection[str]) -> None:
     """
     packages = {type(callback).__module__.partition(".")[0] for callback in trainer.callbacks}
     for callback in trainer.callbacks:
-        name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+        name, monitor = type(callback).__name__, getattr(callback, "monitor", None) or ""
         if isinstance(callback, BatchSizeFinder | LearningRateFinder):
             raise ValueError(f"trainer.callbacks: {name} would change what the run's config says; leave it out")
-        if monitor in (None, *metrics) or monitor.startswith("speed/") or packages - {"lightning", "lightning_modules"}:
+        if monitor in ("", *metrics) or monitor.startswith("speed/") or packages - {"lightning", "lightning_modules"}:
             continue
         raise ValueError(
             f"trainer.callbacks: {name} monitors {monitor!r}, which this run does not log; it logs {', '.join(metrics)}"

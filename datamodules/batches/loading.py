@@ -31,16 +31,14 @@ class Collate:
     """Collates examples; a class, so that workers can be spawned.
 
     Attributes:
-        pad_id: Fills rows on the right.
         caches: By example id; empty where there are no logits.
     """
 
-    pad_id: int
     caches: Mapping[str, LogitCache]
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""
-        batch = collate_examples(examples, self.pad_id)
+        batch = collate_examples(examples)
         if self.caches:
             batch["target"] = ExactTensors(collate_targets(examples, self.caches))
             batch["temperatures"] = self.caches[examples[0].id].description.temperatures

@@ -34,7 +34,7 @@ import pyarrow as pa
 from datamodules.examples.tokenization import Example, build_examples, hash_tokenizer
 from datamodules.files.atomic import atomic_path, check_place, hash_json, hash_path, require_file, write_json
 from datamodules.files.locks import hold
-from datamodules.rationales.controls import AS_WRITTEN, TextControl, shuffle_rationales
+from datamodules.rationales.controls import AS_WRITTEN, TextControls, shuffle_rationales
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
@@ -165,7 +165,7 @@ def drop_too_long(examples: ExampleView, max_length: int, skip: bool) -> Example
 
 
 def _read_pairs(
-    questions: list[Question], paths: list[str] | None, control: TextControl
+    questions: list[Question], paths: list[str] | None, control: TextControls
 ) -> list[tuple[Question, Rationale | None]]:
     """Returns each question, or each of its rationales, in the questions' order."""
     if paths is None:
@@ -174,16 +174,16 @@ def _read_pairs(
     for rationale in load_rationales(paths, {question.id: question for question in questions}):
         by_question[rationale.question_id].append(rationale)
     pairs = [(question, rationale) for question in questions for rationale in by_question[question.id]]
-    return [*(pairs if control.shuffle_seed is None else shuffle_rationales(pairs, control.shuffle_seed))]
+    return [*(shuffle_rationales(pairs, control.shuffle_seed) if control.shuffled else pairs)]
 
 
 def _tokenize(
-    tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]], control: TextControl
+    tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]], control: TextControls
 ) -> Iterator[pa.RecordBatch]:
     repeats = find_repeats(rationale for _, rationale in pairs if rationale is not None)
     for start in range(0, len(pairs), ROWS_PER_BATCH):
         part = pairs[start : start + ROWS_PER_BATCH]
-        examples = build_examples(tokenizer, prompt, part, control.position, control.keep_thinking)
+        examples = build_examples(tokenizer, prompt, part, control.position, control.thinking == "keep")
         rationales = [rationale for _, rationale in part]
         columns = {
             **{
@@ -208,7 +208,7 @@ def open_store(
     prompt: Prompt,
     questions: list[Question],
     rationales: list[str] | None,
-    control: TextControl = AS_WRITTEN,
+    control: TextControls = AS_WRITTEN,
 ) -> ExampleStore:
     """Opens the store of these questions and rationales, and writes it first if no process has yet.
 
@@ -233,7 +233,7 @@ def open_store(
         "tokenizers": version("tokenizers"),
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,
-        "control": vars(control),
+        "control": control.identity,
         "questions": hash_json([vars(question) for question in questions]),
         "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
     }

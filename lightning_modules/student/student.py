@@ -202,7 +202,7 @@ class DistillationModule(L.LightningModule):
             raise ValueError("model.compile needs a C++ compiler on a CPU; install g++, or name one in CXX")
         if data.supervision == "label" and not self.loss.supervises_answers:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
-        longest, highest = (data.max_length, "data.max_length"), data.train_examples.store.highest_id
+        longest, highest = (data.encoding.max_length, "data.encoding.max_length"), data.train_examples.store.highest_id
         check_model(self.student, self.student_revision, self.keep_layers, *longest, highest)
 
     def list_metrics(self, data: DistillationDataModule) -> list[str]:

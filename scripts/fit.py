@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import check_place, hash_json, hash_source
+from lightning_modules.run.callbacks import check_callbacks
 from lightning_modules.run.checkpoints import (
     LAST,
     RngState,
@@ -92,6 +93,7 @@ def main(args: list[str] | None = None) -> Path:
     data.setup("fit")
     student.check(data)
     student.check_trainer(cli.trainer)
+    check_callbacks(cli.trainer, student.list_metrics(data))
     with run.lock() if rank_zero_only.rank == 0 else nullcontext(), close_on_error():
         if rank_zero_only.rank == 0:
             remove_torn(run.checkpoints)

@@ -261,10 +261,12 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
         questions: By id.
 
     Raises:
-        ValueError: A file or record is malformed, a rationale's question is unknown, or a rationale is there twice.
+        ValueError: A file is empty, it or a record is malformed, a rationale's question is unknown, or a rationale is
+            there twice.
     """
     rationales: dict[str, Rationale] = {}
     for path in paths:
+        before = len(rationales)
         for where, record in _read_whole(path):
             nested = isinstance(record.get("rationales"), dict)
             question_id = record.get("id" if nested else "question_id")
@@ -276,4 +278,6 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
                 if rationale.id in rationales:
                     raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
                 rationales[rationale.id] = rationale
+        if len(rationales) == before:
+            raise ValueError(f"{path}: no rationales")
     return list(rationales.values())

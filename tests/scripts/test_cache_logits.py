@@ -99,7 +99,7 @@ def test_a_full_disk_is_refused_in_one_line(bench):
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2 and len(lines) == 1
     assert "logits2/shard-0000-00000.safetensors: cannot be written: File too large" in lines[0]
-    assert [path.name for path in Path("logits2").iterdir()] in ([], [".lock-0000"])
+    assert not Path("logits2").exists()
 
 
 @pytest.mark.slow

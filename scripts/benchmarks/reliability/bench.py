@@ -70,15 +70,13 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "evaluate": contents.read_predictions,
     "study": contents.read_study,
 }
-# A run keeps its lock's file.
-_KEPT = (".lock",)
 
 
 def list_names(folder: Path) -> list[str]:
     """Returns what lies in a folder; but for tokenized stores, which more than one stage writes, and checkpoints."""
     names = [path.relative_to(folder) for path in folder.rglob("*")]
     skipped = ("data", "checkpoints", "logs", "configs")
-    return sorted(str(name) for name in names if name.name not in _KEPT and not set(name.parts) & set(skipped))
+    return sorted(str(name) for name in names if not set(name.parts) & set(skipped))
 
 
 def read_output(stage: str, folder: Path) -> str:

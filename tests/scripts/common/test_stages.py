@@ -55,7 +55,7 @@ def test_cache_has_a_row_for_each_completion_token(pipeline):
 def test_run_has_the_documented_files(pipeline):
     run = pipeline / "runs" / "g" / "r"
     assert {path.name for path in run.iterdir()} == {
-        ".lock", "axes.json", "config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "student", "DONE",
+        "axes.json", "config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "student", "DONE",
     }  # fmt: skip
     meta = json.loads((run / "meta.json").read_text())
     assert {

@@ -2,10 +2,27 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from datamodules.files.parsing import read_yaml
+import yaml
+from jsonargparse import get_loader, set_loader
+
+from datamodules.files.parsing import check_depth, read_yaml
 
 STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
+
+
+_LOAD = get_loader("yaml")
+
+
+def load_setting(text: str) -> Any:
+    """Returns what a setting says: a value, or what a file of settings holds.
+
+    Raises:
+        ValueError: It is nested too deep.
+    """
+    check_depth(text)
+    return _LOAD(text)
 
 
 def select_section(path: str, stage: str) -> str:
@@ -32,7 +49,8 @@ def select_section(path: str, stage: str) -> str:
 
 
 def select_sections(args: list[str], stage: str) -> list[str]:
-    """Replaces each `--config FILE` by the stage's section of the file."""
+    """Replaces each `--config FILE` by the stage's section of the file, for a parser that refuses what is too deep."""
+    set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
     selected = []
     follows = False
     for arg in args:

@@ -36,7 +36,12 @@ COMMANDS = {
     "fit": [
         *(*_TRAIN, _WRITTEN, f"--model.student={_MODELS}/a-student", "--model.loss.kl_weight=0.5"),
         *("--data.tokens_per_step=600", "--data.validation_fraction=0.25", "--data.supervision=rationale+logits"),
-        *('--data.logits=["teacher/logits"]', "--trainer.max_epochs=4", "--run.checkpoint_steps=1"),
+        *(
+            '--data.logits=["teacher/logits"]',
+            "--trainer.max_epochs=4",
+            "--run.checkpoint_steps=1",
+            "--run.keep_checkpoints=true",
+        ),
         *("--run.group=g", "--run.id=r", "--run.wandb=false", "--data.max_length=512"),
     ],
     "evaluate": [

@@ -165,6 +165,24 @@ def test_how_fast_and_where_it_is_kept_makes_no_other_run(inside, tmp_path):
     assert "done already" in run_stage("fit", *options)
 
 
+def test_a_done_run_keeps_its_student_alone(inside, tmp_path):
+    options = ["--run.keep_checkpoints=false", f"--run.root={tmp_path}"]
+    run_stage("fit", *options)
+    run = tmp_path / "g" / "r"
+    assert not (run / "checkpoints").exists()
+    assert (run / "student" / "model.safetensors").read_bytes() == Path(
+        "runs/g/r/student/model.safetensors"
+    ).read_bytes()
+    with pytest.raises(ValueError, match=rf"last\.ckpt; its run is done .*: name {run}/student, or train with --run\."):
+        run_stage("evaluate", f"--model.student={run}/checkpoints/last.ckpt", f"--output={tmp_path}/p.parquet")
+    # As a kill between DONE and the removal leaves it.
+    (run / "checkpoints").mkdir()
+    assert "done already" in run_stage("fit", *options, "--run.keep_checkpoints=true")
+    assert (run / "checkpoints").exists()
+    assert "done already" in run_stage("fit", *options)
+    assert not (run / "checkpoints").exists()
+
+
 def test_done_run_outlives_its_checkpoints(inside, tmp_path):
     options = ["--data.supervision=label", "--model.loss.kl_weight=0", "--data.rationales=null", "--data.logits=null"]
     options += [f"--run.root={tmp_path}", "--trainer.max_epochs=1"]

@@ -63,8 +63,8 @@ def _read_start(checkpoint: str) -> dict:
     config = run / "config.yaml"
     if not Path(checkpoint).is_file() and (run / DONE).is_file():
         raise ValueError(
-            f"model: no such file: {checkpoint}; its run is done and has kept its student alone: name {run / 'student'}, "
-            "or train with --run.keep_checkpoints=true"
+            f"model: no such file: {checkpoint}; its run is done and has kept its student alone: name "
+            f"{run / 'student'}, or train with --run.keep_checkpoints=true"
         )
     if not Path(checkpoint).is_file():
         raise ValueError(f"model: no such file: {checkpoint}")

@@ -73,7 +73,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target`; on success it is synced and renamed onto it, else removed.
 
     It has the permissions of other new files, whatever library wrote it. Works for a file and for a folder that the
-    caller makes at the yielded path. A file replaces an older one; a folder needs a target that is not there yet, or is an empty folder.
+    caller makes at the yielded path. A file replaces an older one; a folder needs a target that is not there yet, or is
+    an empty folder.
 
     Raises:
         ValueError: The target's folder cannot be made or written to, or the disk is full.

@@ -126,8 +126,12 @@ def test_predictions_have_the_documented_columns_and_metadata(pipeline):
 
 
 def test_evaluate_prints_what_the_predictions_hold(inside):
-    said = run_stage("evaluate", "--output=again.parquet")
+    summary = run_stage("evaluate", "--output=again.parquet")
     records = pq.read_table("again.parquet").to_pylist()
+    printed = StringIO()
+    with redirect_stdout(printed):
+        MAINS["evaluate"](["metrics", "again.parquet"])
+    said = printed.getvalue()
     Path("again.parquet").unlink()
     right = sum(record["correct_neutral"] for record in records)
     found = sum(record["answer_neutral"] is not None for record in records)
@@ -136,6 +140,10 @@ def test_evaluate_prints_what_the_predictions_hold(inside):
     for name, number in {"accuracy_neutral": right, "extraction_rate_neutral": found}.items():
         [line] = [line for line in said.splitlines() if line.startswith(name)]
         assert f"{number / 6:.1%} [" in line
+        [line] = [line for line in summary.splitlines() if line.startswith(name.split("_neutral")[0].replace("_", " "))]
+        assert f"{number / 6:.1%} [" in line
+    assert len(summary.splitlines()) == 8
+    assert summary.splitlines()[-1] == "all metrics: python -m scripts.evaluate metrics again.parquet"
 
 
 def test_a_checkpoint_answers_as_the_student_exported_from_it(inside, tmp_path):

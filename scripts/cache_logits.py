@@ -63,15 +63,16 @@ def main(args: list[str] | None = None) -> None:
     made = teacher.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
     writer = LogitCacheWriter(output, made, rows_per_shard=cli.config.rows_per_shard)
     data.done = writer.find_done()
+    num_before = len(data.done)
     left = [example for example in data.examples if example.id not in data.done]
     if not left and writer.is_complete():
         LogitCache(output).check(teacher.teacher_name, data.tokenizer, data.prompt.id, data.examples)
-        print(f"{output}: complete already\n{describe_cache(output, data, 0, args)}")
+        print(f"{output}: complete already")
         return
     cli.trainer.callbacks.append(CacheWriter(writer, cli.result_config()))
     cli.launch("predict", teacher, data, return_predictions=False)
     if cli.trainer.is_global_zero:
-        print(describe_cache(output, data, len(left), args))
+        print(describe_cache(output, data, num_before, args))
 
 
 def inspect(args: list[str]) -> None:

@@ -52,7 +52,6 @@ def main(args: list[str] | None = None) -> Path:
             run.drop_checkpoints()
         early = read_early_end(run.path)
         print(f"{run.path}: done already" + (f"; it ended early, {early}" if early else ""))
-        print(describe_run(run, args))
         return run.path
     data.setup("fit")
     student.check(data)

@@ -66,17 +66,17 @@ def describe_rationales(output: Path, rationales: Sequence[Rationale], is_local:
     return f"{summary}\nnext: {following}"
 
 
-def describe_cache(output: Path, data: RationaleDataModule, num_new: int, args: Sequence[str]) -> str:
+def describe_cache(output: Path, data: RationaleDataModule, num_before: int, args: Sequence[str]) -> str:
     """Returns how large a logit cache is, and what comes next.
 
     Args:
         output: The cache.
         data: What is cached.
-        num_new: How many of its examples came just now.
+        num_before: How many examples it held before.
         args: The stage's command line.
     """
     cache = LogitCache(output)
-    in_all = "" if num_new == len(cache) else f" added to {len(cache) - num_new}"
+    in_all = f" added to {num_before}" if num_before else ""
     size = sum(file.stat().st_size for file in output.iterdir() if file.is_file())
     settings = {
         "model.student": "STUDENT",
@@ -86,10 +86,9 @@ def describe_cache(output: Path, data: RationaleDataModule, num_new: int, args: 
         "model.loss.kl_weight": "KL_WEIGHT",
     }
     following = suggest("fit", args, ["data."], settings)
-    return (
-        f"{output}: {num_new} examples{in_all}, {cache.num_rows} completion tokens, {format_size(size)} "
-        f"({size / cache.num_rows:.0f} bytes a token)\nnext: {following}"
-    )
+    each = f"{format_size(size)} ({size / cache.num_rows:.0f} bytes a token)"
+    added = f"{len(cache) - num_before} examples{in_all}"
+    return f"{output}: {added}, {cache.num_rows} completion tokens, {each}\nnext: {following}"
 
 
 def describe_run(run: RunFolder, args: Sequence[str]) -> str:

@@ -123,7 +123,10 @@ class Shell:
         recorded.write_bytes(b"")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
         environment |= {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "KINDRED_TEST_COMMANDS": str(recorded)}
-        before, after = f"set -eu; touch {state}; source {state}", f"set +eu; declare -p CONFIG STUDY >{state} 2>/dev/null"
+        before, after = (
+            f"set -eu; touch {state}; source {state}",
+            f"set +eu; declare -p CONFIG STUDY >{state} 2>/dev/null",
+        )
         script = f"{before}\n{text}\n{after}; exit 0"
         done = subprocess.run(["bash", "-c", script], cwd=self.folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, f"{text}\n{done.stderr}"

@@ -4,8 +4,8 @@ A block runs, in the page's order, in one folder for each page. A comment above 
 
     <!-- not run: needs SLURM -->
 
-Its commands then are only parsed; `REASONS` lists what may be said. `<!-- slow -->` at a page's top leaves its run to the
-slow tests.
+Its commands then are only parsed; `REASONS` lists what may be said. `<!-- slow -->` at a page's top leaves its run to
+the slow tests.
 """
 
 import contextlib
@@ -22,7 +22,9 @@ from pathlib import Path
 
 from datamodules.tasks.questions import load_questions
 from scripts import study
+from scripts.common.experiment_file import select_section, split_args
 from scripts.common.stages import STAGES
+from studies.diagnostics.diagnosis import parse as parse_diagnosis
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,6 +49,8 @@ SMALL = {
     '"task:openbookqa:train"': '"microworld:train:16:0"',
     '"task:openbookqa:(validation|test)"': '"microworld:test:8:0"',
     "prompt: (cot|instruction)": "prompt: plain",
+    "limit: (256|128)}": "limit: 16, encoding: {max_length: 320}}",
+    "    limit: 256": "    encoding: {max_length: 320}",
 }
 # Commands that a block does not run by itself: they are written down, to be run in this process or to be checked.
 RECORDED = ("python", "make", "sbatch", "pip", "hf")
@@ -123,7 +127,10 @@ class Shell:
         recorded.write_bytes(b"")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
         environment |= {"PATH": f"{self.folder}/bin:{os.environ['PATH']}", "KINDRED_TEST_COMMANDS": str(recorded)}
-        before, after = f"set -eu; touch {state}; source {state}", f"set +eu; declare -p CONFIG STUDY >{state} 2>/dev/null"
+        before, after = (
+            f"set -eu; touch {state}; source {state}",
+            f"set +eu; declare -p CONFIG STUDY >{state} 2>/dev/null",
+        )
         script = f"{before}\n{text}\n{after}; exit 0"
         done = subprocess.run(["bash", "-c", script], cwd=self.folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0 and not done.stderr, f"{text}\n{done.stderr}"
@@ -156,12 +163,16 @@ def check(command: list[str]) -> None:
         check(["python", "-m", f"scripts.{Path(file).stem}", "--config", *rest])
     elif name == "python":
         script, rest = args[1].removeprefix("scripts."), args[2:]
-        if script == "study":
+        if script == "study" and rest[0] != "diagnose":
             assert rest[0] in study.COMMANDS
             study.parse(rest[1:])
+        elif script == "study":
+            config, settings = split_args(rest[1:])
+            is_study = select_section(config, "study") != config
+            study.parse([f"--config={config}"]) if is_study else parse_diagnosis([f"--config={config}", *settings])
         elif script in STAGES:
             STAGES[script].parse(rest)
-        elif script != "benchmark":
+        else:
             importlib.import_module(args[1]).parse(rest)
     else:
         assert name == "hf"

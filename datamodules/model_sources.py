@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from datamodules.files.parsing import read_yaml
-from datamodules.files.seals import check_run_file
+from datamodules.files.seals import DONE, check_run_file
 from datamodules.model_cards import find_card
 from datamodules.text.plain_text import describe_error, shorten
 
@@ -59,7 +59,13 @@ def _is_start(section: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def _read_start(checkpoint: str) -> dict[str, Any]:
-    config = Path(checkpoint).parent.parent / "config.yaml"
+    run = Path(checkpoint).parent.parent
+    config = run / "config.yaml"
+    if not Path(checkpoint).is_file() and (run / DONE).is_file():
+        raise ValueError(
+            f"model: no such file: {checkpoint}; its run is done and has kept its student alone: name "
+            f"{run / 'student'}, or train with --run.keep_checkpoints=true"
+        )
     if not Path(checkpoint).is_file():
         raise ValueError(f"model: no such file: {checkpoint}")
     if not config.is_file():

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,12 +49,32 @@ def name_unwritten(path: Path) -> Iterator[None]:
         ) from None
 
 
+def give_modes(path: Path) -> None:
+    """Gives a file, or a folder and all in it, at least the permissions that a new file beside it gets.
+
+    Those are the umask's, or the folder's default ACL's. Some libraries write files that only their owner may read.
+    """
+    probe = path.with_name(f"{path.name}-mode")
+    probe.touch(0o666, exist_ok=False)
+    try:
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
+    for own in (*path.rglob("*"), path):
+        # Who may read a folder may enter it.
+        wanted = mode | (mode & 0o444) >> 2 if own.is_dir() else mode
+        held = stat.S_IMODE(own.stat().st_mode)
+        if held | wanted != held:
+            own.chmod(held | wanted)
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target`; on success it is synced and renamed onto it, else removed.
 
-    Works for a file and for a folder that the caller makes at the yielded path. A file replaces an older one;
-    a folder needs a target that is not there yet, or is an empty folder.
+    It has the permissions of other new files, whatever library wrote it. Works for a file and for a folder that the
+    caller makes at the yielded path. A file replaces an older one; a folder needs a target that is not there yet, or is
+    an empty folder.
 
     Raises:
         ValueError: The target's folder cannot be made or written to, or the disk is full.
@@ -69,6 +90,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         with name_unwritten(target):
             yield temporary
+            give_modes(temporary)
             for path in (*temporary.rglob("*"), temporary):
                 sync_path(path)
             os.replace(temporary, target)

@@ -11,6 +11,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
+from lightning_modules.run.progress import ProgressLines, is_watched
 
 from datamodules.batches.loading import check_processes
 from datamodules.files.atomic import hash_source
@@ -95,6 +96,8 @@ class StageCLI(LightningCLI):
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         if listener := find_listener():
             kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
+        if not is_watched() and trainer.enable_progress_bar in (None, True):
+            kwargs["callbacks"].append(ProgressLines())
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception as error:  # nothing but Lightning's own checks of its settings, which fail in many ways

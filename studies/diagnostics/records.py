@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.atomic import hash_json, read_records
@@ -45,7 +46,7 @@ def complete_records(
     done = stored.keys() | {record["key"] for record in log.collect()}
     if missing := {key for key in keys if key not in done}:
         log.open()
-        with tqdm(total=len(missing), unit="record", desc=path.stem) as progress:
+        with tqdm(total=len(missing), unit="records", desc=path.stem, **bar_options()) as progress:
             for records in compute(missing):
                 log.append(records)
                 progress.update(len(records))

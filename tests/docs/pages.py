@@ -20,9 +20,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from datamodules.tasks.questions import load_questions
 from scripts import study
-from scripts.common.experiment_file import select_section, split_args
 from scripts.common.stages import STAGES
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
 
@@ -163,13 +164,12 @@ def check(command: list[str]) -> None:
         check(["python", "-m", f"scripts.{Path(file).stem}", "--config", *rest])
     elif name == "python":
         script, rest = args[1].removeprefix("scripts."), args[2:]
-        if script == "study" and rest[0] != "diagnose":
-            assert rest[0] in study.COMMANDS
-            study.parse(rest[1:])
+        if script == "study" and rest[0] == "diagnose" and "study" not in yaml.safe_load(Path(rest[2]).read_text()):
+            parse_diagnosis(rest[1:])
         elif script == "study":
-            config, settings = split_args(rest[1:])
-            is_study = select_section(config, "study") != config
-            study.parse([f"--config={config}"]) if is_study else parse_diagnosis([f"--config={config}", *settings])
+            assert rest[0] in study.COMMANDS
+            # What a diagnosis asks beside the study is not the study's.
+            study.parse(rest[1:3] if rest[0] == "diagnose" else rest[1:])
         elif script in STAGES:
             STAGES[script].parse(rest)
         else:

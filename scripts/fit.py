@@ -33,7 +33,8 @@ from lightning_modules.run.checkpoints import (
     remove_torn,
 )
 from lightning_modules.run.extent import find_early_end
-from lightning_modules.run.folder import METRICS, JsonlLogger, RunFolder, RunSettings, read_early_end
+from lightning_modules.run.folder import METRICS, RunFolder, RunSettings, read_early_end
+from lightning_modules.run.jsonl_logger import JsonlLogger
 from lightning_modules.run.throughput import Throughput
 from lightning_modules.student.student import DistillationModule
 from lightning_modules.tracking.wandb_logging import RunRecord, build_wandb_loggers, close_on_error, log_student

@@ -39,8 +39,10 @@ from studies.design.power import parse_power
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
-from studies.jobs.execution import format_status, run_jobs
-from studies.jobs.plan import Job, StudyPlan
+from studies.jobs.execution import run_jobs
+from studies.jobs.job import Job
+from studies.jobs.plan import StudyPlan
+from studies.jobs.states import format_status
 from studies.jobs.submission import submit_jobs
 from studies.report import write_html
 

@@ -27,11 +27,11 @@ from datamodules.files.atomic import write_text
 from datamodules.files.command_line import CommandLine
 from datamodules.files.parsing import read_yaml
 from datamodules.text.plain_text import describe_error
-from lightning_modules.run.user_errors import USER_ERRORS
+from lightning_modules.run.user_errors import user_errors
 from scripts.common.entry import run_main
 from scripts.common.stages import MAINS, STAGES
 from studies.jobs.execution import run_jobs
-from studies.jobs.plan import Job
+from studies.jobs.job import Job
 from studies.jobs.submission import submit_jobs
 from studies.jobs.sweep import Sweep
 
@@ -51,7 +51,7 @@ def read_sweep(path: str) -> Sweep:
         raise ValueError(f"{path}: expected a mapping")
     try:
         return Sweep(**parser.instantiate(parser.parse_object(content)).as_dict())
-    except USER_ERRORS as error:
+    except user_errors() as error:
         raise ValueError(f"{path}: {describe_error(error)}") from None
 
 
@@ -63,7 +63,7 @@ def check(jobs: list[Job]) -> None:
     for job in tqdm([*others, *evaluations[:1]], desc="checking", disable=None, leave=False):
         try:
             STAGES[job.stage].parse(job.args)
-        except USER_ERRORS as error:
+        except user_errors() as error:
             raise ValueError(f"{job.name}: {describe_error(error)}") from error
 
 

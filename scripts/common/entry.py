@@ -17,11 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
 from datamodules.text.plain_text import clean_line, describe_error
 from lightning_modules.run.stop_signal import EXIT_STOPPED
-from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
+from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, user_errors
 
 
 def quiet_libraries() -> None:
@@ -66,17 +64,17 @@ def run_main(main: Callable[[], Any], script: str) -> None:
     try:
         refuse_other_checkout(script)
         main()
-    except SIGTERMException:
-        # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
-        print("stopped by SIGTERM; the same command continues", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
     except (KeyboardInterrupt, SystemExit) as stop:
+        if type(stop).__name__ == "SIGTERMException":
+            # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
+            print("stopped by SIGTERM; the same command continues", file=sys.stderr)
+            sys.exit(EXIT_STOPPED)
         # Lightning turns an interrupt into an exit.
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except USER_ERRORS as error:
+    except user_errors() as error:
         if os.environ.get("KINDRED_DEBUG"):
             traceback.print_exc()
         print(f"error: {clean_line(describe_error(error))}", file=sys.stderr)

@@ -8,6 +8,8 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 from datamodules.files.parsing import check_depth, read_yaml
+from scripts.common.help import answer
+from scripts.common.settings import check_keys, check_options, check_required, locate_key
 
 STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
 
@@ -25,8 +27,8 @@ def load_setting(text: str) -> Any:
     return _LOAD(text)
 
 
-def select_section(path: str, stage: str) -> str:
-    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON.
+def read_section(path: str, stage: str) -> tuple[dict[str, Any], bool]:
+    """Returns what a file says of a stage, and whether that is the stage's section of it; else it is the whole file.
 
     Raises:
         ValueError: The file or its section is missing or no YAML mapping, or it has a section that is no stage.
@@ -38,27 +40,47 @@ def select_section(path: str, stage: str) -> str:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping")
     if not set(content) & set(STAGES):
-        return path
+        return content, False
     if unknown := sorted(set(content) - set(STAGES)):
-        raise ValueError(f"{path}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
+        place = locate_key(file, unknown[0])
+        raise ValueError(f"{place}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
     if stage not in content:
         raise ValueError(f"{path}: has no section {stage}")
     if not isinstance(content[stage], dict):
         raise ValueError(f"{path}: section {stage}: expected a mapping")
-    return json.dumps(content[stage])
+    return content[stage], True
+
+
+def select_section(path: str, stage: str) -> str:
+    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON."""
+    section, is_section = read_section(path, stage)
+    return json.dumps(section) if is_section else path
 
 
 def select_sections(args: list[str], stage: str) -> list[str]:
-    """Replaces each `--config FILE` by the stage's section of the file, for a parser that refuses what is too deep."""
+    """Replaces each `--config FILE` by the stage's section of the file, for a parser that refuses what is too deep.
+
+    Prints help, and ends the process, where the command line asks for it.
+
+    Raises:
+        ValueError: A file or an option names no setting of the stage, or a required one is missing.
+    """
     set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
-    selected = []
+    answer(stage, args)
+    selected, files, given = list[str](), dict[str, bool](), check_options(args, stage)
     follows = False
     for arg in args:
         if follows or arg.startswith("--config="):
-            selected.append(f"--config={select_section(arg.removeprefix('--config='), stage)}")
+            path = arg.removeprefix("--config=")
+            section, files[path] = read_section(path, stage)
+            given |= check_keys(Path(path), stage, section, files[path])
+            selected.append(f"--config={json.dumps(section) if files[path] else path}")
         elif arg != "--config":
-            selected.append(arg)
+            selected.append("--help" if arg == "--help=all" else arg)
         follows = arg == "--config"
+    # What a parser does instead of a stage's work needs nothing.
+    if not any(name == "print_config" or name.startswith("help") or name.endswith(".help") for name in given):
+        check_required(given, stage, files)
     return selected
 
 

@@ -186,7 +186,7 @@ class QuestionDataModule(L.LightningDataModule):
         """Returns what a question takes of a batch: its prompt and the longest completion."""
         return len(self.posed[question_id].prompt_ids) + self.max_new_tokens
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """What `find_missing` finds, longest prompts first."""
         assert self.trainer is not None
         missing: Any = self.find_missing()

@@ -15,8 +15,8 @@ from datamodules.examples.selection import RationaleFilters, ValidationSplit
 from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.examples.tokenization import Supervision
-from datamodules.logit_cache.matching import assign_caches, open_caches
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.reader.matching import assign_caches, open_caches
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
 
 
@@ -72,7 +72,7 @@ class RationaleDataModule(L.LightningDataModule):
         self.examples = self.source.read_rationales()
         self.is_set_up = True
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """Every example that is not in `done`, longest first."""
         left = self.examples.where(np.array([identifier not in self.done for identifier in self.examples.column("id")]))
         assert self.trainer is not None
@@ -135,7 +135,7 @@ class DistillationDataModule(L.LightningDataModule):
         self.cache_of_example: dict[str, LogitCache] = {}
         self.is_set_up = False
         self._train_loader: ResumableLoader | None = None
-        self._loader_state: dict | None = None
+        self._loader_state: dict[str, Any] | None = None
         self._check_supervision()
 
     def _check_supervision(self) -> None:
@@ -213,7 +213,7 @@ class DistillationDataModule(L.LightningDataModule):
         lengths = self.train_examples.lengths - self.train_examples.column("num_prompt_tokens").astype(int)
         return int(lengths[used].sum())
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The held-out questions, in steps as in training; nothing where none are held out."""
         if not len(self.val_examples):
             return []
@@ -226,11 +226,11 @@ class DistillationDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self.trainer.training = True
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the train loader's state, for the checkpoint."""
         return self._train_loader.state_dict() if self._train_loader is not None else {}
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until the loader is made.
 
         Lightning would hand the loader its state only if nothing had asked for the number of batches before.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -272,7 +273,7 @@ def pad_rows(rows: Sequence[npt.ArrayLike], value: int, left: bool = False) -> t
     return padded
 
 
-def collate_examples(examples: list[Example]) -> dict:
+def collate_examples(examples: list[Example]) -> dict[str, Any]:
     """Makes a batch, padded on the right with token 0, which no loss or attention sees, that names the supervised rows.
 
     Returns:

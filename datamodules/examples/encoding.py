@@ -124,7 +124,7 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence
     return encoded
 
 
-def _encode_apart(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], names: re.Pattern) -> list[int]:
+def _encode_apart(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], names: re.Pattern[str]) -> list[int]:
     """Encodes what stands between the template's control tokens as text."""
     ids, text = list[int](), ""
     for piece in pieces:
@@ -202,4 +202,4 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) ->
     """Returns a completion's text without control tokens, but for the marks around what a model thinks."""
     marks = " ".join(mark for pair in MARKS for mark in pair)
     dropped = {number for number, name in _list_controls(tokenizer).items() if name not in marks}
-    return tokenizer.decode([token for token in ids if token not in dropped], skip_special_tokens=False)
+    return str(tokenizer.decode([token for token in ids if token not in dropped], skip_special_tokens=False))

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
@@ -33,15 +33,16 @@ class RationaleFilters:
     correct_only: bool = True
     keep_truncated: bool = False
     samples_per_question: PositiveInt | None = None
-    answered_by: list[str] = field(default_factory=list)
-    solved_by: list[str] = field(default_factory=list)
-    matched_with: list[str] = field(default_factory=list)
+    answered_by: list[str] | None = None
+    solved_by: list[str] | None = None
+    matched_with: list[str] | None = None
     match_seed: NonNegativeInt = 0
 
     @property
     def compared(self) -> set[str]:
         """The teachers whose rationales decide which are kept, whether they are used or not."""
-        return {*(self.teachers or []), *self.answered_by, *self.solved_by, *self.matched_with}
+        named = (self.teachers, self.answered_by, self.solved_by, self.matched_with)
+        return {name for names in named for name in names or ()}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def select_rationales(
     is_whole = ~examples.column("truncated").astype(bool) | filters.keep_truncated
     # What is left out answers no question.
     shared = _find_shared_questions(examples.where(is_whole), filters)
-    keep("rationales", np.isin(examples.column("teacher").astype(str), sorted({*used, *filters.matched_with})))
+    keep("rationales", np.isin(examples.column("teacher").astype(str), sorted({*used, *(filters.matched_with or [])})))
     truncated = examples.column("truncated").astype(bool)
     if truncated.any() and not filters.keep_truncated:
         keep("not truncated", ~truncated)
@@ -152,6 +153,6 @@ def _find_shared_questions(examples: ExampleView, filters: RationaleFilters) -> 
     shared = set(ids)
     for names, column in ((filters.answered_by, "answered"), (filters.solved_by, "correct")):
         fits = examples.column(column) == True  # noqa: E712 (null where unknown)
-        for name in names:
+        for name in names or ():
             shared &= set(ids[fits & (teachers == name)])
     return shared

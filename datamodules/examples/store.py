@@ -26,10 +26,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.tokenization import Example, build_examples, hash_tokenizer
 from datamodules.files.atomic import atomic_path, check_place, hash_json, hash_path, require_file, write_json
@@ -77,7 +78,7 @@ class ExampleStore:
         self._values = {name: [batch[name].values.to_numpy() for batch in self._batches] for name in _LISTS}
         self._offsets = [batch["token_ids"].offsets.to_numpy() for batch in self._batches]
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         # A worker process maps the same file, which this process has verified.
         return ExampleStore, (self.folder, False)
 
@@ -94,7 +95,7 @@ class ExampleStore:
         """The highest of all token ids; -1 if there is none."""
         return max((int(values.max()) for values in self._values["token_ids"] if len(values)), default=-1)
 
-    def column(self, name: str) -> list:
+    def column(self, name: str) -> list[Any]:
         """Returns a whole column's Python values."""
         return [value for batch in self._batches for value in batch[name].to_pylist()]
 
@@ -137,11 +138,13 @@ class ExampleView(Sequence[Example]):
     @property
     def lengths(self) -> np.ndarray:
         """Number of tokens of each example, int64."""
-        return self.store.lengths[self.rows]
+        lengths: np.ndarray = self.store.lengths[self.rows]
+        return lengths
 
     def column(self, name: str) -> np.ndarray:
         """Returns a column's values for each example, as objects."""
-        return np.array(self.store.column(name), dtype=object)[self.rows]
+        values: np.ndarray = np.array(self.store.column(name), dtype=object)[self.rows]
+        return values
 
     def where(self, kept: np.ndarray) -> "ExampleView":
         """Returns the examples that a bool array marks."""
@@ -178,7 +181,10 @@ def _read_pairs(
 
 
 def _tokenize(
-    tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]], control: TextControls
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    pairs: list[tuple[Question, Rationale | None]],
+    control: TextControls,
 ) -> Iterator[pa.RecordBatch]:
     repeats = find_repeats(rationale for _, rationale in pairs if rationale is not None)
     for start in range(0, len(pairs), ROWS_PER_BATCH):
@@ -204,7 +210,7 @@ def _tokenize(
 
 def open_store(
     cache_dir: Path,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
     questions: list[Question],
     rationales: list[str] | None,
@@ -250,7 +256,7 @@ def open_store(
     return ExampleStore(folder)
 
 
-def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict) -> None:
+def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict[str, Any]) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         with pa.OSFile(str(temporary / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as out:

@@ -32,9 +32,10 @@ def check_id(value: Any, name: str) -> str:
     Raises:
         ValueError: It is no text, is empty, or holds a control character.
     """
-    if re.search(r"[\x00-\x1f\x7f-\x9f]", check_text(value, name)):
+    text = check_text(value, name)
+    if re.search(r"[\x00-\x1f\x7f-\x9f]", text):
         raise ValueError(f"`{name}` holds a control character: {shorten(value)}")
-    return value
+    return text
 
 
 def shorten(value: Any) -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
+from datamodules.files.tables import read_metadata
 from datamodules.logit_cache.reader import LogitCache
-from datamodules.rationales.store import read_metadata
 
 
 def open_caches(

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jsonargparse.typing import NonNegativeInt
@@ -107,7 +107,7 @@ def shuffle_rationales(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     Returns:
         The pairs that are left, in their order.
     """
-    reasonings, groups = {}, defaultdict[tuple, list[str]](list)
+    reasonings, groups = {}, defaultdict[tuple[Any, ...], list[str]](list)
     for question, rationale in pairs:
         text = cut_run_on(rationale.text.strip(), question)
         if reasoning := remove_answer(text, question, rationale.answer):

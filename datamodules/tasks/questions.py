@@ -111,7 +111,7 @@ def _read_choice(choice: Any) -> str:
     return check_text(choice, "choices", may_be_empty=True)
 
 
-def parse_question(record: dict, where: str, task: str, split: str) -> Question:
+def parse_question(record: dict[str, Any], where: str, task: str, split: str) -> Question:
     """Makes a Question from a record of design.md's shape.
 
     Args:
@@ -161,7 +161,7 @@ def parse_question(record: dict, where: str, task: str, split: str) -> Question:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _read_source(source: str) -> Iterator[tuple[str, dict, str, str]]:
+def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
     """Yields (where, record, task, split) of a `task:` or `microworld:` source or a file."""
     if source.startswith("task:"):
         for where, record in read_task(source):

@@ -119,6 +119,8 @@ class TrackingLogger(WandbLogger):
 
     def __init__(self, wanted: Wanted, mode: Mode, **options: Any):
         super().__init__(mode=mode, **options)
+        # Lightning passes it on unset, too, and W&B warns of it in every run.
+        del self._wandb_init["anonymous"]
         self._wanted, self._mode = wanted, mode
 
     @property

@@ -24,8 +24,20 @@ from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_U
 
 def quiet_libraries() -> None:
     """Silences what Lightning and transformers say on every run; warnings of our own still show."""
+    # What runs no model needs none of them, and they take seconds.
+    import datasets
+    import huggingface_hub
+    import transformers
+
+    from lightning_modules.run.progress import is_watched
+
     # Loader workers are forked after this process has tokenized; they do not tokenize, but would be warned not to.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not is_watched():
+        # They redraw their bars with carriage returns, also in a log.
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (

@@ -14,8 +14,8 @@ from typing import Any
 from datamodules.files.parsing import read_json_object, read_key_lines
 
 FILE = Path(__file__).with_name("settings.json")
-# Options of every stage that are no settings.
-COMMANDS = ("help", "print_config", "config")
+# Options of every stage that are no settings; the last fill in an experiment's file.
+COMMANDS = ("help", "print_config", "config", "teacher", "student")
 
 
 @dataclass(frozen=True)

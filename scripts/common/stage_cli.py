@@ -20,6 +20,7 @@ from lightning_modules.model.sharding import ShardedStrategy
 from lightning_modules.run.folder import flatten
 from lightning_modules.run.peers import bounded_wait
 from lightning_modules.run.preemption import Preemption
+from lightning_modules.run.progress import ProgressLines, is_watched
 from lightning_modules.run.stop_signal import find_listener
 from scripts.common.entry import quiet_libraries
 from scripts.common.experiment_file import select_sections
@@ -95,6 +96,8 @@ class StageCLI(LightningCLI):
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         if listener := find_listener():
             kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
+        if not is_watched() and trainer.enable_progress_bar in (None, True):
+            kwargs["callbacks"].append(ProgressLines())
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception as error:  # nothing but Lightning's own checks of its settings, which fail in many ways

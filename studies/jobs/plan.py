@@ -42,11 +42,12 @@ class StudyPlan:
 
     Args:
         study: The grid.
-        config: The study's file, whose sections hold what all arms share.
+        config: What names the study's file, whose sections hold what all arms share, on a command line: `--config=`,
+            and `--teacher=` and `--student=` of a generic one.
         overrides: What the command line changes in its section `study`.
     """
 
-    def __init__(self, study: Study, config: str, overrides: list[str] | None = None):
+    def __init__(self, study: Study, config: list[str], overrides: list[str] | None = None):
         self.study, self.config, self.overrides = study, config, overrides or []
         self.folder = Path(study.root) / study.name
 
@@ -188,12 +189,12 @@ class StudyPlan:
 
     def analyze(self, needs: list[str]) -> Job:
         """Returns the job that compares the arms."""
-        args = ["analyze", f"--config={self.config}", *self.overrides]
+        args = ["analyze", *self.config, *self.overrides]
         return Job("analyze", "study", args, str(self.folder / "results.json"), needs)
 
     def _command(self, more: list[str], **overrides: object) -> list[str]:
         settings = {key.replace("__", "."): value for key, value in overrides.items()}
-        return [f"--config={self.config}", *more, *format_settings(settings)]
+        return [*self.config, *more, *format_settings(settings)]
 
     def jobs(self) -> list[Job]:
         """Returns all jobs, each after what it needs; the last one compares the arms."""

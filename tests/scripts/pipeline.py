@@ -51,6 +51,7 @@ COMMANDS = {
         "--trainer.max_epochs=2",
         "--run.group=g",
         "--run.id=r",
+        "--run.keep_checkpoints=true",
     ],
     "evaluate": [
         *COMMON,

@@ -34,7 +34,7 @@ def test_a_rewritten_rationale_keeps_its_answer_under_both_names(bench):
     assert metadata["teacher"] == "teacher-by-other" and metadata["gold_conditioned"] == {"teacher-by-other": False}
     # So tiny a model ends nowhere.
     more = [
-        "--data.keep_truncated=true",
+        "--data.filters.keep_truncated=true",
         '--data.rationales=["out/r.parquet"]',
         "--data.supervision=rationale",
         "--data.logits=null",

@@ -41,6 +41,7 @@ COMMANDS = {
             "--data.supervision=rationale+logits",
         ),
         *('--data.logits=["teacher/logits"]', "--trainer.max_epochs=4", "--run.checkpoint_steps=1"),
+        "--run.keep_checkpoints=true",
         *("--run.group=g", "--run.id=r", "--run.wandb=false", "--data.encoding.max_length=512"),
     ],
     "evaluate": [

@@ -116,7 +116,7 @@ def test_a_family_that_no_name_tells_must_be_said():
 
 
 def find_jobs(**changes) -> dict[str, Job]:
-    return {job.name: job for job in StudyPlan(make_study(**changes), "x.yaml", ["--seeds=2"]).jobs()}
+    return {job.name: job for job in StudyPlan(make_study(**changes), ["--config=x.yaml"], ["--seeds=2"]).jobs()}
 
 
 def test_jobs_need_what_makes_their_input():

@@ -28,7 +28,7 @@ from jsonargparse import ArgumentParser
 from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
 from scripts.common.entry import run_main
-from scripts.common.experiment_file import find_section, select_sections, split_args
+from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
 from scripts.common.help import answer
 from scripts.common.stages import MAINS, STAGES
 from studies.analysis.cell_means import format_means, read_grid
@@ -58,6 +58,7 @@ def build_parser() -> ArgumentParser:
 def parse(args: list[str]) -> StudyPlan:
     """Checks the study's section and its command line."""
     config, overrides = split_args(args)
+    check_args(args, "study")
     parser = build_parser()
     parsed = parser.parse_args(select_sections(args, "study"))
     parsed.pop("config")

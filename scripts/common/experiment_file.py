@@ -138,33 +138,48 @@ def read_section(path: str, stage: str, given: dict[str, str]) -> tuple[dict[str
     return content[stage], True
 
 
-def select_sections(args: Iterable[str], stage: str) -> list[str]:
-    """Replaces each `--config FILE` by the stage's section of the file, and puts it first: all others override it.
-
-    Prints help, and ends the process, where the command line asks for it. The parser refuses what is nested too deep
-    from then on.
+def check_args(args: Iterable[str], stage: str) -> None:
+    """Prints help and ends the process where a command line asks for it; else checks all names of settings in it.
 
     Raises:
         ValueError: A file or an option names no setting of the stage, or a required one is missing.
     """
-    set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
     args = [*args]
     answer(stage, args)
-    named, others = split_config(args)
-    selected, files, given = list[str](), dict[str, bool](), check_options(args, stage)
-    for path in [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]:
+    given, files = check_options(args, stage), dict[str, bool]()
+    named, _ = split_config(args)
+    for path in _list_configs(named):
         section, files[path] = read_section(path, stage, _read_models(named))
         given |= check_keys(Path(path), stage, section, files[path])
-        selected.append(f"--config={json.dumps(section) if files[path] else path}")
     # What a parser does instead of a stage's work needs nothing.
     if not any(name == "print_config" or name.startswith("help") or name.endswith(".help") for name in given):
         check_required(given, stage, files)
+
+
+def _list_configs(named: Iterable[str]) -> list[str]:
+    return [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]
+
+
+def select_section(path: str, stage: str, given: dict[str, str]) -> str:
+    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON."""
+    section, is_section = read_section(path, stage, given)
+    return json.dumps(section) if is_section else path
+
+
+def select_sections(args: Iterable[str], stage: str) -> list[str]:
+    """Replaces each `--config FILE` by the stage's section of the file, and puts it first: all others override it.
+
+    The parser refuses what is nested too deep from then on, and prints its own help where all of it is asked for.
+    """
+    set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
+    named, others = split_config(args)
+    selected = [f"--config={select_section(path, stage, _read_models(named))}" for path in _list_configs(named)]
     return [*(selected or named), *("--help" if arg == "--help=all" else arg for arg in others)]
 
 
 def find_section(named: Sequence[str], stage: str) -> dict | None:
     """Returns a stage's section of the experiment that `split_config` found; None if there is none."""
-    configs = [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]
+    configs = _list_configs(named)
     section = read_experiment(configs[-1], _read_models(named)).get(stage) if configs else None
     return section if isinstance(section, dict) else None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning_modules.run.stop_signal import StopListener
 from scripts.common.entry import run_main
-from scripts.common.experiment_file import select_sections
+from scripts.common.experiment_file import check_args
 from scripts.common.help import answer_command, read_docstring
 from scripts.common.settings import suggest
 
@@ -42,7 +42,7 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
             raise ValueError(f"{stage} has no command {name!r}{suggest(name, known)}; {there}")
         args = args[1:]
     if "--help=all" not in args:
-        select_sections(args, stage)
+        check_args(args, stage)
 
 
 def answer_early(stage: str, script: str) -> None:

@@ -30,7 +30,7 @@ def build_parsers() -> dict[str, Any]:
     """Returns each stage's parser; a stage builds it with the rest of what its command line asks for."""
     data = ["--data.questions=q"]
     # Not checked against the file that is to be written.
-    with mock.patch("scripts.common.stage_cli.select_sections", lambda args, stage: args):
+    with mock.patch("scripts.common.stage_cli.check_args"):
         return {
             "annotate": annotate.parse(["--model.teacher=a/b", "--output=o", *data]).parser,
             "cache_logits": cache_logits.parse(["--model.teacher=a/b", "--output=o", *data]).parser,

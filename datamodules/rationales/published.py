@@ -16,11 +16,11 @@ from datamodules.files.atomic import read_records
 from datamodules.files.parsing import parse_json, read_json
 from datamodules.model_cards import find_family
 from datamodules.rationales.store import Rationale, find_repeats, part_thinking
+from datamodules.tasks.question_index import QuestionIndex
 from datamodules.tasks.questions import Question
 from datamodules.text.expressions import normalize_expression
 from datamodules.text.model_json import ReplyError, read_reply
 from datamodules.text.numbers import calculate, write_value
-from datamodules.text.sentences import squash
 
 
 @dataclass(frozen=True)
@@ -218,26 +218,6 @@ COLLECTIONS = {
     "gsm8k_solutions": Collection("grade_school_math/data/example_model_solutions.jsonl", "MIT", _read_gsm8k),
     "jsonl": Collection("**/*.jsonl*", "unstated", _read_jsonl),
 }
-
-
-def _key(text: str) -> str:
-    return squash(text).removeprefix("q ")
-
-
-class QuestionIndex:
-    """Finds questions by their text, whatever its punctuation, case, and way to list the options."""
-
-    def __init__(self, questions: Iterable[Question]):
-        self._found: dict[str, list[Question]] = {}
-        for question in questions:
-            options = zip(question.letters, question.choices or (), strict=True)
-            listed = " ".join(f"{letter} {text}" for letter, text in options)
-            for key in {_key(question.question), _key(f"{question.question} answer choices {listed}")}:
-                self._found.setdefault(key, []).append(question)
-
-    def find(self, text: str) -> list[Question]:
-        """Returns the questions that the text may be: none, one, or several."""
-        return self._found.get(_key(text), [])
 
 
 def _find_answer(item: Published, question: Question) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.files.parsing import read_yaml
+from datamodules.tasks.records import strip_letters
 from datamodules.text.expressions import find_boxed
 from datamodules.text.plain_text import describe_error
 
@@ -156,9 +157,7 @@ def _read_choices(task: Task, row: dict) -> list[str] | None:
     values = _look_up(row, named) if isinstance(named, str) else [_look_up(row, name) for name in named]
     choices = [str(value).strip() for value in values]
     # AQuA prints the letters into the options.
-    lettered = [re.match(rf"\(?{chr(ord('A') + number)}\)\s*", choice) for number, choice in enumerate(choices)]
-    if all(lettered):
-        choices = [choice[match.end() :] for choice, match in zip(choices, lettered, strict=True) if match]
+    choices = strip_letters(choices)
     smallest, largest = task.num_options or (1, len(choices))
     if not smallest <= len(choices) <= largest:
         raise ValueError(f"{len(choices)} options, where {task.name} has {smallest} to {largest}")

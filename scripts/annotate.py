@@ -19,12 +19,13 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from lightning_modules.run.folder.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.annotation import QuestionDataModule
 from datamodules.files.record_log import refuse_other_records
 from datamodules.provenance import describe_creation
-from datamodules.rationales.store import Rationale, find_repeats, write_rationales
+from datamodules.rationales.store import Rationale, write_rationales
 from datamodules.tasks.benchmarks import format_tasks
 from lightning_modules.run.writers import RecordWriter
 
@@ -33,6 +34,7 @@ from lightning_modules.teacher.openai_backend import OpenAIBackend  # noqa: F401
 from lightning_modules.teacher.teacher import Annotator
 from lightning_modules.teacher.vllm_backend import VLLMBackend  # noqa: F401
 from scripts.common.annotate_cli import AnnotateCLI
+from scripts.common.endings import describe_rationales
 from scripts.common.entry import run_main
 from scripts.common.predict_cli import refuse_other_output
 from studies.inputs.rationale_quality import summarize
@@ -59,10 +61,10 @@ def main(args: list[str] | None = None) -> None:
     with nullcontext() if cli.config.dry_run else cli.lock_output():
         # Another process may have written it just now.
         if not refuse_other_output(output, config):
-            annotate(cli, output, config)
+            annotate(cli, output, config, args)
 
 
-def annotate(cli: AnnotateCLI, output: Path, config: dict) -> None:
+def annotate(cli: AnnotateCLI, output: Path, config: dict, args: list[str]) -> None:
     """Asks for what is missing, and writes the store once all is there."""
     data, teacher = cli.datamodule, cli.model
 
@@ -90,13 +92,7 @@ def annotate(cli: AnnotateCLI, output: Path, config: dict) -> None:
             metadata["gold_conditioned"] = {records[0]["teacher"]: data.originals_saw_gold}
         rationales = [Rationale(**record) for record in records]
         write_rationales(output, rationales, metadata)
-        answered = sum(record["answer"] is not None for record in records)
-        correct = sum(record["correct"] is True for record in records)
-        truncated = sum(record["finish_reason"] == "length" for record in records)
-        summary = f"{len(records)} rationales, {answered} with an answer, {correct} right, {truncated} truncated"
-        if repeats := find_repeats(rationales):
-            summary += f", {len(repeats)} that repeat another sample word by word"
-        print(f"{output}: {summary}")
+        print(describe_rationales(output, rationales, teacher.backend.is_local, args))
 
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
@@ -124,7 +120,7 @@ def ask(data: QuestionDataModule, teacher: Annotator, writer: RecordWriter) -> N
     writer.records.open()
     teacher.backend.load(teacher.source, data.tokenizer)
     try:
-        for record in tqdm(teacher.annotate(data, missing), total=len(missing), disable=None):
+        for record in tqdm(teacher.annotate(data, missing), total=len(missing), unit="answers", **bar_options()):
             writer.records.append([record])
             answered += 1
     finally:

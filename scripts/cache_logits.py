@@ -17,6 +17,7 @@ if __name__ == "__main__":
     StopListener().listen()
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from datamodules.logit_cache.reader import LogitCache
 from datamodules.logit_cache.writer import LogitCacheWriter, refuse_other_folder
 from lightning_modules.run.writers import CacheWriter
 from lightning_modules.teacher.teacher import LogitScorer
+from scripts.common.endings import describe_cache
 from scripts.common.entry import run_main
 from scripts.common.predict_cli import PredictCLI
 from studies.inputs.cache_report import inspect_cache, measure_error
@@ -62,16 +64,18 @@ def main(args: list[str] | None = None) -> None:
     made = teacher.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
     writer = LogitCacheWriter(output, made, rows_per_shard=cli.config.rows_per_shard)
     data.done = writer.find_done()
+    num_before = len(data.done)
     left = [example for example in data.examples if example.id not in data.done]
     if not left and writer.is_complete():
         LogitCache(output).check(teacher.teacher_name, data.tokenizer, data.prompt.id, data.examples)
         print(f"{output}: complete already")
         return
     cli.trainer.callbacks.append(CacheWriter(writer, cli.result_config()))
-    cli.launch("predict", teacher, data, return_predictions=False)
+    # A process that fails gives its part of the folder back, too.
+    with closing(writer):
+        cli.launch("predict", teacher, data, return_predictions=False)
     if cli.trainer.is_global_zero:
-        rows = sum(len(example.token_ids) - example.num_prompt_tokens for example in left)
-        print(f"{output}: {len(left)} examples, {rows} completion tokens")
+        print(describe_cache(output, data, num_before, args))
 
 
 def inspect(args: list[str]) -> None:

@@ -3,8 +3,8 @@
     python -m scripts.evaluate --config configs/experiments/obqa_smollm2.yaml --model.student runs/.../student
     python -m scripts.evaluate metrics FILE...
 
-The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`. Interrupted, it continues where it was.
-`metrics` prints those of finished predictions anew.
+The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`, and prints what matters of them.
+Interrupted, it continues where it was. `metrics` prints all metrics of finished predictions.
 """
 
 from lightning_modules.run.stop_signal import StopListener
@@ -28,6 +28,7 @@ from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.wandb_mode import choose_mode
 from lightning_modules.run.writers import RecordWriter
 from lightning_modules.tracking.wandb_logging import EvaluationLog, log_evaluation
+from scripts.common.endings import describe_predictions
 from scripts.common.entry import run_main
 from scripts.common.predict_cli import PredictCLI, refuse_other_output
 
@@ -112,7 +113,7 @@ def evaluate(cli: EvaluateCLI, output: Path, config: dict) -> None:
         # First, since predictions that are there are complete.
         write_json(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
         write_table(output, records, metadata, PREDICTION_SCHEMA)
-        print(f"{output}: {len(records)} predictions\n{format_table(metrics)}")
+        print(describe_predictions(output, records))
         log_evaluation(settings, output, config, data, records, metrics)
 
     writer = RecordWriter(output, config, finish)

@@ -12,67 +12,28 @@ if __name__ == "__main__":
     StopListener().listen()
 
 import shutil
+import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from lightning_modules.run.folder.callbacks import check_callbacks
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files.atomic import check_place, hash_json, hash_source
+from datamodules.files.atomic import hash_json, hash_source
 from lightning_modules.run.checkpoints import (
-    LAST,
-    RngState,
-    RotatingCheckpointIO,
-    StepCheckpoint,
     find_checkpoint,
     read_global_step,
     remove_torn,
 )
 from lightning_modules.run.extent import find_early_end
-from lightning_modules.run.folder import METRICS, JsonlLogger, RunFolder, RunSettings, read_early_end
-from lightning_modules.run.throughput import Throughput
+from lightning_modules.run.folder import read_early_end
 from lightning_modules.student.student import DistillationModule
-from lightning_modules.tracking.wandb_logging import RunRecord, build_wandb_loggers, close_on_error, log_student
+from lightning_modules.tracking.wandb_logging import close_on_error, log_student
+from scripts.common.endings import describe_run, describe_training
 from scripts.common.entry import run_main
-from scripts.common.stage_cli import StageCLI, as_list
-
-
-class FitCLI(StageCLI):
-    """Adds the run's folder, its loggers and its checkpoints to the trainer."""
-
-    def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--run.*` and `--throughput.*`."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--run", type=RunSettings, default=RunSettings())
-        parser.add_lightning_class_args(Throughput, "throughput")
-
-    def before_instantiate_classes(self) -> None:
-        """Finds the run's folder, and refuses one of another config before anything is built."""
-        super().before_instantiate_classes()
-        if self.config.trainer.logger not in (None, False) or self.config.trainer.default_root_dir is not None:
-            raise ValueError("trainer.logger and trainer.default_root_dir are the run folder's; use run.* instead")
-        self.run = RunFolder(RunSettings(**self.config.run.as_dict()), self.result_config())
-        check_place(self.run.path)
-        self.run.check()
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Builds the trainer around the run's folder."""
-        settings = RunSettings(**self.config.run.as_dict())
-        loggers = [JsonlLogger(self.run.path / METRICS), *build_wandb_loggers(settings, self.run)]
-        self.checkpoint = self.run.checkpoints / LAST
-        place = {"dirpath": self.run.checkpoints, "filename": Path(LAST).stem, "enable_version_counter": False}
-        own = [*as_list(self.config_init.trainer.callbacks), RngState()]
-        own.append(RunRecord(self.run, settings.student_family, self.config.seed_everything))
-        own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
-        if settings.checkpoint_steps is not None:
-            own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
-        plugins = [*as_list(self.config_init.trainer.plugins), RotatingCheckpointIO()]
-        return super().instantiate_trainer(
-            **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)
-        )
+from scripts.common.fit_cli import FitCLI
 
 
 def parse(args: list[str] | None = None) -> FitCLI:
@@ -83,41 +44,58 @@ def parse(args: list[str] | None = None) -> FitCLI:
 
 def main(args: list[str] | None = None) -> Path:
     """Trains, exports the student, and returns the run's folder."""
+    args = sys.argv[1:] if args is None else args
     cli = parse(args)
     run, data, student = cli.run, cli.datamodule, cli.model
     if run.is_done:
+        if rank_zero_only.rank == 0:
+            # A kill may have come between DONE and that.
+            run.drop_checkpoints()
         early = read_early_end(run.path)
         print(f"{run.path}: done already" + (f"; it ended early, {early}" if early else ""))
         return run.path
     data.setup("fit")
     student.check(data)
     student.check_trainer(cli.trainer)
+    check_callbacks(cli.trainer, student.list_metrics(data))
     with run.lock() if rank_zero_only.rank == 0 else nullcontext(), close_on_error():
         if rank_zero_only.rank == 0:
             remove_torn(run.checkpoints)
         resume = find_checkpoint(run.checkpoints)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
+        start = time.monotonic()
         cli.launch("fit", student, data, ckpt_path=resume, weights_only=True)
-        finish(cli)
+        finish(cli, start)
+        if cli.trainer.is_global_zero:
+            print(describe_run(run, args))
     return run.path
 
 
 def begin(cli: FitCLI, step: int) -> None:
     """Writes what is known of the run before it trains, or goes on with it at a step."""
     data = cli.datamodule
-    sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
+    sources = [data.source.questions, *data.source.rationales, *data.logit_paths]
     # The examples' own hash covers questions that are generated or come from the hub, and every filter.
     hashes = {path: value for path in sources if (value := hash_source(path)) is not None}
     hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
-    seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
+    seeds = {
+        "seed_everything": cli.config.seed_everything,
+        "split": data.validation.seed,
+        "order": data.batches.order_seed,
+    }
     cli.run.begin(cli.dump_config(), hashes, seeds, step)
-    if data.num_left:
-        print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.num_left.items()))
+    if data.source.num_left:
+        print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.source.num_left.items()))
 
 
-def finish(cli: FitCLI) -> None:
-    """Exports the student, in which every process has a part, and marks the run as done."""
+def finish(cli: FitCLI, start: float) -> None:
+    """Exports the student, in which every process has a part, and marks the run as done.
+
+    Args:
+        cli: The stage.
+        start: When this attempt began, by the monotonic clock.
+    """
     run, data = cli.run, cli.datamodule
     early = find_early_end(cli.trainer)
     if cli.trainer.is_global_zero and run.student.exists():
@@ -131,12 +109,13 @@ def finish(cli: FitCLI) -> None:
             "global_step": cli.trainer.global_step,
             "ended_early": early,
             "train_examples": len(data.train_examples),
-            "num_left": data.num_left,
+            "num_left": data.source.num_left,
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
         }
     )
     log_student(cli.trainer, run)
-    print(f"{run.path}: done " + (f"early, {early}" if early else f"after {cli.trainer.global_step} steps"))
+    end = f"early, {early}" if early else f"after {cli.trainer.global_step} steps"
+    print(describe_training(run, data, end, time.monotonic() - start))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from jsonargparse import ArgumentParser
 from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
 from scripts.common.entry import run_main
-from scripts.common.experiment_file import select_section, select_sections, split_args
+from scripts.common.experiment_file import find_section, select_sections, split_args
 from scripts.common.stages import MAINS, STAGES
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
@@ -111,8 +111,8 @@ def analyze(args: list[str]) -> None:
 def diagnose(args: list[str]) -> None:
     """Diagnoses a study's teachers and students, or those of a file that lists its own."""
     config, settings = split_args(args)
-    if config and select_section(config, "study") != config:
-        plan = parse([f"--config={config}"])
+    if find_section(config, "study") is not None:
+        plan = parse(config)
         commands = {job.stage: job.args for job in plan.jobs()}
         prompts = [STAGES[stage].parse(commands[stage]).datamodule.prompt.name for stage in ("fit", "evaluate")]
         diagnosis = parse_diagnosis([f"--config={json.dumps(describe_study(plan, *prompts))}", *settings])

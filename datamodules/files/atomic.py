@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,12 +49,32 @@ def name_unwritten(path: Path) -> Iterator[None]:
         ) from None
 
 
+def give_modes(path: Path) -> None:
+    """Gives a file, or a folder and all in it, at least the permissions that a new file beside it gets.
+
+    Those are the umask's, or the folder's default ACL's. Some libraries write files that only their owner may read.
+    """
+    probe = path.with_name(f"{path.name}-mode")
+    probe.touch(0o666, exist_ok=False)
+    try:
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
+    for own in (*path.rglob("*"), path):
+        # Who may read a folder may enter it.
+        wanted = mode | (mode & 0o444) >> 2 if own.is_dir() else mode
+        held = stat.S_IMODE(own.stat().st_mode)
+        if held | wanted != held:
+            own.chmod(held | wanted)
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target`; on success it is synced and renamed onto it, else removed.
 
-    Works for a file and for a folder that the caller makes at the yielded path. A file replaces an older one;
-    a folder needs a target that is not there yet, or is an empty folder.
+    It has the permissions of other new files, whatever library wrote it. Works for a file and for a folder that the
+    caller makes at the yielded path. A file replaces an older one; a folder needs a target that is not there yet, or is
+    an empty folder.
 
     Raises:
         ValueError: The target's folder cannot be made or written to, or the disk is full.
@@ -69,6 +90,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         with name_unwritten(target):
             yield temporary
+            give_modes(temporary)
             for path in (*temporary.rglob("*"), temporary):
                 sync_path(path)
             os.replace(temporary, target)
@@ -109,7 +131,7 @@ def check_name(what: str, name: str) -> None:
         )
 
 
-def read_meta(folder: Path) -> dict | None:
+def read_meta(folder: Path) -> dict[str, Any] | None:
     """Returns Kindred's own `meta.json` of a folder, None if there is none or it is another program's."""
     try:
         meta = read_json(folder / "meta.json")
@@ -147,12 +169,12 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_sealed(target: Path, value: dict) -> None:
+def write_sealed(target: Path, value: dict[str, Any]) -> None:
     """Writes an object as indented JSON with a hash of all it says, atomically."""
     write_json(target, seal_record(value))
 
 
-def write_jsonl(target: Path, records: Iterable[dict]) -> None:
+def write_jsonl(target: Path, records: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object a line, atomically."""
     write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
@@ -194,7 +216,7 @@ def require_file(path: Path, what: str) -> Path:
     return path
 
 
-def read_whole_lines(path: Path) -> list[dict]:
+def read_whole_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a jsonl file that is appended to, without a last line that a kill tore.
 
     Raises:
@@ -206,7 +228,7 @@ def read_whole_lines(path: Path) -> list[dict]:
     return records
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict]]:
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`file:line`, `file:row` or `file:record`, record) from a jsonl, jsonl.gz, json or parquet file.
 
     A .json file is a list of objects, or has one on each line, as a jsonl file does.
@@ -226,7 +248,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         raise ValueError(f"{path}: cannot be read: {describe_error(error)}") from None
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     is_sealed, row = check_table(path), 0
     with reading_parquet(path), pq.ParquetFile(path) as file:
         if not is_sealed:
@@ -237,7 +259,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
                 row += 1
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
+def _read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     open_text = gzip.open if path.suffix == ".gz" else open
     # Some programs begin a file with a byte order mark.
     with open_text(path, "rt", encoding="utf-8-sig") as file:
@@ -247,7 +269,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
             yield f"{path}:{number}", parse_json_object(line, f"{path}:{number}")
 
 
-def _read_list(path: Path) -> Iterator[tuple[str, dict]]:
+def _read_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         yield from _read_lines(path)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -136,7 +136,7 @@ def drop_truncated(rationales: Iterable[Rationale], source: str, keep: bool) -> 
     return kept
 
 
-def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:
+def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict[str, Any]) -> None:
     """Writes a rationale store; `metadata` names the teacher's revision, tokenizer, prompt and decoding."""
     write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
 
@@ -150,7 +150,7 @@ def part_thinking(rationale: Rationale) -> Rationale:
     return replace(rationale, text=split.reply.strip(), thinking=split.thinking) if split.start else rationale
 
 
-def _parse_flat(record: dict, where: str) -> Rationale:
+def _parse_flat(record: dict[str, Any], where: str) -> Rationale:
     known = fields(Rationale)
     missing = [field.name for field in known if field.default is MISSING and field.name not in record]
     if missing:
@@ -210,7 +210,7 @@ def read_flat_rationales(path: str) -> list[Rationale]:
     return [_parse_flat(record, where) for where, record in _read_whole(path)]
 
 
-def _read_whole(path: str) -> Iterator[tuple[str, dict]]:
+def _read_whole(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the records of a file; a store that knows how many it should hold is refused unless it does."""
     number = 0
     for pair in read_records(Path(path)):
@@ -238,10 +238,8 @@ def find_question(record: Record, where: str, questions: dict[str, Question], in
         return known
     found = [known] if known is not None else index.find(text, choices)
     if not found:
-        named = f"{shorten(identifier)}, " if identifier is not None else ""
-        raise ValueError(
-            f"{where}: a rationale for the unknown question {named}{shorten(text)}; no question has its text"
-        )
+        named = shorten(text) if identifier is None else f"{shorten(identifier)}, {shorten(text)}"
+        raise ValueError(f"{where}: a rationale for the unknown question {named}: no question has its id or text")
     if len(found) > 1:
         places = ", ".join(f"{question.place} ({question.id})" for question in found)
         raise ValueError(f"{where}: its question's text is that of several: {places}; give it the question's id")
@@ -255,13 +253,13 @@ def find_question(record: Record, where: str, questions: dict[str, Question], in
     return question
 
 
-def _read_answer(written: Written, question: Question) -> str | None:
+def _read_answer(written: Written, question: Question, by_index: bool) -> str | None:
     """Returns the answer that is recorded beside a text, None if it is no answer; else the one that the text states."""
     if not written.has_answer:
         extraction = extract_neutral(split_thinking(written.text).reply, question)
         return extraction.answer if extraction else None
     try:
-        answer = written.answer if question.choices is None else name_option(written.answer, question.choices)
+        answer = name_option(written.answer, question.choices) if by_index and question.choices else written.answer
         return normalize_gold(answer, question.choices, question.expression)
     except AmbiguousIndexError:
         raise
@@ -269,7 +267,9 @@ def _read_answer(written: Written, question: Question) -> str | None:
         return None
 
 
-def parse_written(record: dict, where: str, questions: dict[str, Question], index: QuestionIndex) -> list[Rationale]:
+def parse_written(
+    record: dict[str, Any], where: str, questions: dict[str, Question], index: QuestionIndex
+) -> list[Rationale]:
     """Returns the rationales of anybody's record; of a teacher whom it does not name, the name is the file's.
 
     Raises:
@@ -279,8 +279,9 @@ def parse_written(record: dict, where: str, questions: dict[str, Question], inde
         own = read_record(record, ints_are_indices=True)
         if not own.rationales:
             return []
-        question = find_question(own, where, questions, index)
-        answers = [_read_answer(written, question) for written in own.rationales]
+        known = questions.get(own.question["id"]) if _is_nested(record) else None
+        question = known or find_question(own, where, questions, index)
+        answers = [_read_answer(written, question, not _is_nested(record)) for written in own.rationales]
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     parsed = []
@@ -305,12 +306,14 @@ def parse_written(record: dict, where: str, questions: dict[str, Question], inde
     return parsed
 
 
-def _is_nested(record: dict) -> bool:
+def _is_nested(record: dict[str, Any]) -> bool:
     """Says whether a record is of a published collection: {"id", "rationales": {teacher: {"text", ...}}}."""
     return isinstance(record.get("rationales"), dict)
 
 
-def _number_samples(found: list[Rationale], record: dict, counts: Counter[tuple[str, str]]) -> list[Rationale]:
+def _number_samples(
+    found: list[Rationale], record: dict[str, Any], counts: Counter[tuple[str, str]]
+) -> list[Rationale]:
     """Numbers a record's rationales among those of its question and teacher, unless it has its number."""
     if len(found) == 1 and type(record.get("sample")) is int:
         return [replace(found[0], sample=record["sample"])]
@@ -334,12 +337,14 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
         questions: By id.
 
     Raises:
-        ValueError: A file or record is malformed, a rationale's question is unknown, or a rationale is there twice.
+        ValueError: A file is empty, it or a record is malformed, a rationale's question is unknown, or a rationale is
+            there twice.
     """
     rationales: dict[str, Rationale] = {}
     index = QuestionIndex(questions.values())
     for path in paths:
         counts, own, names, num_records = Counter[tuple[str, str]](), list[Rationale](), set[str](), 0
+        before = len(rationales)
         for where, record in _read_whole(path):
             if "text" in record and "question_id" in record:
                 if not isinstance(record["question_id"], str) or record["question_id"] not in questions:
@@ -357,6 +362,8 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
                 if rationale.id in rationales:
                     raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
                 rationales[rationale.id] = rationale
+        if len(rationales) == before and not num_records:
+            raise ValueError(f"{path}: no rationales")
         if num_records:
             _say_what_is_missing(path, own, num_records, names)
     return list(rationales.values())

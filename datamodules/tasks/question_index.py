@@ -32,11 +32,8 @@ class QuestionIndex:
             choices: Its options, which tell questions of one text apart; None where they are not known.
         """
         found = self._texts.get(squeeze(text).casefold()) or self._words.get(_key(text), [])
-        for is_own in (
-            lambda question: has_choices(question, choices),
-            lambda question: squeeze(question.question) == squeeze(text),
-        ):
-            found = [question for question in found if is_own(question)] or found
+        found = [question for question in found if has_choices(question, choices)] or found
+        found = [question for question in found if squeeze(question.question) == squeeze(text)] or found
         return found
 
 

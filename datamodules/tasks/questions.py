@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.files.atomic import read_records
-from datamodules.files.field_types import check_text, shorten
+from datamodules.files.field_types import check_id, check_text, shorten
 from datamodules.tasks.benchmarks import read_task
 from datamodules.tasks.microworld import generate_questions
 from datamodules.tasks.records import LETTERS, AmbiguousIndexError, find_index_convention, make_id, read_record
@@ -118,7 +118,9 @@ def _read_choice(choice: Any) -> str:
     return check_text(choice, "choices", may_be_empty=True)
 
 
-def parse_question(record: dict, where: str, task: str, split: str, ints_are_indices: bool | None = None) -> Question:
+def parse_question(
+    record: dict[str, Any], where: str, task: str, split: str, ints_are_indices: bool | None = None
+) -> Question:
     """Makes a Question from a record as `records` reads it.
 
     Args:
@@ -144,9 +146,9 @@ def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
         raise ValueError("question without field 'question' (or problem, prompt, instruction, messages, conversations)")
     if not isinstance(identifier, str | None) or identifier == "" or not isinstance(text, str) or not text.strip():
         raise ValueError("`id` and `question` must be non-empty texts")
-    for name in ("id", "question"):
-        if own[name] is not None:
-            check_text(own[name], name)
+    if identifier is not None:
+        check_id(identifier, "id")
+    check_text(text, "question")
     if not isinstance(choices, list | None):
         raise ValueError(f"`choices` must be a list of texts or null, found {type(choices).__name__}")
     if not isinstance(expression, bool) or (expression and choices):
@@ -182,7 +184,7 @@ def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
     )
 
 
-def _read_source(source: str) -> Iterator[tuple[str, dict, str, str]]:
+def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
     """Yields (where, record, task, split) of a `task:` or `microworld:` source or a file."""
     if source.startswith("task:"):
         for where, record in read_task(source):

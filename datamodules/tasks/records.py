@@ -89,7 +89,7 @@ class Record:
 class _Fields:
     """Hands out a record's fields, and notes which."""
 
-    def __init__(self, record: dict):
+    def __init__(self, record: dict[str, Any]):
         self.record, self.used = record, set[str]()
 
     def take(self, *names: str) -> Any:
@@ -119,7 +119,7 @@ def strip_letters(choices: list[str]) -> list[str]:
     return [choice[match.end() :] for choice, match in zip(choices, lettered, strict=True) if match]
 
 
-def read_record(record: dict, ints_are_indices: bool | None = None) -> Record:
+def read_record(record: dict[str, Any], ints_are_indices: bool | None = None) -> Record:
     """Reads a record's question and rationales.
 
     Args:
@@ -219,7 +219,7 @@ def name_option(
     return gold
 
 
-def find_index_convention(records: Iterable[dict]) -> bool | None:
+def find_index_convention(records: Iterable[dict[str, Any]]) -> bool | None:
     """Returns whether the whole numbers among a file's answers are indices; None where the file does not tell."""
     for record in records:
         try:
@@ -304,7 +304,7 @@ def _read_conversation(value: Any, name: str, is_question: bool) -> tuple[str | 
     return asked[-1] if asked else None, turns[replies[-1]] if replies else None
 
 
-def _read_turn(turn: dict, name: str) -> dict[str, Any]:
+def _read_turn(turn: dict[str, Any], name: str) -> dict[str, Any]:
     role, content = turn.get("role") or turn.get("from"), turn.get("content")
     content = turn.get("value") if content is None else content
     if isinstance(content, list):

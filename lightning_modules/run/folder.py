@@ -49,6 +49,7 @@ class RunSettings:
         project: The W&B project.
         student_family: The student's family, as the teachers' are called; null is what its name tells.
         checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
+        keep_checkpoints: Keep the checkpoints once the run is done; they are several times as large as its student.
     """
 
     root: str = "runs"
@@ -58,6 +59,7 @@ class RunSettings:
     project: str = "kindred"
     student_family: str | None = None
     checkpoint_steps: PositiveInt | None = None
+    keep_checkpoints: bool = False
 
     def __post_init__(self) -> None:
         check_name("run.group", self.group)
@@ -76,6 +78,7 @@ class RunFolder:
     def __init__(self, settings: RunSettings, config: dict):
         self.config = config
         self.id = settings.id or hash_json(config)[:10]
+        self.keep_checkpoints = settings.keep_checkpoints
         self.path = Path(settings.root) / settings.group / self.id
 
     @property
@@ -133,7 +136,7 @@ class RunFolder:
         is_new = not (self.path / "meta.json").exists()
         made = [folder for folder in self.path.parents if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        with hold(self.path / ".lock", f"{self.path}: another process trains this run", keep=True):
+        with hold(self.path / ".lock", f"{self.path}: another process trains this run"):
             try:
                 yield
             except Exception:
@@ -179,6 +182,12 @@ class RunFolder:
     def finish(self, facts: dict) -> None:
         """Marks the run as done, with what is known of it then, and with hashes of what others read of it."""
         write_sealed(self.path / DONE, {**facts, "sha256": hash_run_files(self.path)})
+        self.drop_checkpoints()
+
+    def drop_checkpoints(self) -> None:
+        """Removes the checkpoints of a run that is done, unless they are to be kept."""
+        if not self.keep_checkpoints:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 def read_early_end(run: Path) -> str | None:

@@ -17,7 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
+import transformers
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning_modules.run.folder.progress import is_watched
 
 from datamodules.text.plain_text import clean_line, describe_error
 from lightning_modules.run.stop_signal import EXIT_STOPPED
@@ -28,6 +32,11 @@ def quiet_libraries() -> None:
     """Silences what Lightning and transformers say on every run; warnings of our own still show."""
     # Loader workers are forked after this process has tokenized; they do not tokenize, but would be warned not to.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not is_watched():
+        # They redraw their bars with carriage returns, also in a log.
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (

@@ -11,6 +11,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
+from lightning_modules.run.folder.progress import ProgressLines, is_watched
 
 from datamodules.batches.loading import check_processes
 from datamodules.files.atomic import hash_source
@@ -80,7 +81,7 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Gives the data the model's tokenizer."""
         parser.link_arguments(f"model.{self.pretrained}", "data.tokenizer")
-        parser.link_arguments("model.revision", "data.revision")
+        parser.link_arguments("model.revision", "data.encoding.revision")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer: with SLURM's tasks as its processes, and stopping in order when SLURM asks for it."""
@@ -95,6 +96,8 @@ class StageCLI(LightningCLI):
             kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))
         if listener := find_listener():
             kwargs["callbacks"].append(Preemption(listener, self.checkpoint))
+        if not is_watched() and trainer.enable_progress_bar in (None, True):
+            kwargs["callbacks"].append(ProgressLines())
         try:
             return super().instantiate_trainer(**kwargs)
         except Exception as error:  # nothing but Lightning's own checks of its settings, which fail in many ways

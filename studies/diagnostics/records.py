@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+from lightning_modules.run.folder.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.atomic import hash_json, read_records
 from datamodules.files.record_log import RecordLog
-from datamodules.rationales.store import read_metadata, write_table
+from datamodules.files.tables import read_metadata, write_table
 from lightning_modules.run.stop_signal import is_stopping, leave
 
 
@@ -45,7 +46,7 @@ def complete_records(
     done = stored.keys() | {record["key"] for record in log.collect()}
     if missing := {key for key in keys if key not in done}:
         log.open()
-        with tqdm(total=len(missing), unit="record", desc=path.stem) as progress:
+        with tqdm(total=len(missing), unit="records", desc=path.stem, **bar_options()) as progress:
             for records in compute(missing):
                 log.append(records)
                 progress.update(len(records))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_modules.run.folder.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.locks import take
@@ -84,7 +85,7 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
     context = multiprocessing.get_context("spawn")
     waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
     failed: dict[str, BaseException] = {}
-    progress = tqdm(total=len(jobs), unit="job", desc=folder.name)
+    progress = tqdm(total=len(jobs), unit="jobs", desc=folder.name, **bar_options(seconds=0))
     # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
     hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
@@ -111,7 +112,7 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
                         tqdm.write(f"{job.name} failed, see {log_path(folder, job)}")
                     else:
                         raise error
-                    progress.set_postfix_str(job.name)
+                    progress.set_postfix_str(job.name, refresh=False)
                     progress.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -10,13 +10,17 @@ import yaml
 
 from datamodules.model_cards import find_card
 from scripts import study as study_script
-from scripts.common.experiment_file import STAGES
+from scripts.common.experiment_file import STAGES, read_experiment
 from tests.scripts.conftest import MAINS
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("experiments/*.yaml")) + sorted((ROOT / "configs").glob("studies/*.yaml"))
-EXPERIMENTS = [file for file in FILES if "study" in yaml.safe_load(file.read_text())]
-SECTIONS = [(file, stage) for file in EXPERIMENTS for stage in yaml.safe_load(file.read_text())]
+# A generic file is read with each of the pairs that are shipped.
+GENERIC = {"pair.yaml"}
+EXPERIMENTS = [
+    file for file in FILES if file.name not in GENERIC and {"study", "base"} & set(yaml.safe_load(file.read_text()))
+]
+SECTIONS = [(file, stage) for file in EXPERIMENTS for stage in read_experiment(str(file), {})]
 IDS = [f"{file.stem}-{stage}" for file, stage in SECTIONS]
 
 
@@ -55,7 +59,7 @@ def test_section_is_a_stage_that_reads_it(checkout, file, stage):
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_every_class_and_local_model_is_there(file):
-    content = yaml.safe_load(file.read_text())
+    content = read_experiment(str(file), {})
     for name in find_values(content, "class_path"):
         module, _, attribute = name.rpartition(".")
         assert attribute in vars(importlib.import_module(module))
@@ -71,6 +75,18 @@ def test_no_shipped_file_names_what_is_not_shipped(file):
     assert "shared/" not in file.read_text()
 
 
+@pytest.mark.parametrize(
+    "file", [file for file in EXPERIMENTS if file.stem.startswith("pair_")], ids=lambda file: file.stem
+)
+def test_a_shipped_pair_is_of_one_family(file):
+    cards = [find_card(model) for model in find_values(yaml.safe_load(file.read_text()), "teacher", "student")]
+    assert len({card.family for card in cards}) == 1 and all(card.revision for card in cards)
+    plan = study_script.parse(["--config", str(file), "--student=model:smollm2-135m-instruct"])
+    # Of two families none learns from logits.
+    assert not [job for job in plan.jobs() if job.stage == "cache_logits"]
+    assert all("--student=model:smollm2-135m-instruct" in job.args for job in plan.jobs())
+
+
 def run_sections(file: Path, overrides: dict[str, list[str]], *common: str) -> None:
     """Runs every section with fast_dev_run, and whole where a later one reads its output."""
 
@@ -79,7 +95,7 @@ def run_sections(file: Path, overrides: dict[str, list[str]], *common: str) -> N
         MAINS[stage](["--config", str(file), *common, *overrides[stage], quiet, *more])
 
     fast = "--trainer.fast_dev_run=1"
-    run("annotate", fast, "--output=fast/r.parquet", "--data.tokens_per_batch=500")
+    run("annotate", fast, "--output=fast/r.parquet", "--data.batches.tokens_per_batch=500")
     batch = pq.read_table("fast/r.parquet").num_rows
     run("annotate")
     run("cache_logits", fast, "--output=fast/logits")
@@ -103,7 +119,7 @@ def test_obqa_runs_on_tiny_models(bench, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     teacher = "--model.teacher=models/teacher"
     # So tiny a model gives no right answer and ends nowhere.
-    all_rationales = ["--data.correct_only=false", "--data.keep_truncated=true"]
+    all_rationales = ["--data.filters.correct_only=false", "--data.filters.keep_truncated=true"]
     overrides = {
         "annotate": [teacher, "--model.max_new_tokens=8"],
         "cache_logits": [teacher, *all_rationales],

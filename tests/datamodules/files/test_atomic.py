@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +76,25 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
         assert not target.exists()
     assert (target / "deep" / "shard").read_text() == "whole"
     assert list_names(tmp_path) == ["cache"]
+
+
+@pytest.mark.parametrize(("umask", "file_mode", "folder_mode"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750),
+    (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)])  # fmt: skip
+def test_what_is_written_has_the_umasks_mode(tmp_path: Path, umask: int, file_mode: int, folder_mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "a" / "student") as temporary:
+            (temporary / "deep").mkdir(parents=True, mode=0o700)
+            # As safetensors does, since it writes and renames a file of its own.
+            (temporary / "deep" / "model").touch(0o600)
+            (temporary / "config").touch()
+        with atomic_path(tmp_path / "a" / "table") as temporary:
+            temporary.touch(0o600)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "a").rglob("*")}
+    files = dict.fromkeys(("model", "config", "table"), file_mode)
+    assert modes == files | dict.fromkeys(("student", "deep"), folder_mode)
 
 
 def test_a_folder_does_not_replace_a_full_one(tmp_path: Path) -> None:

@@ -13,12 +13,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.distillation import DistillationDataModule
-from lightning_modules.run import throughput
-from lightning_modules.run.folder import JsonlLogger
+from lightning_modules.run.folder import JsonlLogger, throughput
 from lightning_modules.run.throughput import StepFlops, Throughput, find_peak_flops
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.tiny import build_llama, fit
+from tests.tiny import build, build_llama, fit
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -47,7 +46,7 @@ def make(world: World, **data: object) -> tuple[DistillationModule, Distillation
     options = {"prompt": "plain", "tokens_per_step": 300, "tokens_per_batch": 150, **data}
     return (
         DistillationModule(world.student),
-        DistillationDataModule(world.student, world.questions, rationales=[world.rationales], **options),
+        build(DistillationDataModule, world.student, world.questions, rationales=[world.rationales], **options),
     )
 
 

@@ -55,7 +55,7 @@ def test_cache_has_a_row_for_each_completion_token(pipeline):
 def test_run_has_the_documented_files(pipeline):
     run = pipeline / "runs" / "g" / "r"
     assert {path.name for path in run.iterdir()} == {
-        ".lock", "axes.json", "config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "student", "DONE",
+        "axes.json", "config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "student", "DONE",
     }  # fmt: skip
     meta = json.loads((run / "meta.json").read_text())
     assert {
@@ -126,8 +126,12 @@ def test_predictions_have_the_documented_columns_and_metadata(pipeline):
 
 
 def test_evaluate_prints_what_the_predictions_hold(inside):
-    said = run_stage("evaluate", "--output=again.parquet")
+    summary = run_stage("evaluate", "--output=again.parquet")
     records = pq.read_table("again.parquet").to_pylist()
+    printed = StringIO()
+    with redirect_stdout(printed):
+        MAINS["evaluate"](["metrics", "again.parquet"])
+    said = printed.getvalue()
     Path("again.parquet").unlink()
     right = sum(record["correct_neutral"] for record in records)
     found = sum(record["answer_neutral"] is not None for record in records)
@@ -136,6 +140,10 @@ def test_evaluate_prints_what_the_predictions_hold(inside):
     for name, number in {"accuracy_neutral": right, "extraction_rate_neutral": found}.items():
         [line] = [line for line in said.splitlines() if line.startswith(name)]
         assert f"{number / 6:.1%} [" in line
+        [line] = [line for line in summary.splitlines() if line.startswith(name.split("_neutral")[0].replace("_", " "))]
+        assert f"{number / 6:.1%} [" in line
+    assert len(summary.splitlines()) == 8
+    assert summary.splitlines()[-1] == "all metrics: python -m scripts.evaluate metrics again.parquet"
 
 
 def test_a_checkpoint_answers_as_the_student_exported_from_it(inside, tmp_path):
@@ -161,8 +169,26 @@ def test_complete_stage_says_so_and_changes_nothing(inside, stage):
 
 
 def test_how_fast_and_where_it_is_kept_makes_no_other_run(inside, tmp_path):
-    options = ["--data.num_workers=1", f"--data.cache_dir={tmp_path}", "--run.checkpoint_steps=1"]
+    options = ["--data.batches.num_workers=1", f"--data.encoding.cache_dir={tmp_path}", "--run.checkpoint_steps=1"]
     assert "done already" in run_stage("fit", *options)
+
+
+def test_a_done_run_keeps_its_student_alone(inside, tmp_path):
+    options = ["--run.keep_checkpoints=false", f"--run.root={tmp_path}"]
+    run_stage("fit", *options)
+    run = tmp_path / "g" / "r"
+    assert not (run / "checkpoints").exists()
+    assert (run / "student" / "model.safetensors").read_bytes() == Path(
+        "runs/g/r/student/model.safetensors"
+    ).read_bytes()
+    with pytest.raises(ValueError, match=rf"last\.ckpt; its run is done .*: name {run}/student, or train with --run\."):
+        run_stage("evaluate", f"--model.student={run}/checkpoints/last.ckpt", f"--output={tmp_path}/p.parquet")
+    # As a kill between DONE and the removal leaves it.
+    (run / "checkpoints").mkdir()
+    assert "done already" in run_stage("fit", *options, "--run.keep_checkpoints=true")
+    assert (run / "checkpoints").exists()
+    assert "done already" in run_stage("fit", *options)
+    assert not (run / "checkpoints").exists()
 
 
 def test_done_run_outlives_its_checkpoints(inside, tmp_path):
@@ -193,7 +219,7 @@ def test_retrained_student_under_the_same_name_is_not_evaluated_already(inside, 
 
 
 def test_new_rationales_are_added_to_a_complete_cache(inside, tmp_path):
-    cache = [f"--output={tmp_path}/logits", "--data.correct_only=false"]
+    cache = [f"--output={tmp_path}/logits", "--data.filters.correct_only=false"]
     run_stage("cache_logits", *cache, "--data.limit=3")
     assert len(LogitCache(tmp_path / "logits")) == 3
     assert "5 examples" in run_stage("cache_logits", *cache)

@@ -16,7 +16,7 @@ from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.examples.tokenization import Supervision
 from datamodules.logit_cache.reader import LogitCache
-from datamodules.logit_cache.reader.matching import assign_caches, open_caches
+from datamodules.logit_cache.matching import assign_caches, open_caches
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
 
 

@@ -19,7 +19,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from lightning_modules.run.folder.progress import bar_options
+from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.annotation import QuestionDataModule

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.evaluation.evaluator.summary import format_summary
-from lightning_modules.run.folder.progress import format_seconds
+from lightning_modules.evaluation.summary import format_summary
+from lightning_modules.run.progress import format_seconds
 
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache.reader import LogitCache

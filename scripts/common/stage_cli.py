@@ -11,7 +11,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
-from lightning_modules.run.folder.progress import ProgressLines, is_watched
+from lightning_modules.run.progress import ProgressLines, is_watched
 
 from datamodules.batches.loading import check_processes
 from datamodules.files.atomic import hash_source

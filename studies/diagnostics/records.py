@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from lightning_modules.run.folder.progress import bar_options
+from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.atomic import hash_json, read_records

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning_modules.run.folder.progress import bar_options
+from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.locks import take

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from lightning_modules.evaluation.evaluator.summary import find_chance, format_summary, summarize
+from lightning_modules.evaluation.summary import find_chance, format_summary, summarize
 
 
 def record(number: int, right: bool, found: bool = True, options: int = 4, **changes: Any) -> dict:

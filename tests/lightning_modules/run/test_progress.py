@@ -3,7 +3,7 @@
 import lightning as L
 import pytest
 import torch
-from lightning_modules.run.folder.progress import ProgressLines, bar_options, format_seconds
+from lightning_modules.run.progress import ProgressLines, bar_options, format_seconds
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 

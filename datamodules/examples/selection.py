@@ -153,7 +153,7 @@ def _explain_none_correct(examples: ExampleView) -> str | None:
     """Returns why no rationale can be right, with the way out; None where one is, or is wrong for all it says."""
     if all(correct is None for correct in examples.column("correct")):
         return (
-            "none of their questions has a gold answer: add `gold` or `answer`, or set data.filters.correct_only=false"
+            "no question has a gold answer: add `gold` or `answer`, or set data.filters.correct_only=false"
         )
     if not examples.column("answered").any():
         return (

@@ -152,9 +152,7 @@ def select_rationales(
 def _explain_none_correct(examples: ExampleView) -> str | None:
     """Returns why no rationale can be right, with the way out; None where one is, or is wrong for all it says."""
     if all(correct is None for correct in examples.column("correct")):
-        return (
-            "no question has a gold answer: add `gold` or `answer`, or set data.filters.correct_only=false"
-        )
+        return "no question has a gold answer: add `gold` or `answer`, or set data.filters.correct_only=false"
     if not examples.column("answered").any():
         return (
             "none of them states an answer that could be read: end them with `The answer is ...`, give each its own "

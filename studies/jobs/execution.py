@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.locks import take
 from datamodules.provenance import claim_folder
 from datamodules.text.plain_text import clean_line, describe_error
 from lightning_modules.run.folder import read_early_end
+from lightning_modules.run.progress import bar_options
 from lightning_modules.run.stop_signal import StopListener, is_stopping, leave
 from lightning_modules.run.user_errors import USER_ERRORS
 from studies.jobs.plan import Job

@@ -1,7 +1,7 @@
 # Everything runs in a virtual environment that is made once, and again when its requirements change.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,gguf,peft
+EXTRAS ?= dev,gguf,peft,docs
 SEEDS ?=
 TESTS ?=
 ARGS ?=
@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.kindred-installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test check docs format clean
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,10 @@ check: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(INSTALLED)  ## Write docs/reference/ and build the site, build/site/index.html
+	$(BIN)/python -m scripts.reference
+	$(BIN)/python -m mkdocs --quiet build
 
 format: $(INSTALLED)  ## Format the code, and fix what ruff can
 	$(BIN)/ruff check --fix

@@ -8,11 +8,11 @@ import lightning as L
 from jsonargparse.typing import PositiveInt
 from torch.utils.data import DataLoader
 
-from datamodules.batches.packing import PredictionSampler
-from datamodules.examples.encoding import check_template_options
+from datamodules.batches.packing import BatchSize, PredictionSampler
+from datamodules.examples.encoding import PromptEncoding, check_template_options
 from datamodules.examples.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
 from datamodules.rationales.store import Rationale, drop_truncated, load_rationales, read_gold_conditions
-from datamodules.tasks.prompts import TemplateOptions, get_prompt
+from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question, load_questions
 
 
@@ -75,12 +75,9 @@ class QuestionDataModule(L.LightningDataModule):
         tokenizer: str | None,
         questions: list[str] | str,
         prompt: str = "cot",
-        template_options: TemplateOptions | None = None,
         limit: PositiveInt | None = None,
-        max_length: PositiveInt = 1024,
-        skip_too_long: bool = False,
-        tokens_per_batch: PositiveInt = 8192,
-        revision: str | None = None,
+        encoding: PromptEncoding = PromptEncoding(),  # noqa: B008 (frozen)
+        batches: BatchSize = BatchSize(8192),  # noqa: B008 (frozen)
         rewrites: str | None = None,
         rewrites_of: str | None = None,
         keep_truncated: bool = False,
@@ -92,27 +89,22 @@ class QuestionDataModule(L.LightningDataModule):
                 text, leaves prompts untokenized and their length unchecked.
             questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a list of these.
             prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
-            template_options: What the chat template is told beside the message, such as {enable_thinking: false}; an
-                endpoint is sent them.
             limit: Use only the first so many questions of each source.
-            max_length: Longest prompt in tokens.
-            skip_too_long: Leave out questions with a longer prompt, counted in a warning, rather than refuse them.
-            tokens_per_batch: Budget of a batch: completions x (longest prompt + longest completion), in tokens.
-            revision: Commit of a hub tokenizer.
+            encoding: How prompts are tokenized.
+            batches: Budget of a batch: completions x (longest prompt + longest completion), in tokens.
             rewrites: Rationales that the model is to rewrite, with a prompt that shows them (paraphrase): the first of
                 each question; questions without one are left out.
             rewrites_of: Of this teacher; null if the file has only one.
             keep_truncated: Take rationales, too, that were cut off where their teacher ran out of tokens.
         """
         super().__init__()
-        self.tokenizer_name, self.revision = tokenizer, revision
+        self.tokenizer_name, self.encoding, self.batches = tokenizer, encoding, batches
         self.questions_source, self.limit = questions, limit
-        self.prompt = get_prompt(prompt, rewrites is not None, template_options)
+        self.prompt = get_prompt(prompt, rewrites is not None, encoding.template_options)
         self.rewrites, self.rewrites_of, self.keep_truncated = rewrites, rewrites_of, keep_truncated
         if keep_truncated and rewrites is None:
             raise ValueError("data.keep_truncated is given without data.rewrites, and would be ignored")
         self.originals: dict[str, Rationale] = {}
-        self.max_length, self.skip_too_long, self.tokens_per_batch = max_length, skip_too_long, tokens_per_batch
         self.num_samples, self.max_new_tokens = 1, 0
         self.done: set[tuple[str, int]] = set()
         # A process may have nothing left to do.
@@ -135,7 +127,7 @@ class QuestionDataModule(L.LightningDataModule):
         if self.posed:
             return
         self.tokenizer: Any = (
-            None if self.tokenizer_name is None else load_tokenizer(self.tokenizer_name, self.revision)
+            None if self.tokenizer_name is None else load_tokenizer(self.tokenizer_name, self.encoding.revision)
         )
         self.fingerprint = None if self.tokenizer is None else fingerprint_tokenizer(self.tokenizer)
         if self.tokenizer is not None:
@@ -148,15 +140,15 @@ class QuestionDataModule(L.LightningDataModule):
             if not questions:
                 raise ValueError(f"{self.rewrites}: no rationale of the questions, and so nothing to rewrite")
         posed = [self.pose(question) for question in questions]
-        long = [item.question.id for item in posed if len(item.prompt_ids) > self.max_length]
-        if long and (not self.skip_too_long or len(long) == len(posed)):
+        long = [item.question.id for item in posed if len(item.prompt_ids) > self.encoding.max_length]
+        if long and (not self.encoding.skip_too_long or len(long) == len(posed)):
             raise ValueError(
-                f"{len(long)} of {len(posed)} questions are longer than max_length={self.max_length} tokens, the first "
-                f"is {long[0]!r}; raise it, or set skip_too_long to leave them out"
+                f"{len(long)} of {len(posed)} questions are longer than max_length={self.encoding.max_length} tokens, "
+                f"the first is {long[0]!r}; raise it, or set skip_too_long to leave them out"
             )
         if long:
             warnings.warn(f"{len(long)} of {len(posed)} questions are too long and are left out", stacklevel=2)
-        self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.max_length}
+        self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.encoding.max_length}
 
     @property
     def highest_id(self) -> int:
@@ -194,10 +186,12 @@ class QuestionDataModule(L.LightningDataModule):
         """Returns what a question takes of a batch: its prompt and the longest completion."""
         return len(self.posed[question_id].prompt_ids) + self.max_new_tokens
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """What `find_missing` finds, longest prompts first."""
         assert self.trainer is not None
         missing: Any = self.find_missing()
         lengths = [self.count_tokens(identifier) for identifier, _ in missing]
-        sampler = PredictionSampler(lengths, self.tokens_per_batch, self.trainer.global_rank, self.trainer.world_size)
+        sampler = PredictionSampler(
+            lengths, self.batches.tokens_per_batch, self.trainer.global_rank, self.trainer.world_size
+        )
         return DataLoader(missing, batch_sampler=sampler, collate_fn=self.collate)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.annotation import PosedQuestion, QuestionDataModule
 from datamodules.examples.encoding import Piece, encode_pieces, encode_texts, render_chat
@@ -62,7 +62,7 @@ class EvaluationDataModule(QuestionDataModule):
         teachers: list[str] | None = None,
         logits: list[str] | None = None,
         keep_truncated: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ):
         """Stores the settings; files are read in `setup`.
 

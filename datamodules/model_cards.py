@@ -90,7 +90,7 @@ def find_family(model: str, stated: str | None = None) -> str:
 
 
 @cache
-def _read_patterns() -> dict[str, re.Pattern]:
+def _read_patterns() -> dict[str, re.Pattern[str]]:
     patterns = read_yaml(FOLDER.parent / "families.yaml")
     return {family: re.compile(pattern) for family, pattern in patterns.items()}
 

@@ -28,7 +28,7 @@ def loading(model: str, what: str) -> Iterator[None]:
         raise ValueError(f"{model}: no {what} can be loaded: {message}") from error
 
 
-def read_start(checkpoint: str) -> dict:
+def read_start(checkpoint: str) -> dict[str, Any]:
     """Returns the `model` section of the run's config that a checkpoint belongs to.
 
     Raises:
@@ -58,7 +58,7 @@ def _is_start(section: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def _read_start(checkpoint: str) -> dict:
+def _read_start(checkpoint: str) -> dict[str, Any]:
     run = Path(checkpoint).parent.parent
     config = run / "config.yaml"
     if not Path(checkpoint).is_file() and (run / DONE).is_file():
@@ -92,7 +92,7 @@ def resolve_model(model: str, revision: str | None) -> tuple[str, str | None]:
     return (card.hub, revision or card.revision) if card else (model, revision)
 
 
-def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict]:
+def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Returns the name and the options that transformers' `from_pretrained` takes for this model.
 
     Args:

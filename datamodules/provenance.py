@@ -5,6 +5,7 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from datamodules.answers.extractors import EXTRACTORS
 from datamodules.files.atomic import hash_json, read_meta, refuse_foreign, write_json
@@ -32,7 +33,7 @@ def find_git_commit() -> str:
     return f"{commit}+dirty" if changes.strip() else commit
 
 
-def describe_creation(config: dict) -> dict:
+def describe_creation(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the record that every artefact carries.
 
     Args:

@@ -250,7 +250,7 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_total: Tensor, d_statistics: Tensor) -> tuple:
+    def backward(ctx: Any, d_total: Tensor, d_statistics: Tensor) -> tuple[Any, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the fused head's gradients were computed in its forward pass, and are used up")
         # Dropped here, so that autograd may keep these very tensors as the parameters' gradients.
@@ -290,7 +290,7 @@ def mix_fused(
         hidden_ND, bias_V = head.scale * hidden_ND, None if bias_V is None else head.scale * bias_V
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
     with torch.autocast(device, enabled=False):
-        total, statistics = _FusedHead.apply(
+        total, statistics = _FusedHead.apply(  # type: ignore[no-untyped-call]
             hidden_ND.to(dtype),
             weight_VD.to(dtype),
             None if bias_V is None else bias_V.to(dtype),

@@ -17,6 +17,7 @@ if __name__ == "__main__":
     StopListener().listen()
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def main(args: list[str] | None = None) -> None:
         print(f"{output}: complete already")
         return
     cli.trainer.callbacks.append(CacheWriter(writer, cli.result_config()))
-    cli.launch("predict", teacher, data, return_predictions=False)
+    # A process that fails gives its part of the folder back, too.
+    with closing(writer):
+        cli.launch("predict", teacher, data, return_predictions=False)
     if cli.trainer.is_global_zero:
         print(describe_cache(output, data, num_before, args))
 

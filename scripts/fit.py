@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import hash_json, hash_source
+from lightning_modules.run.callbacks import check_callbacks
 from lightning_modules.run.checkpoints import (
     find_checkpoint,
     read_global_step,
@@ -56,6 +57,7 @@ def main(args: list[str] | None = None) -> Path:
     data.setup("fit")
     student.check(data)
     student.check_trainer(cli.trainer)
+    check_callbacks(cli.trainer, student.list_metrics(data))
     with run.lock() if rank_zero_only.rank == 0 else nullcontext(), close_on_error():
         if rank_zero_only.rank == 0:
             remove_torn(run.checkpoints)
@@ -73,14 +75,18 @@ def main(args: list[str] | None = None) -> Path:
 def begin(cli: FitCLI, step: int) -> None:
     """Writes what is known of the run before it trains, or goes on with it at a step."""
     data = cli.datamodule
-    sources = [data.questions_source, *data.rationale_paths, *data.logit_paths]
+    sources = [data.source.questions, *data.source.rationales, *data.logit_paths]
     # The examples' own hash covers questions that are generated or come from the hub, and every filter.
     hashes = {path: value for path in sources if (value := hash_source(path)) is not None}
     hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
-    seeds = {"seed_everything": cli.config.seed_everything, "split": data.split_seed, "order": data.order_seed}
+    seeds = {
+        "seed_everything": cli.config.seed_everything,
+        "split": data.validation.seed,
+        "order": data.batches.order_seed,
+    }
     cli.run.begin(cli.dump_config(), hashes, seeds, step)
-    if data.num_left:
-        print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.num_left.items()))
+    if data.source.num_left:
+        print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.source.num_left.items()))
 
 
 def finish(cli: FitCLI, start: float) -> None:
@@ -103,7 +109,7 @@ def finish(cli: FitCLI, start: float) -> None:
             "global_step": cli.trainer.global_step,
             "ended_early": early,
             "train_examples": len(data.train_examples),
-            "num_left": data.num_left,
+            "num_left": data.source.num_left,
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
         }
     )

@@ -1,8 +1,10 @@
 """Tiny real models, tokenizers, questions and rationales, made in the test; what needs Lightning is imported late."""
 
+import inspect
 import json
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -19,6 +21,7 @@ from lightning_modules.run.writers import CacheWriter
 from lightning_modules.student.student import DistillationModule
 from lightning_modules.teacher.teacher import LogitScorer
 
+Module = TypeVar("Module", bound=L.LightningDataModule)
 COLOURS = ("red", "blue", "green", "black", "white")
 TRAINER: dict[str, Any] = {
     "accelerator": "cpu",
@@ -120,6 +123,19 @@ def write_store(path: Path, rationales: list[Rationale], teacher_folder: str) ->
     return str(path)
 
 
+def build(kind: type[Module], *args: Any, **settings: Any) -> Module:
+    """Makes a data module of settings by name, each put into the component that owns it."""
+    parameters = [item for base in kind.__mro__[:2] for item in inspect.signature(base).parameters.items()]
+    defaults = {name: value.default for name, value in parameters if is_dataclass(value.default)}
+    owners = {setting.name: name for name, default in defaults.items() for setting in fields(default)}
+    components: dict[str, dict[str, Any]] = {}
+    for setting in sorted(settings.keys() & owners.keys()):
+        components.setdefault(owners[setting], {})[setting] = settings.pop(setting)
+    for name, values in components.items():
+        settings[name] = replace(defaults[name], **values)
+    return kind(*args, **settings)
+
+
 def capture(
     folder: Path,
     teacher: str,
@@ -132,7 +148,8 @@ def capture(
     top_k = options.pop("top_k", 8)
     tokens_per_batch = options.pop("tokens_per_batch", 400)
     rows_per_shard = options.pop("rows_per_shard", 100)
-    data = RationaleDataModule(
+    data = build(
+        RationaleDataModule,
         teacher,
         questions,
         rationales,

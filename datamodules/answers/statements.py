@@ -105,7 +105,7 @@ def _names_another(before: str, letter: str, question: Question, forms: list[tup
     earlier = before[: shared.start() + 1]
     subject = _SUBJECT_LETTER.search(earlier + before[shared.start() + 1 :][:1].strip())
     if subject and (name := next(filter(None, subject.groups())).upper()) in question.letters:
-        return name != letter
+        return bool(name != letter)
     squashed = f" {squash(earlier)}"
     return any(squashed.endswith(f" {form}") and letter not in letters for form, letters in forms)
 

@@ -31,23 +31,21 @@ class Collate:
     """Collates examples; a class, so that workers can be spawned.
 
     Attributes:
-        pad_id: Fills rows on the right.
         caches: By example id; empty where there are no logits.
     """
 
-    pad_id: int
     caches: Mapping[str, LogitCache]
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""
-        batch = collate_examples(examples, self.pad_id)
+        batch = collate_examples(examples)
         if self.caches:
             batch["target"] = ExactTensors(collate_targets(examples, self.caches))
             batch["temperatures"] = self.caches[examples[0].id].description.temperatures
         return batch
 
 
-class StepDataset(Dataset):
+class StepDataset(Dataset[Any]):
     """Examples as a torch data set that a `StepSampler`'s micro-batches index.
 
     Args:
@@ -95,7 +93,7 @@ def loader_options(
     }
 
 
-class ResumableLoader(DataLoader):
+class ResumableLoader(DataLoader[Any]):
     """Hands out optimizer steps from where training stands, in whatever epoch and place.
 
     The place is the trainer's own count of steps, so what workers have fetched ahead plays no part.
@@ -123,7 +121,7 @@ class ResumableLoader(DataLoader):
         self.start = (0, 0, 0)
         self.seconds_waited = 0.0
 
-    def __iter__(self) -> Iterator[list[dict]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         epoch, self.batch_sampler.num_done, _ = self._find_place()
         # Who asks to overfit wants the same steps again.
         self.batch_sampler.epoch = 0 if self.trainer.overfit_batches else epoch
@@ -140,13 +138,13 @@ class ResumableLoader(DataLoader):
         epochs, num_done = divmod(num_done + total - before, self.trainer.num_training_batches)
         return epoch + epochs, num_done, total
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the place, and what tells whether an epoch's remaining steps are those left."""
         epoch, num_done, total = self._find_place()
         order = hash_json(self.batch_sampler.plan(epoch))
         return {"epoch": epoch, "num_done": num_done, "total": total, "order": order}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint's place, whatever the number of processes that saved it.
 
         Raises:

@@ -1,11 +1,14 @@
 """Optimizer steps and batches by token budget, grouped by length; the same steps for any number of processes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.utils.data import Sampler
 
 from datamodules.examples.tokenization import ANSWER, PROMPT, Example
@@ -41,6 +44,51 @@ def pack(order: np.ndarray, lengths: np.ndarray, tokens_per_batch: int) -> list[
 def count_padded(batch: np.ndarray | list[int], lengths: np.ndarray) -> int:
     """Returns rows x longest row."""
     return len(batch) * int(lengths[batch].max())
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """How much is computed at a time.
+
+    Args:
+        tokens_per_batch: What fits a process's memory at a time, in padded tokens; it does not change the result.
+    """
+
+    tokens_per_batch: PositiveInt = 2048
+
+
+@dataclass(frozen=True)
+class TrainingBatches(BatchSize):
+    """What a training reads in which order, and how much at a time.
+
+    Args:
+        tokens_per_step: Budget of an optimizer step, in padded tokens of all processes together. Each computes its
+            share in as many micro-batches of `tokens_per_batch` as it takes.
+        order_seed: Draws, packs and shuffles each epoch's steps.
+        samples_per_epoch: Draw so many of each question's rationales anew each epoch; null takes all of them.
+        teacher_weights: By teacher, in what proportion its rationales are drawn where a question has several teachers;
+            null draws every rationale alike. Needs samples_per_epoch.
+        num_workers: Loader processes.
+
+    Raises:
+        ValueError: `teacher_weights` are not above 0, or nothing is drawn by them.
+    """
+
+    tokens_per_step: PositiveInt = 2048
+    order_seed: NonNegativeInt = 0
+    samples_per_epoch: PositiveInt | None = None
+    teacher_weights: dict[str, float] | None = None
+    num_workers: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        if self.teacher_weights is None:
+            return
+        if self.samples_per_epoch is None:
+            raise ValueError(
+                "data.batches.teacher_weights is for drawing rationales; set data.batches.samples_per_epoch too"
+            )
+        if wrong := {name: weight for name, weight in self.teacher_weights.items() if not 0 < weight < math.inf}:
+            raise ValueError(f"data.batches.teacher_weights must be above 0 and finite, not {wrong}")
 
 
 class EpochDraw:
@@ -225,15 +273,16 @@ def pad_rows(rows: Sequence[npt.ArrayLike], value: int, left: bool = False) -> t
     return padded
 
 
-def collate_examples(examples: list[Example], pad_id: int) -> dict:
-    """Makes a right-padded batch that names the supervised rows.
+def collate_examples(examples: list[Example]) -> dict[str, Any]:
+    """Makes a batch, padded on the right with token 0, which no loss or attention sees, that names the supervised rows.
 
     Returns:
         `input_ids` and `attention_mask`, int64 [B, S]; `rows`, int64 [N], numbers into the flattened [B * S]
         positions, each the position *before* a completion token; `labels`, int64 [N], that token; `is_answer`,
         bool [N]; `example_ids`. Rows follow the examples' order, so cached planes are concatenated to match.
     """
-    input_ids = pad_rows([example.token_ids for example in examples], pad_id)
+    # A tokenizer's own padding may lie beyond a model's embedding.
+    input_ids = pad_rows([example.token_ids for example in examples], 0)
     longest = input_ids.shape[1]
     attention_mask = pad_rows([np.ones_like(example.token_ids) for example in examples], 0)
     positions = [np.flatnonzero(example.segments != PROMPT) for example in examples]

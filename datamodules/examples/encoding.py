@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, meta
+from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.tasks.prompts import TemplateOptions
 from datamodules.text.plain_text import describe_error
 from datamodules.text.thinking import MARKS
 
@@ -16,6 +19,24 @@ from datamodules.text.thinking import MARKS
 _GIVEN = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "tools", "documents"}
 _FUNCTIONS = {"raise_exception", "strftime_now", "range", "namespace", "dict", "lipsum", "cycler", "joiner"}
 _CONTENT = "KINDRED"
+
+
+@dataclass(frozen=True)
+class PromptEncoding:
+    """How prompts are tokenized.
+
+    Args:
+        max_length: Longest prompt, or example, in tokens.
+        skip_too_long: Leave out what is longer, counted in a warning, rather than refuse it.
+        template_options: What the chat template is told beside the message, such as {enable_thinking: false}; an
+            endpoint is sent them.
+        revision: Commit of a hub tokenizer.
+    """
+
+    max_length: PositiveInt = 1024
+    skip_too_long: bool = False
+    template_options: TemplateOptions | None = None
+    revision: str | None = None
 
 
 class Encoded(NamedTuple):
@@ -103,7 +124,7 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence
     return encoded
 
 
-def _encode_apart(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], names: re.Pattern) -> list[int]:
+def _encode_apart(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece], names: re.Pattern[str]) -> list[int]:
     """Encodes what stands between the template's control tokens as text."""
     ids, text = list[int](), ""
     for piece in pieces:
@@ -146,12 +167,14 @@ def check_template_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[
     if not options:
         return
     if not tokenizer.chat_template:
-        raise ValueError(f"{tokenizer.name_or_path}: has no chat template, which would read data.template_options")
+        raise ValueError(
+            f"{tokenizer.name_or_path}: has no chat template, which would read data.encoding.template_options"
+        )
     names = meta.find_undeclared_variables(Environment().parse(tokenizer.get_chat_template()))
     known = sorted(names - _GIVEN - _FUNCTIONS)
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(
-            f"{tokenizer.name_or_path}: its chat template reads no {unknown[0]!r} of data.template_options; "
+            f"{tokenizer.name_or_path}: its chat template reads no {unknown[0]!r} of data.encoding.template_options; "
             f"it reads {', '.join(known) or 'none'}"
         )
 
@@ -179,4 +202,4 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) ->
     """Returns a completion's text without control tokens, but for the marks around what a model thinks."""
     marks = " ".join(mark for pair in MARKS for mark in pair)
     dropped = {number for number, name in _list_controls(tokenizer).items() if name not in marks}
-    return tokenizer.decode([token for token in ids if token not in dropped], skip_special_tokens=False)
+    return str(tokenizer.decode([token for token in ids if token not in dropped], skip_special_tokens=False))

@@ -5,28 +5,71 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from datamodules.examples.store import ExampleView
+from datamodules.files.atomic import hash_text
 from datamodules.rationales.controls import match_lengths
 
 
 @dataclass(frozen=True)
 class RationaleFilters:
-    """What is kept; `RationaleDataModule` says what each means."""
+    """Which rationales are used.
 
-    teachers: list[str] | None
-    answered_by: list[str]
-    solved_by: list[str]
-    correct_only: bool
-    samples_per_question: int | None
-    keep_truncated: bool
-    matched_with: list[str]
-    seed: int
+    Args:
+        teachers: Only the rationales of these teachers; null uses all that the files hold.
+        correct_only: Only rationales that reached the gold answer.
+        keep_truncated: Also rationales that were cut off where their teacher ran out of tokens.
+        samples_per_question: At most so many rationales of each question and teacher.
+        answered_by: Only questions that each of these teachers answered, whether it is used or not; `teachers` says
+            whose rationales are. Arms with one teacher each then learn from the same questions.
+        solved_by: Likewise, only questions that each of these teachers answered right at least once.
+        matched_with: Only rationales to which each of these teachers, the used one among them, has another with
+            nearly as many words; the arms of all then have equally many. Chosen after the other filters.
+        match_seed: Of the choice among rationales of matched lengths.
+    """
+
+    teachers: list[str] | None = None
+    correct_only: bool = True
+    keep_truncated: bool = False
+    samples_per_question: PositiveInt | None = None
+    answered_by: list[str] | None = None
+    solved_by: list[str] | None = None
+    matched_with: list[str] | None = None
+    match_seed: NonNegativeInt = 0
 
     @property
     def compared(self) -> set[str]:
         """The teachers whose rationales decide which are kept, whether they are used or not."""
-        return {*(self.teachers or []), *self.answered_by, *self.solved_by, *self.matched_with}
+        named = (self.teachers, self.answered_by, self.solved_by, self.matched_with)
+        return {name for names in named for name in names or ()}
+
+
+@dataclass(frozen=True)
+class ValidationSplit:
+    """Which questions are held out of training.
+
+    Args:
+        fraction: Share of the questions that is held out for `val/` metrics.
+        seed: Chooses them.
+    """
+
+    fraction: ClosedUnitInterval = 0.0
+    seed: NonNegativeInt = 0
+
+    def split(self, examples: ExampleView) -> tuple[ExampleView, ExampleView]:
+        """Returns what is trained on, and what is held out.
+
+        Raises:
+            ValueError: Nothing is left to train on.
+        """
+        question_ids = examples.column("question_id")
+        ids = sorted(set(question_ids), key=lambda identifier: hash_text(f"{self.seed}{identifier}"))
+        held_out = set(ids[: round(self.fraction * len(ids))])
+        is_held_out = np.array([question_id in held_out for question_id in question_ids])
+        if is_held_out.all():
+            raise ValueError(f"data.validation.fraction={self.fraction} leaves no question to learn from")
+        return examples.where(~is_held_out), examples.where(is_held_out)
 
 
 def select_rationales(
@@ -47,7 +90,7 @@ def select_rationales(
     if absent := sorted(filters.compared - present):
         raise ValueError(f"{source}: no rationale of {absent}; there are {sorted(present)}")
     if filters.matched_with and (lacking := sorted(used - set(filters.matched_with))):
-        raise ValueError(f"data.matched_with does not name {lacking}, whose rationales are used")
+        raise ValueError(f"data.filters.matched_with does not name {lacking}, whose rationales are used")
     number, num_left = len(examples), dict[str, int]()
 
     def keep(name: str, kept: np.ndarray) -> None:
@@ -58,7 +101,7 @@ def select_rationales(
     is_whole = ~examples.column("truncated").astype(bool) | filters.keep_truncated
     # What is left out answers no question.
     shared = _find_shared_questions(examples.where(is_whole), filters)
-    keep("rationales", np.isin(examples.column("teacher").astype(str), sorted({*used, *filters.matched_with})))
+    keep("rationales", np.isin(examples.column("teacher").astype(str), sorted({*used, *(filters.matched_with or [])})))
     truncated = examples.column("truncated").astype(bool)
     if truncated.any() and not filters.keep_truncated:
         keep("not truncated", ~truncated)
@@ -83,7 +126,7 @@ def select_rationales(
     if filters.matched_with:
         # Words, so that students with different tokenizers get the same rationales.
         lengths, names, ids = (examples.column(name).tolist() for name in ("num_words", "teacher", "question_id"))
-        keep("matched lengths", match_lengths(lengths, names, ids, filters.matched_with, filters.seed))
+        keep("matched lengths", match_lengths(lengths, names, ids, filters.matched_with, filters.match_seed))
         keep("matched lengths", np.isin(examples.column("teacher").astype(str), sorted(used)))
     if num_repeats := int(examples.column("repeats").astype(bool).sum()):
         warnings.warn(
@@ -95,7 +138,9 @@ def select_rationales(
         on = [name for name in ("correct_only", "answered_by", "solved_by", "matched_with") if vars(filters)[name]]
         named = f" ({', '.join(f'{name} is on' for name in on)})" if on else ""
         if num_left.get("not truncated") == 0:
-            named = ": all of them are truncated; set data.keep_truncated, or annotate with a larger max_new_tokens"
+            named = (
+                ": all of them are truncated; set data.filters.keep_truncated, or annotate with a larger max_new_tokens"
+            )
         raise ValueError(
             f"{source}: none of {number} rationales is left after filtering{named}; there is nothing to supervise"
         )
@@ -108,6 +153,6 @@ def _find_shared_questions(examples: ExampleView, filters: RationaleFilters) -> 
     shared = set(ids)
     for names, column in ((filters.answered_by, "answered"), (filters.solved_by, "correct")):
         fits = examples.column(column) == True  # noqa: E712 (null where unknown)
-        for name in names:
+        for name in names or ():
             shared &= set(ids[fits & (teachers == name)])
     return shared

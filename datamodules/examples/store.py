@@ -26,15 +26,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.tokenization import Example, build_examples, hash_tokenizer
 from datamodules.files.atomic import atomic_path, check_place, hash_json, hash_path, require_file, write_json
 from datamodules.files.locks import hold
-from datamodules.rationales.controls import AS_WRITTEN, TextControl, shuffle_rationales
+from datamodules.rationales.controls import AS_WRITTEN, TextControls, shuffle_rationales
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
@@ -77,7 +78,7 @@ class ExampleStore:
         self._values = {name: [batch[name].values.to_numpy() for batch in self._batches] for name in _LISTS}
         self._offsets = [batch["token_ids"].offsets.to_numpy() for batch in self._batches]
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         # A worker process maps the same file, which this process has verified.
         return ExampleStore, (self.folder, False)
 
@@ -94,7 +95,7 @@ class ExampleStore:
         """The highest of all token ids; -1 if there is none."""
         return max((int(values.max()) for values in self._values["token_ids"] if len(values)), default=-1)
 
-    def column(self, name: str) -> list:
+    def column(self, name: str) -> list[Any]:
         """Returns a whole column's Python values."""
         return [value for batch in self._batches for value in batch[name].to_pylist()]
 
@@ -137,11 +138,13 @@ class ExampleView(Sequence[Example]):
     @property
     def lengths(self) -> np.ndarray:
         """Number of tokens of each example, int64."""
-        return self.store.lengths[self.rows]
+        lengths: np.ndarray = self.store.lengths[self.rows]
+        return lengths
 
     def column(self, name: str) -> np.ndarray:
         """Returns a column's values for each example, as objects."""
-        return np.array(self.store.column(name), dtype=object)[self.rows]
+        values: np.ndarray = np.array(self.store.column(name), dtype=object)[self.rows]
+        return values
 
     def where(self, kept: np.ndarray) -> "ExampleView":
         """Returns the examples that a bool array marks."""
@@ -165,7 +168,7 @@ def drop_too_long(examples: ExampleView, max_length: int, skip: bool) -> Example
 
 
 def _read_pairs(
-    questions: list[Question], paths: list[str] | None, control: TextControl
+    questions: list[Question], paths: list[str] | None, control: TextControls
 ) -> list[tuple[Question, Rationale | None]]:
     """Returns each question, or each of its rationales, in the questions' order."""
     if paths is None:
@@ -174,16 +177,19 @@ def _read_pairs(
     for rationale in load_rationales(paths, {question.id: question for question in questions}):
         by_question[rationale.question_id].append(rationale)
     pairs = [(question, rationale) for question in questions for rationale in by_question[question.id]]
-    return [*(pairs if control.shuffle_seed is None else shuffle_rationales(pairs, control.shuffle_seed))]
+    return [*(shuffle_rationales(pairs, control.shuffle_seed) if control.shuffled else pairs)]
 
 
 def _tokenize(
-    tokenizer, prompt: Prompt, pairs: list[tuple[Question, Rationale | None]], control: TextControl
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    pairs: list[tuple[Question, Rationale | None]],
+    control: TextControls,
 ) -> Iterator[pa.RecordBatch]:
     repeats = find_repeats(rationale for _, rationale in pairs if rationale is not None)
     for start in range(0, len(pairs), ROWS_PER_BATCH):
         part = pairs[start : start + ROWS_PER_BATCH]
-        examples = build_examples(tokenizer, prompt, part, control.position, control.keep_thinking)
+        examples = build_examples(tokenizer, prompt, part, control.position, control.thinking == "keep")
         rationales = [rationale for _, rationale in part]
         columns = {
             **{
@@ -204,11 +210,11 @@ def _tokenize(
 
 def open_store(
     cache_dir: Path,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
     questions: list[Question],
     rationales: list[str] | None,
-    control: TextControl = AS_WRITTEN,
+    control: TextControls = AS_WRITTEN,
 ) -> ExampleStore:
     """Opens the store of these questions and rationales, and writes it first if no process has yet.
 
@@ -233,7 +239,7 @@ def open_store(
         "tokenizers": version("tokenizers"),
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,
-        "control": vars(control),
+        "control": control.identity,
         "questions": hash_json([vars(question) for question in questions]),
         "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
     }
@@ -250,7 +256,7 @@ def open_store(
     return ExampleStore(folder)
 
 
-def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict) -> None:
+def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict[str, Any]) -> None:
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         with pa.OSFile(str(temporary / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as out:

@@ -131,7 +131,7 @@ def check_name(what: str, name: str) -> None:
         )
 
 
-def read_meta(folder: Path) -> dict | None:
+def read_meta(folder: Path) -> dict[str, Any] | None:
     """Returns Kindred's own `meta.json` of a folder, None if there is none or it is another program's."""
     try:
         meta = read_json(folder / "meta.json")
@@ -169,12 +169,12 @@ def write_json(target: Path, value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_sealed(target: Path, value: dict) -> None:
+def write_sealed(target: Path, value: dict[str, Any]) -> None:
     """Writes an object as indented JSON with a hash of all it says, atomically."""
     write_json(target, seal_record(value))
 
 
-def write_jsonl(target: Path, records: Iterable[dict]) -> None:
+def write_jsonl(target: Path, records: Iterable[dict[str, Any]]) -> None:
     """Writes one JSON object a line, atomically."""
     write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
@@ -216,7 +216,7 @@ def require_file(path: Path, what: str) -> Path:
     return path
 
 
-def read_whole_lines(path: Path) -> list[dict]:
+def read_whole_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a jsonl file that is appended to, without a last line that a kill tore.
 
     Raises:
@@ -228,7 +228,7 @@ def read_whole_lines(path: Path) -> list[dict]:
     return records
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict]]:
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`file:line` or `file:row`, record) from a jsonl, jsonl.gz or parquet file.
 
     Raises:
@@ -243,7 +243,7 @@ def read_records(path: Path) -> Iterator[tuple[str, dict]]:
         raise ValueError(f"{path}: cannot be read: {describe_error(error)}") from None
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     is_sealed, row = check_table(path), 0
     with reading_parquet(path), pq.ParquetFile(path) as file:
         if not is_sealed:
@@ -254,7 +254,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict]]:
                 row += 1
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
+def _read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     open_text = gzip.open if path.suffix == ".gz" else open
     with open_text(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):

@@ -40,14 +40,14 @@ def take(file: TextIO, wait: bool = False) -> bool:
 
 
 @contextmanager
-def hold(path: Path, what: str, wait: bool = False, keep: bool = False) -> Iterator[None]:
+def hold(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Keeps an output for this process; ends with the process, however it ends.
 
     Args:
-        path: The lock's file, beside the output; made with its folder.
+        path: The lock's file, beside the output; made with its folder, and removed at the end, with the folders that
+            were made for it and are empty.
         what: Names the output, and says what another process does to it, for the message.
         wait: Until the other process has ended, in place of an error.
-        keep: Leave the file there; else it is removed, and with it the folders that were made for it and are empty.
 
     Raises:
         ValueError: Another process has it, or the disk is full.
@@ -68,9 +68,8 @@ def hold(path: Path, what: str, wait: bool = False, keep: bool = False) -> Itera
                     os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
                 yield
             finally:
-                if not keep:
-                    path.unlink(missing_ok=True)
-                    for folder in made:
-                        with suppress(OSError):
-                            folder.rmdir()
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    with suppress(OSError):
+                        folder.rmdir()
             return

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from datamodules.text.plain_text import describe_error
 
 # Far more than any file of settings has; a few lines of aliases stand for billions.
 MAX_NODES = 100_000
+# Deeper than settings go; YAML's reader in C ends the process where its stack does.
+MAX_DEPTH = 100
 _TYPES = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in _TYPES)
 
@@ -88,6 +90,16 @@ def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
         raise ValueError(f"its aliases stand for more than {MAX_NODES} values")
     sizes[id(node)] = size
     return size
+
+
+def check_depth(text: str) -> None:
+    """Raises a ValueError if YAML is nested too deep to be read; what is malformed is left to who reads it."""
+    depth = 0
+    with suppress(yaml.YAMLError):
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError(f"{text[:20]!a}... is nested deeper than {MAX_DEPTH}")
 
 
 def read_yaml(path: Path) -> Any:

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.files.atomic import hash_json, name_unwritten, read_whole_lines
 
@@ -20,13 +21,13 @@ class RecordLog:
         finish: Writes `output` from all records; called by one process.
     """
 
-    def __init__(self, output: Path, config: dict, finish: Callable[[list[dict]], None]):
+    def __init__(self, output: Path, config: dict[str, Any], finish: Callable[[list[dict[str, Any]]], None]):
         self.output, self.signature, self.finish = output, hash_json(config), finish
 
     def _find_parts(self) -> list[Path]:
         return sorted(self.output.parent.glob(f".{self.output.name}.part-*.jsonl"))
 
-    def collect(self) -> list[dict]:
+    def collect(self) -> list[dict[str, Any]]:
         """Returns the records of all part files; a last line that a kill tore is not a record.
 
         Raises:
@@ -49,7 +50,7 @@ class RecordLog:
             with self.part.open("r+b") as file:
                 file.truncate(end)
 
-    def append(self, records: list[dict]) -> None:
+    def append(self, records: list[dict[str, Any]]) -> None:
         """Appends records and forces them to the disk.
 
         Raises:

@@ -71,13 +71,13 @@ def warn_unsealed(path: Path, schema: pa.Schema) -> None:
         warnings.warn(f"{path}: is not sealed, so damage would not be found (python -m scripts.seal)", stacklevel=3)
 
 
-def seal_record(record: dict) -> dict:
+def seal_record(record: dict[str, Any]) -> dict[str, Any]:
     """Returns a JSON object with a hash of all it says."""
     own = {key: value for key, value in record.items() if key != "seal"}
     return {**own, "seal": hash_value(own)}
 
 
-def open_record(record: Any, path: Path) -> dict:
+def open_record(record: Any, path: Path) -> dict[str, Any]:
     """Returns a JSON object without its seal; one that has none as it is.
 
     Raises:
@@ -94,7 +94,7 @@ def open_record(record: Any, path: Path) -> dict:
     return own
 
 
-def read_sealed(path: Path) -> dict:
+def read_sealed(path: Path) -> dict[str, Any]:
     """Returns what a JSON file says, without its seal; nothing of an empty file, which marks that something is there.
 
     Raises:

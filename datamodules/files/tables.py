@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,9 @@ from datamodules.files.parsing import parse_json_object, reading_parquet
 from datamodules.files.seals import METADATA_KEY, check_table, seal_table, warn_unsealed
 
 
-def write_table(path: Path, records: list[dict], metadata: dict, schema: pa.Schema | None = None) -> None:
+def write_table(
+    path: Path, records: list[dict[str, Any]], metadata: dict[str, Any], schema: pa.Schema | None = None
+) -> None:
     """Writes records as parquet with JSON metadata in the file's schema, sealed, atomically."""
     table = pa.Table.from_pylist(records, schema=schema)
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
@@ -35,7 +38,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             return file.read(columns)
 
 
-def read_metadata(path: Path) -> dict:
+def read_metadata(path: Path) -> dict[str, Any]:
     """Returns what a parquet file says about its making; empty for a file that Kindred did not write.
 
     Raises:

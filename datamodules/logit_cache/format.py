@@ -55,7 +55,7 @@ import re
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -83,7 +83,7 @@ DTYPES: dict[str, np.dtype] = {
 HEAD_VALUES = ("uint8", "float16")
 HIDDEN_VALUES = ("float16", "bfloat16", "float32")
 # Which settings each kind has, and what they are unless given.
-DEFAULTS: dict[str, dict] = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "top_k": {"top_k": 64, "values": "uint8"},
     "adaptive": {"top_k": 64, "min_k": 1, "mass": 0.99, "values": "uint8"},
     "sampled": {"draws": 50, "draw_seed": 0},
@@ -176,18 +176,18 @@ class CacheDescription:
         return min(self.sparsity.top_k, self.vocabulary)
 
     @property
-    def row_type(self) -> tuple:
+    def row_type(self) -> tuple[Any, ...]:
         """What two caches must have in common for their rows to share a batch; hidden states are each head's own."""
         if self.sparsity.kind == "hidden":
             return "hidden", self.teacher, self.revision
         return "weights" if self.sparsity.draws is not None else "log_probs", self.temperatures
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Returns the manifest's fields."""
         return {**vars(self), "temperatures": list(self.temperatures), "sparsity": vars(self.sparsity)}
 
     @classmethod
-    def from_json(cls, record: dict) -> "CacheDescription":
+    def from_json(cls, record: dict[str, Any]) -> "CacheDescription":
         """Reads the manifest's fields."""
         values = {field.name: record[field.name] for field in fields(cls)}
         values |= {"temperatures": tuple(values["temperatures"]), "sparsity": Sparsity(**values["sparsity"])}
@@ -229,12 +229,12 @@ def list_planes(description: CacheDescription) -> dict[str, Plane]:
     return dict(sorted(planes.items()))
 
 
-def render_manifest(record: dict) -> str:
+def render_manifest(record: dict[str, Any]) -> str:
     """Returns the manifest's text, with its checksum."""
     return json.dumps({**record, "checksum": hash_json(record)}, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Returns a finished cache's manifest.
 
     Raises:

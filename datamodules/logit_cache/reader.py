@@ -77,7 +77,7 @@ class LogitCache:
 
     def shares_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Says whether the token ids in use mean the same to a tokenizer."""
-        return self.manifest["fingerprint_in_use"] == self._fingerprint(tokenizer)
+        return bool(self.manifest["fingerprint_in_use"] == self._fingerprint(tokenizer))
 
     def check(
         self, student: str, tokenizer: PreTrainedTokenizerBase, prompt_id: str, examples: Sequence[Example]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -37,7 +38,7 @@ def write_shard(
     # The widest first, so that every plane is aligned without a gap, which safetensors does not allow.
     ordered = sorted({**planes, **index}.items(), key=lambda item: (-item[1][1].itemsize, item[0]))
     ordered.append(("index.check", ("U8", np.zeros(8, np.uint8))))
-    header: dict[str, dict] = {"__metadata__": {"signature": signature}}
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"signature": signature}}
     end = 0
     for name, (dtype, array) in ordered:
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
@@ -115,7 +116,7 @@ class Shard:
         dtype, shape, offset = self._places[name]
         return np.fromfile(self.path, dtype, int(np.prod(shape)), offset=offset).reshape(shape)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         # A spawned worker maps the file itself; a pickled map would be its whole content.
         return {**vars(self), "_content": None}
 

@@ -131,7 +131,9 @@ class LogitCacheWriter:
             write_shard(temporary, planes, index, self.description.signature)
         self._examples, self._planes, self._num_rows = [], [], 0
 
-    def finish(self, tokenizer: PreTrainedTokenizerBase, creation: dict, head: dict[str, Any] | None = None) -> None:
+    def finish(
+        self, tokenizer: PreTrainedTokenizerBase, creation: dict[str, Any], head: dict[str, Any] | None = None
+    ) -> None:
         """Lists the shards of all processes; call once, after every process has flushed.
 
         Args:

@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from jsonargparse.typing import NonNegativeInt
 
 from datamodules.answers.extractors import extract_neutral, find_statements
 from datamodules.answers.replies import cut_run_on
@@ -27,26 +28,56 @@ MAX_RATIO = 1.25
 
 
 @dataclass(frozen=True)
-class TextControl:
+class TextControls:
     """What is changed in rationales before they are tokenized.
 
-    Attributes:
-        answer_position: Where all answer sentences stand, in the prompt's words; None leaves each text as it is.
-        shuffle_seed: Gives each rationale another's reasoning, see `shuffle_rationales`; None does not.
-        keep_thinking: Puts what a teacher wrote between think marks before its rationale.
+    Args:
+        answer_position: Put every answer first or last, in the prompt's words; null leaves it where it is.
+        shuffled: Give each rationale the reasoning of another question of its task, and leave it its own answer: what
+            the form of a rationale teaches. Its plain arm is one with answer_position last, which it implies.
+        shuffle_seed: Of what is shuffled.
+        thinking: Whether a student also learns what teachers wrote between think marks; they and the thoughts then
+            stand before the rationale, and count as a part of it.
+
+    Raises:
+        ValueError: `thinking` is kept where another control moves the answers.
     """
 
     answer_position: AnswerPosition | None = None
-    shuffle_seed: int | None = None
-    keep_thinking: bool = False
+    shuffled: bool = False
+    shuffle_seed: NonNegativeInt = 0
+    thinking: Literal["keep", "drop"] = "drop"
+
+    def __post_init__(self) -> None:
+        if self.thinking == "keep" and (self.answer_position or self.shuffled):
+            raise ValueError(
+                "data.controls.thinking keep leaves answers where they are; not with answer_position or shuffled"
+            )
 
     @property
     def position(self) -> AnswerPosition | None:
         """Where the answer stands; of shuffled rationales last, unless said otherwise, since none is in the text."""
-        return self.answer_position or ("last" if self.shuffle_seed is not None else None)
+        return self.answer_position or ("last" if self.shuffled else None)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the texts depend on."""
+        seed = self.shuffle_seed if self.shuffled else None
+        return {"position": self.position, "shuffle_seed": seed, "thinking": self.thinking}
 
 
-AS_WRITTEN = TextControl()
+@dataclass(frozen=True)
+class DistillationControls(TextControls):
+    """What a training changes in rationales, and in whose distributions they come with.
+
+    Args:
+        logits_teacher: Take logits of this teacher whoever wrote the rationale; null takes the writer's.
+    """
+
+    logits_teacher: str | None = None
+
+
+AS_WRITTEN = TextControls()
 
 
 def remove_answer(text: str, question: Question, answer: str | None) -> str:
@@ -76,7 +107,7 @@ def shuffle_rationales(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     Returns:
         The pairs that are left, in their order.
     """
-    reasonings, groups = {}, defaultdict[tuple, list[str]](list)
+    reasonings, groups = {}, defaultdict[tuple[Any, ...], list[str]](list)
     for question, rationale in pairs:
         text = cut_run_on(rationale.text.strip(), question)
         if reasoning := remove_answer(text, question, rationale.answer):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.answers.extractors import extract_neutral, find_stated_answer
 from datamodules.answers.grading import is_correct
@@ -132,7 +133,7 @@ def _read_palm(path: Path, counts: Counter[str]) -> Iterator[Published]:
         )
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, dict]]:
+def _read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     # Not `splitlines`, which also splits at characters that a text may hold, such as U+2028.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -131,7 +131,7 @@ def drop_truncated(rationales: Iterable[Rationale], source: str, keep: bool) -> 
     return kept
 
 
-def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict) -> None:
+def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict[str, Any]) -> None:
     """Writes a rationale store; `metadata` names the teacher's revision, tokenizer, prompt and decoding."""
     write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
 
@@ -145,7 +145,7 @@ def part_thinking(rationale: Rationale) -> Rationale:
     return replace(rationale, text=split.reply.strip(), thinking=split.thinking) if split.start else rationale
 
 
-def _parse_flat(record: dict, where: str) -> Rationale:
+def _parse_flat(record: dict[str, Any], where: str) -> Rationale:
     known = fields(Rationale)
     missing = [field.name for field in known if field.default is MISSING and field.name not in record]
     if missing:
@@ -205,7 +205,7 @@ def read_flat_rationales(path: str) -> list[Rationale]:
     return [_parse_flat(record, where) for where, record in _read_whole(path)]
 
 
-def _read_whole(path: str) -> Iterator[tuple[str, dict]]:
+def _read_whole(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the records of a file; a store that knows how many it should hold is refused unless it does."""
     number = 0
     for pair in read_records(Path(path)):
@@ -219,7 +219,7 @@ def _read_whole(path: str) -> Iterator[tuple[str, dict]]:
         )
 
 
-def _parse_nested(record: dict, where: str, question: Question) -> Iterator[Rationale]:
+def _parse_nested(record: dict[str, Any], where: str, question: Question) -> Iterator[Rationale]:
     """Yields the rationales of a published collection's record: {"id", "rationales": {teacher: {"text", ...}}}."""
     for teacher, entry in record["rationales"].items():
         if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
@@ -261,10 +261,12 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
         questions: By id.
 
     Raises:
-        ValueError: A file or record is malformed, a rationale's question is unknown, or a rationale is there twice.
+        ValueError: A file is empty, it or a record is malformed, a rationale's question is unknown, or a rationale is
+            there twice.
     """
     rationales: dict[str, Rationale] = {}
     for path in paths:
+        before = len(rationales)
         for where, record in _read_whole(path):
             nested = isinstance(record.get("rationales"), dict)
             question_id = record.get("id" if nested else "question_id")
@@ -276,4 +278,6 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
                 if rationale.id in rationales:
                     raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
                 rationales[rationale.id] = rationale
+        if len(rationales) == before:
+            raise ValueError(f"{path}: no rationales")
     return list(rationales.values())

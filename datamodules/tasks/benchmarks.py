@@ -141,13 +141,13 @@ def _look_up(row: Any, path: str) -> Any:
     return row
 
 
-def _fill(template: str, row: dict) -> str:
+def _fill(template: str, row: dict[str, Any]) -> str:
     text = re.sub(r"\{([\w.]+)\}", lambda match: str(_look_up(row, match.group(1))).strip(), template)
     # Where the template ends a sentence that has its own full stop (SVAMP's bodies mostly have none).
     return re.sub(r"([.?!])\.(?= )(?<!\.\.\.)", r"\1", text)
 
 
-def _read_choices(task: Task, row: dict) -> list[str] | None:
+def _read_choices(task: Task, row: dict[str, Any]) -> list[str] | None:
     if task.answer == "boolean":
         return ["True", "False"]
     if task.answer != "choice":
@@ -165,7 +165,7 @@ def _read_choices(task: Task, row: dict) -> list[str] | None:
     return choices
 
 
-def _read_gold(task: Task, row: dict, choices: list[str] | None) -> Any:
+def _read_gold(task: Task, row: dict[str, Any], choices: list[str] | None) -> Any:
     gold = _look_up(row, task.fields["gold"])
     if gold is None or gold == "":
         return None
@@ -184,7 +184,7 @@ def _read_gold(task: Task, row: dict, choices: list[str] | None) -> Any:
     return chr(ord("A") + labels.index(str(gold)))
 
 
-def read_task(source: str) -> Iterator[tuple[str, dict]]:
+def read_task(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`source:row`, record of design.md's shape) for each question of a `task:` source.
 
     Raises:

@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Family = Literal["a", "b"]
 Role = Literal["teacher", "student"]
@@ -137,7 +137,7 @@ def draw_problem_of_split(rng: random.Random, hops: int, split: str) -> Problem:
             return problem
 
 
-def generate_questions(num: int, split: str, seed: int) -> list[dict]:
+def generate_questions(num: int, split: str, seed: int) -> list[dict[str, Any]]:
     """Generates distinct two- and three-step questions, in equal parts on average.
 
     The first questions do not depend on `num`: a longer list begins with the shorter one.
@@ -158,8 +158,8 @@ def generate_questions(num: int, split: str, seed: int) -> list[dict]:
     if num < 0:
         raise ValueError(f"num is {num}: expected zero or more")
     rng = random.Random(f"microworld {split} {seed}")
-    seen: set[tuple] = set()
-    questions: list[dict] = []
+    seen: set[tuple[Any, ...]] = set()
+    questions: list[dict[str, Any]] = []
     while len(questions) < num:
         problem = draw_problem_of_split(rng, rng.choice((2, 3)), split)
         content = (frozenset(problem.world.chains), problem.target, problem.hops)

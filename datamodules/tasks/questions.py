@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.files.atomic import read_records
-from datamodules.files.field_types import check_text, shorten
+from datamodules.files.field_types import check_id, check_text, shorten
 from datamodules.tasks.benchmarks import read_task
 from datamodules.tasks.microworld import generate_questions
 from datamodules.text.expressions import normalize_expression, normalize_number
@@ -111,7 +111,7 @@ def _read_choice(choice: Any) -> str:
     return check_text(choice, "choices", may_be_empty=True)
 
 
-def parse_question(record: dict, where: str, task: str, split: str) -> Question:
+def parse_question(record: dict[str, Any], where: str, task: str, split: str) -> Question:
     """Makes a Question from a record of design.md's shape.
 
     Args:
@@ -127,8 +127,8 @@ def parse_question(record: dict, where: str, task: str, split: str) -> Question:
         identifier, text = record["id"], record["question"]
         if not isinstance(identifier, str) or not identifier or not isinstance(text, str) or not text.strip():
             raise ValueError("`id` and `question` must be non-empty texts")
-        for name in ("id", "question"):
-            check_text(record[name], name)
+        check_id(identifier, "id")
+        check_text(text, "question")
         choices, expression = record.get("choices"), record.get("expression") or False
         if not isinstance(choices, list | None):
             raise ValueError(f"`choices` must be a list of texts or null, found {type(choices).__name__}")
@@ -161,7 +161,7 @@ def parse_question(record: dict, where: str, task: str, split: str) -> Question:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _read_source(source: str) -> Iterator[tuple[str, dict, str, str]]:
+def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
     """Yields (where, record, task, split) of a `task:` or `microworld:` source or a file."""
     if source.startswith("task:"):
         for where, record in read_task(source):

@@ -168,7 +168,7 @@ def _is_command(text: str, letter: str, end: int) -> bool:
     return letter in "bfr" or (letter in "nt" and letter + letters.group() in _COMMANDS)
 
 
-def _list_singles(text: str) -> list[re.Match]:
+def _list_singles(text: str) -> list[re.Match[str]]:
     """Returns the backslashes that stand for themselves, since JSON has no such escape or LaTeX such a command."""
     return [
         match
@@ -184,7 +184,7 @@ def _choose_decoder(text: str) -> Callable[[str], str]:
     doubles = [match for match in _ESCAPE.finditer(text) if match[1] == "\\" and _DOUBLED.match(text, match.start())]
 
     def decode(raw: str) -> str:
-        def replace(match: re.Match) -> str:
+        def replace(match: re.Match[str]) -> str:
             escaped = match[1]
             if escaped == 3 * "\\":
                 return 2 * "\\"

@@ -71,7 +71,7 @@ _LINK = re.compile(
 _RANGE_OF = re.compile(r"\b(?:[A-Z][a-z]+s|from|between|pages?|chapters?|years?|ages?|grades?|steps?|numbers|days)\s*$")
 # A range, a date, a time, a ratio.
 _RANGE = re.compile(rf"[{_MINUS}/:]\$?\d")
-_OPERATIONS: dict[type, Callable] = {
+_OPERATIONS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -104,7 +104,7 @@ def write_value(value: Fraction) -> str:
     return exact if "\\" not in exact else normalize_number(f"{float(value):.12g}")
 
 
-def _read_value(match: re.Match) -> Fraction | None:
+def _read_value(match: re.Match[str]) -> Fraction | None:
     """Returns the value of a match of NUMBER, without words that multiply it; None if it has none."""
     found = match.groupdict()
     is_negative = bool(found["minus"] or found["late_minus"])
@@ -134,7 +134,7 @@ def _read_value(match: re.Match) -> Fraction | None:
     return -value if is_negative else value
 
 
-def read_number(text: str, match: re.Match, asked: str) -> tuple[str, int]:
+def read_number(text: str, match: re.Match[str], asked: str) -> tuple[str, int]:
     """Returns a number's value, as answers are compared, and where it ends.
 
     Args:
@@ -169,7 +169,7 @@ def read_words(text: str, start: int, asked: str) -> tuple[str, int] | None:
     return write_value(_find_factor(match.group(2).lower(), asked) / (2 if match.group(1) else 1)), match.end()
 
 
-def read_calculation(text: str, match: re.Match, asked: str) -> tuple[str | None, int]:
+def read_calculation(text: str, match: re.Match[str], asked: str) -> tuple[str | None, int]:
     """Returns the value of the calculation that a number begins, and where it ends; the number's own if it begins none.
 
     The value is None if it is not clear which, as of a range.
@@ -219,7 +219,7 @@ def read_last_number(text: str, asked: str) -> tuple[str, int, int] | None:
     return value, matches[-1].start(), end
 
 
-def _is_range(text: str, matches: list[re.Match]) -> bool:
+def _is_range(text: str, matches: list[re.Match[str]]) -> bool:
     """Whether a dash between two numbers says from where to where, "Districts 1 - 3", not a difference."""
     gap = text[matches[0].end() : matches[-1].start()]
     return (

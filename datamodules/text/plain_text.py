@@ -7,6 +7,11 @@ import re
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
+def is_unseen(text: str) -> bool:
+    """Whether a text has characters beside white space, and all of them are unseen."""
+    return bool(text.strip()) and not _UNSEEN.sub("", text).strip()
+
+
 def clean(text: str) -> str:
     """Returns a text whose unseen characters are each a replacement character; every encoder and terminal takes it."""
     return _UNSEEN.sub("\ufffd", text.replace("\r\n", "\n"))

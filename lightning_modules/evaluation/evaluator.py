@@ -119,8 +119,8 @@ class Evaluator(L.LightningModule):
         """Raises a ValueError if the student cannot be loaded, a text may not fit its context, or a setting is idle."""
         if not self.score_options and data.option_text != "sentence":
             raise ValueError(f"data.option_text={data.option_text} is ignored where model.score_options is false")
-        length = data.max_length + self.max_new_tokens
-        what = "data.max_length + model.max_new_tokens"
+        length = data.encoding.max_length + self.max_new_tokens
+        what = "data.encoding.max_length + model.max_new_tokens"
         if data.find_longest() > length:
             length, what = data.find_longest(), "the longest prompt and reference"
         check_model(self.student, self.student_revision, self.keep_layers, length, what, data.highest_id)
@@ -200,7 +200,7 @@ class Evaluator(L.LightningModule):
         if not any(own):
             return [None] * len(own)
         assert self._scorer is not None
-        scores = iter(self._scorer.score([*itertools.chain(*own)], data.tokens_per_batch))
+        scores = iter(self._scorer.score([*itertools.chain(*own)], data.batches.tokens_per_batch))
         return [[next(scores) for _ in references] or None for references in own]
 
 

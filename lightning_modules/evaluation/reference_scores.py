@@ -57,7 +57,7 @@ class ReferenceScorer:
     def _score_batch(self, references: list[Reference]) -> list[dict]:
         """Scores references that have the same cache, or none."""
         examples = [reference.example for reference in references]
-        batch = collate_examples(examples, pad_id=0)
+        batch = collate_examples(examples)
         batch = {name: value.to(self.model.device) if name != "example_ids" else value for name, value in batch.items()}
         cache, target, mixture = references[0].cache, None, CROSS_ENTROPY
         if cache is not None:

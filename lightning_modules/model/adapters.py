@@ -60,15 +60,21 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, student: str, revision
     The initial values depend on the process's seed alone, so that all processes draw the same.
 
     Raises:
-        ValueError: The model has no layer of a wanted name.
+        ValueError: The model has no layer of a wanted name, or none of so high a rank.
     """
     from peft import LoraConfig  # an optional extra
 
     card = find_card(student)
     targets = adapter.target_modules or (card.lora_targets if card else None)
-    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if unknown := sorted(set(targets or []) - names):
+    ranks = dict[str, int]()
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear) and (targets or module is not model.get_output_embeddings()):
+            name = path.rpartition(".")[2]
+            ranks[name] = max(ranks.get(name, 0), min(module.weight.shape))
+    if unknown := sorted(set(targets or []) - ranks.keys()):
         raise ValueError(f"model.adapter.target_modules: no linear layer of {student} is named {', '.join(unknown)}")
+    if adapter.r > (highest := max((rank for name, rank in ranks.items() if name in (targets or ranks)), default=0)):
+        raise ValueError(f"model.adapter.r={adapter.r}: the layers of {student} have ranks up to {highest}; lower it")
     untie_head(model, targets or [])
     config = LoraConfig(
         r=adapter.r,

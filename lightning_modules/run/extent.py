@@ -20,8 +20,8 @@ def check_extent(trainer: L.Trainer) -> None:
         isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks
     ):
         raise ValueError(
-            "trainer.accumulate_grad_batches would be ignored: data.tokens_per_step says what an optimizer step has, "
-            "and data.tokens_per_batch how much of it is computed at a time"
+            "trainer.accumulate_grad_batches would be ignored: data.batches.tokens_per_step says what an optimizer "
+            "step has, and data.batches.tokens_per_batch how much of it is computed at a time"
         )
     clip = trainer.gradient_clip_val
     if clip is not None and not 0 <= clip < math.inf:

@@ -136,7 +136,7 @@ class RunFolder:
         is_new = not (self.path / "meta.json").exists()
         made = [folder for folder in self.path.parents if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        with hold(self.path / ".lock", f"{self.path}: another process trains this run", keep=True):
+        with hold(self.path / ".lock", f"{self.path}: another process trains this run"):
             try:
                 yield
             except Exception:

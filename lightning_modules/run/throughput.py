@@ -189,7 +189,7 @@ class Throughput(L.Callback):
         if done > 2 * WARM_UP_STEPS and share > self.starving_share:
             self._has_warned = True
             warnings.warn(
-                f"the student waits for its batches for {share:.0%} of its time; give data.num_workers more processes, "
-                "or data.cache_dir and the logit cache a faster disk",
+                f"the student waits for its batches for {share:.0%} of its time; give data.batches.num_workers more "
+                "processes, or data.encoding.cache_dir and the logit cache a faster disk",
                 stacklevel=2,
             )

@@ -69,6 +69,6 @@ class CacheWriter(BasePredictionWriter):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             data = trainer.datamodule
-            sources = {"questions": data.questions_source, "rationales": data.rationale_paths}
+            sources = {"questions": data.source.questions, "rationales": data.source.rationales}
             self.writer.finish(data.tokenizer, {**describe_creation(self.config), **sources}, pl_module.export_head())
             self.writer.close()

@@ -38,6 +38,7 @@ from lightning_modules.run.extent import check_extent
 from lightning_modules.student.cached_targets import build_target, check_cache, load_teacher_head
 from losses.distillation import DistillationLoss, LossSums
 from losses.fused_head import OutputHead
+from losses.mixture import STATISTICS, TEACHER_STATISTICS
 from losses.targets import Target
 
 # What these precisions make of the weights. They are loaded so, since a checkpoint is read into what was loaded.
@@ -201,8 +202,16 @@ class DistillationModule(L.LightningModule):
             raise ValueError("model.compile needs a C++ compiler on a CPU; install g++, or name one in CXX")
         if data.supervision == "label" and not self.loss.supervises_answers:
             raise ValueError("supervision label supervises only the answer, and model.loss.answer_weight is 0")
-        longest, highest = (data.max_length, "data.max_length"), data.train_examples.store.highest_id
+        longest, highest = (data.encoding.max_length, "data.encoding.max_length"), data.train_examples.store.highest_id
         check_model(self.student, self.student_revision, self.keep_layers, *longest, highest)
+
+    def list_metrics(self, data: DistillationDataModule) -> list[str]:
+        """Returns the names of what a training on this data logs."""
+        statistics = TEACHER_STATISTICS if self.loss.needs_teacher else STATISTICS
+        segments = ("answer",) if data.supervision == "label" else ("rationale", "answer")
+        names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
+        held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
+        return ["train/gradient_norm", "train/learning_rate", *(f"train/{name}" for name in names), *held_out]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""

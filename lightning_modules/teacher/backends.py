@@ -154,7 +154,7 @@ class TransformersBackend(Backend):
 
     def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses what cannot be loaded, and prompts that may leave the context."""
-        what = "data.max_length + model.max_new_tokens"
+        what = "data.encoding.max_length + model.max_new_tokens"
         check_model(source.teacher, source.revision, source.keep_layers, longest, what, highest_id)
 
     def load(self, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module | None:

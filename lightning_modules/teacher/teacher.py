@@ -128,7 +128,7 @@ class Annotator(TeacherModule):
 
     def check(self, data: QuestionDataModule) -> None:
         """Raises a ValueError if the backend cannot run the teacher, or a generation may leave its context."""
-        self.backend.check(self.source, data.max_length + self.decoding.max_new_tokens, data.highest_id)
+        self.backend.check(self.source, data.encoding.max_length + self.decoding.max_new_tokens, data.highest_id)
 
     def prepare(self, data: QuestionDataModule) -> None:
         """Tells the data what it is asked for."""
@@ -269,9 +269,9 @@ class LogitScorer(TeacherModule):
 
     def check(self, data: RationaleDataModule) -> None:
         """Raises a ValueError if the teacher cannot be loaded, or an example may leave its context."""
-        longest, what = data.max_length, "data.max_length"
+        longest, what = data.encoding.max_length, "data.encoding.max_length"
         if self.vllm is not None:
-            longest, what = longest + 1, "data.max_length and the token that vLLM generates"
+            longest, what = longest + 1, "data.encoding.max_length and the token that vLLM generates"
         highest = data.examples.store.highest_id
         check_model(self.teacher, self.teacher_revision, self.keep_layers, longest, what, highest)
         if self.vllm is not None:

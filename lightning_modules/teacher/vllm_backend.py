@@ -91,7 +91,7 @@ class VLLMBackend(Backend):
         import_vllm()
         if source.keep_layers is not None:
             raise ValueError("model.keep_layers: vLLM loads whole models; use TransformersBackend, or leave it")
-        what = "data.max_length + model.max_new_tokens"
+        what = "data.encoding.max_length + model.max_new_tokens"
         check_model(source.teacher, source.revision, None, longest, what, highest_id)
         self.longest = longest
 

@@ -94,7 +94,7 @@ def describe_axes(student: DistillationModule, data: DistillationDataModule, fam
         seed: The training seed.
     """
     teachers = set(data.train_examples.column("teacher")) if data.supervision != "label" else set()
-    families = read_families(data.rationale_paths)
+    families = read_families(data.source.rationales)
     return Axes(
         teacher=_join(teachers) or None,
         teacher_family=_join(find_family(teacher, families.get(teacher)) for teacher in teachers) or None,
@@ -105,7 +105,7 @@ def describe_axes(student: DistillationModule, data: DistillationDataModule, fam
         temperature=bounds(student.loss.temperature)[1],
         divergence=student.loss.divergence,
         seed=seed,
-        task=join_tasks(load_questions(data.questions_source)),
+        task=join_tasks(load_questions(data.source.questions)),
     )
 
 
@@ -196,7 +196,7 @@ class RunRecord(L.Callback):
         hashes = _read_hashes(self.run)
         inputs = [("logit-cache", path) for path in data.logit_paths]
         if axes.teacher is not None:
-            inputs += [("rationales", path) for path in data.rationale_paths]
+            inputs += [("rationales", path) for path in data.source.rationales]
         for kind, path in inputs:
             artifact = _refer(Path(path).stem, kind, Path(path), hashes[path], teacher=axes.teacher)
             experiment.log_artifact(artifact)

@@ -28,8 +28,11 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batches.packing import count_padded
+from datamodules.batches.packing import TrainingBatches, count_padded
 from datamodules.distillation import DistillationDataModule
+from datamodules.examples.selection import RationaleFilters
+from datamodules.examples.source import ExampleEncoding
+from datamodules.rationales.controls import DistillationControls
 from lightning_modules.model.pretrained import load_causal_lm, name_model
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
@@ -57,17 +60,29 @@ class Setting(NamedTuple):
     steps: int
     tokens_per_batch: int
 
-    def load_data(self, with_logits: bool, **options: Any) -> DistillationDataModule:
+    def load_data(self, with_logits: bool) -> DistillationDataModule:
         """Returns the first questions' rationales, with or without the model's logits."""
+        options: dict[str, Any] = {}
         if with_logits:
-            options |= {"supervision": "rationale+logits", "logits": [f"{self.folder}/logits"]}
-            options |= {"logits_teacher": name_model(self.model)}
-        budgets = {"tokens_per_step": self.tokens_per_batch, "tokens_per_batch": self.tokens_per_batch}
-        settings: dict[str, Any] = {"limit": self.limit, **budgets, **options}
-        cache_dir = f"{self.folder}/tokenized"
-        data = DistillationDataModule(
-            self.model, self.rationales, rationales=[self.rationales], cache_dir=cache_dir, **settings
+            options = {"supervision": "rationale+logits", "logits": [f"{self.folder}/logits"]}
+            options["controls"] = DistillationControls(logits_teacher=name_model(self.model))
+        return self._load(
+            limit=self.limit,
+            encoding=ExampleEncoding(cache_dir=f"{self.folder}/tokenized"),
+            batches=TrainingBatches(self.tokens_per_batch, self.tokens_per_batch),
+            **options,
         )
+
+    def load_all_data(self) -> DistillationDataModule:
+        """Returns all questions' rationales, whatever their answers."""
+        return self._load(
+            encoding=ExampleEncoding(4096, cache_dir=f"{self.folder}/tokenized"),
+            batches=TrainingBatches(self.tokens_per_batch, 2048),
+            filters=RationaleFilters(correct_only=False),
+        )
+
+    def _load(self, **settings: Any) -> DistillationDataModule:
+        data = DistillationDataModule(self.model, self.rationales, rationales=[self.rationales], **settings)
         data.setup("fit")
         return data
 
@@ -104,7 +119,7 @@ def capture(setting: Setting) -> None:
         f"--data.questions={setting.rationales}",
         f"--data.rationales=[{setting.rationales}]",
         f"--data.limit={setting.limit}",
-        f"--data.cache_dir={setting.folder}/tokenized",
+        f"--data.encoding.cache_dir={setting.folder}/tokenized",
         f"--output={setting.folder}/logits",
         "--trainer.accelerator=cpu",
         "--trainer.enable_progress_bar=false",
@@ -115,7 +130,7 @@ def capture(setting: Setting) -> None:
 
 def measure_padding(setting: Setting) -> float:
     """Returns the share of padding in an epoch of all the file's rationales, in the default budget."""
-    data = setting.load_data(False, limit=None, correct_only=False, max_length=4096, tokens_per_step=2048)
+    data = setting.load_all_data()
     data.trainer = L.Trainer(**QUIET)
     lengths = data.train_examples.lengths
     padded = sum(count_padded(step, lengths) for step in data.make_sampler(data.train_examples, 0).plan(1))
@@ -153,7 +168,7 @@ def train_trl(setting: Setting) -> Trained:
 
     data = setting.load_data(False)
     data.trainer = L.Trainer(**QUIET)
-    sampler = data.make_sampler(data.train_examples, data.order_seed)
+    sampler = data.make_sampler(data.train_examples, data.batches.order_seed)
     loader = DataLoader(**data.loader_options(data.train_examples, sampler))
     batches = []
     for [batch], _ in zip(loader, range(setting.steps), strict=False):

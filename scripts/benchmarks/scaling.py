@@ -25,7 +25,9 @@ from typing import Any
 
 import lightning as L
 
+from datamodules.batches.packing import TrainingBatches
 from datamodules.distillation import DistillationDataModule
+from datamodules.examples.source import ExampleEncoding
 from lightning_modules.run.checkpoints import LAST, RngState, RotatingCheckpointIO
 from lightning_modules.run.stop_signal import EXIT_STOPPED
 from lightning_modules.student.student import DistillationModule
@@ -69,10 +71,8 @@ def time_saves(model: str, folder: Path, tokens_per_batch: int, steps: int) -> t
     data = DistillationDataModule(
         model,
         **DATA,
-        max_length=512,
-        tokens_per_step=tokens_per_batch,
-        tokens_per_batch=tokens_per_batch,
-        cache_dir=str(folder / "tokenized"),
+        encoding=ExampleEncoding(512, cache_dir=str(folder / "tokenized")),
+        batches=TrainingBatches(tokens_per_batch, tokens_per_batch),
     )
     clock = SaveClock(folder / LAST)
     trainer = L.Trainer(
@@ -85,10 +85,10 @@ def time_saves(model: str, folder: Path, tokens_per_batch: int, steps: int) -> t
 def time_preemption(model: str, folder: Path, tokens_per_batch: int) -> float:
     """Returns the seconds from USR1, some steps after a fit began, until its process has left."""
     command = [
-        *(sys.executable, "-m", "scripts.fit", f"--model.student={model}", "--data.max_length=512"),
+        *(sys.executable, "-m", "scripts.fit", f"--model.student={model}", "--data.encoding.max_length=512"),
         *(f"--data.{name}={value}" for name, value in DATA.items()),
-        *(f"--data.tokens_per_step={tokens_per_batch}", f"--data.cache_dir={folder / 'tokenized'}"),
-        f"--data.tokens_per_batch={tokens_per_batch}",
+        *(f"--data.batches.tokens_per_step={tokens_per_batch}", f"--data.encoding.cache_dir={folder / 'tokenized'}"),
+        f"--data.batches.tokens_per_batch={tokens_per_batch}",
         *("--trainer.max_epochs=100000", "--trainer.enable_progress_bar=false"),
         *(f"--run.root={folder}", "--run.group=preempted", f"--run.id={time.time_ns()}"),
     ]
@@ -111,10 +111,13 @@ def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -
     """Returns the median tokens/s of all processes of a fit, each with one thread."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", "scripts.fit", f"--model.student={model}", "--data.max_length=512"),
+            *(sys.executable, "-m", "scripts.fit", f"--model.student={model}", "--data.encoding.max_length=512"),
             *("--data.questions=microworld:train:512:0", "--data.supervision=label", "--data.prompt=plain"),
-            *(f"--data.tokens_per_step={processes * tokens_per_batch}", f"--data.cache_dir={folder}/tokenized"),
-            f"--data.tokens_per_batch={tokens_per_batch}",
+            *(
+                f"--data.batches.tokens_per_step={processes * tokens_per_batch}",
+                f"--data.encoding.cache_dir={folder}/tokenized",
+            ),
+            f"--data.batches.tokens_per_batch={tokens_per_batch}",
             *("--trainer.accelerator=cpu", f"--trainer.devices={processes}"),
             *(f"--trainer.strategy={'auto' if processes == 1 else 'ddp'}", "--trainer.enable_progress_bar=false"),
             *("--trainer.max_epochs=-1", f"--trainer.max_steps={FIT_WARM_UP + steps}"),

@@ -48,7 +48,7 @@ def describe_rationales(output: Path, rationales: Sequence[Rationale], is_local:
     if not graded:
         warnings.warn(
             "no question has a gold answer, so no rationale is known to be right: learn from all of them with "
-            "--data.correct_only=false",
+            "--data.filters.correct_only=false",
             stacklevel=2,
         )
     elif not correct:
@@ -80,7 +80,7 @@ def describe_cache(output: Path, data: RationaleDataModule, num_before: int, arg
     size = sum(file.stat().st_size for file in output.iterdir() if file.is_file())
     settings = {
         "model.student": "STUDENT",
-        "data.rationales": data.rationale_paths,
+        "data.rationales": data.source.rationales,
         "data.supervision": "rationale+logits",
         "data.logits": [str(output)],
         "model.loss.kl_weight": "KL_WEIGHT",
@@ -105,7 +105,7 @@ def describe_run(run: RunFolder, args: Sequence[str]) -> str:
         "data.questions": "QUESTIONS",
         "output": str(run.path / "predictions.parquet"),
     }
-    following = suggest("evaluate", args, ["data.prompt", "data.template_options"], settings)
+    following = suggest("evaluate", args, ["data.prompt", "data.encoding.template_options"], settings)
     return f"loss: {', '.join(losses)}\nstudent: {run.student}\nnext: {following}"
 
 

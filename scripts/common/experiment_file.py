@@ -11,12 +11,28 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.parsing import read_yaml
+import yaml
+from jsonargparse import get_loader, set_loader
+
+from datamodules.files.parsing import check_depth, read_yaml
 
 STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
 ROLES = ("teacher", "student")
 _PLACEHOLDER = re.compile(r"\$(teacher|student|pair)\b")
 _OPTION = re.compile(r"--(config|teacher|student)(=.*)?", re.DOTALL)
+
+
+_LOAD = get_loader("yaml")
+
+
+def load_setting(text: str) -> Any:
+    """Returns what a setting says: a value, or what a file of settings holds.
+
+    Raises:
+        ValueError: It is nested too deep.
+    """
+    check_depth(text)
+    return _LOAD(text)
 
 
 def split_config(args: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -120,7 +136,11 @@ def select_section(path: str, stage: str, given: dict[str, str]) -> str:
 
 
 def select_sections(args: Iterable[str], stage: str) -> list[str]:
-    """Replaces each `--config FILE` by the stage's section of the file, and puts it first: all others override it."""
+    """Replaces each `--config FILE` by the stage's section of the file, and puts it first: all others override it.
+
+    Its parser refuses what is nested too deep.
+    """
+    set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
     named, others = split_config(args)
     configs = [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]
     if not configs:

@@ -12,7 +12,7 @@ NEUTRAL = {
             *("detect_anomaly", "inference_mode"),
         }
     ),
-    "data": frozenset({"num_workers", "cache_dir", "tokens_per_batch"}),
+    "data": frozenset({"batches.num_workers", "encoding.cache_dir", "batches.tokens_per_batch"}),
     # The command line itself.
     "": frozenset({"config", "output", "run", "throughput", "wandb", "rows_per_shard", "dry_run"}),
 }
@@ -30,6 +30,8 @@ NEUTRAL_BACKEND = frozenset(
 )
 
 
-def drop_neutral(section: str, settings: dict) -> dict:
-    """Returns a section's settings that count."""
-    return {name: value for name, value in settings.items() if name not in NEUTRAL[section]}
+def drop_neutral(section: str, settings: dict, prefix: str = "") -> dict:
+    """Returns a section's settings that count, those of its components likewise."""
+    kept = {name: value for name, value in settings.items() if prefix + name not in NEUTRAL[section]}
+    parts = {name.partition(".")[0] for name in NEUTRAL[section] if "." in name} if not prefix else ()
+    return kept | {name: drop_neutral(section, kept[name], f"{name}.") for name in parts if name in kept}

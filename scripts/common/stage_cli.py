@@ -81,7 +81,7 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Gives the data the model's tokenizer."""
         parser.link_arguments(f"model.{self.pretrained}", "data.tokenizer")
-        parser.link_arguments("model.revision", "data.revision")
+        parser.link_arguments("model.revision", "data.encoding.revision")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer: with SLURM's tasks as its processes, and stopping in order when SLURM asks for it."""

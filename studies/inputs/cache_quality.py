@@ -76,13 +76,11 @@ class Truth:
     student_ND: Tensor
 
 
-def compute_truths(
-    teacher: RowHead, student: RowHead, examples: list[Example], pad_id: int, vocabulary: int
-) -> Iterator[Truth]:
+def compute_truths(teacher: RowHead, student: RowHead, examples: list[Example], vocabulary: int) -> Iterator[Truth]:
     """Yields each example's exact rows, of the tokenizer's vocabulary."""
     lengths = [len(example.token_ids) for example in examples]
     for numbers in PredictionSampler(lengths, 2048, rank=0, world_size=1):
-        batch = collate_examples([examples[number] for number in numbers], pad_id)
+        batch = collate_examples([examples[number] for number in numbers])
         hidden_ND, student_ND = teacher.run(batch).hidden_ND, student.run(batch).hidden_ND
         start = 0
         for number in numbers:

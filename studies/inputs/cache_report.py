@@ -9,6 +9,8 @@ import torch
 
 from datamodules.batches.packing import collate_examples
 from datamodules.distillation import RationaleDataModule
+from datamodules.examples.selection import RationaleFilters
+from datamodules.examples.source import ExampleEncoding
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.tasks.questions import load_questions
 from lightning_modules.model.pretrained import identify_weights, load_causal_lm, name_model
@@ -137,9 +139,8 @@ def measure_error(
         questions,
         rationales,
         prompt=made.prompt_id.rpartition("-")[0],
-        correct_only=False,
-        max_length=1 << 30,
-        revision=revision,
+        encoding=ExampleEncoding(max_length=1 << 30, revision=revision),
+        filters=RationaleFilters(correct_only=False),
     )
     data.setup("predict")
     examples = [example for example in data.examples if example.id in cache]
@@ -151,6 +152,6 @@ def measure_error(
     kls = []
     with torch.no_grad():
         for number in sorted(order.tolist()):
-            hidden_ND = head.run(collate_examples([examples[number]], data.pad_id)).hidden_ND
+            hidden_ND = head.run(collate_examples([examples[number]])).hidden_ND
             kls.append(compute_kl(cache.read(examples[number]), head.project(hidden_ND), head).numpy())
     return np.concatenate(kls)

@@ -88,7 +88,7 @@ class Run:
     def _compare(self, variants: list[Variant]) -> list[Quality]:
         teacher, student = RowHead(self.model), RowHead(self.student)
         full_VD: torch.Tensor | float = 0.0
-        for truth in compute_truths(teacher, student, self.examples, 0, len(self.tokenizer)):
+        for truth in compute_truths(teacher, student, self.examples, len(self.tokenizer)):
             full_VD = full_VD + (truth.q_NV - truth.logits_NV.softmax(-1)).T @ truth.student_ND
             for variant in variants:
                 variant.add(truth, teacher)
@@ -106,7 +106,7 @@ class Run:
         lengths = [len(example.token_ids) for example in self.examples]
         capture = plain = 0.0
         batches = [
-            collate_examples([self.examples[number] for number in numbers], 0)
+            collate_examples([self.examples[number] for number in numbers])
             for numbers in PredictionSampler(lengths, 2048, rank=0, world_size=1)
         ]
         for turn, batch in enumerate([batches[0], *batches]):

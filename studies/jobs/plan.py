@@ -43,11 +43,11 @@ def _describe_texts(control: ControlSpec) -> dict[str, object]:
     """Returns the settings of the data by which a control reads other texts, or more of them."""
     settings: dict[str, object] = {}
     if control.correct_only is not None:
-        settings["data__correct_only"] = control.correct_only
+        settings["data__filters__correct_only"] = control.correct_only
     if control.answer_position is not None:
-        settings["data__answer_position"] = control.answer_position
+        settings["data__controls__answer_position"] = control.answer_position
     if control.shuffled:
-        settings["data__shuffled"] = True
+        settings["data__controls__shuffled"] = True
     return settings
 
 
@@ -125,7 +125,7 @@ class StudyPlan:
         output = str(self.folder / "teachers" / str(arm.teacher) / f"{name}-logits")
         args = self._command(
             [], model__teacher=self.study.teachers[scorer].model, data__questions=self.study.tasks[task].train,
-            data__rationales=[text.path], data__teachers=[text.writer], **changes, output=output,
+            data__rationales=[text.path], data__filters__teachers=[text.writer], **changes, output=output,
         )  # fmt: skip
         needs = [text.job] if text.job else []
         return Job(f"cache_logits-{arm.teacher}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
@@ -153,9 +153,9 @@ class StudyPlan:
             "data__questions": self.study.tasks[task].train,
             "data__supervision": arm.supervision,
             "data__rationales": None,
-            "data__teachers": None,
+            "data__filters__teachers": None,
             "data__logits": None,
-            "data__order_seed": arm.seed,
+            "data__batches__order_seed": arm.seed,
             "seed_everything": arm.seed,
             "run__root": self.study.root,
             "run__group": self.study.name,
@@ -170,21 +170,21 @@ class StudyPlan:
             writers = [self.text(teacher, task, control.paraphraser).writer for teacher in authors]
             settings |= _describe_texts(control)
             if control.questions:
-                settings[f"data__{control.questions}_by"] = [text.writer for text in texts]
+                settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
-                settings["data__matched_with"] = [text.writer for text in texts]
+                settings["data__filters__matched_with"] = [text.writer for text in texts]
             # Several published teachers may share a file.
             settings["data__rationales"] = list(dict.fromkeys(text.path for text in texts))
-            settings["data__teachers"] = writers
+            settings["data__filters__teachers"] = writers
             if control.one_per_question:
-                settings["data__samples_per_epoch"] = 1
-                settings["data__teacher_weights"] = dict.fromkeys(writers, 1.0)
+                settings["data__batches__samples_per_epoch"] = 1
+                settings["data__batches__teacher_weights"] = dict.fromkeys(writers, 1.0)
             needs += [text.job for text in texts if text.job]
         if arm.supervision == "rationale+logits":
             cache, scorer = self.cache(arm), self._scorer(arm)
             settings["data__logits"] = [str(Path(cache.done).parent)]
             if (name := self.text(scorer, task).writer) != writers[0]:
-                settings["data__logits_teacher"] = name
+                settings["data__controls__logits_teacher"] = name
             needs.append(cache.name)
         else:
             settings["model__loss__kl_weight"] = 0.0

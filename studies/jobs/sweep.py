@@ -62,7 +62,7 @@ class Sweep:
             raise ValueError(f"sweep: {empty[0]} has no values")
         if not (self.product or self.zip or self.list):
             raise ValueError("sweep: there are no arms: give product, zip or list")
-        seeds = ["seed_everything", "data.order_seed"] if self.seeds > 1 else []
+        seeds = ["seed_everything", "data.batches.order_seed"] if self.seeds > 1 else []
         for places in [[*self.product, *self.zip], *self.list]:
             names = [*self.fixed, *seeds, *places]
             if twice := [name for name in names if names.count(name) > 1]:
@@ -92,7 +92,7 @@ class Sweep:
         combined = [row | combination for row, combination in product(rows, crossed)]
         written = [*(combined if self.product or self.zip else []), *self.list]
         for chosen, seed in product(written, range(self.seeds)):
-            seeds = {"seed_everything": seed, "data.order_seed": seed} if self.seeds > 1 else {}
+            seeds = {"seed_everything": seed, "data.batches.order_seed": seed} if self.seeds > 1 else {}
             settings = {**self.fixed, **chosen, **seeds}
             identifier = hash_json([fit, settings])[:8]
             if identifier in arms:
@@ -103,7 +103,7 @@ class Sweep:
     def varied(self) -> Rows:
         """Returns what differs between the arms, arm by arm, with the last part of each setting's name."""
         arms = self.arms().values()
-        names = dict.fromkeys(name for settings in arms for name in settings if name != "data.order_seed")
+        names = dict.fromkeys(name for settings in arms for name in settings if name != "data.batches.order_seed")
         varied = [name for name in names if len({json.dumps(settings.get(name)) for settings in arms}) > 1]
         short = {name: name.rsplit(".", 1)[1] if "." in name else name for name in varied}
         if len(set(short.values())) < len(short):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from datamodules.annotation import QuestionDataModule
-from tests.tiny import make_questions, save_model, write_questions
+from tests.tiny import build, make_questions, save_model, write_questions
 
 QUESTIONS = make_questions(9)
 
@@ -17,7 +17,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def make_data(paths: tuple[str, str], **options) -> QuestionDataModule:
-    data = QuestionDataModule(*paths, **{"prompt": "plain", "tokens_per_batch": 200, **options})
+    data = build(QuestionDataModule, *paths, **{"prompt": "plain", "tokens_per_batch": 200, **options})
     data.setup("predict")
     data.trainer = SimpleNamespace(global_rank=0, world_size=1)
     return data
@@ -46,7 +46,7 @@ def test_a_prompt_is_what_the_model_reads(paths: tuple[str, str]) -> None:
 
 
 def test_without_a_tokenizer_a_prompt_is_a_chats_message(paths: tuple[str, str]) -> None:
-    data = QuestionDataModule(None, paths[1], prompt="cot")
+    data = build(QuestionDataModule, None, paths[1], prompt="cot")
     data.setup("predict")
     assert data.fingerprint is None
     for item in data.posed.values():

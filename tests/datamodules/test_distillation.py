@@ -15,6 +15,7 @@ from datamodules.examples.tokenization import ANSWER, PROMPT
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import write_rationales
 from tests.tiny import (
+    build,
     build_tokenizer,
     capture,
     make_questions,
@@ -51,7 +52,8 @@ def logits(folder: Path) -> Path:
 
 
 def make_data(folder: Path, stores: tuple = ("ada",), logits: tuple = (), **options) -> DistillationDataModule:
-    data = DistillationDataModule(
+    data = build(
+        DistillationDataModule,
         str(folder / "ada"),
         str(folder / "colours_train.jsonl"),
         rationales=[str(folder / f"{name}.parquet") for name in stores],
@@ -130,7 +132,7 @@ def test_nothing_left_is_refused(folder: Path, tmp_path: Path) -> None:
     wrong = [make_rationale(question, "ada", right=False) for question in QUESTIONS]
     write_store(tmp_path / "ada.parquet", wrong, str(folder / "ada"))
     options = {"prompt": "plain", "rationales": [str(tmp_path / "ada.parquet")]}
-    data = DistillationDataModule(str(folder / "ada"), str(folder / "colours_train.jsonl"), **options)
+    data = build(DistillationDataModule, str(folder / "ada"), str(folder / "colours_train.jsonl"), **options)
     with pytest.raises(ValueError, match=r"none of 10 rationales is left after filtering \(correct_only is on\)"):
         data.setup("fit")
     with pytest.raises(ValueError, match=r"data\.rationales is empty"):
@@ -144,7 +146,7 @@ def test_nothing_left_is_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_the_split_is_by_question_and_depends_on_its_seed(folder: Path) -> None:
     def split(seed: int) -> tuple[set, set]:
-        data = make_data(folder, ("ada", "bob"), validation_fraction=0.3, split_seed=seed)
+        data = make_data(folder, ("ada", "bob"), fraction=0.3, seed=seed)
         assert len(data.train_examples) + len(data.val_examples) == 40
         return {e.question_id for e in data.train_examples}, {e.question_id for e in data.val_examples}
 
@@ -152,8 +154,8 @@ def test_the_split_is_by_question_and_depends_on_its_seed(folder: Path) -> None:
     assert len(held_out) == 3 and not train & held_out and len(train | held_out) == 10
     assert split(0)[1] == held_out != split(1)[1]
     assert len(make_data(folder).val_examples) == 0
-    with pytest.raises(ValueError, match=r"validation_fraction=1\.0 leaves no question to learn from"):
-        make_data(folder, validation_fraction=1.0)
+    with pytest.raises(ValueError, match=r"fraction=1\.0 leaves no question to learn from"):
+        make_data(folder, fraction=1.0)
 
 
 def test_labels_need_no_rationales(folder: Path) -> None:
@@ -183,7 +185,7 @@ def test_logits_are_the_writers_or_the_named_teachers(logits: Path, stores, cach
 
 
 def test_logits_of_the_wrong_teacher_are_refused(logits: Path) -> None:
-    message = r"logits of \['bob'\], but those of \['ada'\] are wanted; set data\.logits_teacher"
+    message = r"logits of \['bob'\], but those of \['ada'\] are wanted; set data\.controls\.logits_teacher"
     with pytest.raises(ValueError, match=message):
         make_data(logits, ("ada",), ("bob",))
     with pytest.raises(ValueError, match=r"logits of \['ada'\], but those of \['ada', 'bob'\] are wanted"):
@@ -197,7 +199,7 @@ def test_logits_of_another_revision_are_refused(logits: Path, tmp_path: Path) ->
     rationales = [make_rationale(question, "ada") for question in QUESTIONS]
     options = {"supervision": "rationale+logits", "logits": [str(logits / "ada-logits")], "prompt": "plain"}
     store = write_store(tmp_path / "ada.parquet", rationales, other)
-    data = DistillationDataModule(other, str(logits / "colours_train.jsonl"), rationales=[store], **options)
+    data = build(DistillationDataModule, other, str(logits / "colours_train.jsonl"), rationales=[store], **options)
     with pytest.raises(ValueError, match=r"written by revision \w+ of 'ada', but the logits are of revision \w+"):
         data.setup("fit")
 
@@ -209,14 +211,14 @@ def test_a_changed_rationale_another_prompt_and_another_tokenizer_are_refused(lo
     options = {"supervision": "rationale+logits", "logits": [str(logits / "ada-logits")]}
     questions = str(logits / "colours_train.jsonl")
     with pytest.raises(ValueError, match="the text of 'q3/ada/0' was changed"):
-        DistillationDataModule(str(logits / "ada"), questions, rationales=[store], prompt="plain", **options).setup(
-            "fit"
-        )
+        build(
+            DistillationDataModule, str(logits / "ada"), questions, rationales=[store], prompt="plain", **options
+        ).setup("fit")
     with pytest.raises(ValueError, match="captured with prompt plain-"):
         make_data(logits, ("ada",), ("ada",), prompt="instruction")
     alien = save_model(tmp_path / "alien", corpus=("yellow", "violet"))
     stores = [str(logits / "ada.parquet")]
-    data = DistillationDataModule(alien, questions, rationales=stores, prompt="plain", **options)
+    data = build(DistillationDataModule, alien, questions, rationales=stores, prompt="plain", **options)
     with pytest.raises(ValueError, match=r"teacher 'ada' \(.*\) and student '.*alien' \(.*\) do not share a tokenizer"):
         data.setup("fit")
 
@@ -225,7 +227,8 @@ def test_caches_of_different_settings_do_not_mix(logits: Path, tmp_path: Path) -
     questions, store = str(logits / "colours_train.jsonl"), str(logits / "bob.parquet")
     capture(tmp_path / "bob", str(logits / "bob"), questions, [store], temperatures=(1.0,), top_k=4)
     options = {"supervision": "rationale+logits", "prompt": "plain"}
-    data = DistillationDataModule(
+    data = build(
+        DistillationDataModule,
         str(logits / "ada"),
         questions,
         logits=[str(logits / "ada-logits"), str(tmp_path / "bob")],
@@ -244,7 +247,9 @@ def test_what_is_not_read_is_said(folder: Path) -> None:
 
 
 def test_scoring_hands_out_what_is_not_done(folder: Path) -> None:
-    data = RationaleDataModule(str(folder / "ada"), str(folder / "colours_train.jsonl"), [str(folder / "ada.parquet")])
+    data = build(
+        RationaleDataModule, str(folder / "ada"), str(folder / "colours_train.jsonl"), [str(folder / "ada.parquet")]
+    )
     data.setup("predict")
     assert len(data.examples) == 20
     before = data.examples
@@ -258,7 +263,7 @@ def test_arms_that_filter_differently_share_what_was_tokenized(folder: Path, tmp
         make_data(folder, **options),
         make_data(folder, **options, correct_only=False, limit=3),
         make_data(folder, **options, teachers=["bob"], samples_per_question=1),
-        make_data(folder, **options, max_length=200, validation_fraction=0.2),
+        make_data(folder, **options, max_length=200, fraction=0.2),
     ]
     assert len({data.examples.store.folder for data in arms}) == 1 and len(list(tmp_path.iterdir())) == 1
     make_data(folder, (), supervision="label", cache_dir=str(tmp_path))
@@ -275,12 +280,15 @@ def test_empty_published_texts_are_left_out_with_a_warning_each_time(folder: Pat
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     options = {"rationales": [str(tmp_path / "p.jsonl")], "prompt": "plain", "correct_only": False}
     for _ in range(2):
-        data = DistillationDataModule(str(folder / "ada"), str(folder / "colours_train.jsonl"), **options)
+        data = build(DistillationDataModule, str(folder / "ada"), str(folder / "colours_train.jsonl"), **options)
         with pytest.warns(UserWarning, match=r"p\.jsonl: 10 published rationales are empty and are left out"):
             data.setup("fit")
         assert ids(data) == [f"q{index}/t5/0" for index in range(10)]
-    data = DistillationDataModule(
-        str(folder / "ada"), str(folder / "colours_train.jsonl"), **{**options, "teachers": ["t5"]}
+    data = build(
+        DistillationDataModule,
+        str(folder / "ada"),
+        str(folder / "colours_train.jsonl"),
+        **{**options, "teachers": ["t5"]},
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -290,7 +298,9 @@ def test_empty_published_texts_are_left_out_with_a_warning_each_time(folder: Pat
 def test_settings_of_the_draw_that_would_be_ignored_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="samples_per_epoch draws rationales, of which supervision label has none"):
         make_data(folder, (), supervision="label", samples_per_epoch=1)
-    with pytest.raises(ValueError, match=r"teacher_weights is for drawing rationales; set data\.samples_per_epoch"):
+    with pytest.raises(
+        ValueError, match=r"teacher_weights is for drawing rationales; set data\.batches\.samples_per_epoch"
+    ):
         make_data(folder, teacher_weights={"ada": 1.0})
     for weight in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"teacher_weights must be above 0 and finite, not \{'ada': "):
@@ -308,7 +318,7 @@ def test_examples_of_real_rationales_are_few_padded_tokens(shared_data: Path, tm
     )
     build_tokenizer().save_pretrained(tmp_path / "tokenizer")
     path = str(tmp_path / "obqa_train.jsonl")
-    data = DistillationDataModule(str(tmp_path / "tokenizer"), path, rationales=[path], tokens_per_step=8192)
+    data = build(DistillationDataModule, str(tmp_path / "tokenizer"), path, rationales=[path], tokens_per_step=8192)
     data.setup("fit")
     lengths = data.train_examples.lengths
     sampler = StepSampler(lengths, 8192, 8192, 0, 0, 1)

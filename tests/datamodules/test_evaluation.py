@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.rationales.store import write_rationales
-from tests.tiny import make_questions, make_rationale, save_model, write_questions
+from tests.tiny import build, make_questions, make_rationale, save_model, write_questions
 
 QUESTIONS = make_questions(9)
 TEMPLATE = "{{ messages[0].content + '\\nreply:\\n' }}"
@@ -25,7 +25,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
 
 
 def make_data(paths: tuple[str, ...], **options) -> EvaluationDataModule:
-    data = EvaluationDataModule(*paths[:2], **{"prompt": "plain", **options})
+    data = build(EvaluationDataModule, *paths[:2], **{"prompt": "plain", **options})
     data.setup("predict")
     return data
 

@@ -19,7 +19,7 @@ from tests.tiny import make_questions, make_rationale, save_model, write_questio
 COMMON = [
     "--data.questions=colours_train.jsonl",
     "--data.prompt=plain",
-    "--data.max_length=512",
+    "--data.encoding.max_length=512",
     "--trainer.enable_progress_bar=false",
 ]
 COMMANDS = {

@@ -68,7 +68,7 @@ def test_rationale_lacks_a_field(bench, stage):
 
 @pytest.mark.parametrize("stage", ["cache_logits", "fit"])
 def test_teacher_wrote_nothing(bench, stage):
-    line = bench.refuse(stage, '--data.teachers=["gpt-4o"]')
+    line = bench.refuse(stage, '--data.filters.teachers=["gpt-4o"]')
     assert "gpt-4o" in line and "teacher" in line
 
 
@@ -87,7 +87,7 @@ def test_no_segment_is_supervised(bench):
 
 
 def test_no_question_is_left_to_learn_from(bench):
-    assert "validation_fraction" in bench.refuse("fit", "--data.validation_fraction=1")
+    assert "fraction" in bench.refuse("fit", "--data.validation.fraction=1")
 
 
 # Lengths.
@@ -108,7 +108,7 @@ def test_question_is_longer_than_max_length(bench, stage):
 def test_long_question_is_skipped_if_the_user_says_so(bench, stage):
     bench.edit("colours_train.jsonl", lambda records: [{**records[0], "question": "Which? " * 500}, *records[1:]])
     with pytest.warns(UserWarning, match="1 of 8 questions"):
-        bench.run(stage, "--data.skip_too_long=true")
+        bench.run(stage, "--data.encoding.skip_too_long=true")
     [output] = (bench.folder / "out").glob("*.parquet")
     assert pq.read_table(output)["question_id"].to_pylist() == [f"q{number}" for number in range(1, 8)]
 
@@ -120,18 +120,18 @@ def test_long_example_is_skipped_if_the_user_says_so(bench, monkeypatch):
     line = bench.refuse("fit", *options)
     assert "1 of 8" in line and "'q0/teacher/0'" in line and "skip_too_long" in line
     with pytest.warns(UserWarning, match="1 of 8 examples"):
-        bench.run("fit", *options, "--data.skip_too_long=true")
+        bench.run("fit", *options, "--data.encoding.skip_too_long=true")
     assert json.loads((bench.folder / "runs/bench/run/DONE").read_text())["train_examples"] == 7
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_everything_is_too_long(bench, stage):
-    assert "max_length=5" in bench.refuse(stage, "--data.max_length=5", "--data.skip_too_long=true")
+    assert "max_length=5" in bench.refuse(stage, "--data.encoding.max_length=5", "--data.encoding.skip_too_long=true")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_max_length_is_more_than_the_context(bench, stage):
     role = "teacher" if stage in ("annotate", "cache_logits") else "student"
     options = ["--data.supervision=rationale", "--model.loss.kl_weight=0"] if stage == "fit" else []
-    line = bench.refuse(stage, f"--model.{role}=models/small", "--data.max_length=500", *options)
+    line = bench.refuse(stage, f"--model.{role}=models/small", "--data.encoding.max_length=500", *options)
     assert "context of 64" in line and "max_length" in line and "models/small" in line

@@ -1,5 +1,6 @@
 """Settings that no run could follow: one clear line on stderr, exit code 2, and nothing written."""
 
+import json
 import os
 
 import pytest
@@ -64,22 +65,25 @@ def test_the_trainer_cannot_be_built(bench, stage: str, option: str, named: str)
         ("--trainer.enable_checkpointing=false", "enable_checkpointing"),
         ("--trainer.barebones=true", "barebones"),
         ("--trainer.reload_dataloaders_every_n_epochs=-1", "reload_dataloaders_every_n_epochs"),
-        ("--data.num_workers=1000", "data.num_workers=1000: each is a process, and this machine has"),
-        (f"--data.num_workers={TOO_MANY}", "lower it"),
-        ("--data.tokens_per_batch=0", "tokens_per_batch"),
-        ("--data.samples_per_epoch=0", "samples_per_epoch"),
-        ("--data.teacher_weights={teacher: -1}", "teacher_weights"),
-        ("--data.teacher_weights={teacher: .nan}", "teacher_weights"),
-        ("--data.teachers=[]", "teachers"),
-        ("--data.order_seed=-1", "order_seed"),
-        ("--data.cache_dir=/dev/null", "/dev/null"),
-        ("--data.cache_dir=r.parquet", "r.parquet"),
+        ("--data.batches.num_workers=1000", "data.batches.num_workers=1000: each is a process, and this machine has"),
+        (f"--data.batches.num_workers={TOO_MANY}", "lower it"),
+        ("--data.batches.tokens_per_batch=0", "tokens_per_batch"),
+        ("--data.batches.samples_per_epoch=0", "samples_per_epoch"),
+        ("--data.batches.teacher_weights={teacher: -1}", "teacher_weights"),
+        ("--data.batches.teacher_weights={teacher: .nan}", "teacher_weights"),
+        ("--data.filters.teachers=[]", "teachers"),
+        ("--data.batches.order_seed=-1", "order_seed"),
+        ("--data.encoding.cache_dir=/dev/null", "/dev/null"),
+        ("--data.encoding.cache_dir=r.parquet", "r.parquet"),
         ("--data.rationales=[]", "data.rationales"),
         ('--data.rationales=["models"]', "models"),
         ('--data.logits=["r.parquet"]', "r.parquet"),
         ("--model.loss.divergence=nope", "divergence"),
         ("--model.loss.kl_weight={shape: linear}", "kl_weight"),
         ("--model.adapter.r=0", "adapter"),
+        ("--model.adapter.r=99999999", "model.adapter.r=99999999: the layers of models/student have ranks up to 16"),
+        ("--trainer.detect_anomaly=7", "detect_anomaly"),
+        ("--trainer.strategy=fsdp2", "there is one"),
         ("--model.adapter={r: 8, target_modules: [nope]}", "nope"),
         ("--model.compile=maybe", "compile"),
         ("--model.head_chunk=0", "head_chunk"),
@@ -94,6 +98,44 @@ def test_the_trainer_cannot_be_built(bench, stage: str, option: str, named: str)
 )
 def test_a_setting_of_fit_is_wrong(bench, option: str, named: str) -> None:
     assert named in bench.refuse("fit", option)
+
+
+@pytest.mark.parametrize(
+    ("callback", "named"),
+    [
+        ({"class_path": "EarlyStopping", "init_args": {"monitor": "nope"}}, "EarlyStopping monitors 'nope'"),
+        ({"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}, "does not log; it logs train/gradient"),
+        ({"class_path": "ModelCheckpoint", "init_args": {"monitor": "nope"}}, "ModelCheckpoint monitors 'nope'"),
+        ({"class_path": "LearningRateFinder"}, "LearningRateFinder"),
+        ({"class_path": "BatchSizeFinder"}, "BatchSizeFinder"),
+    ],
+    ids=str,
+)
+def test_a_callback_does_not_go_with_the_run(bench, callback: dict, named: str) -> None:
+    assert named in bench.refuse("fit", f"--trainer.callbacks={json.dumps([callback])}")
+
+
+def test_a_callback_waits_for_what_is_logged(bench) -> None:
+    watch = [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/divergence_answer"}}]
+    bench.run("fit", "--data.validation_fraction=0.25", f"--trainer.callbacks={json.dumps(watch)}")
+    alone = ["--data.supervision=label", "--model.loss.kl_weight=0", "--data.logits=null", "--data.rationales=null"]
+    watch[0]["init_args"] = {"monitor": "train/ce_rationale", "check_on_train_epoch_end": True}
+    line = bench.refuse("fit", *alone, "--run.id=other", f"--trainer.callbacks={json.dumps(watch)}")
+    assert "train/ce_answer" in line
+
+
+# Nested deeper than the reader in C can follow: it would end the process.
+
+DEEP = {"flow": "[" * 100_000, "block": "- " * 50_000 + "x"}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+@pytest.mark.parametrize("option", ["model", "data", "trainer", "model.loss", "data.rationales", "run"])
+def test_a_setting_is_nested_too_deep(bench, option: str, text: str) -> None:
+    (bench.folder / "x.yaml").write_text(text)
+    if option != "data.rationales":
+        assert "nested deeper than 100" in bench.refuse("fit", f"--{option}=x.yaml")
+    assert "nested deeper than 100" in bench.refuse("fit", f"--{option}={text}")
 
 
 # Where the output is to be.
@@ -150,6 +192,7 @@ def test_a_setting_of_annotate_is_wrong(bench, option: str) -> None:
         "--model.temperatures=[]",
         "--model.draws=0",
         "--model.values=int4",
+        "--trainer.strategy=fsdp2",
     ],
 )
 def test_a_setting_of_cache_logits_is_wrong(bench, option: str) -> None:

@@ -95,7 +95,7 @@ def run_sections(file: Path, overrides: dict[str, list[str]], *common: str) -> N
         MAINS[stage](["--config", str(file), *common, *overrides[stage], quiet, *more])
 
     fast = "--trainer.fast_dev_run=1"
-    run("annotate", fast, "--output=fast/r.parquet", "--data.tokens_per_batch=500")
+    run("annotate", fast, "--output=fast/r.parquet", "--data.batches.tokens_per_batch=500")
     batch = pq.read_table("fast/r.parquet").num_rows
     run("annotate")
     run("cache_logits", fast, "--output=fast/logits")
@@ -119,7 +119,7 @@ def test_obqa_runs_on_tiny_models(bench, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     teacher = "--model.teacher=models/teacher"
     # So tiny a model gives no right answer and ends nowhere.
-    all_rationales = ["--data.correct_only=false", "--data.keep_truncated=true"]
+    all_rationales = ["--data.filters.correct_only=false", "--data.filters.keep_truncated=true"]
     overrides = {
         "annotate": [teacher, "--model.max_new_tokens=8"],
         "cache_logits": [teacher, *all_rationales],

@@ -86,7 +86,9 @@ def test_a_store_by_an_endpoint_is_a_store_as_any(bench: Bench, server: ChatServ
 
 def test_what_a_served_model_thinks_is_kept_apart_and_its_template_is_told(bench: Bench, server: ChatServer) -> None:
     server.reasoning = "Maybe the answer is A."
-    annotate.main(make_command(server, "--data.template_options={enable_thinking: true, reasoning_effort: low}"))
+    annotate.main(
+        make_command(server, "--data.encoding.template_options={enable_thinking: true, reasoning_effort: low}")
+    )
     options = {"enable_thinking": True, "reasoning_effort": "low"}
     assert all(body["chat_template_kwargs"] == options for body in server.bodies)
     records = pq.read_table("out/r.parquet").to_pylist()

@@ -95,7 +95,7 @@ def test_a_job_ends_as_its_stage_does(tmp_path: Path, code: int) -> None:
         75: "from lightning_modules.run.stop_signal import leave; leave('here')",
     }
     program = (
-        "import runpy, sys\nfrom scripts import entry\nown = entry.run_main\n"
+        "import runpy, sys\nfrom scripts.common import entry\nown = entry.run_main\n"
         f"def end():\n    {ends[code]}\n"
         "entry.run_main = lambda main, script: own(end, script)\n"
         f"sys.argv = ['job', {str(tmp_path / 'jobs.jsonl')!r}, '0']\n"

@@ -48,6 +48,15 @@ def test_a_run_that_was_killed_before_it_began_is_begun(bench) -> None:
     assert (folder / "DONE").is_file() and (folder / "config.yaml").is_file()
 
 
+def test_a_run_whose_checkpoints_are_damaged_is_left_as_it_is(bench) -> None:
+    bench.run("fit")
+    folder = bench.folder / "runs" / "bench" / "run"
+    (folder / "DONE").unlink()
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    assert "damaged; delete the run's folder" in bench.refuse("fit")
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("setting", ["run.id", "run.group"])
 def test_a_runs_name_leads_nowhere_else(bench, setting: str, name: str) -> None:

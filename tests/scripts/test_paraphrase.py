@@ -11,7 +11,7 @@ from datamodules.annotation import QuestionDataModule
 from datamodules.rationales.store import Rationale, read_flat_rationales, read_metadata, write_rationales
 from lightning_modules.teacher.backends import Backend, Completion
 from lightning_modules.teacher.teacher import Annotator
-from tests.tiny import make_questions, make_rationale
+from tests.tiny import build, make_questions, make_rationale
 
 REWRITE = ["--data.prompt=paraphrase", "--data.rewrites=r.parquet", "--model.family=other"]
 TINY = "--model.teacher=models/other"
@@ -34,7 +34,7 @@ def test_a_rewritten_rationale_keeps_its_answer_under_both_names(bench):
     assert metadata["teacher"] == "teacher-by-other" and metadata["gold_conditioned"] == {"teacher-by-other": False}
     # So tiny a model ends nowhere.
     more = [
-        "--data.keep_truncated=true",
+        "--data.filters.keep_truncated=true",
         '--data.rationales=["out/r.parquet"]',
         "--data.supervision=rationale",
         "--data.logits=null",
@@ -80,7 +80,7 @@ class Scripted(Backend):
 def test_a_rewrite_that_states_another_answer_has_that_answer(bench):
     # q0 to q3 have three or four options of five colours, and A, B, C, A right.
     texts = ["It is so. The answer is A.", "It may be C, but who knows.", "The answer is A.", ""]
-    data = QuestionDataModule(None, "colours_train.jsonl", prompt="paraphrase", limit=4, rewrites="r.parquet")
+    data = build(QuestionDataModule, None, "colours_train.jsonl", prompt="paraphrase", limit=4, rewrites="r.parquet")
     data.setup("predict")
     teacher = Annotator("scripted", backend=Scripted(texts))
     records = list(teacher.annotate(data, data.find_missing()))

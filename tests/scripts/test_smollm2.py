@@ -40,8 +40,7 @@ def study(gguf: str, shared_data: Path, tmp_path_factory: pytest.TempPathFactory
         content[stage]["model"]["max_new_tokens"] = 12
     for stage in ("cache_logits", "fit"):
         # So few tokens seldom reach an answer.
-        content[stage]["data"]["correct_only"] = False
-        content[stage]["data"]["keep_truncated"] = True
+        content[stage]["data"]["filters"] = {"correct_only": False, "keep_truncated": True}
     content["fit"]["trainer"]["max_epochs"] = 1
     run_study(folder, content)
     for checkpoints in folder.rglob("checkpoints"):

@@ -23,7 +23,7 @@ from tests.scripts.pipeline import COMMANDS, count_lines, read_jsonl, run_stage,
 
 def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
     output, part = tmp_path / "r.parquet", tmp_path / ".r.parquet.part-0.jsonl"
-    options = [f"--output={output}", "--data.tokens_per_batch=1", "--data.questions=microworld:train:60:0"]
+    options = [f"--output={output}", "--data.batches.tokens_per_batch=1", "--data.questions=microworld:train:60:0"]
     process = spawn("annotate", [*COMMANDS["annotate"], *options], inside)
     wait_until(process, lambda: count_lines(part) >= 4)
     process.send_signal(signal.SIGKILL)
@@ -60,7 +60,7 @@ def test_a_rerun_that_has_nothing_left_to_ask_says_nothing_else(inside, tmp_path
 @pytest.mark.parametrize("stage", ["annotate", "evaluate"])
 def test_a_second_writer_of_an_output_is_refused(inside, tmp_path, stage):
     output = tmp_path / "out.parquet"
-    options = [f"--output={output}", "--data.tokens_per_batch=1", "--data.questions=microworld:test:60:0"]
+    options = [f"--output={output}", "--data.batches.tokens_per_batch=1", "--data.questions=microworld:test:60:0"]
     options += ["--wandb.enabled=false"] if stage == "evaluate" else []
     process = spawn(stage, [*COMMANDS[stage], *options], inside)
     wait_until(process, (tmp_path / ".out.parquet.part-0.jsonl").is_file)
@@ -120,7 +120,7 @@ def test_killed_fit_continues_at_its_last_checkpoint(inside, unbroken, tmp_path)
 
 def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
     run = tmp_path / "g" / "r"
-    options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.num_workers=1"]
+    options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.batches.num_workers=1"]
     process = spawn("fit", [*COMMANDS["fit"], *options], inside)
     wait_until(process, lambda: (last := run / "checkpoints" / "last.ckpt").is_file() and read_global_step(last) >= 4)
     process.send_signal(signal.SIGKILL)
@@ -159,7 +159,7 @@ def test_ctrl_c_ends_fit_in_order_and_the_same_command_continues(inside, unbroke
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_schedulers_signal_stops_fit_inside_an_epoch_without_a_loss(inside, unbroken, tmp_path, number):
     run = tmp_path / "g" / "r"
-    options = [*ENDURE, f"--run.root={tmp_path}", "--data.num_workers=1"]
+    options = [*ENDURE, f"--run.root={tmp_path}", "--data.batches.num_workers=1"]
     process = spawn("fit", [*COMMANDS["fit"], *options], inside, WANDB_MODE="offline")
     wait_until(process, lambda: count_lines(run / "metrics.jsonl") >= 5)
     # A scheduler signals every process of a job: loader workers and what W&B has started, too.
@@ -204,7 +204,7 @@ def catches(status: str, number: signal.Signals) -> bool:
 @pytest.mark.parametrize("stage", ["annotate", "cache_logits", "evaluate"])
 def test_a_signal_stops_a_prediction_between_two_batches(inside, tmp_path, stage):
     output = tmp_path / ("cache" if stage == "cache_logits" else "r.parquet")
-    options = ["--data.tokens_per_batch=1", f"--output={output}"]
+    options = ["--data.batches.tokens_per_batch=1", f"--output={output}"]
     if stage != "cache_logits":
         options.append("--data.questions=microworld:train:40:0")
     process = spawn(stage, [*COMMANDS[stage], *options], inside)
@@ -266,7 +266,7 @@ def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tm
         options.append("--trainer.max_epochs=600")
         whole = tmp_path / "g" / "whole"
         run_stage("fit", *options, "--run.id=whole")
-    options += ["--run.checkpoint_steps=1", "--data.num_workers=1"]
+    options += ["--run.checkpoint_steps=1", "--data.batches.num_workers=1"]
     for number in range(rounds):
         done = count_lines(run / "metrics.jsonl")
         process = spawn("fit", [*COMMANDS["fit"], *options], inside)
@@ -278,7 +278,7 @@ def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tm
         process.communicate()
         assert not (run / "DONE").exists()
     # Workers, which the kills were to meet, would be started anew in each of the epochs that are left.
-    run_stage("fit", *options, "--data.num_workers=0")
+    run_stage("fit", *options, "--data.batches.num_workers=0")
     assert_same_student(run, whole)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
 
@@ -292,7 +292,12 @@ def find_second(process: subprocess.Popen) -> int:
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both_between_two_steps(inside, tmp_path):
-    options = [*ENDURE, f"--run.root={tmp_path}", "--data.tokens_per_step=300", "--data.tokens_per_batch=1"]
+    options = [
+        *ENDURE,
+        f"--run.root={tmp_path}",
+        "--data.batches.tokens_per_step=300",
+        "--data.batches.tokens_per_batch=1",
+    ]
     options += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=12"]
     for name, number in (("whole", None), ("r", signal.SIGTERM), ("r", signal.SIGUSR1), ("r", None)):
         run = tmp_path / "g" / name

@@ -77,9 +77,9 @@ def test_texts_are_whose_they_should_be(folder):
         for arm in ("rationale+logits-b-family_logits", "rationale-a-by_b", "rationale-a-shuffled")
     }
     cross = configs["rationale+logits-b-family_logits"]
-    assert (cross["teachers"], cross["logits_teacher"]) == (["b-teacher"], "a-teacher")
-    assert configs["rationale-a-by_b"]["teachers"] == ["a-teacher-by-b-teacher"]
-    assert configs["rationale-a-shuffled"]["shuffled"] is True
+    assert (cross["filters"]["teachers"], cross["controls"]["logits_teacher"]) == (["b-teacher"], "a-teacher")
+    assert configs["rationale-a-by_b"]["filters"]["teachers"] == ["a-teacher-by-b-teacher"]
+    assert configs["rationale-a-shuffled"]["controls"]["shuffled"] is True
     rewritten = read_rationales(folder, "a", "microworld-by-b")
     assert {record["teacher"] for record in rewritten} == {"a-teacher-by-b-teacher"}
     answers = {record["question_id"]: record["answer"] for record in read_rationales(folder, "a")}

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content["study"] |= {"name": "tasks", "tasks": tasks, "supervisions": ["rationale"], "seeds": 1}
     content["annotate"]["model"]["max_new_tokens"] = content["evaluate"]["model"]["max_new_tokens"] = 48
     content["fit"]["trainer"]["max_epochs"] = 1
-    content["fit"]["data"]["correct_only"] = False
+    content["fit"]["data"]["filters"] = {"correct_only": False}
     run_study(folder, content)
     return folder / "runs" / "tasks"
 

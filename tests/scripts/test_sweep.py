@@ -9,7 +9,7 @@ import yaml
 from scripts import sweep
 
 ROOT = Path(__file__).parents[2]
-SHARED = {"questions": "colours_train.jsonl", "prompt": "plain", "max_length": 512}
+SHARED = {"questions": "colours_train.jsonl", "prompt": "plain", "encoding": {"max_length": 512}}
 EXPERIMENT = {
     "fit": {
         "model": {"student": "models/student", "loss": {"kl_weight": 0.5}},

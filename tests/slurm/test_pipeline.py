@@ -25,7 +25,7 @@ def write_study(folder: Path) -> None:
         "seeds": 1,
     }
     # So few that each process of each stage has a batch.
-    content["annotate"]["data"]["tokens_per_batch"] = content["cache_logits"]["data"]["tokens_per_batch"] = 1024
+    content["annotate"]["data"]["batches"] = content["cache_logits"]["data"]["batches"] = {"tokens_per_batch": 1024}
     content["fit"]["trainer"] = {"max_epochs": 1, "log_every_n_steps": 1}
     (folder / "study.yaml").write_text(yaml.safe_dump(content))
 

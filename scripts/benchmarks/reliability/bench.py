@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[3]
 _MODELS = ROOT / "configs" / "models" / "microworld"
 _COMMON = ["--data.prompt=plain", "--trainer.enable_progress_bar=false"]
 _TRAIN = [*_COMMON, "--data.questions=microworld:train:24:0"]
-_TEACHER = [f"--model.teacher={_MODELS}/a-teacher", "--data.tokens_per_batch=600"]
+_TEACHER = [f"--model.teacher={_MODELS}/a-teacher", "--data.batches.tokens_per_batch=600"]
 _WRITTEN = '--data.rationales=["teacher/rationales.parquet"]'
 COMMANDS = {
     "annotate": [
-        *(*_TRAIN, *_TEACHER, "--model.family=a", "--model.max_new_tokens=96", "--data.max_length=320"),
+        *(*_TRAIN, *_TEACHER, "--model.family=a", "--model.max_new_tokens=96", "--data.encoding.max_length=320"),
         "--output=teacher/rationales.parquet",
     ],
     "cache_logits": [
@@ -28,28 +28,28 @@ COMMANDS = {
             *_TEACHER,
             _WRITTEN,
             "--model.top_k=8",
-            "--data.max_length=512",
+            "--data.encoding.max_length=512",
             "--rows_per_shard=100",
             "--output=teacher/logits",
         ),
     ],
     "fit": [
         *(*_TRAIN, _WRITTEN, f"--model.student={_MODELS}/a-student", "--model.loss.kl_weight=0.5"),
-        *("--data.tokens_per_step=600", "--data.validation_fraction=0.25", "--data.supervision=rationale+logits"),
         *(
-            '--data.logits=["teacher/logits"]',
-            "--trainer.max_epochs=4",
-            "--run.checkpoint_steps=1",
-            "--run.keep_checkpoints=true",
+            "--data.batches.tokens_per_step=600",
+            "--data.validation.fraction=0.25",
+            "--data.supervision=rationale+logits",
         ),
-        *("--run.group=g", "--run.id=r", "--run.wandb=false", "--data.max_length=512"),
+        *('--data.logits=["teacher/logits"]', "--trainer.max_epochs=4", "--run.checkpoint_steps=1"),
+        "--run.keep_checkpoints=true",
+        *("--run.group=g", "--run.id=r", "--run.wandb=false", "--data.encoding.max_length=512"),
     ],
     "evaluate": [
-        *(*_COMMON, "--data.questions=microworld:test:24:0", "--data.tokens_per_batch=600"),
+        *(*_COMMON, "--data.questions=microworld:test:24:0", "--data.batches.tokens_per_batch=600"),
         *(
             "--model.student=runs/g/r/student",
             "--model.max_new_tokens=96",
-            "--data.max_length=320",
+            "--data.encoding.max_length=320",
             "--model.arm=rationale+logits-a",
         ),
         *("--output=predictions.parquet", "--wandb.enabled=false"),
@@ -71,15 +71,13 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "evaluate": contents.read_predictions,
     "study": contents.read_study,
 }
-# A run keeps its lock's file.
-_KEPT = (".lock",)
 
 
 def list_names(folder: Path) -> list[str]:
     """Returns what lies in a folder; but for tokenized stores, which more than one stage writes, and checkpoints."""
     names = [path.relative_to(folder) for path in folder.rglob("*")]
     skipped = ("data", "checkpoints", "logs", "configs")
-    return sorted(str(name) for name in names if name.name not in _KEPT and not set(name.parts) & set(skipped))
+    return sorted(str(name) for name in names if not set(name.parts) & set(skipped))
 
 
 def read_output(stage: str, folder: Path) -> str:
@@ -96,7 +94,7 @@ def write_study(folder: Path) -> None:
     study["tasks"] = {"microworld": {"train": "microworld:train:24:0", "test": ["microworld:test:24:0"]}}
     study |= {name: {"a": study[name]["a"]} for name in ("students", "teachers")}
     config["fit"]["trainer"] |= {"max_epochs": 2, "log_every_n_steps": 1}
-    config["fit"]["data"]["tokens_per_step"] = 600
+    config["fit"]["data"]["batches"]["tokens_per_step"] = 600
     (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
 
 

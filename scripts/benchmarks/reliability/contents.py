@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from datamodules.examples.store import SCHEMA, ExampleStore
 from datamodules.examples.tokenization import load_tokenizer
 from datamodules.files.seals import read_sealed
-from datamodules.files.tables import read_table
+from datamodules.files.tables import read_metadata, read_table
 from datamodules.logit_cache.reader import LogitCache
-from datamodules.rationales.store import load_rationales, read_metadata
+from datamodules.rationales.store import load_rationales
 from datamodules.tasks.questions import load_questions
 from lightning_modules.model.pretrained import load_causal_lm
 from lightning_modules.run.checkpoints import find_checkpoint

@@ -26,7 +26,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> ExampleView:
 
 def make_loader(examples: ExampleView, num_workers: int) -> DataLoader:
     sampler = StepSampler(examples.lengths, 200, 100, 0, 0, 1)
-    return DataLoader(**loader_options(examples, sampler, Collate(0, {}), num_workers, pin_memory=False))
+    return DataLoader(**loader_options(examples, sampler, Collate({}), num_workers, pin_memory=False))
 
 
 def list_ids(step: list[dict]) -> list[str]:

@@ -171,7 +171,7 @@ def examples(draw: st.DrawFn) -> list[Example]:
 @settings(max_examples=100, derandomize=True)
 @given(examples())
 def test_rows_and_labels_are_a_naive_loops(made: list[Example]) -> None:
-    batch = collate_examples(made, pad_id=0)
+    batch = collate_examples(made)
     longest = max(len(example.token_ids) for example in made)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(made), longest)
     expected = []

@@ -220,10 +220,10 @@ def test_options_reach_the_template_and_are_part_of_the_prompts_id(tokenizers) -
         (
             "qwen3",
             {"enable_thinkin": False},
-            "reads no 'enable_thinkin' of data.template_options; it reads enable_thinking",
+            "reads no 'enable_thinkin' of data.encoding.template_options; it reads enable_thinking",
         ),
         ("gemma-2", {"enable_thinking": False}, "reads no 'enable_thinking' .*; it reads none"),
-        ("pythia", {"enable_thinking": False}, "has no chat template, which would read data.template_options"),
+        ("pythia", {"enable_thinking": False}, "has no chat template, which would read data.encoding.template_options"),
         ("qwen3", {"messages": "x"}, "reads no 'messages'"),
     ],
 )

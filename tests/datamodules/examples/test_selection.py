@@ -11,7 +11,7 @@ from datamodules.evaluation import EvaluationDataModule
 from datamodules.examples.tokenization import ANSWER
 from datamodules.rationales.store import Rationale, find_repeats, write_rationales
 from studies.diagnostics.sources import TaskSource, load_task
-from tests.tiny import make_questions, make_rationale, save_model, write_questions
+from tests.tiny import build, make_questions, make_rationale, save_model, write_questions
 
 QUESTIONS = make_questions(8)
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_data(folder: Path, *stores: str, kind: type = DistillationDataModule, **options) -> RationaleDataModule:
     paths = [str(folder / f"{store}.parquet") for store in stores]
     settings = {"prompt": "plain", "cache_dir": str(folder / "tokenized"), **options}
-    data = kind(str(folder / "model"), str(folder / "q.jsonl"), rationales=paths, **settings)
+    data = build(kind, str(folder / "model"), str(folder / "q.jsonl"), rationales=paths, **settings)
     data.setup("fit")
     return data
 
@@ -50,9 +50,9 @@ def list_ids(data: RationaleDataModule) -> list[str]:
 def test_what_was_cut_off_is_left_out_and_counted(folder: Path, kind: type) -> None:
     data = make_data(folder, "t", kind=kind)
     assert list_ids(data) == [f"q{number}/t/0" for number in (0, 2, 4, 6)]
-    assert data.num_left == {"rationales": 8, "not truncated": 4, "correct": 4}
+    assert data.source.num_left == {"rationales": 8, "not truncated": 4, "correct": 4}
     kept = make_data(folder, "t", kind=kind, keep_truncated=True)
-    assert len(list_ids(kept)) == 8 and kept.num_left == {"rationales": 8, "correct": 8}
+    assert len(list_ids(kept)) == 8 and kept.source.num_left == {"rationales": 8, "correct": 8}
 
 
 def test_a_question_whose_rationale_was_cut_off_is_not_answered(folder: Path) -> None:
@@ -61,9 +61,11 @@ def test_a_question_whose_rationale_was_cut_off_is_not_answered(folder: Path) ->
 
 
 def test_where_all_were_cut_off_the_way_out_is_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"all of them are truncated; set data\.keep_truncated"):
+    with pytest.raises(ValueError, match=r"all of them are truncated; set data\.filters\.keep_truncated"):
         make_data(folder, "torn")
-    with pytest.raises(ValueError, match=r"data\.keep_truncated is about rationales; supervision label has none"):
+    with pytest.raises(
+        ValueError, match=r"data\.filters\.keep_truncated is about rationales; supervision label has none"
+    ):
         make_data(folder, supervision="label", keep_truncated=True)
 
 
@@ -81,11 +83,15 @@ def test_what_is_rewritten_and_compared_with_was_not_cut_off(folder: Path) -> No
     arguments = (str(folder / "model"), str(folder / "q.jsonl"))
     whole = {f"q{number}" for number in (0, 2, 4, 6)}
     for keep, asked in ((False, whole), (True, {question.id for question in QUESTIONS})):
-        rewriting = QuestionDataModule(
-            *arguments, prompt="paraphrase", rewrites=str(folder / "t.parquet"), keep_truncated=keep
+        rewriting = build(
+            QuestionDataModule, *arguments, prompt="paraphrase", rewrites=str(folder / "t.parquet"), keep_truncated=keep
         )
-        compared = EvaluationDataModule(
-            *arguments, prompt="plain", references=[str(folder / "t.parquet")], keep_truncated=keep
+        compared = build(
+            EvaluationDataModule,
+            *arguments,
+            prompt="plain",
+            references=[str(folder / "t.parquet")],
+            keep_truncated=keep,
         )
         spec = TaskSource(arguments[1], [str(folder / "t.parquet")], keep_truncated=keep)
         if keep:
@@ -102,9 +108,9 @@ def test_what_is_rewritten_and_compared_with_was_not_cut_off(folder: Path) -> No
         assert {item.question_id for item in found[0].rationales["t"]} == asked
         assert set(rewriting.posed) == set(compared.references) == asked
     with pytest.raises(ValueError, match=r"data\.keep_truncated is given without data.rewrites"):
-        QuestionDataModule(*arguments, keep_truncated=True)
+        build(QuestionDataModule, *arguments, keep_truncated=True)
     with pytest.raises(ValueError, match=r"data\.keep_truncated is given without data.references"):
-        EvaluationDataModule(*arguments, keep_truncated=True)
+        build(EvaluationDataModule, *arguments, keep_truncated=True)
 
 
 def test_samples_with_the_same_text_are_said(folder: Path, tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ def test_a_lock_and_the_folders_that_were_made_for_it_go_with_it(tmp_path: Path)
     with hold(tmp_path / "a" / ".out.lock", "out"):
         (tmp_path / "a" / "out").write_text("x")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out"]
-    with pytest.raises(KeyError), hold(tmp_path / ".lock", "out", keep=True):
+    with pytest.raises(KeyError), hold(tmp_path / ".lock", "out"):
         raise KeyError
-    assert (tmp_path / ".lock").is_file()
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_one_waits_for_the_other_and_then_makes_a_file_of_its_own(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from datamodules.rationales.store import Rationale, load_rationales, write_ratio
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question, load_questions
 from tests.tiny import (
+    build,
     build_tokenizer,
     capture,
     make_questions,
@@ -211,7 +212,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_data(folder: Path, teacher: str, **options) -> DistillationDataModule:
     stores = [str(folder / f"{name}.parquet") for name in ("ada", "bob")]
     questions, given = str(folder / "colours_train.jsonl"), {"prompt": "plain", "teachers": [teacher], **options}
-    data = DistillationDataModule(str(folder / "ada"), questions, rationales=stores, **given)
+    data = build(DistillationDataModule, str(folder / "ada"), questions, rationales=stores, **given)
     data.setup("fit")
     return data
 
@@ -226,21 +227,21 @@ def read_texts(data: RationaleDataModule) -> dict[str, str]:
 def test_matched_arms_have_equally_many(folder):
     found = [open_data(folder, name, matched_with=["ada", "bob"]) for name in ("ada", "bob")]
     assert len({len(data.examples) for data in found}) == 1 and 0 < len(found[0].examples) < 10
-    assert found[0].num_left == {"rationales": 12, "correct": 12, "matched lengths": len(found[0].examples)}
-    assert found[1].num_left == {"rationales": 12, "correct": 10, "matched lengths": len(found[1].examples)}
+    assert found[0].source.num_left == {"rationales": 12, "correct": 12, "matched lengths": len(found[0].examples)}
+    assert found[1].source.num_left == {"rationales": 12, "correct": 10, "matched lengths": len(found[1].examples)}
     for data, name in zip(found, ("ada", "bob"), strict=True):
         assert set(data.examples.column("teacher")) == {name}
 
 
 def test_questions_that_all_solved_are_the_same_for_all(folder):
     found = [open_data(folder, name, solved_by=["ada", "bob"]) for name in ("ada", "bob")]
-    assert [data.num_left["shared questions"] for data in found] == [10, 10]
+    assert [data.source.num_left["shared questions"] for data in found] == [10, 10]
     assert [*found[0].examples.column("question_id")] == [*found[1].examples.column("question_id")]
 
 
 def test_all_answers_are_more_than_the_right_ones(folder):
-    assert open_data(folder, "bob", correct_only=False).num_left == {"rationales": 12}
-    assert open_data(folder, "bob").num_left == {"rationales": 12, "correct": 10}
+    assert open_data(folder, "bob", correct_only=False).source.num_left == {"rationales": 12}
+    assert open_data(folder, "bob").source.num_left == {"rationales": 12, "correct": 10}
 
 
 def test_a_shuffled_arm_ends_with_its_own_questions_answer(folder):
@@ -251,7 +252,7 @@ def test_a_shuffled_arm_ends_with_its_own_questions_answer(folder):
         assert text.rpartition(" The answer")[2] == before[identifier].rpartition(" The answer")[2]
     reasonings = [sorted(text.rpartition(" The answer")[0] for text in texts.values()) for texts in (before, after)]
     assert reasonings[0] == reasonings[1]
-    assert read_texts(open_data(folder, "bob", shuffled=True, control_seed=1)) != after
+    assert read_texts(open_data(folder, "bob", shuffled=True, shuffle_seed=1)) != after
     first = read_texts(open_data(folder, "bob", shuffled=True, answer_position="first"))
     assert all(text.startswith("The answer is") for text in first.values())
 
@@ -281,7 +282,8 @@ def test_lengths_that_match_nothing_are_named(folder, tmp_path):
         for question in make_questions(12)
     ]
     write_rationales(tmp_path / "eve.parquet", long, {})
-    data = DistillationDataModule(
+    data = build(
+        DistillationDataModule,
         str(folder / "ada"),
         str(folder / "colours_train.jsonl"),
         rationales=[str(folder / "ada.parquet"), str(tmp_path / "eve.parquet")],

@@ -47,11 +47,12 @@ def test_store_round_trip_with_metadata(tmp_path: Path) -> None:
     assert read_metadata(path) == metadata
 
 
-def test_an_empty_store_keeps_its_columns_and_metadata(tmp_path: Path) -> None:
+def test_an_empty_store_keeps_its_metadata_and_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     write_rationales(path, [], {"teacher": "big"})
-    assert load_rationales([str(path)], QUESTIONS) == []
     assert read_metadata(path) == {"teacher": "big"}
+    with pytest.raises(ValueError, match=r"r\.parquet: no rationales"):
+        load_rationales([str(path)], QUESTIONS)
 
 
 def test_a_foreign_table_has_no_metadata_and_a_missing_one_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from datamodules.tasks.questions import Question
 from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator, choose_options, examine, grade, vote
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.model.test_generation import continue_greedily, score_naively
-from tests.tiny import TRAINER, build_llama, build_tokenizer, save_model, write_questions
+from tests.tiny import TRAINER, build, build_llama, build_tokenizer, save_model, write_questions
 
 QUESTION = Question("q", "t", "test", "Which?", ("red", "blue", "green"), "B")
 
@@ -21,7 +21,7 @@ QUESTION = Question("q", "t", "test", "Which?", ("red", "blue", "green"), "B")
 def evaluate(world: World, evaluator: Evaluator | None = None, **options) -> tuple[dict, EvaluationDataModule]:
     """Returns the records by question id, and the data."""
     settings = {"prompt": "plain", "tokens_per_batch": 400, "max_length": 600, **options}
-    data = EvaluationDataModule(world.teacher, world.questions, **settings)
+    data = build(EvaluationDataModule, world.teacher, world.questions, **settings)
     evaluator = evaluator or Evaluator(world.student, max_new_tokens=5, arm="kin", seed=3)
     data.setup("predict")
     evaluator.check(data)
@@ -174,7 +174,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.mark.parametrize("stop", [(), ("\n\nQuestion:",), (".\n",)])
 def test_the_untuned_baseline_is_scored_by_its_own_answer(base_model: tuple[str, str], stop: tuple[str, ...]) -> None:
-    data = EvaluationDataModule(*base_model, prompt="plain", max_length=600)
+    data = build(EvaluationDataModule, *base_model, prompt="plain", max_length=600)
     evaluator = Evaluator(base_model[0], max_new_tokens=70, stop=stop)
     data.setup("predict")
     evaluator.check(data)

@@ -13,7 +13,7 @@ from datamodules.examples.tokenization import load_tokenizer
 from lightning_modules.evaluation.evaluator import Evaluator
 from lightning_modules.evaluation.metrics import measure
 from lightning_modules.model.pretrained import load_causal_lm
-from tests.tiny import TRAINER
+from tests.tiny import TRAINER, build
 
 pytestmark = [pytest.mark.slow, pytest.mark.smollm2]
 HARNESS_METRICS = ("acc", "acc_norm", "acc_bytes")
@@ -82,8 +82,13 @@ def test_options_have_the_harness_likelihoods(
     gguf: str, shared_data: Path, tmp_path: Path, is_chat: bool, option_text: OptionText, number: int
 ) -> None:
     student = save_student(gguf, tmp_path / "student", is_chat)
-    data = EvaluationDataModule(
-        student, str(shared_data / "obqa_test.jsonl.gz"), option_text, prompt="direct", limit=number
+    data = build(
+        EvaluationDataModule,
+        student,
+        str(shared_data / "obqa_test.jsonl.gz"),
+        option_text,
+        prompt="direct",
+        limit=number,
     )
     data.setup("predict")
     batches = L.Trainer(**TRAINER).predict(Evaluator(student, max_new_tokens=1), data)

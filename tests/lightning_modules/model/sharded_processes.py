@@ -19,7 +19,7 @@ from tests.tiny import fit
 
 STEPS = 3
 LORA: dict[str, Any] = {"adapter": Adapter(dropout=0.0), "activation_checkpointing": True}
-HELD_OUT = {"validation_fraction": 0.4, "split_seed": 3}
+HELD_OUT = {"fraction": 0.4, "seed": 3}
 # Eight examples a step: four a process at a time, or one.
 SPLITS: dict[str, dict] = {"whole": {}, "accumulated": {"tokens_per_batch": 1}}
 

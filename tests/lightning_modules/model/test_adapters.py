@@ -56,9 +56,9 @@ def test_an_export_is_the_trained_student(
     torch.testing.assert_close(logits, expected, rtol=0, atol=tolerance)
     assert (logits - base).abs().max() > 3 * tolerance
     assert not [name for name, _ in loaded.named_parameters() if "lora" in name]
-    check_model(student, None, None, 1024, "data.max_length")
+    check_model(student, None, None, 1024, "data.encoding.max_length")
     with pytest.raises(ValueError, match="more than the context of 1024"):
-        check_model(student, None, None, 1025, "data.max_length")
+        check_model(student, None, None, 1025, "data.encoding.max_length")
     evaluator = Evaluator(student)
     evaluator.configure_model()
     assert torch.equal(evaluator.model(ids).logits, logits)

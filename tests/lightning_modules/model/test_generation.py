@@ -21,7 +21,7 @@ from lightning_modules.model.generation import (
 from lightning_modules.run.writers import RecordWriter
 from lightning_modules.teacher.teacher import Annotator
 from tests.lightning_modules.conftest import World
-from tests.tiny import TRAINER, capture
+from tests.tiny import TRAINER, build, capture
 
 PROMPTS = [[5, 9, 30], [7] * 11, list(range(40, 61)), [100]]
 
@@ -173,7 +173,9 @@ def test_endings_of_one_token_need_no_second_look(model: PreTrainedModel) -> Non
 
 
 def make_data(world: World, **options) -> QuestionDataModule:
-    data = QuestionDataModule(world.teacher, world.questions, prompt="plain", **{"tokens_per_batch": 150, **options})
+    data = build(
+        QuestionDataModule, world.teacher, world.questions, prompt="plain", **{"tokens_per_batch": 150, **options}
+    )
     data.setup("predict")
     return data
 

@@ -15,7 +15,7 @@ from lightning_modules.run.checkpoints import RngState, RotatingCheckpointIO
 from lightning_modules.run.preemption import Preemption
 from lightning_modules.run.stop_signal import StopListener
 from lightning_modules.student.student import DistillationModule
-from tests.tiny import TRAINER
+from tests.tiny import TRAINER, build
 
 EPOCHS = 3
 
@@ -90,8 +90,13 @@ def train(
         The example ids of each step, the validation losses, and the weights.
     """
     L.seed_everything(7, verbose=False)
-    data = DistillationDataModule(
-        job["student"], job["questions"], rationales=[job["rationales"]], prompt="plain", **job.get("data", {})
+    data = build(
+        DistillationDataModule,
+        job["student"],
+        job["questions"],
+        rationales=[job["rationales"]],
+        prompt="plain",
+        **job.get("data", {}),
     )
     module = Forgetful(job["student"], fused_head=False, learning_rate=1e-2, schedule="cosine", warmup_ratio=0.2)
     recorder = Recorder(stop)

@@ -24,7 +24,7 @@ from lightning_modules.run.checkpoints import (
 from lightning_modules.run.folder import JsonlLogger, RunFolder, RunSettings
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.tiny import fit
+from tests.tiny import build, fit
 
 
 def save(folder: Path, step: int, size: int = 100) -> None:
@@ -110,8 +110,13 @@ class Places(L.Callback):
 
 def test_an_epochs_last_step_is_left_to_its_own_checkpoint(world: World, tmp_path: Path) -> None:
     places = Places()
-    data = DistillationDataModule(
-        world.student, world.questions, rationales=[world.rationales], prompt="plain", tokens_per_step=300
+    data = build(
+        DistillationDataModule,
+        world.student,
+        world.questions,
+        rationales=[world.rationales],
+        prompt="plain",
+        tokens_per_step=300,
     )
     step = StepCheckpoint(tmp_path, "last", enable_version_counter=False, every_n_train_steps=1)
     options = {"max_epochs": 2, "enable_checkpointing": True, "default_root_dir": tmp_path}
@@ -124,8 +129,13 @@ def test_an_epochs_last_step_is_left_to_its_own_checkpoint(world: World, tmp_pat
 def test_a_steps_metrics_are_written_once_and_before_the_checkpoint_that_counts_it(
     world: World, tmp_path: Path
 ) -> None:
-    data = DistillationDataModule(
-        world.student, world.questions, rationales=[world.rationales], prompt="plain", tokens_per_step=300
+    data = build(
+        DistillationDataModule,
+        world.student,
+        world.questions,
+        rationales=[world.rationales],
+        prompt="plain",
+        tokens_per_step=300,
     )
     places, logger = Places(), JsonlLogger(tmp_path / "metrics.jsonl")
     step = StepCheckpoint(tmp_path, "last", enable_version_counter=False, every_n_train_steps=1)

@@ -49,7 +49,7 @@ def change(job: dict, trainer: dict | None = None, **data: object) -> dict:
 def whole(job: dict, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     """The uninterrupted run, and its checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
-    result = train(change(job, validation_fraction=0.2), folder, every=1)
+    result = train(change(job, fraction=0.2), folder, every=1)
     assert result["per_epoch"] == STEPS and len(result["seen"]) == 3 * STEPS
     # Epochs draw other samples, in other batches.
     assert sorted(map(sorted, result["seen"][:STEPS])) != sorted(map(sorted, result["seen"][STEPS : 2 * STEPS]))
@@ -79,9 +79,7 @@ def test_resumed_run_is_the_uninterrupted_one(
     job: dict, whole: tuple[dict, Path], tmp_path: Path, name: str, num_workers: int
 ) -> None:
     expected, folder = whole
-    part = train(
-        change(job, validation_fraction=0.2, num_workers=num_workers), tmp_path, resume=folder / f"{name}.ckpt"
-    )
+    part = train(change(job, fraction=0.2, num_workers=num_workers), tmp_path, resume=folder / f"{name}.ckpt")
     assert_same(part, expected, CHECKPOINTS[name])
     # An epoch that ended before the checkpoint was validated before it.
     assert part["validations"] == expected["validations"][CHECKPOINTS[name] // STEPS :]
@@ -101,7 +99,7 @@ def test_resumed_run_is_the_uninterrupted_one(
 def test_a_signal_in_a_validation_loses_no_step(
     job: dict, tmp_path: Path, trainer: dict, preempt: tuple[int, int]
 ) -> None:
-    longer = change(job, trainer, validation_fraction=0.4, tokens_per_step=150)
+    longer = change(job, trainer, fraction=0.4, tokens_per_step=150)
     expected = train(longer, tmp_path)
     stopped = train(longer, tmp_path, preempt=preempt)
     # It left within the validation.
@@ -122,7 +120,7 @@ def test_a_signal_in_a_validation_loses_no_step(
     ],
 )
 def test_so_it_is_under_other_limits(job: dict, tmp_path: Path, trainer: dict, name: str, num_done: int) -> None:
-    limited = change(job, trainer, validation_fraction=0.2)
+    limited = change(job, trainer, fraction=0.2)
     expected = train(limited, tmp_path / "whole", every=1)
     assert_same(train(limited, tmp_path, resume=tmp_path / "whole" / f"{name}.ckpt"), expected, num_done)
 
@@ -176,19 +174,19 @@ def test_an_epoch_is_not_ended_with_other_steps_than_it_began(
     others = ({"order_seed": 1}, {"samples_per_epoch": None}, {"correct_only": True, "limit": 20})
     for other in (*others, {"tokens_per_step": 200}):
         with pytest.raises(ValueError, match="after 3 steps that are not those that the data and its settings now"):
-            train(change(job, **{"validation_fraction": 0.2, **other}), tmp_path, resume=folder / "step3.ckpt")
+            train(change(job, **{"fraction": 0.2, **other}), tmp_path, resume=folder / "step3.ckpt")
 
 
 def test_inside_an_epoch_the_memory_may_change(job: dict, whole: tuple[dict, Path], tmp_path: Path) -> None:
     expected, folder = whole
-    larger = change(job, validation_fraction=0.2, tokens_per_batch=1000)
+    larger = change(job, fraction=0.2, tokens_per_batch=1000)
     part = train(larger, tmp_path, resume=folder / "step3.ckpt")
     assert [sorted(step) for step in part["seen"]] == [sorted(step) for step in expected["seen"][3:]]
 
 
 def test_at_an_epochs_end_the_budget_may_change(job: dict, whole: tuple[dict, Path], tmp_path: Path) -> None:
     _, folder = whole
-    larger = change(job, validation_fraction=0.2, tokens_per_step=600)
+    larger = change(job, fraction=0.2, tokens_per_step=600)
     part, own = train(larger, tmp_path, resume=folder / f"end{STEPS}.ckpt"), train(larger, tmp_path)
     assert part["seen"] == own["seen"][own["per_epoch"] :]
 
@@ -200,7 +198,7 @@ def test_the_same_steps_overfit_where_that_is_asked_for(job: dict, tmp_path: Pat
 
 def test_a_signal_in_a_validation_ends_the_workers_of_the_training_too(job: dict, tmp_path: Path) -> None:
     before = multiprocessing.active_children()
-    held_out = change(job, validation_fraction=0.4, tokens_per_step=150, num_workers=1)
+    held_out = change(job, fraction=0.4, tokens_per_step=150, num_workers=1)
     train(held_out, tmp_path, preempt=(1, 0))
     # They ignore signals: left alive, they would be waited for without end.
     assert multiprocessing.active_children() == before
@@ -209,6 +207,6 @@ def test_a_signal_in_a_validation_ends_the_workers_of_the_training_too(job: dict
 def test_an_interrupt_ends_the_workers_at_once(job: dict, tmp_path: Path) -> None:
     before = multiprocessing.active_children()
     # After the first validation, whose workers live on, too.
-    result = train(change(job, num_workers=2, validation_fraction=0.2), tmp_path, stop=STEPS + 1)
+    result = train(change(job, num_workers=2, fraction=0.2), tmp_path, stop=STEPS + 1)
     assert len(result["seen"]) == STEPS + 1
     assert multiprocessing.active_children() == before

@@ -18,7 +18,7 @@ from lightning_modules.run.folder import JsonlLogger
 from lightning_modules.run.throughput import StepFlops, Throughput, find_peak_flops
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.tiny import build_llama, fit
+from tests.tiny import build, build_llama, fit
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -47,7 +47,7 @@ def make(world: World, **data: object) -> tuple[DistillationModule, Distillation
     options = {"prompt": "plain", "tokens_per_step": 300, "tokens_per_batch": 150, **data}
     return (
         DistillationModule(world.student),
-        DistillationDataModule(world.student, world.questions, rationales=[world.rationales], **options),
+        build(DistillationDataModule, world.student, world.questions, rationales=[world.rationales], **options),
     )
 
 

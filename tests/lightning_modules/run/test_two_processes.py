@@ -16,7 +16,7 @@ from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.run.checkpoints import RngState
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.run.two_processes import SAVING, STEPS, make_predictors, make_student, predict
-from tests.tiny import fit, make_questions, make_rationale, write_store
+from tests.tiny import build, fit, make_questions, make_rationale, write_store
 
 ROOT = Path(__file__).parents[3]
 
@@ -80,7 +80,7 @@ def test_validation_metrics_are_those_of_one_process(paths: dict, output: Path) 
     assert [metrics[0][name] for name in names] == [metrics[1][name] for name in names]
     module, make_data = make_student(paths)
     module.learning_rate = 0.0
-    options = {"validation_fraction": 0.4, "split_seed": 3}
+    options = {"fraction": 0.4, "seed": 3}
     expected = fit(module, make_data(**options)).callback_metrics
     for name in names:
         assert metrics[0][name] == pytest.approx(expected[name].item(), rel=1e-5), name
@@ -113,7 +113,7 @@ def test_records_are_those_of_one_process(paths: dict, output: Path, tmp_path: P
 def test_a_cache_of_two_processes_holds_what_one_writes(world: World, paths: dict, output: Path, name: str) -> None:
     one, two = LogitCache(Path(world.logits)), LogitCache(output / name)
     rationales = paths["one_rationale" if name == "one_example" else "rationales"]
-    data = RationaleDataModule(world.teacher, world.questions, [rationales], prompt="plain")
+    data = build(RationaleDataModule, world.teacher, world.questions, [rationales], prompt="plain")
     data.setup("predict")
     assert set(two) == {example.id for example in data.examples}
     two.check("student", data.tokenizer, data.prompt.id, data.examples)

@@ -23,7 +23,7 @@ from lightning_modules.run.writers import CacheWriter, RecordWriter
 from lightning_modules.student.student import DistillationModule
 from lightning_modules.teacher.teacher import Annotator, LogitScorer
 from losses.distillation import DistillationLoss
-from tests.tiny import TRAINER, fit
+from tests.tiny import TRAINER, build, fit
 
 # Steps of one to three examples each; the processes' shares differ, and a share may be nothing.
 STEPS: dict[str, Any] = {"tokens_per_step": 300, "tokens_per_batch": 100}
@@ -40,7 +40,8 @@ def make_student(world: dict, **options) -> tuple[DistillationModule, Callable[.
     )
 
     def make_data(**options) -> DistillationDataModule:
-        return DistillationDataModule(
+        return build(
+            DistillationDataModule,
             world["student"],
             world["questions"],
             "rationale+logits",
@@ -61,7 +62,7 @@ def make_predictors(world: dict, output: Path, limit: int) -> list:
         ("evaluate", Evaluator(world["student"], max_new_tokens=8)),
     ):
         kind = EvaluationDataModule if name == "evaluate" else QuestionDataModule
-        data = kind(world["teacher"], world["questions"], prompt="plain", limit=limit, tokens_per_batch=200)
+        data = build(kind, world["teacher"], world["questions"], prompt="plain", limit=limit, tokens_per_batch=200)
 
         def finish(records: list[dict], path: Path = output / f"{name}-{limit}.json") -> None:
             write_json(path, sorted(records, key=lambda record: record["question_id"]))
@@ -103,7 +104,7 @@ def main(world: dict, output: Path) -> None:
     # Three held-out questions and five to learn from, in steps of one: one process has nothing of its own to do.
     module, make_data = make_student(world)
     module.learning_rate = 0.0
-    trainer = fit(module, make_data(tokens_per_step=1, validation_fraction=0.4, split_seed=3), **DDP)
+    trainer = fit(module, make_data(tokens_per_step=1, fraction=0.4, seed=3), **DDP)
     write_json(output / f"val-{trainer.global_rank}.json", {k: float(v) for k, v in trainer.callback_metrics.items()})
 
     # Five questions in batches of two or one, and one question: then a process has nothing to do.
@@ -113,12 +114,19 @@ def main(world: dict, output: Path) -> None:
 
     for name, rationales in (("logits", world["rationales"]), ("one_example", world["one_rationale"])):
         scorer = LogitScorer(world["teacher"], top_k=8)
-        data = DistillationDataModule(
-            world["teacher"], world["questions"], rationales=[rationales], prompt="plain", tokens_per_batch=200
+        data = build(
+            RationaleDataModule,
+            world["teacher"],
+            world["questions"],
+            rationales=[rationales],
+            prompt="plain",
+            tokens_per_batch=200,
         )
         data.setup("predict")
         writer = LogitCacheWriter(
-            output / name, scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)), rows_per_shard=100
+            output / name,
+            scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer)),
+            rows_per_shard=100,
         )
         predict(scorer, data, CacheWriter(writer, {}), **DDP)
 
@@ -128,8 +136,13 @@ def main(world: dict, output: Path) -> None:
         ("sharded_one_batch", world["rationales"], 10_000),
     ):
         scorer = LogitScorer(world["teacher"], top_k=8)
-        data = RationaleDataModule(
-            world["teacher"], world["questions"], [rationales], prompt="plain", tokens_per_batch=budget
+        data = build(
+            RationaleDataModule,
+            world["teacher"],
+            world["questions"],
+            [rationales],
+            prompt="plain",
+            tokens_per_batch=budget,
         )
         data.setup("predict")
         made = scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))

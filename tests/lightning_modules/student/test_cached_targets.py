@@ -11,7 +11,7 @@ from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from losses.schedules import Schedule
 from tests.lightning_modules.conftest import World
-from tests.tiny import capture, fit
+from tests.tiny import build, capture, fit
 
 KINDS = {
     "top_k": {"top_k": 300, "values": "float16"},
@@ -33,7 +33,8 @@ def caches(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 def measure(world: World, logits: str, loss: DistillationLoss, **options) -> dict[str, float]:
     """Returns what one step logs of a student that does not move."""
-    data = DistillationDataModule(
+    data = build(
+        DistillationDataModule,
         world.student,
         world.questions,
         "rationale+logits",

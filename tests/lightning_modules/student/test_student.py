@@ -20,7 +20,7 @@ from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from losses.schedules import Schedule
 from tests.lightning_modules.conftest import World
-from tests.tiny import fit, make_questions, make_rationale, write_store
+from tests.tiny import build, fit, make_questions, make_rationale, write_store
 
 MIXTURE = DistillationLoss(kl_weight=0.5, temperature=2.0, rationale_weight=0.3, answer_weight=2.0)
 
@@ -32,7 +32,7 @@ def make_data(world: World, **options) -> DistillationDataModule:
         "rationales": [world.rationales],
         **options,
     }
-    return DistillationDataModule(world.student, world.questions, prompt="plain", **options)
+    return build(DistillationDataModule, world.student, world.questions, prompt="plain", **options)
 
 
 def make_module(world: World, loss: DistillationLoss = MIXTURE, **options) -> DistillationModule:
@@ -154,7 +154,7 @@ def test_resumed_at_an_epochs_end_is_bit_equal_to_uninterrupted(world: World, tm
         }
 
     def begin() -> tuple[DistillationModule, DistillationDataModule]:
-        data = make_data(world, tokens_per_step=200, validation_fraction=0.25)
+        data = make_data(world, tokens_per_step=200, fraction=0.25)
         return make_module(world, schedule="cosine", warmup_ratio=0.2), data
 
     whole, data = begin()
@@ -202,7 +202,7 @@ def test_the_fused_head_logs_and_learns_what_logits_do(world: World, precision: 
     found = []
     for fused_head in (True, False):
         module = make_module(world, fused_head=fused_head)
-        trainer = fit(module, make_data(world, validation_fraction=0.25), precision=precision)
+        trainer = fit(module, make_data(world, fraction=0.25), precision=precision)
         assert (module._head_settings is not None) == fused_head
         found.append({name: value.item() for name, value in trainer.callback_metrics.items()})
     assert found[0].keys() == found[1].keys()
@@ -260,7 +260,7 @@ def test_data_that_does_not_fit_the_loss_is_refused(world: World) -> None:
     with pytest.raises(ValueError, match="answer_weight is 0"):
         data = make_data(world, supervision="label", logits=None, rationales=None)
         fit(make_module(world, DistillationLoss(answer_weight=0)), data)
-    with pytest.raises(ValueError, match=r"data\.max_length is 2000, more than the context of 1024"):
+    with pytest.raises(ValueError, match=r"data\.encoding\.max_length is 2000, more than the context of 1024"):
         fit(make_module(world), make_data(world, max_length=2000))
     with pytest.raises(ValueError, match="nothing is supervised"):
         make_module(world, DistillationLoss(rationale_weight=0, answer_weight=0))

@@ -20,7 +20,7 @@ from lightning_modules.teacher.backends import Backend, Completion, Decoding, Re
 from lightning_modules.teacher.teacher import Annotator
 from losses.distillation import DistillationLoss
 from tests.lightning_modules.conftest import World
-from tests.tiny import TRAINER, fit, make_questions, make_rationale
+from tests.tiny import TRAINER, build, fit, make_questions, make_rationale
 
 TURN = "<start_of_turn>{{ m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
 GEMMA = "{% for m in messages %}TURN{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\nOPEN{% endif %}"
@@ -40,7 +40,7 @@ def test_a_student_learns_and_exports_the_end_of_its_templates_turns(world: Worl
     folder = add_template(world, tmp_path / "chat")
     tokenizer = load_tokenizer(folder)
     end, own = tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id
-    data = DistillationDataModule(folder, world.questions, rationales=[world.rationales], prompt="cot")
+    data = build(DistillationDataModule, folder, world.questions, rationales=[world.rationales], prompt="cot")
     module = DistillationModule(folder, DistillationLoss(), learning_rate=1e-2)
     fit(module, data)
     assert {int(example.token_ids[-1]) for example in data.train_examples} == {end} != {own}
@@ -51,7 +51,7 @@ def test_a_student_learns_and_exports_the_end_of_its_templates_turns(world: Worl
 
 def test_a_teacher_stops_at_its_templates_end_of_turn(world: World, tmp_path: Path) -> None:
     folder = add_template(world, tmp_path / "chat")
-    data = QuestionDataModule(folder, world.questions)
+    data = build(QuestionDataModule, folder, world.questions)
     free = annotate(data, Annotator(folder, max_new_tokens=12))
     # A token that it writes in the middle becomes its end of turn.
     backend = TransformersBackend()
@@ -115,7 +115,7 @@ def test_what_a_teacher_thinks_is_kept_apart(
     world: World, tmp_path: Path, opens, text, finish_reason, expected
 ) -> None:
     folder = add_template(world, tmp_path / "chat", opens)
-    data = QuestionDataModule(folder, world.questions, limit=1)
+    data = build(QuestionDataModule, folder, world.questions, limit=1)
     record = annotate(data, Annotator(folder, backend=Writer(text, finish_reason)))["q0"]
     assert (record["thinking"], record["text"], record["answer"]) == expected
 
@@ -146,8 +146,13 @@ def test_thinking_is_learned_or_not_and_each_has_examples_of_its_own(
         Rationale(**{**vars(make_rationale(question, "t")), "thinking": "Or not?"}) for question in make_questions(8)
     ]
     write_rationales(tmp_path / "r.parquet", rationales, {})
-    data = DistillationDataModule(
-        world.student, world.questions, rationales=[str(tmp_path / "r.parquet")], prompt="plain", thinking=thinking
+    data = build(
+        DistillationDataModule,
+        world.student,
+        world.questions,
+        rationales=[str(tmp_path / "r.parquet")],
+        prompt="plain",
+        thinking=thinking,
     )
     data.setup("fit")
     for example in data.train_examples:
@@ -157,7 +162,12 @@ def test_thinking_is_learned_or_not_and_each_has_examples_of_its_own(
 
 def test_thinking_does_not_go_with_controls_of_the_answer(world: World) -> None:
     for options in ({"shuffled": True}, {"answer_position": "first"}):
-        with pytest.raises(ValueError, match=r"data\.thinking keep"):
-            DistillationDataModule(
-                world.student, world.questions, rationales=[world.rationales], thinking="keep", **options
+        with pytest.raises(ValueError, match=r"data\.controls\.thinking keep"):
+            build(
+                DistillationDataModule,
+                world.student,
+                world.questions,
+                rationales=[world.rationales],
+                thinking="keep",
+                **options,
             )

@@ -13,7 +13,7 @@ from lightning_modules.teacher.openai_backend import OpenAIBackend, read_reply
 from lightning_modules.teacher.teacher import Annotator
 from lightning_modules.teacher.vllm_backend import VLLMBackend, make_sampling, read_output
 from tests.lightning_modules.conftest import World
-from tests.tiny import TRAINER, build_tokenizer
+from tests.tiny import TRAINER, build, build_tokenizer
 
 MODELS = Path(__file__).parents[3] / "configs" / "models" / "microworld"
 
@@ -28,7 +28,8 @@ def test_greedy_texts_are_the_same_alone_and_with_31_others(name: str) -> None:
     """Two trained tiny models, in float32."""
     texts = []
     for tokens_per_batch in (1, 32 * 320):
-        data = QuestionDataModule(
+        data = build(
+            QuestionDataModule,
             str(MODELS / name),
             "microworld:test:32:0",
             prompt="plain",
@@ -47,7 +48,9 @@ def test_samples_are_the_same_whatever_is_asked_with_them(world: World) -> None:
     teacher = Annotator(world.teacher, max_new_tokens=12, temperature=1.0, num_samples=3, seed=5)
     texts = []
     for tokens_per_batch, done in ((1, set()), (10_000, set()), (10_000, {("q0", 0), ("q0", 2), ("q3", 1)})):
-        data = QuestionDataModule(world.teacher, world.questions, prompt="plain", tokens_per_batch=tokens_per_batch)
+        data = build(
+            QuestionDataModule, world.teacher, world.questions, prompt="plain", tokens_per_batch=tokens_per_batch
+        )
         data.done = done
         found = annotate(data, teacher)
         assert set(found) == {(f"q{index}", sample) for index in range(8) for sample in range(3)} - done
@@ -55,7 +58,7 @@ def test_samples_are_the_same_whatever_is_asked_with_them(world: World) -> None:
     assert texts[0] == texts[1]
     assert texts[2].items() <= texts[0].items()
     assert len(set(texts[0].values())) > 20
-    data = QuestionDataModule(world.teacher, world.questions, prompt="plain")
+    data = build(QuestionDataModule, world.teacher, world.questions, prompt="plain")
     other = annotate(data, Annotator(world.teacher, max_new_tokens=12, temperature=1.0, num_samples=3, seed=6))
     assert sum(other[item]["text"] == text for item, text in texts[0].items()) < 4
 
@@ -64,7 +67,7 @@ def test_a_stop_text_ends_a_rationale_and_is_cut_off() -> None:
     folder = str(MODELS / "a-teacher")
     free, stopped = (
         annotate(
-            QuestionDataModule(folder, "microworld:test:12:0", prompt="plain", max_length=224),
+            build(QuestionDataModule, folder, "microworld:test:12:0", prompt="plain", max_length=224),
             Annotator(folder, max_new_tokens=96, stop=stop),
         )
         for stop in ((), (" The answer", "no such text"))
@@ -83,7 +86,7 @@ def test_a_stop_text_ends_a_rationale_and_is_cut_off() -> None:
 
 def test_tokens_are_counted_with_the_end_token() -> None:
     folder = str(MODELS / "a-teacher")
-    data = QuestionDataModule(folder, "microworld:test:12:0", prompt="plain", max_length=224)
+    data = build(QuestionDataModule, folder, "microworld:test:12:0", prompt="plain", max_length=224)
     reasons = set()
     for record in annotate(data, Annotator(folder, max_new_tokens=20)).values():
         assert record["num_prompt_tokens"] == len(data.posed[record["question_id"]].prompt_ids)

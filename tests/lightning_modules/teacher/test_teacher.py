@@ -12,7 +12,7 @@ from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.teacher.teacher import Annotator, LogitScorer
 from tests.lightning_modules.conftest import World
-from tests.tiny import capture, make_questions, make_rationale, save_model, write_questions, write_store
+from tests.tiny import build, capture, make_questions, make_rationale, save_model, write_questions, write_store
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 300, 10_000])
@@ -30,7 +30,7 @@ def test_cached_rows_are_the_teachers_own_next_token_distributions(
     )
     cache = LogitCache(Path(folder))
     teacher = AutoModelForCausalLM.from_pretrained(world.teacher)
-    data = RationaleDataModule(world.teacher, world.questions, [world.rationales], prompt="plain")
+    data = build(RationaleDataModule, world.teacher, world.questions, [world.rationales], prompt="plain")
     data.setup("predict")
     assert set(cache) == {example.id for example in data.examples}
     for example in data.examples[::3]:
@@ -53,7 +53,7 @@ def test_a_padded_teachers_extra_ids_are_in_the_tail(tmp_path: Path) -> None:
     source = write_questions(tmp_path / "colours_train.jsonl", questions)
     store = write_store(tmp_path / "r.parquet", [make_rationale(item, "wide") for item in questions], teacher)
     cache = LogitCache(Path(capture(tmp_path / "cache", teacher, source, [store], top_k=1000)))
-    data = RationaleDataModule(teacher, source, [store], prompt="plain")
+    data = build(RationaleDataModule, teacher, source, [store], prompt="plain")
     data.setup("predict")
     vocabulary = len(data.tokenizer)
     for example in data.examples:
@@ -88,7 +88,7 @@ def test_scorer_describes_what_the_rows_depend_on(world: World) -> None:
 def test_what_cannot_work_is_refused_before_a_model_is_loaded(world: World) -> None:
     with pytest.raises(ValueError, match="num_samples=2 needs a temperature above 0"):
         Annotator(world.teacher, num_samples=2)
-    data = QuestionDataModule(world.teacher, world.questions, max_length=1000)
+    data = build(QuestionDataModule, world.teacher, world.questions, max_length=1000)
     with pytest.raises(ValueError, match=r"max_length \+ model\.max_new_tokens is 1064, more than the context of 1024"):
         Annotator(world.teacher, max_new_tokens=64).check(data)
 
@@ -110,7 +110,7 @@ def test_every_kind_is_captured_from_the_teachers_own_distributions(world: World
     cache = LogitCache(folder)
     cache.verify()
     teacher = AutoModelForCausalLM.from_pretrained(world.teacher)
-    data = RationaleDataModule(world.teacher, world.questions, [world.rationales], prompt="plain")
+    data = build(RationaleDataModule, world.teacher, world.questions, [world.rationales], prompt="plain")
     data.setup("predict")
     cache.check("student", data.tokenizer, data.prompt.id, data.examples)
     for example in data.examples:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import lightning as L
@@ -11,6 +12,7 @@ import pytest
 from datamodules.annotation import QuestionDataModule
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
+from lightning_modules.run.folder import flatten
 from lightning_modules.teacher.backends import TransformersBackend
 from lightning_modules.teacher.openai_backend import OpenAIBackend
 from lightning_modules.teacher.vllm_backend import VLLMBackend
@@ -29,12 +31,14 @@ COUNTED = {
         *("use_distributed_sampler", "barebones", "plugins", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
     },
     "data": {
-        *("tokenizer", "revision", "questions", "prompt", "limit", "max_length", "skip_too_long"),
-        *("rationales", "teachers", "samples_per_question", "correct_only", "answered_by", "solved_by"),
-        *("matched_with", "answer_position", "shuffled", "control_seed"),
-        *("supervision", "logits", "logits_teacher", "validation_fraction", "split_seed", "order_seed"),
-        *("tokens_per_step", "samples_per_epoch", "teacher_weights"),
-        *("rewrites", "rewrites_of", "option_text", "references", "thinking", "template_options", "keep_truncated"),
+        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits"),
+        *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
+        *(f"encoding.{name}" for name in ("max_length", "skip_too_long", "template_options", "revision")),
+        *(f"filters.{name}" for name in ("teachers", "correct_only", "keep_truncated", "samples_per_question")),
+        *(f"filters.{name}" for name in ("answered_by", "solved_by", "matched_with", "match_seed")),
+        *(f"controls.{name}" for name in ("answer_position", "shuffled", "shuffle_seed", "thinking", "logits_teacher")),
+        *(f"batches.{name}" for name in ("tokens_per_step", "order_seed", "samples_per_epoch", "teacher_weights")),
+        *(f"validation.{name}" for name in ("fraction", "seed")),
     },
     "": {"seed_everything", "trainer", "model", "data", "bert_model"},
 }
@@ -42,7 +46,11 @@ DATA = (DistillationDataModule, RationaleDataModule, EvaluationDataModule, Quest
 
 
 def list_arguments(*components: type) -> set[str]:
-    names = {name for component in components for name in inspect.signature(component).parameters}
+    names = set()
+    for component in components:
+        for name, parameter in inspect.signature(component).parameters.items():
+            own = parameter.default if is_dataclass(parameter.default) else None
+            names |= {f"{name}.{setting.name}" for setting in fields(own)} if own else {name}
     return names - {"args", "kwargs"}
 
 
@@ -70,7 +78,8 @@ def test_so_does_everything_on_a_stages_command_line(script, command, tmp_path, 
     config = cli.result_config()
     assert set(config) == (given & COUNTED[""]) | {"files"}
     for section in ("trainer", "data"):
-        assert set(config[section]) == set(cli.config[section].as_dict()) & COUNTED[section] - {"tokenizer", "revision"}
+        linked = {"tokenizer", "encoding.revision"}
+        assert set(flatten(config[section])) == set(flatten(cli.config[section].as_dict())) & COUNTED[section] - linked
     assert set(config["model"]) == set(cli.config.model.as_dict())
 
 
@@ -85,9 +94,14 @@ CHANGES = [
     "--trainer.min_epochs=1",
     "--trainer.limit_val_batches=1",
     '--trainer.callbacks=[{"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "x"}}]',
-    "--data.tokens_per_step=601",
+    "--data.batches.tokens_per_step=601",
 ]
-SAME = ["--trainer.devices=1", "--trainer.log_every_n_steps=7", "--data.tokens_per_batch=99", "--data.num_workers=1"]
+SAME = [
+    "--trainer.devices=1",
+    "--trainer.log_every_n_steps=7",
+    "--data.batches.tokens_per_batch=99",
+    "--data.batches.num_workers=1",
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -185,15 +199,18 @@ def test_a_run_that_ended_early_says_so(inside, tmp_path, capsys, monkeypatch) -
         ("--trainer.limit_train_batches=0.0", "trainer.limit_train_batches=0.0 leaves nothing to train"),
         ("--trainer.limit_train_batches=0.001", "limit_train_batches"),
         ("--trainer.max_epochs=-1", "trainer.max_epochs=-1 has no end"),
-        ("--trainer.accumulate_grad_batches=2", "accumulate_grad_batches would be ignored: data.tokens_per_step says"),
+        (
+            "--trainer.accumulate_grad_batches=2",
+            "accumulate_grad_batches would be ignored: data.batches.tokens",
+        ),
         (stop_after(0), "the training ended before its first step: a callback stopped it; there is no student"),
         ("--trainer.val_check_interval=1000", "`val_check_interval` (1000) must be less than or equal"),
         ("--model.adapter.target_modules=[nowhere]", "no linear layer of models/student is named nowhere"),
         ("--trainer.limit_train_batches=-1", "limit_train_batches"),
-        ("--data.teachers=[]", "data.teachers is empty; name at least one, or leave it out"),
-        ("--data.answered_by=[]", "data.answered_by is empty"),
-        ("--data.solved_by=[]", "data.solved_by is empty"),
-        ("--data.matched_with=[]", "data.matched_with is empty"),
+        ("--data.filters.teachers=[]", "data.filters.teachers is empty; name at least one, or leave it out"),
+        ("--data.filters.answered_by=[]", "data.filters.answered_by is empty"),
+        ("--data.filters.solved_by=[]", "data.filters.solved_by is empty"),
+        ("--data.filters.matched_with=[]", "data.filters.matched_with is empty"),
         ("--model.keep_layers=[]", "model.keep_layers is empty"),
         ("--model.adapter.target_modules=[]", "model.adapter.target_modules is empty"),
     ],

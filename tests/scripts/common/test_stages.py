@@ -55,7 +55,7 @@ def test_cache_has_a_row_for_each_completion_token(pipeline):
 def test_run_has_the_documented_files(pipeline):
     run = pipeline / "runs" / "g" / "r"
     assert {path.name for path in run.iterdir()} == {
-        ".lock", "axes.json", "config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "student", "DONE",
+        "axes.json", "config.yaml", "meta.json", "metrics.jsonl", "checkpoints", "student", "DONE",
     }  # fmt: skip
     meta = json.loads((run / "meta.json").read_text())
     assert {
@@ -169,7 +169,7 @@ def test_complete_stage_says_so_and_changes_nothing(inside, stage):
 
 
 def test_how_fast_and_where_it_is_kept_makes_no_other_run(inside, tmp_path):
-    options = ["--data.num_workers=1", f"--data.cache_dir={tmp_path}", "--run.checkpoint_steps=1"]
+    options = ["--data.batches.num_workers=1", f"--data.encoding.cache_dir={tmp_path}", "--run.checkpoint_steps=1"]
     assert "done already" in run_stage("fit", *options)
 
 
@@ -219,7 +219,7 @@ def test_retrained_student_under_the_same_name_is_not_evaluated_already(inside, 
 
 
 def test_new_rationales_are_added_to_a_complete_cache(inside, tmp_path):
-    cache = [f"--output={tmp_path}/logits", "--data.correct_only=false"]
+    cache = [f"--output={tmp_path}/logits", "--data.filters.correct_only=false"]
     run_stage("cache_logits", *cache, "--data.limit=3")
     assert len(LogitCache(tmp_path / "logits")) == 3
     assert "5 examples" in run_stage("cache_logits", *cache)

@@ -157,7 +157,7 @@ def test_arm_is_trained_on_its_teacher_and_evaluated_on_the_test_questions():
         "--data.supervision=rationale+logits",
         '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]',
         '--data.logits=["runs/s/teachers/Q/obqa-logits"]',
-        "--data.order_seed=1",
+        "--data.batches.order_seed=1",
         "--seed_everything=1",
         "--run.id=q-rationale+logits-Q-seed1",
     } <= set(jobs["fit-q-rationale+logits-Q-seed1"].args)
@@ -177,7 +177,7 @@ def test_arm_without_logits_has_no_divergence():
         assert {"--model.loss.kl_weight=0.0", "--data.logits=null"} <= set(jobs[name].args)
     assert not any("kl_weight" in arg for arg in jobs["fit-l-rationale+logits-L-seed0"].args)
     published = jobs["fit-l-rationale-G-seed0"].args
-    assert {'--data.teachers=["gpt-4o"]', '--data.rationales=["g.jsonl"]'} <= set(published)
+    assert {'--data.filters.teachers=["gpt-4o"]', '--data.rationales=["g.jsonl"]'} <= set(published)
 
 
 def test_untuned_student_is_cut_and_not_trained():
@@ -220,17 +220,17 @@ def test_a_control_is_settings_of_the_data():
     def find_changes(name: str) -> set[str]:
         return {arg for arg in set(jobs[name].args) - plain if not arg.startswith("--run.id=")}
 
-    assert find_changes("fit-l-rationale-Q-shuffled-seed0") == {"--data.shuffled=true"}
-    assert find_changes("fit-l-rationale-Q-all_answers-seed0") == {"--data.correct_only=false"}
+    assert find_changes("fit-l-rationale-Q-shuffled-seed0") == {"--data.controls.shuffled=true"}
+    assert find_changes("fit-l-rationale-Q-all_answers-seed0") == {"--data.filters.correct_only=false"}
     stores = '"runs/s/teachers/L/obqa.parquet", "runs/s/teachers/Q/obqa.parquet", "g.jsonl"'
     assert find_changes("fit-l-rationale-Q-solved-seed0") == {
         f"--data.rationales=[{stores}]",
-        '--data.solved_by=["m/L", "m/Q", "gpt-4o"]',
+        '--data.filters.solved_by=["m/L", "m/Q", "gpt-4o"]',
     }
     # Lengths are compared as rewritten, so all are.
     lengths = jobs["fit-l-rationale-G-lengths-seed0"]
-    assert '--data.teachers=["gpt-4o-by-m/Q"]' in lengths.args
-    assert '--data.matched_with=["m/L-by-m/Q", "m/Q-by-m/Q", "gpt-4o-by-m/Q"]' in lengths.args
+    assert '--data.filters.teachers=["gpt-4o-by-m/Q"]' in lengths.args
+    assert '--data.filters.matched_with=["m/L-by-m/Q", "m/Q-by-m/Q", "gpt-4o-by-m/Q"]' in lengths.args
     assert lengths.needs == [f"annotate-{teacher}-by-Q-obqa" for teacher in "LQG"]
 
 
@@ -255,7 +255,7 @@ def test_the_in_family_teacher_scores_another_familys_text():
     assert {
         '--data.rationales=["runs/s/teachers/Q/obqa.parquet"]',
         '--data.logits=["runs/s/teachers/Q/obqa-of-L-logits"]',
-        "--data.logits_teacher=m/L",
+        "--data.controls.logits_teacher=m/L",
     } <= set(fit.args)
     assert fit.needs == ["annotate-Q-obqa", cache.name]
 
@@ -272,9 +272,9 @@ def test_several_teachers_teach_one_arm_together():
     fit = find_jobs(controls=controls, seeds=1)["fit-q-rationale-both-seed0"]
     assert {
         '--data.rationales=["runs/s/teachers/L/obqa.parquet", "g.jsonl"]',
-        '--data.teachers=["m/L", "gpt-4o"]',
-        "--data.samples_per_epoch=1",
-        '--data.teacher_weights={"m/L": 1.0, "gpt-4o": 1.0}',
+        '--data.filters.teachers=["m/L", "gpt-4o"]',
+        "--data.batches.samples_per_epoch=1",
+        '--data.batches.teacher_weights={"m/L": 1.0, "gpt-4o": 1.0}',
     } <= set(fit.args)
     assert fit.needs == ["annotate-L-obqa"]
 
@@ -282,7 +282,7 @@ def test_several_teachers_teach_one_arm_together():
 def test_a_control_that_changes_texts_has_a_cache_of_its_own():
     jobs = find_jobs(controls=CONTROLS, seeds=1)
     plain, first = jobs["cache_logits-L-obqa"], jobs["cache_logits-L-obqa-first"]
-    assert plain.done != first.done and "--data.answer_position=first" in first.args
+    assert plain.done != first.done and "--data.controls.answer_position=first" in first.args
     assert first.name in jobs["fit-l-rationale+logits-L-first-seed0"].needs
 
 

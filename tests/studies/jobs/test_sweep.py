@@ -48,7 +48,9 @@ def test_arms_are_the_crossing(names, sizes, length, seeds, data):
         if names
     ] + [{"fixed": 1, **settings} for settings in further]
     if seeds > 1:
-        expected = [arm | {"seed_everything": n, "data.order_seed": n} for arm in expected for n in range(seeds)]
+        expected = [
+            arm | {"seed_everything": n, "data.batches.order_seed": n} for arm in expected for n in range(seeds)
+        ]
     assert list(arms.values()) == expected
 
 

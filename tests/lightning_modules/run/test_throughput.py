@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.distillation import DistillationDataModule
 from lightning_modules.run import throughput
-from lightning_modules.run.folder import JsonlLogger
+from lightning_modules.run.jsonl_logger import JsonlLogger
 from lightning_modules.run.throughput import StepFlops, Throughput, find_peak_flops
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World

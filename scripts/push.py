@@ -44,7 +44,7 @@ def collect(run: Path) -> dict[str, bytes | Path]:
     check_folder(student)
     files: dict[str, bytes | Path] = {name: student / name for name in read_sealed(student / MANIFEST)["files"]}
     files[MANIFEST] = student / MANIFEST
-    results = {}
+    results: dict[str, dict] = {}
     for metrics in (
         *sorted(run.glob("*.metrics.json")),
         run.parent / "predictions" / f"{run.name}.parquet.metrics.json",

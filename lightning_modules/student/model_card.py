@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 from datamodules.model_cards import UNKNOWN, ModelCard, find_card, list_models
-from datamodules.model_sources import resolve_model
+from datamodules.model_sources import name_model, resolve_model
 from datamodules.tasks.benchmarks import Task, find_task
-from lightning_modules.model.pretrained import name_model
 
 NAME = "README.md"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

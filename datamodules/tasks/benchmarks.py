@@ -103,6 +103,11 @@ def _parse_source(source: str) -> tuple[Task, str, Path | None]:
     return task, split, Path(folder) if folder else None
 
 
+def find_task(source: str) -> Task | None:
+    """Returns the task of a source `task:NAME:SPLIT`, None of another source; nothing is read but its file."""
+    return _parse_source(source.partition("@")[0])[0] if source.startswith("task:") else None
+
+
 def count_questions(source: str) -> int:
     """Returns how many questions the task's file says that a source `task:NAME:SPLIT` has; nothing is read."""
     task, split, _ = _parse_source(source)

@@ -103,6 +103,12 @@ def _parse_source(source: str) -> tuple[Task, str, Path | None]:
     return task, split, Path(folder) if folder else None
 
 
+def count_questions(source: str) -> int:
+    """Returns how many questions the task's file says that a source `task:NAME:SPLIT` has; nothing is read."""
+    task, split, _ = _parse_source(source)
+    return task.sizes[split]
+
+
 def _load_tables(source: str) -> list[Any]:
     """Returns a `datasets.Dataset` for each of the task's configurations."""
     # Heavy, and only a task needs it.

@@ -169,7 +169,7 @@ def check(command: list[str]) -> None:
         elif script == "study":
             assert rest[0] in study.COMMANDS
             # What a diagnosis asks beside the study is not the study's.
-            study.parse(rest[1:3] if rest[0] == "diagnose" else rest[1:])
+            study.parse(rest[1:3] if rest[0] == "diagnose" else [arg for arg in rest[1:] if arg != "--dry-run"])
         elif script in STAGES:
             STAGES[script].parse(rest)
         else:

@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,gguf,peft,docs
 SEEDS ?=
+MODULE ?=
+NUMBER ?= 40
+SEED ?= 0
 TESTS ?=
 ARGS ?=
 
@@ -11,7 +14,7 @@ INSTALLED := $(VENV)/.kindred-installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs format clean
+.PHONY: help install demo test mutate check docs format clean
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +40,9 @@ demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, ARGS="
 test: $(INSTALLED)  ## Run the tests that need minutes and a CPU; TESTS=PATH, ARGS='-m "not gpu"' for more
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
+mutate: $(INSTALLED)  ## Change a module in small ways, and see what its tests miss; MODULE=PATH, NUMBER=N, SEED=N
+	$(BIN)/python -m tests.mutate $(MODULE) --number=$(NUMBER) --seed=$(SEED) $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+
 check: $(INSTALLED)  ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -45,7 +51,7 @@ check: $(INSTALLED)  ## Check style and types
 docs: $(INSTALLED)  ## Write docs/reference/ and build the site, build/site/index.html
 	$(BIN)/python -m scripts.common.settings_file
 	$(BIN)/python -m scripts.reference
-	$(BIN)/python -m mkdocs --quiet build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
 
 format: $(INSTALLED)  ## Format the code, and fix what ruff can
 	$(BIN)/ruff check --fix

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from datamodules.files.hub import describe_missing, is_cached, is_reachable
 from datamodules.files.parsing import read_yaml
 from datamodules.files.seals import DONE, check_run_file
 from datamodules.model_cards import find_card
@@ -109,7 +110,8 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
         revision: Commit of a hub model.
 
     Raises:
-        ValueError: A GGUF file that is missing, an unknown name, or a revision of something local.
+        ValueError: A GGUF file that is missing, an unknown name, a revision of something local, or a hub's model that
+            is not in its cache where there is no network.
     """
     model, revision = resolve_model(model, revision)
     if not model.strip():
@@ -120,10 +122,14 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
             raise ValueError(f"model: no such file: {model}")
         name, options = str(path.parent), {"gguf_file": path.name}
     else:
-        name, options = model, {}
+        name, options = model, dict[str, Any]()
         # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
         if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/"))):
             raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")
+        if not path.is_dir() and not is_reachable():
+            if not is_cached(model, revision):
+                raise ValueError(describe_missing(model, "model", "its folder, or a GGUF file"))
+            options["local_files_only"] = True
     if revision is not None:
         if path.exists():
             raise ValueError(f"model: revision {revision} is given, but {model} is a local path")

@@ -1,6 +1,7 @@
 """Stage 5: runs all stages as a study, and compares its arms.
 
     python -m scripts.study run --config configs/experiments/microworld.yaml --seeds 2
+    python -m scripts.study run --config ... --dry-run     # what it takes: tokens, steps, disk, GPU hours
     python -m scripts.study status --config ...    # which jobs are done, running, pending, stopped or failed
     python -m scripts.study jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
     python -m scripts.study power --config ... --effect 0.03   # what it can see, before it runs
@@ -27,6 +28,7 @@ from jsonargparse import ArgumentParser
 
 from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
+from scripts.common.dry_run import parse_dry_run
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
 from scripts.common.help import answer
@@ -67,20 +69,21 @@ def check_sections(jobs: list[Job]) -> None:
 
 
 def run(args: list[str]) -> None:
-    """Runs what is missing of a study, then analyzes it."""
+    """Runs what is missing of a study, then analyzes it; with `--dry-run` says what it takes."""
+    if "--dry-run" in args:
+        ask, rest = parse_dry_run(args)
+        return print(ask(parse(rest)))
     plan = parse(args)
     if reason := explain_missing_gamma(plan.study):
         warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
-    *jobs, _ = plan.jobs()
-    check_sections(jobs)
+    check_sections(jobs := plan.jobs()[:-1])
     run_jobs(jobs, plan.folder, plan.study.workers, MAINS)
     analyze(args)
 
 
 def status(args: list[str]) -> None:
     """Prints where each job stands."""
-    plan = parse(args)
-    print(format_status(plan.jobs(), plan.folder))
+    print(format_status((plan := parse(args)).jobs(), plan.folder))
 
 
 def jobs(args: list[str]) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from datamodules.files.hub import is_reachable
 from datamodules.files.seals import check_folder
 from datamodules.model_cards import find_card
 from datamodules.model_sources import loading, locate_pretrained, read_start, resolve_model
@@ -44,7 +45,9 @@ def identify_weights(model: str, revision: str | None) -> str:
     path = Path(model)
     if not path.exists():
         # A branch such as `main` moves; the hub's cache keeps files in a folder named by their commit.
-        return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
+        return Path(
+            hf_hub_download(model, "config.json", revision=revision, local_files_only=not is_reachable())
+        ).parent.name
     digest = hashlib.sha256()
     config = "config.json"
     if base := find_base(model):

@@ -123,3 +123,67 @@ def test_samples_with_the_same_text_are_said(folder: Path, tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="1 of 2 rationales repeat another sample of their teacher word by word"):
         data = make_data(folder, str(tmp_path / "twice"))
     assert len(data.examples) == 2
+
+
+def write_mixed(path: Path) -> None:
+    """Of question 0 teacher t has a right and a wrong rationale, u a right one; of question 1 t has a right one."""
+    first, second = QUESTIONS[:2]
+    wrong = make_rationale(first, "t", 1, right=False)
+    kept = [make_rationale(first, "t"), wrong, make_rationale(first, "u"), make_rationale(second, "t")]
+    write_rationales(path, kept, {})
+
+
+def test_each_filter_counts_what_it_leaves(folder: Path, tmp_path: Path) -> None:
+    write_mixed(tmp_path / "m.parquet")
+
+    def select(**options) -> tuple[list[str], dict[str, int]]:
+        data = make_data(folder, str(tmp_path / "m"), **options)
+        return list_ids(data), data.source.num_left
+
+    assert select() == (["q0/t/0", "q0/u/0", "q1/t/0"], {"rationales": 4, "correct": 3})
+    assert select(correct_only=False) == (["q0/t/0", "q0/t/1", "q0/u/0", "q1/t/0"], {"rationales": 4})
+    assert select(teachers=["t"], samples_per_question=1, correct_only=False) == (
+        ["q0/t/0", "q1/t/0"],
+        {"rationales": 3, "samples_per_question": 2},
+    )
+    assert select(answered_by=["u"], correct_only=False) == (
+        ["q0/t/0", "q0/t/1", "q0/u/0"],
+        {"rationales": 4, "shared questions": 3},
+    )
+    assert select(solved_by=["u"], teachers=["t"]) == (["q0/t/0"], {"rationales": 3, "shared questions": 2, "correct": 1})
+    assert select(teachers=["t"], matched_with=["t", "u"]) == (
+        ["q0/t/0"],
+        {"rationales": 3, "correct": 2, "matched lengths": 1},
+    )
+
+
+def test_an_empty_completion_is_refused_by_its_id_unless_it_is_left_out(folder: Path, tmp_path: Path) -> None:
+    right, empty = make_rationale(QUESTIONS[0], "t"), make_rationale(QUESTIONS[1], "t", right=False)
+    write_rationales(tmp_path / "e.parquet", [right, replace(empty, text="", answer=None)], {})
+    message = r"^rationale 'q1/t/0' has an empty completion; correct_only leaves such ones out$"
+    with pytest.raises(ValueError, match=message):
+        make_data(folder, str(tmp_path / "e"), correct_only=False)
+    assert list_ids(make_data(folder, str(tmp_path / "e"))) == ["q0/t/0"]
+
+
+def test_filters_that_name_the_wrong_teachers_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"t\.parquet: no rationale of \['v'\]; there are \['t'\]"):
+        make_data(folder, "t", matched_with=["t", "v"])
+    with pytest.raises(ValueError, match=r"matched_with does not name \['u'\], whose rationales are used"):
+        make_data(folder, "t", "u", matched_with=["t"])
+
+
+def test_where_nothing_is_left_the_filters_that_are_on_are_named(folder: Path, tmp_path: Path) -> None:
+    wrong = [make_rationale(question, "t", right=False) for question in QUESTIONS]
+    write_rationales(tmp_path / "w.parquet", wrong, {})
+    with pytest.raises(
+        ValueError, match=r"none of 8 rationales is left after filtering \(correct_only is on, solved_by is on\); "
+    ):
+        make_data(folder, str(tmp_path / "w"), solved_by=["t"])
+
+
+def test_a_share_of_the_questions_is_held_out_whatever_the_filters(folder: Path) -> None:
+    splits = [make_data(folder, "u", "t", teachers=names, fraction=0.5, seed=3) for names in (["u"], ["t"])]
+    held_out = [set(data.val_examples.column("question_id")) for data in splits]
+    assert [len(data.train_examples) for data in splits] == [4, 2] and [len(ids) for ids in held_out] == [4, 2]
+    assert len(make_data(folder, "u").train_examples) == 8

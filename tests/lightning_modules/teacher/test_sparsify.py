@@ -69,3 +69,61 @@ def test_rows_do_not_depend_on_chunks_and_blocks(kind: str, monkeypatch: pytest.
         assert first.keys() == second.keys()
         for name, plane in first.items():
             np.testing.assert_allclose(plane, second[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("min_k", [1, 3])
+def test_an_adaptive_support_is_the_smallest_that_has_the_mass(min_k: int) -> None:
+    probabilities = np.array([[0.96, 0.01, 0.01, 0.01, 0.01], [0.5, 0.3, 0.15, 0.04, 0.01], [0.2] * 5])
+    made = describe("adaptive", 5, top_k=4, mass=0.9, min_k=min_k)
+    rows = sparsify(torch.from_numpy(np.log(probabilities)), torch.tensor([0, 4, 2]), made)
+    sizes = [max(min_k, 1), 3, 4]
+    assert (rows["support"] >= 0).sum(1).tolist() == sizes
+    for row, size in enumerate(sizes):
+        assert (rows["support"][row, size:] == -1).all() and rows["log_probs"][row, size:].isneginf().all()
+        kept = rows["support"][row, :size].numpy()
+        np.testing.assert_allclose(rows["log_probs"][row, :size].exp(), probabilities[row, kept])
+        for index, temperature in enumerate(made.temperatures):
+            softened = probabilities[row] ** (1 / temperature)
+            left = 1 - softened[kept].sum() / softened.sum()
+            assert rows["log_tails"][row, index].exp() == pytest.approx(left)
+    assert rows["label_log_prob"].exp().tolist() == pytest.approx([0.96, 0.01, 0.2])
+
+
+def test_draws_are_of_the_distribution_and_none_of_a_row_without_mass() -> None:
+    probabilities = torch.tensor([[0.7, 0.2, 0.1, 0.0], [0.0, 0.0, 0.0, 1.0], [0.1, 0.0, 0.9, 0.0]])
+    made = describe("sampled", 3, draws=4000)  # the head's fourth id is no token's
+    streams = [(torch.Generator().manual_seed(number), size) for number, size in ((0, 1), (1, 2))]
+    rows = sparsify(probabilities.log(), torch.tensor([1, 3, 2]), made, streams)
+    assert rows["drawn"][0, :3].tolist() == [0, 1, 2] and rows["drawn"][2, :2].tolist() == [0, 2]
+    assert (rows["drawn"][1] == -1).all() and rows["drawn_counts"].sum(1).tolist() == [4000, 0, 4000]
+    np.testing.assert_allclose(rows["drawn_counts"][0, :3] / 4000, [0.7, 0.2, 0.1], atol=0.03)
+    np.testing.assert_allclose(rows["drawn_counts"][2, :2] / 4000, [0.1, 0.9], atol=0.03)
+    assert rows["label_log_prob"].exp().tolist() == pytest.approx([0.2, 1.0, 0.9])
+
+
+def test_each_example_has_a_stream_of_its_own_which_its_seed_changes() -> None:
+    logits = torch.randn(1, 300, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+
+    def draw(*example_ids: str, seed: int = 0) -> list[list[int]]:
+        made = describe("sampled", 300, draw_seed=seed)
+        rows = reduce_rows([logits.clone()], torch.tensor([0, 0]), made, example_ids, [1, 1])
+        return [part["drawn"].tolist() for part in rows]
+
+    first, second = draw("a", "b")
+    assert first != second and draw("b", "a") == [second, first]
+    assert not {str(first), str(second)} & set(map(str, draw("a", "b", seed=1)))
+
+
+def test_blocks_on_a_processor_fit_its_cache_and_hold_a_row_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def record(logits_NV: torch.Tensor, *arguments) -> dict[str, torch.Tensor]:
+        sizes.append(len(logits_NV))
+        return sparsify(logits_NV, *arguments)
+
+    monkeypatch.setattr("lightning_modules.teacher.sparsify.sparsify", record)
+    for elements, expected in ((60, [3, 3, 1]), (59, [2, 2, 2, 1]), (10, [1] * 7)):
+        monkeypatch.setattr("lightning_modules.teacher.sparsify.CPU_BLOCK_ELEMENTS", elements)
+        reduce_rows([torch.zeros(7, 20)], LABELS, describe(vocabulary=20), ["a"], [7])
+        assert sizes == expected
+        sizes.clear()

@@ -150,7 +150,10 @@ def test_each_filter_counts_what_it_leaves(folder: Path, tmp_path: Path) -> None
         ["q0/t/0", "q0/t/1", "q0/u/0"],
         {"rationales": 4, "shared questions": 3},
     )
-    assert select(solved_by=["u"], teachers=["t"]) == (["q0/t/0"], {"rationales": 3, "shared questions": 2, "correct": 1})
+    assert select(solved_by=["u"], teachers=["t"]) == (
+        ["q0/t/0"],
+        {"rationales": 3, "shared questions": 2, "correct": 1},
+    )
     assert select(teachers=["t"], matched_with=["t", "u"]) == (
         ["q0/t/0"],
         {"rationales": 3, "correct": 2, "matched lengths": 1},

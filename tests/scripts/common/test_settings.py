@@ -9,6 +9,7 @@ import yaml
 
 from scripts.common import settings_file
 from scripts.common.experiment_file import check_args, find_section
+from scripts.common.front import check_command
 from scripts.common.help import MATTERING, format_help, format_part, format_setting
 from scripts.common.settings import (
     FILE,
@@ -145,6 +146,12 @@ def test_the_whole_help_is_the_parsers(capsys: pytest.CaptureFixture) -> None:
     said, linked = capsys.readouterr().out, ("data.tokenizer", "data.encoding.revision")
     assert not stopped.value.code
     assert all(f"--{name}" in said for name in read_settings("fit") if name not in linked)
+
+
+def test_a_studys_dry_run_has_options_of_its_own() -> None:
+    check_command("study", "study.py", ["run", "--config=x.yaml", "--dry-run", "--nonsense"])
+    with pytest.raises(ValueError, match="--nonsense: there is no such option"):
+        check_command("study", "study.py", ["run", "--nonsense"])
 
 
 LIGHT = [

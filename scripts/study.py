@@ -49,19 +49,13 @@ from studies.jobs.submission import submit_jobs
 from studies.report import write_html
 
 
-def build_parser() -> ArgumentParser:
-    """Returns the parser of a study's settings."""
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Study)
-    return parser
-
-
 def parse(args: list[str]) -> StudyPlan:
     """Checks the study's section and its command line."""
     config, overrides = split_args(args)
     check_args(args, "study")
-    parser = build_parser()
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Study)
     parsed = parser.parse_args(select_sections(args, "study"))
     parsed.pop("config")
     return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), config, overrides)

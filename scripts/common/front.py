@@ -31,9 +31,9 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
     if name in OWN_COMMANDS[stage] and {"-h", "--help"} & set(args):
         print(read_docstring(Path(script)))
         sys.exit(0)
-    if stage == "study" and "--dry-run" in args and not {"-h", "--help"} & set(args):
-        return  # it has options of its own
-    if name in OWN_COMMANDS[stage] or (stage == "study" and args[1:] and not args[1].startswith("-")):
+    # A study's dry run has options of its own, too.
+    has_own = name in OWN_COMMANDS[stage] or (stage == "study" and "--dry-run" in args and not {"-h", "--help"} & set(args))
+    if has_own or (stage == "study" and args[1:] and not args[1].startswith("-")):
         return
     if stage == "study" and name is None:
         args = args or ["--help"]

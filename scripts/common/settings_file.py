@@ -16,11 +16,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 from unittest import mock
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from datamodules.files.atomic import write_text
 from scripts import annotate, benchmark, cache_logits, evaluate, fit, study
 from scripts.common.settings import FILE
 from scripts.microworld.__main__ import run_command
+from studies.design.grid import Study
 
 # What a parser does that is no setting.
 _NO_SETTINGS = ("_ActionHelpClassPath", "_ActionConfigLoad", "_HelpAction", "_ActionPrintConfig", "ActionFail")
@@ -36,8 +38,15 @@ def build_parsers() -> dict[str, Any]:
             "cache_logits": cache_logits.parse(["--model.teacher=a/b", "--output=o", *data]).parser,
             "fit": fit.parse(["--model.student=a/b", *data]).parser,
             "evaluate": evaluate.parse(["--model.student=a/b", "--output=o", *data]).parser,
-            "study": study.build_parser(),
+            "study": declare_study(),
         }
+
+
+def declare_study() -> ArgumentParser:
+    """Returns a parser of a study's settings."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(Study)
+    return parser
 
 
 def name_type(kind: Any) -> str:

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from scripts.common import settings_file
+from scripts.common.experiment_file import check_args, find_section
+from scripts.common.front import check_command
 from scripts.common.help import MATTERING, format_help, format_part, format_setting
 from scripts.common.settings import (
     FILE,
@@ -88,8 +90,12 @@ def test_the_files_of_a_finished_stage_have_known_keys(stage: str, pipeline: Pat
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_experiments_have_known_keys(path: Path) -> None:
-    for stage, content in yaml.safe_load(path.read_text()).items():
-        assert check_keys(path, stage, content, True)
+    pair = ["--teacher=a/b", "--student=c/d"] if path.stem.startswith("pair") else []
+    named = [f"--config={path}", *pair]
+    sections = [stage for stage in MATTERING if find_section(named, stage) is not None]
+    assert "fit" in sections
+    for stage in sections:
+        check_args([*named, "--print_config"], stage)
 
 
 FILE_TEXT = """\
@@ -140,6 +146,12 @@ def test_the_whole_help_is_the_parsers(capsys: pytest.CaptureFixture) -> None:
     said, linked = capsys.readouterr().out, ("data.tokenizer", "data.encoding.revision")
     assert not stopped.value.code
     assert all(f"--{name}" in said for name in read_settings("fit") if name not in linked)
+
+
+def test_a_studys_dry_run_has_options_of_its_own() -> None:
+    check_command("study", "study.py", ["run", "--config=x.yaml", "--dry-run", "--nonsense"])
+    with pytest.raises(ValueError, match="--nonsense: there is no such option"):
+        check_command("study", "study.py", ["run", "--nonsense"])
 
 
 LIGHT = [

@@ -19,7 +19,6 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.annotation import QuestionDataModule
@@ -27,6 +26,7 @@ from datamodules.files.record_log import refuse_other_records
 from datamodules.provenance import describe_creation
 from datamodules.rationales.store import Rationale, write_rationales
 from datamodules.tasks.benchmarks import format_tasks
+from lightning_modules.run.progress import bar_options
 from lightning_modules.run.writers import RecordWriter
 
 # Imported, so that `--model.backend` knows them by name.

@@ -18,10 +18,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
-from lightning_modules.run.callbacks import check_callbacks
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import hash_json, hash_source
+from lightning_modules.run.callbacks import check_callbacks
 from lightning_modules.run.checkpoints import (
     find_checkpoint,
     read_global_step,

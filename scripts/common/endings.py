@@ -4,13 +4,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.evaluation.summary import format_summary
-from lightning_modules.run.progress import format_seconds
-
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import Rationale, find_repeats
+from lightning_modules.evaluation.summary import format_summary
 from lightning_modules.run.folder import RunFolder, read_metrics
+from lightning_modules.run.progress import format_seconds
 from scripts.common.next_step import suggest
 
 # Settings of the data that every stage of one experiment shares.

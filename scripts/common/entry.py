@@ -21,9 +21,9 @@ import datasets
 import huggingface_hub
 import transformers
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning_modules.run.progress import is_watched
 
 from datamodules.text.plain_text import clean_line, describe_error
+from lightning_modules.run.progress import is_watched
 from lightning_modules.run.stop_signal import EXIT_STOPPED
 from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
 

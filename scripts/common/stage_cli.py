@@ -11,7 +11,6 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
-from lightning_modules.run.progress import ProgressLines, is_watched
 
 from datamodules.batches.loading import check_processes
 from datamodules.files.atomic import hash_source
@@ -21,6 +20,7 @@ from lightning_modules.model.sharding import ShardedStrategy
 from lightning_modules.run.folder import flatten
 from lightning_modules.run.peers import bounded_wait
 from lightning_modules.run.preemption import Preemption
+from lightning_modules.run.progress import ProgressLines, is_watched
 from lightning_modules.run.stop_signal import find_listener
 from scripts.common.entry import quiet_libraries
 from scripts.common.experiment_file import select_sections

@@ -93,6 +93,15 @@ def resolve_model(model: str, revision: str | None) -> tuple[str, str | None]:
     return (card.hub, revision or card.revision) if card else (model, revision)
 
 
+def name_model(model: str) -> str:
+    """Returns how artefacts name a model: the hub id, the folder's name, or the GGUF file's stem."""
+    model, _ = resolve_model(model, None)
+    path = Path(model)
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.name if path.is_dir() else model
+
+
 def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Returns the name and the options that transformers' `from_pretrained` takes for this model.
 

@@ -9,11 +9,10 @@ The first writes a rationale store (parquet). Interrupted, it continues where it
 `tasks` lists the tasks.
 """
 
-from lightning_modules.run.stop_signal import StopListener, leave
+from scripts.common.front import answer_early
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
+    answer_early("annotate", __file__)
 
 import sys
 from contextlib import nullcontext
@@ -27,6 +26,7 @@ from datamodules.provenance import describe_creation
 from datamodules.rationales.store import Rationale, write_rationales
 from datamodules.tasks.benchmarks import format_tasks
 from lightning_modules.run.progress import bar_options
+from lightning_modules.run.stop_signal import leave
 from lightning_modules.run.writers import RecordWriter
 
 # Imported, so that `--model.backend` knows them by name.

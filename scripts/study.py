@@ -12,11 +12,10 @@ Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is 
 `python -m scripts.{stage} {args}`, which leaves the file `done` behind.
 """
 
-from lightning_modules.run.stop_signal import StopListener
+from scripts.common.front import answer_early
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
+    answer_early("study", __file__)
 
 import json
 import sys
@@ -29,7 +28,8 @@ from jsonargparse import ArgumentParser
 from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
 from scripts.common.entry import run_main
-from scripts.common.experiment_file import find_section, select_sections, split_args
+from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
+from scripts.common.help import answer
 from scripts.common.stages import MAINS, STAGES
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
@@ -39,18 +39,27 @@ from studies.design.power import parse_power
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
-from studies.jobs.execution import format_status, run_jobs
-from studies.jobs.plan import Job, StudyPlan
+from studies.jobs.execution import run_jobs
+from studies.jobs.job import Job
+from studies.jobs.plan import StudyPlan
+from studies.jobs.states import format_status
 from studies.jobs.submission import submit_jobs
 from studies.report import write_html
+
+
+def build_parser() -> ArgumentParser:
+    """Returns the parser of a study's settings."""
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Study)
+    return parser
 
 
 def parse(args: list[str]) -> StudyPlan:
     """Checks the study's section and its command line."""
     config, overrides = split_args(args)
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Study)
+    check_args(args, "study")
+    parser = build_parser()
     parsed = parser.parse_args(select_sections(args, "study"))
     parsed.pop("config")
     return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), config, overrides)
@@ -136,7 +145,7 @@ def main(args: list[str] | None = None) -> None:
     """Runs the subcommand that the first argument names."""
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
-        print(__doc__)
+        answer("study", [name])
     elif name not in COMMANDS:
         raise ValueError(f"study.py has no command {name!r}; there are: {', '.join(COMMANDS)}")
     else:

@@ -29,15 +29,6 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 SAMPLED_BYTES = 1 << 20
 
 
-def name_model(model: str) -> str:
-    """Returns how artefacts name a model: the hub id, the folder's name, or the GGUF file's stem."""
-    model, _ = resolve_model(model, None)
-    path = Path(model)
-    if path.suffix == ".gguf":
-        return path.stem
-    return path.name if path.is_dir() else model
-
-
 def default_dtype(model: str) -> Dtype:
     """Returns the dtype of a model card's weights, and float32 for a model without a card."""
     card = find_card(model)

@@ -80,7 +80,7 @@ def describe_cache(output: Path, data: RationaleDataModule, num_before: int, arg
     size = sum(file.stat().st_size for file in output.iterdir() if file.is_file())
     settings = {
         "model.student": "STUDENT",
-        "data.rationales": data.rationale_paths,
+        "data.rationales": data.source.rationales,
         "data.supervision": "rationale+logits",
         "data.logits": [str(output)],
         "model.loss.kl_weight": "KL_WEIGHT",

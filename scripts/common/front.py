@@ -32,7 +32,9 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
         print(read_docstring(Path(script)))
         sys.exit(0)
     # A study's dry run has options of its own, too.
-    has_own = name in OWN_COMMANDS[stage] or (stage == "study" and "--dry-run" in args and not {"-h", "--help"} & set(args))
+    has_own = name in OWN_COMMANDS[stage] or (
+        stage == "study" and "--dry-run" in args and not {"-h", "--help"} & set(args)
+    )
     if has_own or (stage == "study" and args[1:] and not args[1].startswith("-")):
         return
     if stage == "study" and name is None:

@@ -162,7 +162,7 @@ def add_filters(report: DataReport) -> None:
 
 
 def add_examples(report: DataReport, tokenizer: Any, prompt: Prompt, max_length: int, number: int = 3) -> None:
-    """Notes lengths, in tokens or, without a tokenizer, in words, and takes the first examples as a student reads them."""
+    """Notes lengths, in tokens or without a tokenizer in words, and takes the first examples as they are read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pairs = [

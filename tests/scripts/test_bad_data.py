@@ -134,3 +134,26 @@ def test_max_length_is_more_than_the_context(bench, stage):
     options = ["--data.supervision=rationale", "--model.loss.kl_weight=0"] if stage == "fit" else []
     line = bench.refuse(stage, f"--model.{role}=models/small", "--data.encoding.max_length=500", *options)
     assert "context of 64" in line and "max_length" in line and "models/small" in line
+
+
+# One's own file, as questions and as rationales at once.
+
+OWN = {"question": "Which is red?", "choices": ["blue", "red"], "answer": "red", "rationale": "The answer is B."}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"answer": None},
+            "no question has a gold answer: add `gold` or `answer`, or set data.filters.correct_only=false",
+        ),
+        ({"rationale": "As I said."}, "none of them states an answer that could be read"),
+    ],
+)
+def test_own_data_of_which_nothing_is_right_says_why(bench, change, said):
+    (bench.folder / "own.jsonl").write_text("".join(json.dumps({**OWN, **change, "id": n}) + "\n" for n in (1, 2)))
+    options = ["--data.questions=own.jsonl", '--data.rationales=["own.jsonl"]', "--data.supervision=rationale"]
+    with pytest.warns(UserWarning, match=r"0 of 2 questions|2 of 2 rationales"):
+        line = bench.refuse("fit", *options, "--data.logits=null", "--model.loss.kl_weight=0")
+    assert "own.jsonl: none of 2 rationales" in line and said in line

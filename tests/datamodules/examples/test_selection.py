@@ -1,5 +1,6 @@
 """Tests of which rationales are learnt from: those that were cut off are not, those that are there twice are said."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,3 +191,18 @@ def test_a_share_of_the_questions_is_held_out_whatever_the_filters(folder: Path)
     held_out = [set(data.val_examples.column("question_id")) for data in splits]
     assert [len(data.train_examples) for data in splits] == [4, 2] and [len(ids) for ids in held_out] == [4, 2]
     assert len(make_data(folder, "u").train_examples) == 8
+
+
+def test_only_published_rationales_may_be_empty(folder: Path, tmp_path: Path) -> None:
+    records = [
+        {"id": question.id, "rationales": {"t": {"text": "" if number < 3 else "It is so."}}}
+        for number, question in enumerate(QUESTIONS)
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = {"prompt": "plain", "cache_dir": str(tmp_path / "tokenized"), "correct_only": False}
+    arguments = (str(folder / "model"), str(folder / "q.jsonl"), [str(tmp_path / "p.jsonl")])
+    data = build(RationaleDataModule, *arguments, **options)
+    with pytest.warns(UserWarning, match=r"p\.jsonl: 3 published rationales are empty and are left out"):
+        data.setup("fit")
+    assert list_ids(data) == [f"q{number}/t/0" for number in range(3, 8)]
+    assert data.source.num_left == {"rationales": 8, "not empty": 5}

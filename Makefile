@@ -49,8 +49,9 @@ check: $(INSTALLED)  ## Check style and types
 	$(BIN)/mypy
 
 docs: $(INSTALLED)  ## Write docs/reference/ and build the site, build/site/index.html
+	$(BIN)/python -m scripts.common.settings_file
 	$(BIN)/python -m scripts.reference
-	$(BIN)/python -m mkdocs --quiet build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
 
 format: $(INSTALLED)  ## Format the code, and fix what ruff can
 	$(BIN)/ruff check --fix

@@ -15,8 +15,8 @@ from datamodules.examples.selection import RationaleFilters, ValidationSplit
 from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.examples.tokenization import Supervision
-from datamodules.logit_cache.reader import LogitCache
 from datamodules.logit_cache.matching import assign_caches, open_caches
+from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
 
 

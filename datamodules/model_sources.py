@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from datamodules.files.hub import describe_missing, is_cached, is_reachable
 from datamodules.files.parsing import read_yaml
 from datamodules.files.seals import DONE, check_run_file
 from datamodules.model_cards import find_card
@@ -92,6 +93,15 @@ def resolve_model(model: str, revision: str | None) -> tuple[str, str | None]:
     return (card.hub, revision or card.revision) if card else (model, revision)
 
 
+def name_model(model: str) -> str:
+    """Returns how artefacts name a model: the hub id, the folder's name, or the GGUF file's stem."""
+    model, _ = resolve_model(model, None)
+    path = Path(model)
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.name if path.is_dir() else model
+
+
 def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Returns the name and the options that transformers' `from_pretrained` takes for this model.
 
@@ -100,21 +110,25 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
         revision: Commit of a hub model.
 
     Raises:
-        ValueError: A GGUF file that is missing, an unknown name, or a revision of something local.
+        ValueError: A GGUF file that is missing, an unknown name, a revision of something local, or a hub's model that
+            is not in its cache where there is no network.
     """
     model, revision = resolve_model(model, revision)
     if not model.strip():
         raise ValueError("model: the name is empty; give a folder or a hub id (owner/name)")
-    path = Path(model)
+    path, name, options = Path(model), model, dict[str, Any]()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"model: no such file: {model}")
-        name, options = str(path.parent), {"gguf_file": path.name}
+        name, options["gguf_file"] = str(path.parent), path.name
     else:
-        name, options = model, {}
         # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
         if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/"))):
             raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")
+        if not path.is_dir() and not is_reachable():
+            if not is_cached(model, revision):
+                raise ValueError(describe_missing(model, "model", "its folder, or a GGUF file"))
+            options["local_files_only"] = True
     if revision is not None:
         if path.exists():
             raise ValueError(f"model: revision {revision} is given, but {model} is a local path")

@@ -9,17 +9,15 @@ The first writes a rationale store (parquet). Interrupted, it continues where it
 `tasks` lists the tasks.
 """
 
-from lightning_modules.run.stop_signal import StopListener, leave
+from scripts.common.front import answer_early
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
+    answer_early("annotate", __file__)
 
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.annotation import QuestionDataModule
@@ -27,6 +25,8 @@ from datamodules.files.record_log import refuse_other_records
 from datamodules.provenance import describe_creation
 from datamodules.rationales.store import Rationale, write_rationales
 from datamodules.tasks.benchmarks import format_tasks
+from lightning_modules.run.progress import bar_options
+from lightning_modules.run.stop_signal import leave
 from lightning_modules.run.writers import RecordWriter
 
 # Imported, so that `--model.backend` knows them by name.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from datamodules.files.command_line import CommandLine
 from scripts.common.entry import quiet_libraries, run_main
+from scripts.common.help import answer_command
 
 NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem != "measure")
 
@@ -33,6 +34,7 @@ def parse(args: list[str] | None = None) -> tuple[str, bool, list[str]]:
 
 def main(args: list[str] | None = None) -> None:
     """Runs one benchmark, and prints each measurement as it comes."""
+    answer_command("benchmark", sys.argv[1:] if args is None else args)
     name, as_json, rest = parse(args)
     quiet_libraries()
     for measurement in importlib.import_module(f"scripts.benchmarks.{name}").run(rest):

@@ -10,11 +10,10 @@ Writes a logit cache (a folder). Interrupted, it continues after its last comple
 prints what a cache holds, and with the last how far it is from its teacher, which reads a sample again.
 """
 
-from lightning_modules.run.stop_signal import StopListener
+from scripts.common.front import answer_early
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
+    answer_early("cache_logits", __file__)
 
 import sys
 from contextlib import closing

@@ -7,11 +7,10 @@ The first writes predictions (parquet) and, beside them, `OUTPUT.metrics.json`, 
 Interrupted, it continues where it was. `metrics` prints all metrics of finished predictions.
 """
 
-from lightning_modules.run.stop_signal import StopListener
+from scripts.common.front import answer_early
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
+    answer_early("evaluate", __file__)
 
 import sys
 from pathlib import Path

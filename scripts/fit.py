@@ -5,11 +5,10 @@
 Writes `runs/<group>/<id>/`; the same config again finishes what was interrupted, or says that it is done.
 """
 
-from lightning_modules.run.stop_signal import StopListener
+from scripts.common.front import answer_early
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
+    answer_early("fit", __file__)
 
 import shutil
 import sys
@@ -18,10 +17,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
-from lightning_modules.run.callbacks import check_callbacks
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import hash_json, hash_source
+from lightning_modules.run.callbacks import check_callbacks
 from lightning_modules.run.checkpoints import (
     find_checkpoint,
     read_global_step,

@@ -3,7 +3,8 @@
     python -m scripts.import_rationales eit clones/Distilling-CoT-Reasoning --questions task:openbookqa:train \
         --files "data/obqa_*.json" --output data/obqa/eit.parquet
 
-Collections: eit, tinyllm, palm, chatqa, zeroeval, mentor_kd, gsm8k_solutions, jsonl.
+Collections: eit, tinyllm, palm, chatqa, zeroeval, mentor_kd, gsm8k_solutions, jsonl, and records: messages,
+ShareGPT, Alpaca, R1 traces.
 Models' texts are under their providers' terms as well as under the collection's licence, which the store records.
 """
 

@@ -44,6 +44,9 @@ def read_jobs(path: Path) -> list[dict]:
 
 def main() -> None:
     """Runs the job in this process, as if its own command had been given."""
+    if {"-h", "--help"} & set(sys.argv[1:3]):
+        print(__doc__)
+        return
     if len(sys.argv) < 3 or not sys.argv[2].isdigit():
         refuse("usage: python -m scripts.job JOBS.jsonl LINE [overrides]")
     path, line, overrides = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]

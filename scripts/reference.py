@@ -14,6 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def find_classes(annotation: Any) -> Iterator[type]:
     if isinstance(annotation, type) and annotation.__module__.startswith(ROOMS):
         if not inspect.isabstract(annotation):
             yield annotation
-        for subclass in sorted(annotation.__subclasses__(), key=lambda subclass: subclass.__name__):
+        subclasses: list[type] = sorted(annotation.__subclasses__(), key=attrgetter("__name__"))
+        for subclass in subclasses:
             yield from find_classes(subclass)
 
 

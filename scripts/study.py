@@ -1,6 +1,7 @@
 """Stage 5: runs all stages as a study, and compares its arms.
 
     python -m scripts.study run --config configs/experiments/microworld.yaml --seeds 2
+    python -m scripts.study run --config ... --dry-run     # what it takes: tokens, steps, disk, GPU hours
     python -m scripts.study status --config ...    # which jobs are done, running, pending, stopped or failed
     python -m scripts.study jobs --config ...      # every job as a line of JSON: name, stage, args, done, needs
     python -m scripts.study power --config ... --effect 0.03   # what it can see, before it runs
@@ -12,11 +13,10 @@ Everything is kept in `runs/<name>/`; interrupted, `run` continues with what is 
 `python -m scripts.{stage} {args}`, which leaves the file `done` behind.
 """
 
-from lightning_modules.run.stop_signal import StopListener
+from scripts.common.front import answer_early
 
 if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
+    answer_early("study", __file__)
 
 import json
 import sys
@@ -28,8 +28,10 @@ from jsonargparse import ArgumentParser
 
 from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
+from scripts.common.dry_run import parse_dry_run
 from scripts.common.entry import run_main
-from scripts.common.experiment_file import find_section, select_sections, split_args
+from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
+from scripts.common.help import answer
 from scripts.common.stages import MAINS, STAGES
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
@@ -39,8 +41,10 @@ from studies.design.power import parse_power
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
-from studies.jobs.execution import format_status, run_jobs
-from studies.jobs.plan import Job, StudyPlan
+from studies.jobs.execution import run_jobs
+from studies.jobs.job import Job
+from studies.jobs.plan import StudyPlan
+from studies.jobs.states import format_status
 from studies.jobs.submission import submit_jobs
 from studies.report import write_html
 
@@ -48,6 +52,7 @@ from studies.report import write_html
 def parse(args: list[str]) -> StudyPlan:
     """Checks the study's section and its command line."""
     config, overrides = split_args(args)
+    check_args(args, "study")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Study)
@@ -64,20 +69,21 @@ def check_sections(jobs: list[Job]) -> None:
 
 
 def run(args: list[str]) -> None:
-    """Runs what is missing of a study, then analyzes it."""
+    """Runs what is missing of a study, then analyzes it; with `--dry-run` says what it takes."""
+    if "--dry-run" in args:
+        ask, rest = parse_dry_run(args)
+        return print(ask(parse(rest)))
     plan = parse(args)
     if reason := explain_missing_gamma(plan.study):
         warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
-    *jobs, _ = plan.jobs()
-    check_sections(jobs)
+    check_sections(jobs := plan.jobs()[:-1])
     run_jobs(jobs, plan.folder, plan.study.workers, MAINS)
     analyze(args)
 
 
 def status(args: list[str]) -> None:
     """Prints where each job stands."""
-    plan = parse(args)
-    print(format_status(plan.jobs(), plan.folder))
+    print(format_status((plan := parse(args)).jobs(), plan.folder))
 
 
 def jobs(args: list[str]) -> None:
@@ -136,7 +142,7 @@ def main(args: list[str] | None = None) -> None:
     """Runs the subcommand that the first argument names."""
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     if name in ("-h", "--help"):
-        print(__doc__)
+        answer("study", [name])
     elif name not in COMMANDS:
         raise ValueError(f"study.py has no command {name!r}; there are: {', '.join(COMMANDS)}")
     else:

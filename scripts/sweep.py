@@ -9,29 +9,45 @@ A file of `configs/sweeps` lists settings and their values; studies/jobs/sweep.p
 are in `runs/<group>/<id>/`, and `runs/<group>/table.md` compares them.
 """
 
-from lightning_modules.run.stop_signal import StopListener
-
-if __name__ == "__main__":
-    # Before the imports that take seconds, in which a signal would end the process.
-    StopListener().listen()
-
 import argparse
 import sys
 from pathlib import Path
+
+from datamodules.files.command_line import CommandLine
+from lightning_modules.run.stop_signal import StopListener
+from scripts.common.entry import run_main
+
+
+def parse(args: list[str]) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", help="a file of configs/sweeps")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--local", action="store_true", help="run the arms here")
+    what.add_argument("--dry-run", action="store_true", help="print the arms and their results so far; start nothing")
+    what.add_argument("--table", action="store_true", help="the same, kept in the group's folder")
+    what.add_argument("--wandb", action="store_true", help="print the sweep for `wandb sweep`")
+    what.add_argument("--arm", metavar="ID", help="run one arm here, as a W&B agent does")
+    parser.add_argument("--workers", type=int, default=1, help="arms that --local runs at a time")
+    return parser.parse_args(args)
+
+
+if __name__ == "__main__":
+    # Before the imports that take seconds: in them a signal would end the process, and help and a typo would wait.
+    StopListener().listen()
+    run_main(lambda: parse(sys.argv[1:]), __file__)
 
 import yaml
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from datamodules.files.atomic import write_text
-from datamodules.files.command_line import CommandLine
 from datamodules.files.parsing import read_yaml
 from datamodules.text.plain_text import describe_error
-from lightning_modules.run.user_errors import USER_ERRORS
-from scripts.common.entry import run_main
+from lightning_modules.run.user_errors import user_errors
 from scripts.common.stages import MAINS, STAGES
 from studies.jobs.execution import run_jobs
-from studies.jobs.plan import Job
+from studies.jobs.job import Job
 from studies.jobs.submission import submit_jobs
 from studies.jobs.sweep import Sweep
 
@@ -51,7 +67,7 @@ def read_sweep(path: str) -> Sweep:
         raise ValueError(f"{path}: expected a mapping")
     try:
         return Sweep(**parser.instantiate(parser.parse_object(content)).as_dict())
-    except USER_ERRORS as error:
+    except user_errors() as error:
         raise ValueError(f"{path}: {describe_error(error)}") from None
 
 
@@ -63,22 +79,8 @@ def check(jobs: list[Job]) -> None:
     for job in tqdm([*others, *evaluations[:1]], desc="checking", disable=None, leave=False):
         try:
             STAGES[job.stage].parse(job.args)
-        except USER_ERRORS as error:
+        except user_errors() as error:
             raise ValueError(f"{job.name}: {describe_error(error)}") from error
-
-
-def parse(args: list[str]) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grid", help="a file of configs/sweeps")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--local", action="store_true", help="run the arms here")
-    what.add_argument("--dry-run", action="store_true", help="print the arms and their results so far; start nothing")
-    what.add_argument("--table", action="store_true", help="the same, kept in the group's folder")
-    what.add_argument("--wandb", action="store_true", help="print the sweep for `wandb sweep`")
-    what.add_argument("--arm", metavar="ID", help="run one arm here, as a W&B agent does")
-    parser.add_argument("--workers", type=int, default=1, help="arms that --local runs at a time")
-    return parser.parse_args(args)
 
 
 def main(args: list[str] | None = None) -> None:

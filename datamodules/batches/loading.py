@@ -1,10 +1,13 @@
 """From examples to a process's share of each step: collation, worker processes, and resuming inside an epoch."""
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import lightning as L
@@ -61,11 +64,24 @@ class StepDataset(Dataset[Any]):
         return {**self.collate([self.examples[number] for number in batch.items]), "counts": batch.counts}
 
 
-def ignore_signals(worker: int) -> None:
-    """Makes a worker process leave signals to its parent, which ends it in order."""
-    # A scheduler and Ctrl-C signal every process of a job.
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+def start_forkserver() -> multiprocessing.context.BaseContext:
+    """Returns how workers start: as forks of a process that has no threads and no signals.
+
+    In a fork of a process with threads, such as a training's with others, a lock may be held for ever. And a scheduler
+    and Ctrl-C signal every process of a job, whose workers are the training's to end.
+    """
+    context = multiprocessing.get_context("forkserver")
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    # Imported once, since every worker has the command's module.
+    context.set_forkserver_preload([__name__, *([spec.name] if spec else [])])
+    # Else started within, with these signals unblocked after.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
 
 
 def loader_options(
@@ -86,7 +102,7 @@ def loader_options(
         "collate_fn": list,
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
-        "worker_init_fn": ignore_signals,
+        "multiprocessing_context": start_forkserver() if num_workers else None,
         "pin_memory": pin_memory,
         # Without one, each pass would draw a seed from the global generator, which dropout uses.
         "generator": torch.Generator().manual_seed(0),

@@ -92,6 +92,7 @@ def select_rationales(
     if filters.matched_with and (lacking := sorted(used - set(filters.matched_with))):
         raise ValueError(f"data.filters.matched_with does not name {lacking}, whose rationales are used")
     number, num_left = len(examples), dict[str, int]()
+    why = _explain_none_correct(examples) if filters.correct_only else None
 
     def keep(name: str, kept: np.ndarray) -> None:
         nonlocal examples
@@ -142,9 +143,22 @@ def select_rationales(
                 ": all of them are truncated; set data.filters.keep_truncated, or annotate with a larger max_new_tokens"
             )
         raise ValueError(
-            f"{source}: none of {number} rationales is left after filtering{named}; there is nothing to supervise"
+            f"{source}: none of {number} rationales is left after filtering{named}; "
+            f"{why or 'there is nothing to supervise'}"
         )
     return examples, num_left
+
+
+def _explain_none_correct(examples: ExampleView) -> str | None:
+    """Returns why no rationale can be right, with the way out; None where one is, or is wrong for all it says."""
+    if all(correct is None for correct in examples.column("correct")):
+        return "no question has a gold answer: add `gold` or `answer`, or set data.filters.correct_only=false"
+    if not examples.column("answered").any():
+        return (
+            "none of them states an answer that could be read: end them with `The answer is ...`, give each its own "
+            "`answer` beside the question's `gold`, or set data.filters.correct_only=false"
+        )
+    return None
 
 
 def _find_shared_questions(examples: ExampleView, filters: RationaleFilters) -> set[str]:

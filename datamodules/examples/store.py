@@ -240,7 +240,7 @@ def open_store(
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,
         "control": control.identity,
-        "questions": hash_json([vars(question) for question in questions]),
+        "questions": hash_json([question.content for question in questions]),
         "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
     }
     folder = cache_dir / hash_json(depends_on)

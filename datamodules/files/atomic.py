@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from datamodules.files.parsing import parse_json_object, read_json, reading_parquet
+from datamodules.files.parsing import parse_json, parse_json_object, read_json, reading_parquet
 from datamodules.files.seals import check_table, seal_record, warn_unsealed
 from datamodules.text.plain_text import describe_error, shorten
 
@@ -229,16 +229,21 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (`file:line` or `file:row`, record) from a jsonl, jsonl.gz or parquet file.
+    """Yields (`file:line`, `file:row` or `file:record`, record) from a jsonl, jsonl.gz, json or parquet file.
+
+    A .json file is a list of objects, or has one on each line, as a jsonl file does.
 
     Raises:
         ValueError: The file is missing, damaged or has another ending, or a line is no JSON object.
     """
     require_file(path, "input")
-    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        raise ValueError(f"{path}: not a .jsonl, .jsonl.gz or .parquet file")
+    if not path.is_file() or not path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".parquet")):
+        raise ValueError(f"{path}: not a .jsonl, .jsonl.gz, .json or .parquet file")
     try:
-        yield from _read_rows(path) if path.suffix == ".parquet" else _read_lines(path)
+        if path.suffix == ".parquet":
+            yield from _read_rows(path)
+        else:
+            yield from _read_list(path) if path.suffix == ".json" else _read_lines(path)
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {describe_error(error)}") from None
 
@@ -256,8 +261,20 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     open_text = gzip.open if path.suffix == ".gz" else open
-    with open_text(path, "rt", encoding="utf-8") as file:
+    # Some programs begin a file with a byte order mark.
+    with open_text(path, "rt", encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             yield f"{path}:{number}", parse_json_object(line, f"{path}:{number}")
+
+
+def _read_list(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        yield from _read_lines(path)
+        return
+    for number, record in enumerate(parse_json(text, path), start=1):
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}:record {number}: expected a JSON object, found {type(record).__name__}")
+        yield f"{path}:record {number}", record

@@ -1,6 +1,8 @@
 """A command line without a model's settings: its mistakes are one line, like all others."""
 
 import argparse
+import re
+from difflib import get_close_matches
 from typing import NoReturn
 
 
@@ -13,4 +15,15 @@ class CommandLine(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print in several lines, and end the process with."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown and (like := get_close_matches(unknown[1], self._list_options(), 1)):
+            message = f"{message}; did you mean {like[0]}?"
         raise ValueError(f"{message}; {self.prog} --help lists what there is")
+
+    def _list_options(self) -> list[str]:
+        """Returns the options of this command line and of its commands."""
+        options = [*self._option_string_actions]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                options += [option for parser in action.choices.values() for option in parser._option_string_actions]
+        return options

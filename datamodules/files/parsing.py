@@ -119,6 +119,20 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"{path}: malformed YAML: {describe_error(error)}") from None
 
 
+def read_key_lines(path: Path) -> dict[str, int]:
+    """Returns the line of each key of a YAML file that `read_yaml` takes, by dotted name."""
+    lines = dict[str, int]()
+
+    def walk(node: yaml.Node | None, above: str) -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                lines[f"{above}{key.value}"] = key.start_mark.line + 1
+                walk(value, f"{above}{key.value}.")
+
+    walk(_Loader(path.read_text(encoding="utf-8")).get_single_node(), "")
+    return lines
+
+
 @contextmanager
 def reading_parquet(path: Path) -> Iterator[None]:
     """Turns what pyarrow raises over a file into a ValueError that names it."""

@@ -113,8 +113,12 @@ def hash_file(path: Path) -> str:
 
 
 def describe_files(folder: Path) -> dict[str, str]:
-    """Returns the sha256 of each file of a folder, by its name in it, the manifest and hidden files apart."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """Returns the sha256 of each file of a folder, by its name in it; its manifest, card and hidden files apart.
+
+    A card (README.md) is for readers, who may write more into it.
+    """
+    apart = (folder / MANIFEST, folder / "README.md")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in apart)
     names = [file.relative_to(folder) for file in files]
     return {str(name): hash_file(folder / name) for name in names if not any(p.startswith(".") for p in name.parts)}
 

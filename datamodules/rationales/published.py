@@ -17,11 +17,13 @@ from datamodules.files.atomic import read_records
 from datamodules.files.parsing import parse_json, read_json
 from datamodules.model_cards import find_family
 from datamodules.rationales.store import Rationale, find_repeats, part_thinking
+from datamodules.tasks.question_index import QuestionIndex
 from datamodules.tasks.questions import Question
+from datamodules.tasks.records import read_record
 from datamodules.text.expressions import normalize_expression
 from datamodules.text.model_json import ReplyError, read_reply
 from datamodules.text.numbers import calculate, write_value
-from datamodules.text.sentences import squash
+from datamodules.text.thinking import join_thinking
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,27 @@ def _read_jsonl(path: Path, counts: Counter[str]) -> Iterator[Published]:
         )
 
 
+def _read_anybody(path: Path, counts: Counter[str]) -> Iterator[Published]:
+    """Records as `tasks.records` describes them: messages, ShareGPT, Alpaca, R1 traces."""
+    for where, record in read_records(path):
+        try:
+            own = read_record(record, ints_are_indices=True)
+        except ValueError as error:
+            counts[f"left out: {error}"] += 1
+            continue
+        for written in own.rationales:
+            if own.question["question"] is None:
+                raise ValueError(f"{where}: rationale without a question")
+            yield Published(
+                question=own.question["question"],
+                teacher=written.teacher or path.name.split(".")[0],
+                text=join_thinking(written.thinking, written.text),
+                gold_conditioned=None,
+                answer=None if written.answer is None else str(written.answer),
+                cut=written.reason == "length",
+            )
+
+
 COLLECTIONS = {
     "eit": Collection("data/*.json", "Apache-2.0", _read_eit),
     "tinyllm": Collection("datasets/*/llm/*_CoT_*.json", "Apache-2.0", _read_tinyllm),
@@ -217,28 +240,9 @@ COLLECTIONS = {
     "zeroeval": Collection("result_dirs/[gm][sa]*/*.json", "Apache-2.0", _read_zeroeval),
     "mentor_kd": Collection("data/[ma]*/**/*3*.json", "Apache-2.0", _read_mentor),
     "gsm8k_solutions": Collection("grade_school_math/data/example_model_solutions.jsonl", "MIT", _read_gsm8k),
+    "records": Collection("**/*.json*", "unstated", _read_anybody),
     "jsonl": Collection("**/*.jsonl*", "unstated", _read_jsonl),
 }
-
-
-def _key(text: str) -> str:
-    return squash(text).removeprefix("q ")
-
-
-class QuestionIndex:
-    """Finds questions by their text, whatever its punctuation, case, and way to list the options."""
-
-    def __init__(self, questions: Iterable[Question]):
-        self._found: dict[str, list[Question]] = {}
-        for question in questions:
-            options = zip(question.letters, question.choices or (), strict=True)
-            listed = " ".join(f"{letter} {text}" for letter, text in options)
-            for key in {_key(question.question), _key(f"{question.question} answer choices {listed}")}:
-                self._found.setdefault(key, []).append(question)
-
-    def find(self, text: str) -> list[Question]:
-        """Returns the questions that the text may be: none, one, or several."""
-        return self._found.get(_key(text), [])
 
 
 def _find_answer(item: Published, question: Question) -> str | None:

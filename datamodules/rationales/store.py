@@ -1,6 +1,7 @@
 """The rationale store: what teachers answered, kept whatever the answer; filtering is the reader's choice."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,8 +14,12 @@ from datamodules.answers.grading import is_correct
 from datamodules.files.atomic import read_records
 from datamodules.files.field_types import check_text, shorten
 from datamodules.files.tables import read_metadata, read_table, write_table
+from datamodules.model_cards import find_family
+from datamodules.tasks.question_index import QuestionIndex, has_choices
 from datamodules.tasks.questions import Question, normalize_gold
+from datamodules.tasks.records import AmbiguousIndexError, Record, Written, name_option, read_record
 from datamodules.text.expressions import normalize_number
+from datamodules.text.sentences import squash
 from datamodules.text.thinking import split_thinking
 
 FinishReason = Literal["stop", "length", "content_filter", "imported"]
@@ -219,42 +224,113 @@ def _read_whole(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-def _parse_nested(record: dict[str, Any], where: str, question: Question) -> Iterator[Rationale]:
-    """Yields the rationales of a published collection's record: {"id", "rationales": {teacher: {"text", ...}}}."""
-    for teacher, entry in record["rationales"].items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
-            raise ValueError(f"{where}: rationale of {teacher!r} has no text")
-        if "answer" in entry:
-            if not isinstance(entry["answer"], str | int | float | None):
-                raise ValueError(f"{where}: answer of {teacher!r} must be a text, a number or null")
-            try:
-                answer = normalize_gold(entry["answer"], question.choices, question.expression)
-            except ValueError:
-                answer = None
-        else:
-            extraction = extract_neutral(entry["text"], question)
-            answer = extraction.answer if extraction else None
-        yield part_thinking(
-            Rationale(
-                question_id=question.id,
-                task=question.task,
-                split=question.split,
-                teacher=teacher,
-                family="unknown",
-                sample=0,
-                text=entry["text"],
-                answer=answer,
-                correct=is_correct(answer, question),
-                finish_reason="imported",
-                prompt_id="imported",
-            )
+def find_question(record: Record, where: str, questions: dict[str, Question], index: QuestionIndex) -> Question:
+    """Returns the question that a record's rationales are about: by its id, or else by its text and options.
+
+    Raises:
+        ValueError: There is none, there are several, or it is another question than the record says.
+    """
+    identifier, text, choices = (record.question[name] for name in ("id", "question", "choices"))
+    known = questions.get(identifier) if isinstance(identifier, str) else None
+    if not isinstance(text, str) or not text.strip():
+        if known is None:
+            raise ValueError(f"{where}: a rationale for the unknown question {shorten(identifier)}")
+        return known
+    found = [known] if known is not None else index.find(text, choices)
+    if not found:
+        named = shorten(text) if identifier is None else f"{shorten(identifier)}, {shorten(text)}"
+        raise ValueError(f"{where}: a rationale for the unknown question {named}: no question has its id or text")
+    if len(found) > 1:
+        places = ", ".join(f"{question.place} ({question.id})" for question in found)
+        raise ValueError(f"{where}: its question's text is that of several: {places}; give it the question's id")
+    [question] = found
+    if squash(text) != squash(question.question) and question not in index.find(text, choices):
+        raise ValueError(
+            f"{where}: question {question.id!r} has another text there than in {question.place}: {shorten(text)}"
         )
+    if choices and not has_choices(question, choices):
+        raise ValueError(f"{where}: question {question.id!r} has other options, or in another order, than there")
+    return question
+
+
+def _read_answer(written: Written, question: Question, by_index: bool) -> str | None:
+    """Returns the answer that is recorded beside a text, None if it is no answer; else the one that the text states."""
+    if not written.has_answer:
+        extraction = extract_neutral(split_thinking(written.text).reply, question)
+        return extraction.answer if extraction else None
+    try:
+        answer = name_option(written.answer, question.choices) if by_index and question.choices else written.answer
+        return normalize_gold(answer, question.choices, question.expression)
+    except AmbiguousIndexError:
+        raise
+    except ValueError:
+        return None
+
+
+def parse_written(
+    record: dict[str, Any], where: str, questions: dict[str, Question], index: QuestionIndex
+) -> list[Rationale]:
+    """Returns the rationales of anybody's record; of a teacher whom it does not name, the name is the file's.
+
+    Raises:
+        ValueError: A field is malformed, or the question is unknown.
+    """
+    try:
+        own = read_record(record, ints_are_indices=True)
+        if not own.rationales:
+            return []
+        known = questions.get(own.question["id"]) if _is_nested(record) else None
+        question = known or find_question(own, where, questions, index)
+        answers = [_read_answer(written, question, not _is_nested(record)) for written in own.rationales]
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    parsed = []
+    for written, answer in zip(own.rationales, answers, strict=True):
+        teacher = written.teacher or Path(where.rpartition(":")[0]).name.split(".")[0]
+        rationale = Rationale(
+            question_id=question.id,
+            task=question.task,
+            split=question.split,
+            teacher=teacher,
+            # Of a published collection nothing but its teachers' names is known.
+            family="unknown" if _is_nested(record) else find_family(teacher, record.get("family")),
+            sample=0,
+            text=written.text,
+            answer=answer,
+            correct=is_correct(answer, question),
+            finish_reason=next((known for known in get_args(FinishReason) if known == written.reason), "imported"),
+            prompt_id="imported",
+            thinking=written.thinking,
+        )
+        parsed.append(rationale if written.thinking else part_thinking(rationale))
+    return parsed
+
+
+def _is_nested(record: dict[str, Any]) -> bool:
+    """Says whether a record is of a published collection: {"id", "rationales": {teacher: {"text", ...}}}."""
+    return isinstance(record.get("rationales"), dict)
+
+
+def _number_samples(
+    found: list[Rationale], record: dict[str, Any], counts: Counter[tuple[str, str]]
+) -> list[Rationale]:
+    """Numbers a record's rationales among those of its question and teacher, unless it has its number."""
+    if len(found) == 1 and type(record.get("sample")) is int:
+        return [replace(found[0], sample=record["sample"])]
+    numbered = []
+    for rationale in found:
+        key = rationale.question_id, rationale.teacher
+        numbered.append(replace(rationale, sample=counts[key]))
+        counts[key] += 1
+    return numbered
 
 
 def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Rationale]:
-    """Loads the rationales of `questions` from rationale stores and published collections.
+    """Loads the rationales of `questions` from rationale stores and from anybody's files.
 
-    A published collection (jsonl or jsonl.gz) holds, beside each question's id, `rationales` by teacher.
+    A file that is no store holds records as `tasks.records` describes them, such as published collections with
+    `rationales` by teacher. They find their questions by id, or else by text; a teacher whom nothing names is called
+    as the file. What a question has several of from one teacher are samples, in the file's order.
 
     Args:
         paths: Files.
@@ -265,19 +341,49 @@ def load_rationales(paths: list[str], questions: dict[str, Question]) -> list[Ra
             there twice.
     """
     rationales: dict[str, Rationale] = {}
+    index = QuestionIndex(questions.values())
     for path in paths:
+        counts, own, names, num_records = Counter[tuple[str, str]](), list[Rationale](), set[str](), 0
         before = len(rationales)
         for where, record in _read_whole(path):
-            nested = isinstance(record.get("rationales"), dict)
-            question_id = record.get("id" if nested else "question_id")
-            if not isinstance(question_id, str) or question_id not in questions:
-                raise ValueError(f"{where}: a rationale for the unknown question {shorten(question_id)}")
-            question = questions[question_id]
-            for rationale in _parse_nested(record, where, question) if nested else [_parse_flat(record, where)]:
-                _check(rationale, where, question)
+            if "text" in record and "question_id" in record:
+                if not isinstance(record["question_id"], str) or record["question_id"] not in questions:
+                    raise ValueError(f"{where}: a rationale for the unknown question {shorten(record['question_id'])}")
+                found = [_parse_flat(record, where)]
+            elif _is_nested(record):
+                found = parse_written(record, where, questions, index)
+            else:
+                found = _number_samples(parse_written(record, where, questions, index), record, counts)
+                own += found
+                names |= record.keys()
+                num_records += 1
+            for rationale in found:
+                _check(rationale, where, questions[rationale.question_id])
                 if rationale.id in rationales:
                     raise ValueError(f"{where}: rationale {rationale.id!r} is there twice")
                 rationales[rationale.id] = rationale
-        if len(rationales) == before:
+        if len(rationales) == before and not num_records:
             raise ValueError(f"{path}: no rationales")
+        if num_records:
+            _say_what_is_missing(path, own, num_records, names)
     return list(rationales.values())
+
+
+def _say_what_is_missing(path: str, rationales: list[Rationale], num_records: int, names: set[str]) -> None:
+    """Warns of a file's rationales without an answer.
+
+    Raises:
+        ValueError: The file has no rationales.
+    """
+    if not rationales:
+        raise ValueError(
+            f"{path}: 0 of {num_records} records have a rationale; name it `rationale`, `rationales` or `messages`; "
+            f"the fields are {shorten(', '.join(sorted(names)))}"
+        )
+    silent = sum(rationale.answer is None and bool(rationale.text.strip()) for rationale in rationales)
+    if silent:
+        warnings.warn(
+            f"{path}: {silent} of {len(rationales)} rationales state no answer, and so count as wrong; end them with "
+            "`The answer is ...`, or give each its own `answer` beside the question's `gold`",
+            stacklevel=3,
+        )

@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.files.hub import describe_missing, is_reachable, reading_cache_only
 from datamodules.files.parsing import read_yaml
+from datamodules.tasks.records import strip_letters
 from datamodules.text.expressions import find_boxed
 from datamodules.text.plain_text import describe_error
 
@@ -101,6 +103,17 @@ def _parse_source(source: str) -> tuple[Task, str, Path | None]:
     return task, split, Path(folder) if folder else None
 
 
+def find_task(source: str) -> Task | None:
+    """Returns the task of a source `task:NAME:SPLIT`, None of another source; nothing is read but its file."""
+    return _parse_source(source.partition("@")[0])[0] if source.startswith("task:") else None
+
+
+def count_questions(source: str) -> int:
+    """Returns how many questions the task's file says that a source `task:NAME:SPLIT` has; nothing is read."""
+    task, split, _ = _parse_source(source)
+    return task.sizes[split]
+
+
 def _load_tables(source: str) -> list[Any]:
     """Returns a `datasets.Dataset` for each of the task's configurations."""
     # Heavy, and only a task needs it.
@@ -111,13 +124,16 @@ def _load_tables(source: str) -> list[Any]:
     options = {"split": task.splits[split]}
     try:
         if folder is None:
-            return [load_dataset(task.hub, config, revision=task.revision, **options) for config in task.configs]
+            with reading_cache_only():
+                return [load_dataset(task.hub, config, revision=task.revision, **options) for config in task.configs]
         if set(task.configs) <= set(get_dataset_config_names(str(folder))):
             return [load_dataset(str(folder), config, **options) for config in task.configs]
         # A folder of files alone, without the card that names the configurations; each may have a folder.
         parts = [folder / config for config in task.configs if (folder / config).is_dir()]
         return [load_dataset(str(part), **options) for part in parts or [folder]]
     except (OSError, ValueError, DatasetsError) as error:
+        if folder is None and not is_reachable():
+            raise ValueError(f"{source}: {describe_missing(task.hub, 'dataset', f'{source}@FOLDER')}") from None
         raise ValueError(f"{source}: cannot be loaded: {describe_error(error)}") from None
 
 
@@ -156,9 +172,7 @@ def _read_choices(task: Task, row: dict[str, Any]) -> list[str] | None:
     values = _look_up(row, named) if isinstance(named, str) else [_look_up(row, name) for name in named]
     choices = [str(value).strip() for value in values]
     # AQuA prints the letters into the options.
-    lettered = [re.match(rf"\(?{chr(ord('A') + number)}\)\s*", choice) for number, choice in enumerate(choices)]
-    if all(lettered):
-        choices = [choice[match.end() :] for choice, match in zip(choices, lettered, strict=True) if match]
+    choices = strip_letters(choices)
     smallest, largest = task.num_options or (1, len(choices))
     if not smallest <= len(choices) <= largest:
         raise ValueError(f"{len(choices)} options, where {task.name} has {smallest} to {largest}")

@@ -1,10 +1,9 @@
 """Questions: one item of a task each, from a task's hub files, the microworld's generator, or a local file."""
 
-import itertools
-import string
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +11,10 @@ from datamodules.files.atomic import read_records
 from datamodules.files.field_types import check_id, check_text, shorten
 from datamodules.tasks.benchmarks import read_task
 from datamodules.tasks.microworld import generate_questions
+from datamodules.tasks.records import LETTERS, AmbiguousIndexError, find_index_convention, make_id, read_record
 from datamodules.text.expressions import normalize_expression, normalize_number
 from datamodules.text.sentences import squash
 
-LETTERS = string.ascii_uppercase
 AnswerKind = Literal["choice", "boolean", "number", "expression"]
 # How the other way to say true and false calls each option.
 _POLAR = {"yes": "true", "no": "false", "true": "yes", "false": "no"}
@@ -37,6 +36,7 @@ class Question:
         group: What other questions it is asked with, as those of one passage, paraphrases or translations: a study's
             intervals then are over groups. None where it stands alone.
         expression: Whether a free answer is a LaTeX expression (MATH) rather than a decimal number.
+        place: Where it was read, `file:line`, for messages; no part of what it is.
     """
 
     id: str
@@ -48,6 +48,12 @@ class Question:
     language: str = "en"
     expression: bool = False
     group: str | None = None
+    place: str = field(default="", compare=False, repr=False)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that it is, wherever it was read."""
+        return {name: value for name, value in vars(self).items() if name != "place"}
 
     @property
     def kind(self) -> AnswerKind:
@@ -102,7 +108,8 @@ def normalize_gold(gold: Any, choices: tuple[str, ...] | None, expression: bool 
     if is_boolean(choices) and (word := str(gold).casefold()) in _POLAR:
         names = [choice.casefold() for choice in choices]
         return letters[names.index(word if word in names else _POLAR[word])]
-    raise ValueError(f"gold answer {gold!r} is no option (letters {letters}, texts {list(choices)})")
+    index = f"; the indices are 0 to {len(choices) - 1}" if type(gold) is int else ""
+    raise ValueError(f"gold answer {gold!r} is no option (letters {letters}, texts {list(choices)}){index}")
 
 
 def _read_choice(choice: Any) -> str:
@@ -111,54 +118,70 @@ def _read_choice(choice: Any) -> str:
     return check_text(choice, "choices", may_be_empty=True)
 
 
-def parse_question(record: dict[str, Any], where: str, task: str, split: str) -> Question:
-    """Makes a Question from a record of design.md's shape.
+def parse_question(
+    record: dict[str, Any], where: str, task: str, split: str, ints_are_indices: bool | None = None
+) -> Question:
+    """Makes a Question from a record as `records` reads it.
 
     Args:
         record: The raw fields.
         where: `file:line`, for errors.
         task: Used where the record names none.
         split: Likewise.
+        ints_are_indices: See `read_record`.
 
     Raises:
+        AmbiguousIndexError: See `read_record`.
         ValueError: A field is missing or wrong; the message begins with `where`.
     """
     try:
-        identifier, text = record["id"], record["question"]
-        if not isinstance(identifier, str) or not identifier or not isinstance(text, str) or not text.strip():
-            raise ValueError("`id` and `question` must be non-empty texts")
-        check_id(identifier, "id")
-        check_text(text, "question")
-        choices, expression = record.get("choices"), record.get("expression") or False
-        if not isinstance(choices, list | None):
-            raise ValueError(f"`choices` must be a list of texts or null, found {type(choices).__name__}")
-        if not isinstance(expression, bool) or (expression and choices):
-            raise ValueError("`expression` must be true or false, and false where there are choices")
-        choices = tuple(_read_choice(choice) for choice in choices) if choices else None
-        if choices is not None and len(choices) > len(LETTERS):
-            raise ValueError(f"{len(choices)} options; at most {len(LETTERS)} can be lettered")
-        if choices is not None and len(choices) > 1 and len(set(choices)) == 1:
-            raise ValueError(f"all {len(choices)} options are {shorten(choices[0])}; none of them can be right alone")
-        named = {
-            name: value if value is None or value == "" else check_text(value, name)
-            for name in ("task", "split", "language", "group")
-            for value in [record.get(name)]
-        }
-        return Question(
-            id=identifier,
-            task=named["task"] or task,
-            split=named["split"] or split,
-            question=text,
-            choices=choices,
-            gold=normalize_gold(record.get("gold"), choices, expression),
-            language=named["language"] or "en",
-            expression=expression,
-            group=named["group"] or None,
-        )
-    except KeyError as error:
-        raise ValueError(f"{where}: question without field {error}") from None
+        return replace(_make_question(read_record(record, ints_are_indices).question, task, split), place=where)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise type(error)(f"{where}: {error}") from None
+
+
+def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
+    identifier, text, choices, expression = own["id"], own["question"], own["choices"], own["expression"] or False
+    if text is None:
+        raise ValueError("question without field 'question' (or problem, prompt, instruction, messages, conversations)")
+    if not isinstance(identifier, str | None) or identifier == "" or not isinstance(text, str) or not text.strip():
+        raise ValueError("`id` and `question` must be non-empty texts")
+    if identifier is not None:
+        check_id(identifier, "id")
+    check_text(text, "question")
+    if not isinstance(choices, list | None):
+        raise ValueError(f"`choices` must be a list of texts or null, found {type(choices).__name__}")
+    if not isinstance(expression, bool) or (expression and choices):
+        raise ValueError("`expression` must be true or false, and false where there are choices")
+    choices = tuple(_read_choice(choice) for choice in choices) if choices else None
+    if choices is not None and len(choices) > len(LETTERS):
+        raise ValueError(f"{len(choices)} options; at most {len(LETTERS)} can be lettered")
+    if choices is not None and len(choices) > 1 and len(set(choices)) == 1:
+        raise ValueError(f"all {len(choices)} options are {shorten(choices[0])}; none of them can be right alone")
+    named = {
+        name: value if value is None or value == "" else check_text(value, name)
+        for name in ("task", "split", "language", "group")
+        for value in [own[name]]
+    }
+    try:
+        gold = normalize_gold(own["gold"], choices, expression)
+    except ValueError as error:
+        if choices is not None or expression or not isinstance(own["gold"], str):
+            raise
+        raise ValueError(
+            f"{error}; an option needs `choices`, and a LaTeX expression `expression: true` beside it"
+        ) from None
+    return Question(
+        id=make_id(text, choices) if identifier is None else identifier,
+        task=named["task"] or task,
+        split=named["split"] or split,
+        question=text,
+        choices=choices,
+        gold=gold,
+        language=named["language"] or "en",
+        expression=expression,
+        group=named["group"] or None,
+    )
 
 
 def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
@@ -186,9 +209,10 @@ def load_questions(sources: str | list[str], limit: int | None = None) -> list[Q
     """Loads questions from tasks' hub files, from the microworld's generator, or from files.
 
     Sources are `task:NAME:SPLIT[@FOLDER]` (see `benchmarks`), `microworld:SPLIT:NUMBER:SEED`, and paths of jsonl,
-    jsonl.gz or parquet files.
+    jsonl.gz, json or parquet files, whose records `records` describes.
 
-    A file's record that names no task or split takes them from the file's name: `obqa_train.jsonl.gz`.
+    A file's record that names no task or split takes them from the file's name: `obqa_train.jsonl.gz`. One without an
+    id has a hash of its text and options. A record may repeat a question only to add another rationale to it.
 
     Args:
         sources: Where the questions are; several are read one after the other.
@@ -199,14 +223,11 @@ def load_questions(sources: str | list[str], limit: int | None = None) -> list[Q
     """
     questions: dict[str, Question] = {}
     for source in [sources] if isinstance(sources, str) else sources:
-        before = len(questions)
-        for where, record, task, split in itertools.islice(_read_source(source), limit):
-            question = parse_question(record, where, task, split)
-            if question.id in questions:
-                raise ValueError(f"{where}: question id {question.id!r} is there twice")
-            questions[question.id] = question
-        if len(questions) == before:
+        own = _load_source(source, limit, questions)
+        if not own:
             raise ValueError(f"{source}: no questions")
+        if not source.startswith(("task:", "microworld:")):
+            _warn_without_gold(source, own)
     if twins := [question.id for question in questions.values() if question.choices and has_twins(question.choices)]:
         warnings.warn(
             f"{sources}: {len(twins)} questions have options with the same words, the first is {twins[0]!r}; an answer "
@@ -216,6 +237,42 @@ def load_questions(sources: str | list[str], limit: int | None = None) -> list[Q
     if not questions:
         raise ValueError("data.questions is empty; name at least one source of questions")
     return list(questions.values())
+
+
+def _load_source(source: str, limit: int | None, questions: dict[str, Question]) -> list[Question]:
+    """Returns a source's questions, and adds them to those of others."""
+    own: dict[str, Question] = {}
+    ints_are_indices: bool | None = None
+    for where, record, task, split in _read_source(source):
+        try:
+            question = parse_question(record, where, task, split, ints_are_indices)
+        except AmbiguousIndexError:
+            # The file's other answers may tell.
+            ints_are_indices = find_index_convention(item for _, item, _, _ in _read_source(source))
+            question = parse_question(record, where, task, split, ints_are_indices)
+        known = questions.get(question.id)
+        if known is None:
+            questions[question.id] = own[question.id] = question
+        elif known != question or question.id not in own or not read_record(record, True).rationales:
+            other = ", with another text, options or gold answer" if known != question else ""
+            raise ValueError(f"{where}: question id {question.id!r} is there twice, first in {known.place}{other}")
+        if len(own) == limit:
+            break
+    return [*own.values()]
+
+
+def _warn_without_gold(source: str, questions: list[Question]) -> None:
+    """Says that no answer can be right where no question of a file has a gold answer."""
+    if all(question.gold is None for question in questions):
+        ignored = Counter[str]()
+        for (_, record), _ in zip(read_records(Path(source)), questions, strict=False):
+            ignored.update(set(record) - read_record(record, True).used)
+        unread = f" (not read: {', '.join(sorted(ignored))})" if ignored else ""
+        warnings.warn(
+            f"{source}: 0 of {len(questions)} questions have a gold answer; name it `gold` or `answer`{unread}; "
+            "without one no answer is right, and correct_only leaves nothing",
+            stacklevel=3,
+        )
 
 
 def format_question(question: Question) -> str:

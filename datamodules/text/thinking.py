@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-# Qwen3, DeepSeek-R1, Phi-4 and OLMo; older prompts; Magistral; Seed-OSS; Kimi; gpt-oss, which writes channels instead:
-# the analysis is its thinking, the final one its reply.
+# Qwen3, DeepSeek-R1, Phi-4 and OLMo; older prompts; Magistral; Seed-OSS; Kimi; OpenThoughts; gpt-oss, which
+# writes channels instead: the analysis is its thinking, the final one its reply.
 MARKS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -13,6 +13,7 @@ MARKS = (
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
 _OPEN = re.compile("|".join(re.escape(mark) for mark, _ in MARKS))

@@ -17,7 +17,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 from torchmetrics.functional.text import bert_score
 
 from datamodules.answers.extractors import EXTRACTORS
-from datamodules.tasks.questions import LETTERS
+from datamodules.tasks.records import LETTERS
+from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import group_interval, number_groups
 from lightning_modules.evaluation.text_similarity import compare_texts, separate_characters
 
@@ -87,18 +88,6 @@ def measure(
         }
         for task, own in group_by_task(records).items()
     }
-
-
-def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
-    """Returns the records of each task by its name; of each split, as TASK/SPLIT, where a task has several."""
-    splits: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        splits[record["task"]].add(record["split"])
-    groups: dict[str, list[dict]] = defaultdict(list)
-    for record in records:
-        task = record["task"]
-        groups[task if len(splits[task]) == 1 else f"{task}/{record['split']}"].append(record)
-    return dict(groups)
 
 
 def measure_answers(records: Sequence[dict]) -> Metrics:

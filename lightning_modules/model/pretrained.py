@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from datamodules.files.hub import is_reachable
 from datamodules.files.seals import check_folder
 from datamodules.model_cards import find_card
 from datamodules.model_sources import loading, locate_pretrained, read_start, resolve_model
@@ -26,15 +27,6 @@ from lightning_modules.model.adapters import check_peft, find_base, merge_adapte
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 SAMPLED_BYTES = 1 << 20
-
-
-def name_model(model: str) -> str:
-    """Returns how artefacts name a model: the hub id, the folder's name, or the GGUF file's stem."""
-    model, _ = resolve_model(model, None)
-    path = Path(model)
-    if path.suffix == ".gguf":
-        return path.stem
-    return path.name if path.is_dir() else model
 
 
 def default_dtype(model: str) -> Dtype:
@@ -53,7 +45,9 @@ def identify_weights(model: str, revision: str | None) -> str:
     path = Path(model)
     if not path.exists():
         # A branch such as `main` moves; the hub's cache keeps files in a folder named by their commit.
-        return Path(hf_hub_download(model, "config.json", revision=revision)).parent.name
+        return Path(
+            hf_hub_download(model, "config.json", revision=revision, local_files_only=not is_reachable())
+        ).parent.name
     digest = hashlib.sha256()
     config = "config.json"
     if base := find_base(model):

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datamodules.files.atomic import atomic_path, sync_path
-from lightning_modules.run.folder import write_ahead
+from lightning_modules.run.jsonl_logger import write_ahead
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 

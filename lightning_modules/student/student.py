@@ -1,5 +1,6 @@
 """The student: a causal language model trained on completions, with a teacher's distributions where there are any."""
 
+import json
 import math
 import os
 from contextlib import nullcontext
@@ -36,6 +37,8 @@ from lightning_modules.model.sharding import (
 )
 from lightning_modules.run.extent import check_extent
 from lightning_modules.student.cached_targets import build_target, check_cache, load_teacher_head
+from lightning_modules.student.model_card import NAME as CARD
+from lightning_modules.student.model_card import render_card
 from losses.distillation import DistillationLoss, LossSums
 from losses.fused_head import OutputHead
 from losses.mixture import STATISTICS, TEACHER_STATISTICS
@@ -349,6 +352,21 @@ class DistillationModule(L.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def describe(self, data: DistillationDataModule) -> str:
+        """Returns the student's model card."""
+        is_taught = data.supervision != "label"
+        loss = {name: value for name, value in vars(self.loss).items() if not name.startswith("_")}
+        training = {
+            "supervision": data.supervision,
+            "train_examples": len(data.train_examples),
+            "optimizer_steps": self.trainer.global_step,
+            "learning_rate": self.learning_rate,
+            "loss": json.loads(json.dumps(loss, default=vars)),
+            "prompt": data.prompt.id,
+        }
+        teachers = sorted(set(data.train_examples.column("teacher"))) if is_taught else []
+        return render_card(self.student, data.source.questions, teachers, training)
+
     def export(self, folder: Path) -> None:
         """Saves the student and its tokenizer as a plain Hugging Face folder, atomically; every process calls it."""
         state = gather_state(self.model, self.adapter is not None) if self._is_sharded else None
@@ -368,4 +386,5 @@ class DistillationModule(L.LightningModule):
                     add_end_ids(merged.generation_config, find_end_tokens(tokenizer))
                     merged.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+            (temporary / CARD).write_text(self.describe(self.trainer.datamodule), encoding="utf-8")
             write_sealed(temporary / MANIFEST, {"files": describe_files(temporary)})

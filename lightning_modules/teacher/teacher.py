@@ -15,6 +15,7 @@ from datamodules.answers.grading import is_correct
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.model_cards import find_family
+from datamodules.model_sources import name_model
 from datamodules.rationales.store import Rationale, name_paraphrase
 from datamodules.text.thinking import find_open_mark, split_thinking
 from lightning_modules.model.pretrained import (
@@ -23,7 +24,6 @@ from lightning_modules.model.pretrained import (
     default_dtype,
     identify_weights,
     load_causal_lm,
-    name_model,
 )
 from lightning_modules.model.row_head import RowHead
 from lightning_modules.model.sharding import check_strategy, count_forwards, is_sharded, run_idle, shard_causal_lm

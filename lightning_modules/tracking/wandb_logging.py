@@ -26,11 +26,10 @@ from datamodules.evaluation import EvaluationDataModule
 from datamodules.files.atomic import hash_json, hash_path, hash_text, write_json
 from datamodules.files.seals import check_run_file
 from datamodules.model_cards import UNKNOWN, find_family
-from datamodules.model_sources import resolve_model
+from datamodules.model_sources import name_model, resolve_model
 from datamodules.rationales.store import read_families
 from datamodules.tasks.questions import Question, format_question, load_questions
 from lightning_modules.evaluation.metrics import Metrics
-from lightning_modules.model.pretrained import name_model
 from lightning_modules.run.folder import RunFolder, RunSettings
 from lightning_modules.run.wandb_mode import Mode, Wanted, begin_run, choose_mode, read_mode
 from lightning_modules.student.student import DistillationModule

@@ -32,8 +32,9 @@ from datamodules.batches.packing import TrainingBatches, count_padded
 from datamodules.distillation import DistillationDataModule
 from datamodules.examples.selection import RationaleFilters
 from datamodules.examples.source import ExampleEncoding
+from datamodules.model_sources import name_model
 from datamodules.rationales.controls import DistillationControls
-from lightning_modules.model.pretrained import load_causal_lm, name_model
+from lightning_modules.model.pretrained import load_causal_lm
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from scripts import cache_logits

@@ -4,13 +4,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_modules.evaluation.summary import format_summary
-from lightning_modules.run.progress import format_seconds
-
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import Rationale, find_repeats
+from lightning_modules.evaluation.summary import format_summary
 from lightning_modules.run.folder import RunFolder, read_metrics
+from lightning_modules.run.progress import format_seconds
 from scripts.common.next_step import suggest
 
 # Settings of the data that every stage of one experiment shares.
@@ -81,7 +80,7 @@ def describe_cache(output: Path, data: RationaleDataModule, num_before: int, arg
     size = sum(file.stat().st_size for file in output.iterdir() if file.is_file())
     settings = {
         "model.student": "STUDENT",
-        "data.rationales": data.rationale_paths,
+        "data.rationales": data.source.rationales,
         "data.supervision": "rationale+logits",
         "data.logits": [str(output)],
         "model.loss.kl_weight": "KL_WEIGHT",

@@ -17,19 +17,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import datasets
-import huggingface_hub
-import transformers
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning_modules.run.progress import is_watched
-
 from datamodules.text.plain_text import clean_line, describe_error
 from lightning_modules.run.stop_signal import EXIT_STOPPED
-from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
+from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, user_errors
 
 
 def quiet_libraries() -> None:
     """Silences what Lightning and transformers say on every run; warnings of our own still show."""
+    # What runs no model needs none of them, and they take seconds.
+    import datasets
+    import huggingface_hub
+    import transformers
+
+    from lightning_modules.run.progress import is_watched
+
     # Loader workers are forked after this process has tokenized; they do not tokenize, but would be warned not to.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if not is_watched():
@@ -75,17 +76,17 @@ def run_main(main: Callable[[], Any], script: str) -> None:
     try:
         refuse_other_checkout(script)
         main()
-    except SIGTERMException:
-        # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
-        print("stopped by SIGTERM; the same command continues", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
     except (KeyboardInterrupt, SystemExit) as stop:
+        if type(stop).__name__ == "SIGTERMException":
+            # Lightning's own end on SIGTERM, which came before `Preemption` listened; nothing new was learned by then.
+            print("stopped by SIGTERM; the same command continues", file=sys.stderr)
+            sys.exit(EXIT_STOPPED)
         # Lightning turns an interrupt into an exit.
         if not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except USER_ERRORS as error:
+    except user_errors() as error:
         if os.environ.get("KINDRED_DEBUG"):
             traceback.print_exc()
         print(f"error: {clean_line(describe_error(error))}", file=sys.stderr)

@@ -15,6 +15,8 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 from datamodules.files.parsing import check_depth, read_yaml
+from scripts.common.help import answer
+from scripts.common.settings import check_keys, check_options, check_required, locate_key
 
 STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
 ROLES = ("teacher", "student")
@@ -116,8 +118,8 @@ def _read_models(named: Sequence[str]) -> dict[str, str]:
     return {name: value for name, value in pairs if name in ROLES}
 
 
-def select_section(path: str, stage: str, given: dict[str, str]) -> str:
-    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON.
+def read_section(path: str, stage: str, given: dict[str, str]) -> tuple[dict[str, Any], bool]:
+    """Returns what a file says of a stage, and whether that is the stage's section of it; else it is the whole file.
 
     Raises:
         ValueError: As `read_experiment`; or the section is missing or no YAML mapping, or the file has a section that
@@ -125,32 +127,59 @@ def select_section(path: str, stage: str, given: dict[str, str]) -> str:
     """
     content = read_experiment(path, given)
     if not set(content) & set(STAGES):
-        return path
+        return content, False
     if unknown := sorted(set(content) - set(STAGES)):
-        raise ValueError(f"{path}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
+        place = locate_key(Path(path), unknown[0])
+        raise ValueError(f"{place}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
     if stage not in content:
         raise ValueError(f"{path}: has no section {stage}")
     if not isinstance(content[stage], dict):
         raise ValueError(f"{path}: section {stage}: expected a mapping")
-    return json.dumps(content[stage])
+    return content[stage], True
+
+
+def check_args(args: Iterable[str], stage: str) -> None:
+    """Prints help and ends the process where a command line asks for it; else checks all names of settings in it.
+
+    Raises:
+        ValueError: A file or an option names no setting of the stage, or a required one is missing.
+    """
+    args = [*args]
+    answer(stage, args)
+    given, files = check_options(args, stage), dict[str, bool]()
+    named, _ = split_config(args)
+    for path in _list_configs(named):
+        section, files[path] = read_section(path, stage, _read_models(named))
+        given |= check_keys(Path(path), stage, section, files[path])
+    # What a parser does instead of a stage's work needs nothing.
+    if not any(name == "print_config" or name.startswith("help") or name.endswith(".help") for name in given):
+        check_required(given, stage, files)
+
+
+def _list_configs(named: Iterable[str]) -> list[str]:
+    return [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]
+
+
+def select_section(path: str, stage: str, given: dict[str, str]) -> str:
+    """Returns what `--config` takes for this stage: the file itself, or its section for the stage as JSON."""
+    section, is_section = read_section(path, stage, given)
+    return json.dumps(section) if is_section else path
 
 
 def select_sections(args: Iterable[str], stage: str) -> list[str]:
     """Replaces each `--config FILE` by the stage's section of the file, and puts it first: all others override it.
 
-    The parser refuses what is nested too deep from then on.
+    The parser refuses what is nested too deep from then on, and prints its own help where all of it is asked for.
     """
     set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
     named, others = split_config(args)
-    configs = [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]
-    if not configs:
-        return [*named, *others]
-    return [*(f"--config={select_section(path, stage, _read_models(named))}" for path in configs), *others]
+    selected = [f"--config={select_section(path, stage, _read_models(named))}" for path in _list_configs(named)]
+    return [*(selected or named), *("--help" if arg == "--help=all" else arg for arg in others)]
 
 
 def find_section(named: Sequence[str], stage: str) -> dict | None:
     """Returns a stage's section of the experiment that `split_config` found; None if there is none."""
-    configs = [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]
+    configs = _list_configs(named)
     section = read_experiment(configs[-1], _read_models(named)).get(stage) if configs else None
     return section if isinstance(section, dict) else None
 

@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.files.atomic import check_place
 from lightning_modules.run.checkpoints import LAST, RngState, RotatingCheckpointIO, StepCheckpoint
-from lightning_modules.run.folder import METRICS, JsonlLogger, RunFolder, RunSettings
+from lightning_modules.run.folder import METRICS, RunFolder, RunSettings
+from lightning_modules.run.jsonl_logger import JsonlLogger
 from lightning_modules.run.throughput import Throughput
 from lightning_modules.tracking.wandb_logging import RunRecord, build_wandb_loggers
 from scripts.common.stage_cli import StageCLI, as_list

@@ -11,7 +11,6 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
-from lightning_modules.run.progress import ProgressLines, is_watched
 
 from datamodules.batches.loading import check_processes
 from datamodules.files.atomic import hash_source
@@ -21,9 +20,10 @@ from lightning_modules.model.sharding import ShardedStrategy
 from lightning_modules.run.folder import flatten
 from lightning_modules.run.peers import bounded_wait
 from lightning_modules.run.preemption import Preemption
+from lightning_modules.run.progress import ProgressLines, is_watched
 from lightning_modules.run.stop_signal import find_listener
 from scripts.common.entry import quiet_libraries
-from scripts.common.experiment_file import select_sections
+from scripts.common.experiment_file import check_args, select_sections
 from scripts.common.identity import NEUTRAL, SOURCES, drop_neutral
 from scripts.common.slurm_tasks import read_slurm_tasks
 
@@ -57,12 +57,14 @@ class StageCLI(LightningCLI):
         self.pretrained = pretrained
         self.checkpoint: Path | None = None
         defaults = {"use_distributed_sampler": False, "enable_model_summary": False, "logger": False, "devices": 1}
+        args = sys.argv[1:] if args is None else args
+        check_args(args, stage)
         quiet_libraries()
         StrategyRegistry.register("fsdp2", ShardedStrategy, "Weights spread over all processes", override=True)
         super().__init__(
             model_class,
             datamodule_class,
-            args=select_sections(sys.argv[1:] if args is None else args, stage),
+            args=select_sections(args, stage),
             run=False,
             save_config_callback=None,
             auto_configure_optimizers=False,

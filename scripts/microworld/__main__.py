@@ -4,7 +4,16 @@ python -m scripts.microworld questions --num 500 --split train --seed 0 --out da
 python -m scripts.microworld pretrain --config configs/microworld/a.yaml
 """
 
+import sys
 from pathlib import Path
+
+from scripts.common.entry import run_main
+from scripts.common.help import answer_command
+
+if __name__ == "__main__":
+    # Before the imports that take seconds.
+    run_main(lambda: answer_command("microworld", sys.argv[1:]), str(Path(__file__).parent))
+
 from typing import Any, Literal
 
 import torch
@@ -12,7 +21,6 @@ from jsonargparse import auto_cli
 
 from datamodules.files.atomic import write_jsonl
 from datamodules.tasks.microworld import Family, Role, generate_questions
-from scripts.common.entry import run_main
 from scripts.microworld.pretraining import Recipe, evaluate, pretrain, save, train_tokenizer
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from datamodules.files.seals import read_sealed
 from datamodules.files.tables import read_table
-from lightning_modules.evaluation.metrics import group_by_task
+from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import number_groups
 from studies.design.grid import Arm, Study, expand
 

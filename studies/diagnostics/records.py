@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.atomic import hash_json, read_records
 from datamodules.files.record_log import RecordLog
 from datamodules.files.tables import read_metadata, write_table
+from lightning_modules.run.progress import bar_options
 from lightning_modules.run.stop_signal import is_stopping, leave
 
 

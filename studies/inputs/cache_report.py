@@ -12,8 +12,9 @@ from datamodules.distillation import RationaleDataModule
 from datamodules.examples.selection import RationaleFilters
 from datamodules.examples.source import ExampleEncoding
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.model_sources import name_model
 from datamodules.tasks.questions import load_questions
-from lightning_modules.model.pretrained import identify_weights, load_causal_lm, name_model
+from lightning_modules.model.pretrained import identify_weights, load_causal_lm
 from lightning_modules.model.row_head import RowHead
 from studies.inputs.cache_quality import compute_kl
 from studies.text_table import format_table

@@ -1,4 +1,4 @@
-"""Runs a study's jobs side by side on this machine, each with a log, and tells where they stand."""
+"""Runs a study's jobs side by side on this machine, each with a log."""
 
 import contextlib
 import multiprocessing
@@ -11,27 +11,21 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning_modules.run.progress import bar_options
 from tqdm import tqdm
 
 from datamodules.files.locks import take
 from datamodules.provenance import claim_folder
-from datamodules.text.plain_text import clean_line, describe_error
-from lightning_modules.run.folder import read_early_end
+from datamodules.text.plain_text import describe_error
+from lightning_modules.run.progress import bar_options
 from lightning_modules.run.stop_signal import StopListener, is_stopping, leave
-from lightning_modules.run.user_errors import USER_ERRORS
-from studies.jobs.plan import Job
+from lightning_modules.run.user_errors import user_errors
+from studies.jobs.job import Job
+from studies.jobs.states import log_path
 
 Main = Callable[[list[str]], Any]
-State = Literal["done", "running", "pending", "stopped", "failed"]
-
-
-def log_path(folder: Path, job: Job) -> Path:
-    """Returns where a job's log is."""
-    return folder / "logs" / f"{job.name}.log"
 
 
 def _start_worker(num_threads: int) -> None:
@@ -58,7 +52,7 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
         try:
             main(job.args)
         except Exception as error:
-            if not isinstance(error, USER_ERRORS):
+            if not isinstance(error, user_errors()):
                 traceback.print_exc()
             print(f"error: {describe_error(error)}", flush=True)
             raise
@@ -123,39 +117,6 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
         first = next(job for job in jobs if job.name in failed)
         more = f" ({len(failed)} jobs failed{f', {len(waiting)} wait for them' if waiting else ''})"
         message = f"{first.name} failed, see {log_path(folder, first)}: {describe_error(failed[first.name])}{more}"
-        if bugs := [error for error in failed.values() if not isinstance(error, USER_ERRORS)]:
+        if bugs := [error for error in failed.values() if not isinstance(error, user_errors())]:
             raise RuntimeError(message) from bugs[0]
         raise ValueError(message)
-
-
-def describe_done(done: Path) -> str:
-    """Returns what is to be said of a finished job: that its training ended early, if it did."""
-    early = read_early_end(done.parent) if done.name == "DONE" else None
-    return f"ended early, {early}" if early else ""
-
-
-def find_state(folder: Path, job: Job) -> tuple[State, str]:
-    """Returns a job's state and why: what `describe_done` says, or the last line of its log."""
-    log = log_path(folder, job)
-    if Path(job.done).exists():
-        return "done", describe_done(Path(job.done))
-    if not log.is_file():
-        return "pending", ""
-    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
-    with log.open("a") as file:
-        if not take(file):
-            return "running", clean_line(last)
-    return "failed" if last.startswith("error:") else "stopped", clean_line(last)
-
-
-def format_status(jobs: list[Job], folder: Path) -> str:
-    """Returns a table of all jobs, and how many are in which state."""
-    rows, counts = [], dict.fromkeys(("done", "running", "pending", "stopped", "failed"), 0)
-    width = max(len(job.name) for job in jobs)
-    for job in jobs:
-        state, last = find_state(folder, job)
-        counts[state] += 1
-        rows.append(f"{state:8} {job.name:{width}}  {last}".rstrip())
-    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return "\n".join([*rows, f"{folder}: {len(jobs)} jobs: {summary}"])

@@ -2,33 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase
-from lightning_modules.model.pretrained import name_model
 from studies.analysis.predictions import predictions_path
 from studies.design.grid import Arm, ControlSpec, Study, expand, find_scorers
-
-
-@dataclass(frozen=True)
-class Job:
-    """One command: `python -m scripts.{stage} {args}`.
-
-    Attributes:
-        name: Names the job, for example `fit-b-rationale-a-seed0`.
-        stage: The script.
-        args: Its command line.
-        done: The file that exists when the job is finished.
-        needs: Names of the jobs that must be finished first; they come before it in the list.
-    """
-
-    name: str
-    stage: str
-    args: list[str]
-    done: str
-    needs: list[str]
+from studies.jobs.job import Job
 
 
 class Text(NamedTuple):

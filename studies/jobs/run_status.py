@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from lightning_modules.run.folder import read_metrics
-from studies.jobs.execution import describe_done, find_state
-from studies.jobs.plan import Job
+from studies.jobs.job import Job
+from studies.jobs.states import describe_done, find_state
 from studies.jobs.submission import QueuedJob, read_queue, read_submissions
 
 _FAILURE = re.compile(r"error: |\w*(Error|Exception): ")

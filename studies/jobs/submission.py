@@ -11,7 +11,7 @@ from pathlib import Path
 from datamodules.files.atomic import check_place, hash_json, write_json, write_jsonl
 from datamodules.files.parsing import read_json_object
 from datamodules.provenance import claim_folder
-from studies.jobs.plan import Job
+from studies.jobs.job import Job
 
 # The other stages, which one process runs, share report.sbatch.
 STAGES = ("annotate", "cache_logits", "fit", "evaluate")

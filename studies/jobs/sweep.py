@@ -13,7 +13,8 @@ from datamodules.files.parsing import read_yaml
 from datamodules.files.tables import read_table
 from lightning_modules.evaluation.metrics import estimate_share
 from lightning_modules.run.folder import read_metrics
-from studies.jobs.plan import Job, format_settings
+from studies.jobs.job import Job
+from studies.jobs.plan import format_settings
 from studies.text_table import format_records
 
 Settings = dict[str, Any]

@@ -4,8 +4,8 @@ A block runs, in the page's order, in one folder for each page. A comment above 
 
     <!-- not run: needs SLURM -->
 
-Its commands then are only parsed; `REASONS` lists what may be said. `<!-- slow -->` at a page's top leaves its run to the
-slow tests.
+Its commands then are only parsed; `REASONS` lists what may be said. `<!-- slow -->` at a page's top leaves its run to
+the slow tests.
 """
 
 import contextlib
@@ -20,9 +20,12 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from datamodules.tasks.questions import load_questions
 from scripts import study
 from scripts.common.stages import STAGES
+from studies.diagnostics.diagnosis import parse as parse_diagnosis
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,6 +50,8 @@ SMALL = {
     '"task:openbookqa:train"': '"microworld:train:16:0"',
     '"task:openbookqa:(validation|test)"': '"microworld:test:8:0"',
     "prompt: (cot|instruction)": "prompt: plain",
+    "limit: (256|128)}": "limit: 16, encoding: {max_length: 320}}",
+    "    limit: 256": "    encoding: {max_length: 320}",
 }
 # Commands that a block does not run by itself: they are written down, to be run in this process or to be checked.
 RECORDED = ("python", "make", "sbatch", "pip", "hf")
@@ -159,12 +164,15 @@ def check(command: list[str]) -> None:
         check(["python", "-m", f"scripts.{Path(file).stem}", "--config", *rest])
     elif name == "python":
         script, rest = args[1].removeprefix("scripts."), args[2:]
-        if script == "study":
+        if script == "study" and rest[0] == "diagnose" and "study" not in yaml.safe_load(Path(rest[2]).read_text()):
+            parse_diagnosis(rest[1:])
+        elif script == "study":
             assert rest[0] in study.COMMANDS
-            study.parse(rest[1:])
+            # What a diagnosis asks beside the study is not the study's.
+            study.parse(rest[1:3] if rest[0] == "diagnose" else [arg for arg in rest[1:] if arg != "--dry-run"])
         elif script in STAGES:
             STAGES[script].parse(rest)
-        elif script != "benchmark":
+        else:
             importlib.import_module(args[1]).parse(rest)
     else:
         assert name == "hf"

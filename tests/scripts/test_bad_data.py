@@ -26,11 +26,10 @@ def test_gold_is_no_option(bench, stage, gold):
     assert "colours_train.jsonl:1" in line and repr(gold) in line and "no option" in line
 
 
-@pytest.mark.parametrize("field", ["id", "question"])
-def test_question_lacks_a_field(bench, field):
-    bench.edit("colours_train.jsonl", lambda records: [{k: v for k, v in records[0].items() if k != field}])
+def test_question_lacks_its_text(bench):
+    bench.edit("colours_train.jsonl", lambda records: [{k: v for k, v in records[0].items() if k != "question"}])
     line = bench.refuse("annotate")
-    assert "colours_train.jsonl:1" in line and field in line
+    assert "colours_train.jsonl:1" in line and "question" in line
 
 
 def test_label_needs_gold(bench):
@@ -135,3 +134,26 @@ def test_max_length_is_more_than_the_context(bench, stage):
     options = ["--data.supervision=rationale", "--model.loss.kl_weight=0"] if stage == "fit" else []
     line = bench.refuse(stage, f"--model.{role}=models/small", "--data.encoding.max_length=500", *options)
     assert "context of 64" in line and "max_length" in line and "models/small" in line
+
+
+# One's own file, as questions and as rationales at once.
+
+OWN = {"question": "Which is red?", "choices": ["blue", "red"], "answer": "red", "rationale": "The answer is B."}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"answer": None},
+            "no question has a gold answer: add `gold` or `answer`, or set data.filters.correct_only=false",
+        ),
+        ({"rationale": "As I said."}, "none of them states an answer that could be read"),
+    ],
+)
+def test_own_data_of_which_nothing_is_right_says_why(bench, change, said):
+    (bench.folder / "own.jsonl").write_text("".join(json.dumps({**OWN, **change, "id": n}) + "\n" for n in (1, 2)))
+    options = ["--data.questions=own.jsonl", '--data.rationales=["own.jsonl"]', "--data.supervision=rationale"]
+    with pytest.warns(UserWarning, match=r"0 of 2 questions|2 of 2 rationales"):
+        line = bench.refuse("fit", *options, "--data.logits=null", "--model.loss.kl_weight=0")
+    assert "own.jsonl: none of 2 rationales" in line and said in line

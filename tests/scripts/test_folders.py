@@ -49,7 +49,7 @@ def test_a_run_that_was_killed_before_it_began_is_begun(bench) -> None:
 
 
 def test_a_run_whose_checkpoints_are_damaged_is_left_as_it_is(bench) -> None:
-    bench.run("fit")
+    bench.run("fit", "--run.keep_checkpoints=true")
     folder = bench.folder / "runs" / "bench" / "run"
     (folder / "DONE").unlink()
     for path in (folder / "checkpoints").iterdir():

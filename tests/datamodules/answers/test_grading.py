@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.answers.extractors import grading
+from datamodules.answers import grading
 from datamodules.answers.grading import equal_expressions, is_correct
 from datamodules.tasks.questions import Question
 from datamodules.text.expressions import normalize_expression

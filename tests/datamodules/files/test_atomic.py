@@ -242,7 +242,7 @@ def test_a_truncated_download_is_named(tmp_path: Path) -> None:
 
 def test_other_endings_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a\n")
-    with pytest.raises(ValueError, match=r"x\.csv: not a \.jsonl, \.jsonl\.gz or \.parquet file"):
+    with pytest.raises(ValueError, match=r"x\.csv: not a \.jsonl, \.jsonl\.gz, \.json or \.parquet file"):
         list(read_records(tmp_path / "x.csv"))
     with pytest.raises(ValueError, match=r"input: no such file or folder: .*none\.jsonl"):
         list(read_records(tmp_path / "none.jsonl"))

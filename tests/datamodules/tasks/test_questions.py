@@ -132,7 +132,7 @@ def test_a_letter_goes_before_an_options_text() -> None:
         ({"gold": "C"}, r"gold answer 'C' is no option \(letters AB, texts \['cat', 'dog'\]\)"),
         ({"gold": "doge"}, "gold answer 'doge' is no option"),
         ({"choices": None, "gold": "B"}, "answer 'B' is no number"),
-        ({"id": 7}, "`id` and `question` must be non-empty texts"),
+        ({"id": 7.5}, "`id` and `question` must be non-empty texts"),
         ({"id": ""}, "`id` and `question` must be non-empty texts"),
         ({"question": " "}, "`id` and `question` must be non-empty texts"),
         ({"choices": "cat, dog"}, "`choices` must be a list of texts or null, found str"),
@@ -144,10 +144,9 @@ def test_a_bad_field_is_named_with_file_and_line(tmp_path: Path, change: dict, m
         load_questions(path)
 
 
-@pytest.mark.parametrize("field", ["id", "question"])
-def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
-    record = {name: value for name, value in OWN.items() if name != field}
-    with pytest.raises(ValueError, match=rf"obqa_train\.jsonl:1: question without field '{field}'"):
+def test_a_missing_question_is_named(tmp_path: Path) -> None:
+    record = {name: value for name, value in OWN.items() if name != "question"}
+    with pytest.raises(ValueError, match=r"obqa_train\.jsonl:1: question without field 'question'"):
         load_questions(write(tmp_path, [record]))
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from lightning_modules.evaluation.summary import find_chance, format_summary, summarize
 
 

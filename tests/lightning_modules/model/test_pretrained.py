@@ -13,8 +13,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from datamodules.model_sources import name_model
 from lightning_modules.model.generation import generate_completions
-from lightning_modules.model.pretrained import check_model, identify_weights, load_causal_lm, name_model
+from lightning_modules.model.pretrained import check_model, identify_weights, load_causal_lm
 from tests.tiny import build_llama, save_model
 
 IDS = torch.arange(10, 40)[None]

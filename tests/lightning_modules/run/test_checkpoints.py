@@ -21,7 +21,8 @@ from lightning_modules.run.checkpoints import (
     read_global_step,
     remove_torn,
 )
-from lightning_modules.run.folder import JsonlLogger, RunFolder, RunSettings
+from lightning_modules.run.folder import RunFolder, RunSettings
+from lightning_modules.run.jsonl_logger import JsonlLogger
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
 from tests.tiny import build, fit

@@ -3,10 +3,10 @@
 import lightning as L
 import pytest
 import torch
-from lightning_modules.run.progress import ProgressLines, bar_options, format_seconds
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from lightning_modules.run.progress import ProgressLines, bar_options, format_seconds
 from tests.tiny import TRAINER
 
 

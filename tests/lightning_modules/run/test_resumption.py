@@ -132,9 +132,9 @@ def two_processes(job: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer = {"strategy": "ddp", "devices": 2}
     told = {**change(job, trainer, num_workers=2), "output": str(output), "checkpoints": [*TWO_CHECKPOINTS]}
     (output / "job.json").write_text(json.dumps(told))
-    command = [sys.executable, str(Path(__file__).with_name("resumable.py")), str(output / "job.json")]
+    command = [sys.executable, "-m", "tests.lightning_modules.run.resumable", str(output / "job.json")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "true"}
-    done = subprocess.run(command, cwd=output, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=output, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return output
 

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.distillation import DistillationDataModule
-from lightning_modules.run.folder import JsonlLogger, throughput
+from lightning_modules.run import throughput
+from lightning_modules.run.jsonl_logger import JsonlLogger
 from lightning_modules.run.throughput import StepFlops, Throughput, find_peak_flops
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World

@@ -10,7 +10,8 @@ from studies.design.grid import (
     expand,
     explain_missing_gamma,
 )
-from studies.jobs.plan import Job, StudyPlan
+from studies.jobs.job import Job
+from studies.jobs.plan import StudyPlan
 
 TEACHER = TeacherSpec("qwen", model="m")
 TWO_TASKS = {

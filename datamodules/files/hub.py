@@ -1,0 +1,63 @@
+"""Whether the Hugging Face hub can be reached; without it, its cache is read, and what is not there is named.
+
+The hub's own library asks again and again for a minute before it gives up; one question with a bound is asked first.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Literal
+
+import huggingface_hub
+from huggingface_hub import constants
+
+# Seconds for a connection, and for an answer.
+TIMEOUT = 3.0
+
+
+@cache
+def is_reachable() -> bool:
+    """Says whether the hub answers, once a process; never with HF_HUB_OFFLINE=1."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except Exception:  # whatever the library's own HTTP client raises: of requests or of httpx, by its version
+        return False
+    return True
+
+
+def is_cached(name: str, revision: str | None) -> bool:
+    """Says whether the hub's cache holds a file of a model or its tokenizer."""
+    files = ("config.json", "tokenizer_config.json", "tokenizer.json")
+    found = (huggingface_hub.try_to_load_from_cache(name, file, revision=revision) for file in files)
+    return any(isinstance(path, str) for path in found)
+
+
+def describe_missing(name: str, kind: Literal["model", "dataset"], local: str) -> str:
+    """Returns what to say of something that is neither here nor can be fetched.
+
+    Args:
+        name: Hub id.
+        kind: Of its repository.
+        local: How a local copy is named.
+    """
+    option = " --repo-type dataset" if kind == "dataset" else ""
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+    return (
+        f"{kind} {name} is not in the hub's cache, and {why}; name a local copy ({local}), or fetch it where there is "
+        f"a network: hf download {name}{option} (huggingface-cli download in older versions)"
+    )
+
+
+@contextmanager
+def reading_cache_only() -> Iterator[None]:
+    """Lets `datasets` read what it has cached, without asking a hub that does not answer."""
+    import datasets
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = not is_reachable()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

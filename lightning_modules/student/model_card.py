@@ -1,0 +1,106 @@
+"""The model card of an exported student, `README.md`: what the hub needs to know, and what it learned from.
+
+What comes from files stands in YAML or JSON, quoted, so that no text of theirs becomes markup; paths of this machine
+are left out.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.model_cards import UNKNOWN, ModelCard, find_card, list_models
+from datamodules.model_sources import name_model, resolve_model
+from datamodules.tasks.benchmarks import Task, find_task
+
+NAME = "README.md"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_LLAMA = re.compile(r"llama-([\d.]+\d|\d)", re.IGNORECASE)
+
+
+def find_hub_id(model: str) -> str | None:
+    """Returns a model's hub id; None for what lies on this machine."""
+    name, _ = resolve_model(model, None)
+    return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def _find_own_card(model: str) -> ModelCard | None:
+    name, _ = resolve_model(model, None)
+    return find_card(model) or next((card for card in list_models() if card.hub == name), None)
+
+
+def choose_license(card: ModelCard | None) -> dict[str, str]:
+    """Returns the hub's words for a base model's licence, which its student has, too."""
+    licence = card.licence if card else ""
+    if card and licence.startswith("Llama") and (version := _LLAMA.search(card.hub)):
+        return {"license": f"llama{version[1]}"}
+    known = {"Apache-2.0": "apache-2.0", "Gemma Terms of Use": "gemma"}
+    return {"license": known[licence]} if licence in known else {"license": "other", "license_name": "of-base-model"}
+
+
+def describe_data(questions: str) -> tuple[Task | None, dict[str, str]]:
+    """Returns the task of a source of questions, if it is one, and the source and its licence."""
+    task = find_task(questions)
+    if task is not None:
+        split = questions.partition("@")[0].rpartition(":")[2]
+        return task, {"questions": f"task:{task.name}:{split}", "licence": task.licence, "citation": task.citation}
+    if questions.startswith("microworld:"):
+        return None, {"questions": questions, "licence": "Apache-2.0"}
+    return None, {"questions": Path(questions).name, "licence": f"{UNKNOWN}: ask who made this file"}
+
+
+def render_card(student: str, questions: str, teachers: list[str], training: Mapping[str, Any]) -> str:
+    """Returns the card.
+
+    Args:
+        student: What was trained.
+        questions: Their source.
+        teachers: Whose rationales it learned from.
+        training: Supervision, loss and the like, JSON-serialisable.
+    """
+    card, base = _find_own_card(student), find_hub_id(student)
+    task, data = describe_data(questions)
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    front |= choose_license(card)
+    if base is not None:
+        front |= {"base_model": base, "base_model_relation": "finetune"}
+    if task is not None:
+        front["datasets"] = [task.hub]
+    front["tags"] = ["kindred", "distillation", "chain-of-thought"]
+    facts = {
+        "base": base or name_model(student), "base_licence": card.licence if card else UNKNOWN,
+        "teachers": teachers, "data": data, **training,
+    }  # fmt: skip
+    return (
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n"
+        "# A student of chain-of-thought distillation\n\n"
+        "It was trained with Kindred: it reads a question, and writes a rationale and the answer. What it learned "
+        "from, and how:\n\n"
+        f"```json\n{json.dumps(facts, indent=2, ensure_ascii=True)}\n```\n\n"
+        "A student may repeat its teacher's mistakes, and shares the licences of its base model, its teacher and its "
+        "data.\n"
+    )
+
+
+def format_results(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Returns a card's section of results; nothing without any.
+
+    Args:
+        metrics: By task and name, an `Estimate`'s fields, as beside predictions.
+    """
+    rows = []
+    for task, own in metrics.items():
+        if (accuracy := own.get("accuracy_neutral")) is None:
+            continue
+        numbers = [float(accuracy[name]) for name in ("value", "low", "high")]
+        value, low, high = (f"{number:.1%}" for number in numbers)
+        found = float(own["extraction_rate_neutral"]["value"])
+        name = re.sub(r"[^\w./:-]", "_", task)
+        rows.append(f"| {name} | {value} [{low}, {high}] | {found:.1%} | {int(accuracy['n'])} |\n")
+    if not rows:
+        return ""
+    head = "| task | accuracy, 95 % interval | answers found | questions |\n| --- | --- | --- | --- |\n"
+    return f"\n## Results\n\n{head}{''.join(rows)}"

@@ -1,0 +1,62 @@
+"""What a study takes, said before it runs: `python -m scripts.study run --config FILE --dry-run`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from datamodules.files.command_line import CommandLine
+from scripts.common.stages import STAGES
+from studies.design.cost import BANDWIDTH, find_device
+from studies.design.grid import expand
+from studies.jobs.estimate import (
+    Assumptions,
+    Work,
+    estimate_annotation,
+    estimate_cache,
+    estimate_evaluation,
+    estimate_training,
+    format_work,
+)
+from studies.jobs.plan import StudyPlan
+
+
+def parse_dry_run(args: list[str]) -> tuple[Callable[[StudyPlan], str], list[str]]:
+    """Returns what says the cost of a study as a command line asks for it, and the arguments that name the study."""
+    parser = CommandLine(prog="python -m scripts.study run --dry-run", allow_abbrev=False)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--device", default="H100", help=f"one of {', '.join(BANDWIDTH)}; default %(default)s")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of its peak; default %(default)s")
+    parser.add_argument("--prompt_tokens", type=int, default=120, help="where it cannot be read; default %(default)s")
+    parser.add_argument("--rationale_tokens", type=int, default=150, help="of one not yet written; default %(default)s")
+    own, rest = parser.parse_known_args(args)
+    if own.prompt_tokens < 1 or own.rationale_tokens < 1:
+        raise ValueError("--prompt_tokens and --rationale_tokens must be at least 1")
+    assumed = Assumptions(find_device(own.device, own.utilisation), own.prompt_tokens, own.rationale_tokens)
+
+    def ask(plan: StudyPlan) -> str:
+        said = (
+            f"On one {own.device} at {own.utilisation:.0%} of its peak: 6·N·D FLOPs to train, 2·N·D to read, and, to "
+            "write, at least what reading the weights once a step takes.\nPrompts that are not on this machine have "
+            f"{own.prompt_tokens} tokens, rationales that are not yet written {own.rationale_tokens}, all of them "
+            "right.\nAn arm's tokens are those it is trained on, its hours count its answers, too; `meanwhile` are the "
+            "checkpoints of a run that trains."
+        )
+        return f"{format_work(estimate_study(plan, assumed))}\n\n{said}"
+
+    return ask, rest
+
+
+def estimate_study(plan: StudyPlan, assumed: Assumptions) -> list[tuple[str, Work]]:
+    """Returns what a teacher's jobs take, each, and what each arm takes: its training and its answers."""
+    jobs = {job.name: (job, STAGES[job.stage].parse(job.args)) for job in plan.jobs() if job.stage in STAGES}
+    taught = {"annotate": estimate_annotation, "cache_logits": estimate_cache}
+    work = [(name, taught[job.stage](cli, assumed)) for name, (job, cli) in jobs.items() if job.stage in taught]
+    for arm in expand(plan.study):
+        spec = plan.study.students[arm.student]
+        _, asked = jobs[f"evaluate-{arm.id}"]
+        own = estimate_evaluation(asked, spec.model, spec.keep_layers, assumed)
+        if arm.supervision != "untuned":
+            _, trained = jobs[f"fit-{arm.id}"]
+            fit = estimate_training(trained, assumed)
+            own = replace(fit, hours=fit.hours + own.hours)
+        work.append((arm.id, own))
+    return work

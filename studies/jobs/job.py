@@ -1,0 +1,22 @@
+"""A job: one stage's command, what it needs, and what it leaves behind."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command: `python -m scripts.{stage} {args}`.
+
+    Attributes:
+        name: Names the job, for example `fit-b-rationale-a-seed0`.
+        stage: The script.
+        args: Its command line.
+        done: The file that exists when the job is finished.
+        needs: Names of the jobs that must be finished first; they come before it in the list.
+    """
+
+    name: str
+    stage: str
+    args: list[str]
+    done: str
+    needs: list[str]

@@ -1,0 +1,46 @@
+"""Tests of a hub that does not answer: one line at once that names what is missing and how to get it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from datamodules.files.hub import is_reachable
+from datamodules.model_sources import locate_pretrained
+from datamodules.tasks.questions import load_questions
+
+
+@pytest.fixture(params=["no network", "HF_HUB_OFFLINE"])
+def away(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A hub that cannot be asked, or must not be."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", request.param == "HF_HUB_OFFLINE")
+    # Nothing listens there, and so the connection is refused.
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    is_reachable.cache_clear()
+    yield "HF_HUB_OFFLINE is set" if request.param == "HF_HUB_OFFLINE" else "http://127.0.0.1:9 cannot be reached"
+    is_reachable.cache_clear()
+
+
+def test_a_model_that_is_not_there_is_named_with_the_way_out(away: str) -> None:
+    with pytest.raises(ValueError, match="hf download owner/name") as caught:
+        locate_pretrained("owner/name", None)
+    assert away in str(caught.value) and "its folder, or a GGUF file" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_is_not_there_is_named_with_the_way_out(away: str) -> None:
+    with pytest.raises(ValueError, match="hf download allenai/openbookqa --repo-type dataset") as caught:
+        load_questions("task:openbookqa:train")
+    assert away in str(caught.value) and "task:openbookqa:train@FOLDER" in str(caught.value)
+
+
+def test_what_is_cached_is_read_without_asking(away: str, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("0" * 40)
+    _, options = locate_pretrained("owner/name", None)
+    assert options == {"trust_remote_code": False, "local_files_only": True}

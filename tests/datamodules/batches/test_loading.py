@@ -166,5 +166,7 @@ def test_no_more_processes_than_processors(monkeypatch: pytest.MonkeyPatch) -> N
 def test_targets_come_with_their_temperatures_where_there_are_caches(tmp_path: Path) -> None:
     made = [make_example(number) for number in range(3)]
     write_cache(tmp_path, made)
-    batch = Collate(dict.fromkeys((example.id for example in made), LogitCache(tmp_path)))(made)
-    assert batch["temperatures"] == (1.0, 2.0) and isinstance(batch["target"], ExactTensors)
+    collate = Collate(dict.fromkeys((example.id for example in made), LogitCache(tmp_path)))
+    for part in (made, made[:1]):
+        batch = collate(part)
+        assert batch["temperatures"] == (1.0, 2.0) and isinstance(batch["target"], ExactTensors)

@@ -120,9 +120,9 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"model: no such file: {model}")
-        name, options = str(path.parent), {"gguf_file": path.name}
+        name, options = str(path.parent), dict[str, Any](gguf_file=path.name)
     else:
-        name, options = model, dict[str, Any]()
+        name, options = model, {}
         # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
         if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/"))):
             raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")

@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 from torchmetrics.functional.text import bert_score
 
 from datamodules.answers.extractors import EXTRACTORS
-from datamodules.tasks.questions import LETTERS
+from datamodules.tasks.records import LETTERS
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import group_interval, number_groups
 from lightning_modules.evaluation.text_similarity import compare_texts, separate_characters

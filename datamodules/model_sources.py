@@ -116,12 +116,13 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
     model, revision = resolve_model(model, revision)
     if not model.strip():
         raise ValueError("model: the name is empty; give a folder or a hub id (owner/name)")
-    path, name, options = Path(model), model, dict[str, Any]()
+    path = Path(model)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"model: no such file: {model}")
-        name, options["gguf_file"] = str(path.parent), path.name
+        name, options = str(path.parent), dict[str, Any](gguf_file=path.name)
     else:
+        name, options = model, {}
         # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
         if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/"))):
             raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")

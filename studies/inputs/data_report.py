@@ -59,7 +59,7 @@ class DataReport:
         stated = sum(rationale.answer is not None for rationale in self.rationales)
         truncated = sum(rationale.is_truncated for rationale in self.rationales)
         golds = sum(question.gold is not None for question in self.questions.values())
-        kinds = Counter(str(question.kind) for question in self.questions.values())
+        kinds = Counter[str](question.kind for question in self.questions.values())
         teachers = Counter(rationale.teacher for rationale in self.rationales)
         total = len(self.rationales)
         lines = [

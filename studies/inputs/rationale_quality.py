@@ -13,6 +13,7 @@ from datamodules.files.atomic import atomic_path, read_records
 from datamodules.files.command_line import CommandLine
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales, read_flat_rationales
 from datamodules.tasks.questions import Question, load_questions
+from datamodules.tasks.records import read_record
 from lightning_modules.evaluation.text_similarity import split_words
 from studies.text_table import format_table
 
@@ -134,12 +135,15 @@ def read_files(paths: list[str], source: str | None) -> tuple[list[Rationale], d
         first = next(read_records(Path(path)), None)
         if first is None:
             raise ValueError(f"{path}: no rationales")
-        if isinstance(first[1].get("rationales"), dict):
-            own = {item.id: item for item in load_questions(path)}
+        shape = read_record(first[1], ints_are_indices=True)
+        if shape.question["question"] is None and not shape.rationales:
+            found = read_flat_rationales(path)
+        else:
+            # One's own file holds its questions, unless others are named; a published collection always does.
+            is_nested = isinstance(first[1].get("rationales"), dict)
+            own = {item.id: item for item in load_questions(source if source and not is_nested else path)}
             questions |= own
             found = load_rationales([path], own)
-        else:
-            found = read_flat_rationales(path)
         for item in found:
             if (item.task, item.id) in rationales:
                 raise ValueError(f"{path}: rationale {item.id!r} of {item.task} is there twice")

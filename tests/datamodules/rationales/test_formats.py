@@ -68,7 +68,7 @@ def test_a_data_set_of_a_folder_is_mapped(tmp_path: Path) -> None:
 def test_records_of_any_shape_find_questions_of_others(tmp_path: Path) -> None:
     turns = [
         {"from": "human", "value": "Which barks? Answer choices: A: cat, B: dog"},
-        {"from": "gpt", "value": "It is B."},
+        {"from": "gpt", "value": "The answer is B."},
     ]
     several = {"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]}
     records = [{"conversations": turns}, {"instruction": "2 + 2?", "output": "<think>Hm.</think>It is 4."}, several]

@@ -36,7 +36,7 @@ from lightning_modules.teacher.vllm_backend import VLLMBackend  # noqa: F401
 from scripts.common.annotate_cli import AnnotateCLI
 from scripts.common.endings import describe_rationales
 from scripts.common.entry import run_main
-from scripts.common.predict_cli import refuse_other_output
+from scripts.common.predict_cli import is_complete
 from studies.inputs.rationale_quality import summarize
 
 
@@ -56,11 +56,11 @@ def main(args: list[str] | None = None) -> None:
         return
     cli = parse(args)
     output, config = Path(cli.config.output), cli.result_config()
-    if refuse_other_output(output, config):
+    if is_complete(output, config):
         return
     with nullcontext() if cli.config.dry_run else cli.lock_output():
         # Another process may have written it just now.
-        if not refuse_other_output(output, config):
+        if not is_complete(output, config):
             annotate(cli, output, config, args)
 
 

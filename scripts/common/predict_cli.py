@@ -12,7 +12,7 @@ from datamodules.files.tables import read_metadata
 from scripts.common.stage_cli import StageCLI
 
 
-def refuse_other_output(output: Path, config: dict) -> bool:
+def is_complete(output: Path, config: dict) -> bool:
     """Says whether `output` is there already; raises a ValueError if another configuration wrote it."""
     if not output.exists():
         return False

@@ -11,11 +11,9 @@ them. Records that cannot be used are counted and named; the stages refuse a fil
 import argparse
 import sys
 
-from datamodules.examples.tokenization import load_tokenizer
 from datamodules.files.command_line import CommandLine
 from datamodules.tasks.prompts import get_prompt
 from scripts.common.entry import run_main
-from studies.inputs.data_report import add_examples, add_filters, inspect_file
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
@@ -32,6 +30,10 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> None:
     """Prints the report."""
     parsed = parse(args)
+    # They import torch and transformers, which neither help nor a typo need wait for.
+    from datamodules.examples.tokenization import load_tokenizer
+    from studies.inputs.data_report import add_examples, add_filters, inspect_file
+
     prompt = get_prompt(parsed.prompt)
     tokenizer = None if parsed.tokenizer is None else load_tokenizer(parsed.tokenizer)
     report = inspect_file(parsed.file, parsed.questions)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.atomic import write_text
+from datamodules.files.command_line import CommandLine
 from scripts.common.entry import run_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,10 +38,8 @@ def escape(text: str) -> str:
 def name_type(annotation: Any) -> str:
     """Returns a type as a user says it."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return " or ".join(json.dumps(arg) for arg in args)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(name_type(arg) for arg in args)
+    if origin in (typing.Literal, typing.Union, types.UnionType):
+        return " or ".join(json.dumps(arg) if origin is typing.Literal else name_type(arg) for arg in args)
     if origin is not None:
         return f"{origin.__name__}[{', '.join(name_type(arg) for arg in args if arg is not ...)}]"
     return "null" if annotation is types.NoneType else getattr(annotation, "__name__", str(annotation))
@@ -70,9 +69,8 @@ def render_settings(parser: argparse.ArgumentParser, classes: dict[type, str]) -
             classes.setdefault(known, action.dest)
         kind = "switch" if action.nargs == 0 else name_type(annotation)
         default = "*required*" if action.required else f"`{json.dumps(action.default, default=str)}`"
-        lines.append(
-            f"| `{options[0][2:]}` | {escape(kind)} | {default} | {escape(' '.join((action.help or '').split()))} |"
-        )
+        text = escape(" ".join((action.help or "").split()))
+        lines.append(f"| `{options[0][2:]}` | {escape(kind)} | {default} | {text} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else "It has none of its own.\n"
 
 
@@ -139,8 +137,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return re.sub(r"\[([^\]]*)\]\(([^)#:\s]+)\)", lead, markdown)
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> None:
     """Writes the pages anew."""
+    CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(args)
     for name, page in render().items():
         write_text(REFERENCE / name, page)
     print(f"written: {REFERENCE.relative_to(ROOT)}/")

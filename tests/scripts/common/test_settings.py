@@ -163,6 +163,8 @@ LIGHT = [
     ["benchmark", "losses", "--help"],
     ["report", "--help"],
     ["import_rationales", "--help"],
+    ["inspect_data", "--help"],
+    ["reference", "--help"],
     ["status"],
 ]
 MORE = [
@@ -179,6 +181,9 @@ MORE = [
     ["job", "--help"],
     ["report", "html", "--nonsense"],
     ["seal", "--help"],
+    ["inspect_data", "x.jsonl", "--promt=plain"],
+    ["reference", "--nonsense"],
+    *([script, "--help"] for script in ("export_rationales", "import_data", "push")),
 ]
 # Runs a script as `python -m` does, and says at its end what it has imported.
 PROGRAM = """

@@ -128,7 +128,7 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
             raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")
         if not path.is_dir() and not is_reachable():
             if not is_cached(model, revision):
-                raise ValueError(describe_missing(model, "model", "its folder, or a GGUF file"))
+                raise ValueError(describe_missing(model, "model", "its folder, or a GGUF file", revision))
             options["local_files_only"] = True
     if revision is not None:
         if path.exists():

@@ -3,15 +3,17 @@
 The hub's own library asks again and again for a minute before it gives up; one question with a bound is asked first.
 """
 
+import shlex
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import constants
 
-# Seconds for a connection, and for an answer.
+# Seconds for an answer, with all that comes before it.
 TIMEOUT = 3.0
 
 
@@ -20,11 +22,17 @@ def is_reachable() -> bool:
     """Says whether the hub answers, once a process; never with HF_HUB_OFFLINE=1."""
     if constants.HF_HUB_OFFLINE:
         return False
-    try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
-    except Exception:  # whatever the library's own HTTP client raises: of requests or of httpx, by its version
-        return False
-    return True
+    ended, answers = threading.Event(), list[object]()
+
+    def ask() -> None:
+        # Whatever the library's own HTTP client raises: of requests or of httpx, by its version.
+        with suppress(Exception):
+            answers.append(huggingface_hub.get_session().head(constants.ENDPOINT, timeout=TIMEOUT))
+        ended.set()
+
+    # The client's timeouts begin after the name is resolved, and nothing but another thread can bound that.
+    threading.Thread(target=ask, daemon=True).start()
+    return ended.wait(TIMEOUT) and bool(answers)
 
 
 def is_cached(name: str, revision: str | None) -> bool:
@@ -34,19 +42,22 @@ def is_cached(name: str, revision: str | None) -> bool:
     return any(isinstance(path, str) for path in found)
 
 
-def describe_missing(name: str, kind: Literal["model", "dataset"], local: str) -> str:
+def describe_missing(name: str, kind: Literal["model", "dataset"], local: str, revision: str | None = None) -> str:
     """Returns what to say of something that is neither here nor can be fetched.
 
     Args:
         name: Hub id.
         kind: Of its repository.
         local: How a local copy is named.
+        revision: Its commit, tag or branch, if one is asked for.
     """
-    option = " --repo-type dataset" if kind == "dataset" else ""
+    command = ["hf", "download", name]
+    command += ["--repo-type", "dataset"] if kind == "dataset" else []
+    command += ["--revision", revision] if revision is not None else []
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
     return (
         f"{kind} {name} is not in the hub's cache, and {why}; name a local copy ({local}), or fetch it where there is "
-        f"a network: hf download {name}{option} (huggingface-cli download in older versions)"
+        f"a network: {shlex.join(command)} (huggingface-cli download in older versions)"
     )
 
 

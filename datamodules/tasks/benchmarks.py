@@ -133,7 +133,8 @@ def _load_tables(source: str) -> list[Any]:
         return [load_dataset(str(part), **options) for part in parts or [folder]]
     except (OSError, ValueError, DatasetsError) as error:
         if folder is None and not is_reachable():
-            raise ValueError(f"{source}: {describe_missing(task.hub, 'dataset', f'{source}@FOLDER')}") from None
+            missing = describe_missing(task.hub, "dataset", f"{source}@FOLDER", task.revision)
+            raise ValueError(f"{source}: {missing}") from None
         raise ValueError(f"{source}: cannot be loaded: {describe_error(error)}") from None
 
 

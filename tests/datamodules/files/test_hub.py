@@ -1,13 +1,17 @@
 """Tests of a hub that does not answer: one line at once that names what is missing and how to get it."""
 
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
-from datamodules.files.hub import is_reachable
+from datamodules.files import hub
+from datamodules.files.hub import describe_missing, is_reachable
 from datamodules.model_sources import locate_pretrained
+from datamodules.tasks.benchmarks import load_task
 from datamodules.tasks.questions import load_questions
 
 
@@ -30,8 +34,17 @@ def test_a_model_that_is_not_there_is_named_with_the_way_out(away: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_the_way_out_fetches_the_revision_that_was_asked_for(away: str) -> None:
+    with pytest.raises(ValueError, match=r"hf download owner/name --revision v1\.0 \(hugg"):
+        locate_pretrained("owner/name", "v1.0")
+    with pytest.raises(ValueError, match=r"hf download owner/name \(hugg"):
+        locate_pretrained("owner/name", None)
+    assert "hf download owner/name --revision 'a; b' (" in describe_missing("owner/name", "model", "its folder", "a; b")
+
+
 def test_a_task_that_is_not_there_is_named_with_the_way_out(away: str) -> None:
-    with pytest.raises(ValueError, match="hf download allenai/openbookqa --repo-type dataset") as caught:
+    command = f"hf download allenai/openbookqa --repo-type dataset --revision {load_task('openbookqa').revision} "
+    with pytest.raises(ValueError, match=command) as caught:
         load_questions("task:openbookqa:train")
     assert away in str(caught.value) and "task:openbookqa:train@FOLDER" in str(caught.value)
 
@@ -44,3 +57,21 @@ def test_what_is_cached_is_read_without_asking(away: str, tmp_path: Path) -> Non
     (tmp_path / "models--owner--name" / "refs" / "main").write_text("0" * 40)
     _, options = locate_pretrained("owner/name", None)
     assert options == {"trust_remote_code": False, "local_files_only": True}
+
+
+def test_a_name_that_is_never_resolved_is_waited_for_no_longer_than_for_an_answer(monkeypatch) -> None:
+    released, ended = threading.Event(), threading.Event()
+
+    def hang(*_: object, **__: object) -> list:
+        released.wait(10)
+        ended.set()
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "TIMEOUT", 0.2)
+    is_reachable.cache_clear()
+    assert not is_reachable() and not ended.is_set()
+    released.set()
+    assert ended.wait(10)
+    is_reachable.cache_clear()

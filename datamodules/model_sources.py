@@ -124,7 +124,7 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
     else:
         name, options = model, {}
         # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
-        if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/"))):
+        if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/", "~"))):
             raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")
         if not path.is_dir() and not is_reachable():
             if not is_cached(model, revision):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,18 @@ class StepDataset(Dataset[Any]):
         return {**self.collate([self.examples[number] for number in batch.items]), "counts": batch.counts}
 
 
+def end_with_parent(worker: int) -> None:
+    """Ends this worker once the training's process is gone; its own parent, the fork server, would not."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def start_forkserver() -> multiprocessing.context.BaseContext:
     """Returns how workers start: as forks of a process that has no threads and no signals.
 
@@ -102,6 +115,7 @@ def loader_options(
         "collate_fn": list,
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
+        "worker_init_fn": end_with_parent,
         "multiprocessing_context": start_forkserver() if num_workers else None,
         "pin_memory": pin_memory,
         # Without one, each pass would draw a seed from the global generator, which dropout uses.

@@ -20,8 +20,8 @@ def test_every_card_is_complete_and_its_name_resolves(card) -> None:
     assert card.lora_targets and len(set(card.lora_targets)) == len(card.lora_targets)
     assert card.revision is None or len(card.revision) == 40
     assert find_card(f"model:{card.name}") == card
-    assert locate_pretrained(f"model:{card.name}", None)[0] == card.hub
-    assert locate_pretrained(f"model:{card.name}", "abc") == (card.hub, {"revision": "abc", "trust_remote_code": False})
+    assert resolve_model(f"model:{card.name}", None)[0] == card.hub
+    assert resolve_model(f"model:{card.name}", "abc") == (card.hub, "abc")
 
 
 def test_names_differ_and_the_papers_families_are_there() -> None:

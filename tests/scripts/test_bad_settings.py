@@ -117,7 +117,7 @@ def test_a_callback_does_not_go_with_the_run(bench, callback: dict, named: str) 
 
 def test_a_callback_waits_for_what_is_logged(bench) -> None:
     watch = [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/divergence_answer"}}]
-    bench.run("fit", "--data.validation_fraction=0.25", f"--trainer.callbacks={json.dumps(watch)}")
+    bench.run("fit", "--data.validation.fraction=0.25", f"--trainer.callbacks={json.dumps(watch)}")
     alone = ["--data.supervision=label", "--model.loss.kl_weight=0", "--data.logits=null", "--data.rationales=null"]
     watch[0]["init_args"] = {"monitor": "train/ce_rationale", "check_on_train_epoch_end": True}
     line = bench.refuse("fit", *alone, "--run.id=other", f"--trainer.callbacks={json.dumps(watch)}")

@@ -66,6 +66,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
         api = HfApi(endpoint=f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setattr(push, "HfApi", lambda: api)
         monkeypatch.setenv("HF_TOKEN", SECRET)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         yield handler
         server.shutdown()
 

@@ -1,6 +1,7 @@
 """Stages in processes that are forked after everything is imported: a start costs milliseconds, not seconds."""
 
 import os
+import re
 import resource
 import select
 import signal
@@ -21,7 +22,7 @@ COMMANDS: dict[str, Callable] = {**MAINS, "study": study.main}
 # Seconds after which a process is taken to hang; the longest, a study, takes some ten.
 _PATIENCE = 300.0
 # What libraries draw while they load and save.
-_PROGRESS = ("Loading weights", "Writing model shards")
+_PROGRESS = re.compile(r"^(Loading weights|Writing model shards)|%\||, \S+ gone, ")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Stage:
         said, complaints = (text.decode(errors="replace").splitlines() for text in self._texts.values())
         for read in self._texts:
             os.close(read)
-        kept = [line for line in complaints if line.strip() and not line.startswith(_PROGRESS) and "%|" not in line]
+        kept = [line for line in complaints if line.strip() and not _PROGRESS.search(line)]
         return Ended(os.waitstatus_to_exitcode(status), said, kept, seconds)
 
 

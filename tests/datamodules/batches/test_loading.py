@@ -3,6 +3,9 @@
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -24,7 +27,10 @@ from tests.tiny import TRAINER, build_tokenizer, make_questions
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> ExampleView:
-    cache_dir = tmp_path_factory.mktemp("tokenized")
+    return open_examples(tmp_path_factory.mktemp("tokenized"))
+
+
+def open_examples(cache_dir: Path) -> ExampleView:
     store = open_store(cache_dir, build_tokenizer(), get_prompt("plain"), make_questions(40), None)
     return ExampleView(store, np.arange(40))
 
@@ -56,6 +62,31 @@ def test_workers_outlive_the_signals_that_a_scheduler_sends_to_all_and_end_when_
     assert sorted(chain.from_iterable(again)) == sorted(chain.from_iterable(expected))
     iterator._shutdown_workers()
     assert not any(worker.is_alive() for worker in workers)
+
+
+HOLDER = """
+import sys, time
+from tests.datamodules.batches.test_loading import list_ids, make_loader, open_examples
+from pathlib import Path
+if __name__ == "__main__":
+    iterator = iter(make_loader(open_examples(Path(sys.argv[1])), 2))
+    next(iterator)
+    print(*(worker.pid for worker in iterator._workers), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_training_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "holder.py").write_text(HOLDER)
+    command = [sys.executable, str(tmp_path / "holder.py"), str(tmp_path / "tokenized")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [Path(f"/proc/{number}") for number in process.stdout.readline().split()]
+        assert len(workers) == 2 and all(worker.exists() for worker in workers)
+        process.kill()
+    while any(worker.exists() for worker in workers):
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -87,10 +87,12 @@ def start_forkserver() -> multiprocessing.context.BaseContext:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     # Imported once, since every worker has the command's module.
     context.set_forkserver_preload([__name__, *([spec.name] if spec else [])])
-    # Else started within, with these signals unblocked after.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
+    sent = {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, sent)
     try:
+        # The server's own helper, at whose start some of them are let through again.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, sent)
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

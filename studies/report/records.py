@@ -114,6 +114,8 @@ def _read_results(folder: Path) -> dict:
     results = read_sealed(path)
     if missing := sorted(_RESULT_KEYS - set(results)):
         raise ValueError(f"{path}: has no {', '.join(missing)}; write it again with `study.py analyze`")
+    if any("accuracy_by_seed" not in cell for cell in results["cells"]):
+        raise ValueError(f"{path}: its cells have no accuracy_by_seed; write it again with `study.py analyze`")
     return results
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from studies.report.data import export
 from studies.report.document import (
     Block,
     Cell,
@@ -43,13 +44,14 @@ class Page:
     def __init__(self, report: Report):
         self.report = report
         self.figures: dict[str, dict] = {}
+        self.downloads: dict[str, str] = {}
 
     def render(self) -> str:
         """Returns the whole file."""
         report, here = self.report, Path(__file__).parent
         sections = "\n".join(map(self._section, report.sections))
         links = "".join(f'<li><a href="#{_slug(s.title)}">{for_html(s.title)}</a></li>' for s in report.sections)
-        figures = for_script(self.figures)
+        figures, downloads = for_script(self.figures), for_script(self.downloads)
         plotly = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
         title = for_html(report.title)
         return f"""<!doctype html>
@@ -76,6 +78,7 @@ class Page:
 </main>
 <footer>{markup_html(report.footer)}</footer>
 <script type="application/json" id="figures">{figures}</script>
+<script type="application/json" id="downloads">{downloads}</script>
 <script type="text/plain" id="plotly">{plotly}</script>
 <script>
 {(here / "page.js").read_text()}</script>
@@ -106,11 +109,17 @@ class Page:
 
     def _figure(self, figure: Figure | HeatMap | Parallel) -> str:
         self.figures[figure.name] = plot(relabel(figure, for_plotly), self.report.families)
+        download = self._download(figure.name, figure)
         legend = self._legend(figure) if isinstance(figure, Figure) else ""
         return (
             f'<figure>{legend}<div class="plot" id="plot-{figure.name}"></div>'
-            f"<figcaption>{markup_html(figure.caption)}</figcaption></figure>"
+            f"<figcaption>{markup_html(figure.caption)} {download}</figcaption></figure>"
         )
+
+    def _download(self, name: str, block: Table | Figure | HeatMap | Parallel) -> str:
+        """Returns the button that saves a block's data, which the page keeps."""
+        self.downloads[name] = export(block)
+        return f'<button type="button" class="download" data-name="{name}">Data (CSV)</button>'
 
     def _legend(self, figure: Figure) -> str:
         """Returns a legend of the lines, or of the families that have marks."""
@@ -136,11 +145,12 @@ class Page:
         rows = "".join(
             f"<tr>{''.join(self._cell(*pair) for pair in zip(row, numeric, strict=True))}</tr>\n" for row in table.rows
         )
+        download = self._download(f"table-{len(self.downloads)}", table)
         long = " long" if len(table.rows) > _LONG_TABLE else ""
         return (
             f'<div class="table{long}" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
             f"<tbody>\n{rows}</tbody></table></div>"
-            f'<p class="caption">{markup_html(table.caption)}</p>'
+            f'<p class="caption">{markup_html(table.caption)} {download}</p>'
         )
 
     def _cell(self, cell: Cell, is_number: bool) -> str:

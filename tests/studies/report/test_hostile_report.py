@@ -1,5 +1,7 @@
 """Hostile names and texts in every field of a study, in every form of its report: they are shown, and do nothing."""
 
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -44,6 +46,7 @@ PAYLOADS = {
     "separators": "\u2028\u2029",
     "link": "![](https://example.org/x.png) [x](javascript:alert(1)) <https://example.org> https://example.org a@b.org",
     "reference": "[x]: https://example.org\n[x]",
+    "sheet": '=HYPERLINK("https://example.org","x")',
     "table": "a | b \\| c \\",
 }
 FIELDS = (
@@ -167,6 +170,10 @@ def check_page(page: str, plain: Outline) -> None:
     assert len(outline.scripts) == len(plain.scripts)
     figures, known = (json.loads(scripts[0]) for scripts in (outline.scripts, plain.scripts))
     assert len(figures) == len(known)
+    downloads, known = (json.loads(scripts[1]) for scripts in (outline.scripts, plain.scripts))
+    assert len(downloads) == len(known) and downloads.keys() >= figures.keys() and len(downloads) > len(figures)
+    for row in [row for text in downloads.values() for row in csv.reader(io.StringIO(text, newline=""))]:
+        assert not any(re.match(r"[=+@]|-(?!\d)", field) for field in row), row
     for trace in [trace for figure in figures.values() for trace in figure["traces"]]:
         for label in [trace.get("name", ""), *(trace.get("hovertext") or [])]:
             assert not re.search(r"<(?!/?b>|br>)", label), label

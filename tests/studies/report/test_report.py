@@ -179,6 +179,9 @@ addEventListener("load", async () => {
   const read = () => [...table.tBodies[0].rows].map(row => row.children[column].dataset.value ?? null);
   const orders = [];
   for (let clicks = 0; clicks < 2; clicks++) { head.firstChild.click(); orders.push(read()); }
+  const saved = [];
+  HTMLAnchorElement.prototype.click = function () { saved.push([this.download, this.href.split(":")[0]]); };
+  for (const button of document.querySelectorAll(".download")) button.click();
   const plots = [...document.querySelectorAll(".plot")];
   const result = document.createElement("pre");
   result.id = "probe";
@@ -187,6 +190,7 @@ addEventListener("load", async () => {
     drawn: plots.filter(plot => plot.querySelector(".main-svg")).length, plots: plots.length,
     marks: document.querySelectorAll("#plot-accuracy-microworld .point").length,
     page: document.documentElement.scrollWidth, width: innerWidth,
+    saved, tables: document.querySelectorAll("table").length,
     colour: getComputedStyle(document.body).backgroundColor,
   });
   document.body.append(result);
@@ -218,6 +222,8 @@ def test_the_page_in_a_browser(page: str, report: Report, tmp_path: Path, size: 
     assert seen["drawn"] == seen["plots"] > 6
     cells = make_results()["cells"]
     assert seen["marks"] == sum(1 + (cell["num_seeds"] if cell["num_seeds"] > 1 else 0) for cell in cells)
+    assert len(seen["saved"]) == seen["plots"] + seen["tables"]
+    assert all(name.endswith(".csv") and address == "blob" for name, address in seen["saved"])
     assert seen["page"] <= seen["width"]
     assert seen["colour"] == {"light": "rgb(253, 252, 249)", "dark": "rgb(21, 24, 27)"}[scheme]
     rising, falling = seen["orders"]

@@ -6,6 +6,7 @@ from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Repo
 from studies.report.escaping import name_figures
 from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
 from studies.report.gamma import show_formula
+from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
 
@@ -36,6 +37,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Diagnostics", show_diagnostics(records)),
         Section("Learning curves", show_learning_curves(records)),
         Section("Samples", show_samples(records)),
+        Section("Questions", browse_questions(records)),
         Section("Limits", _list_limits(results)),
         Section("Methods", _list_methods(results)),
     ]

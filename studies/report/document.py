@@ -193,7 +193,41 @@ class Sample:
     writings: list[Writing]
 
 
-Block = Text | Table | Figure | HeatMap | Parallel | Sample
+@dataclass(frozen=True)
+class Asked:
+    """A question of the browser.
+
+    Attributes:
+        id: Of the question.
+        question: Its text.
+        gold: Its answer.
+        is_held_out: Whether students were asked it; else it was for training.
+        writings: By author.
+    """
+
+    id: str
+    question: str
+    gold: str | None
+    is_held_out: bool
+    writings: dict[str, Writing]
+
+
+@dataclass(frozen=True)
+class Browser:
+    """All questions, to be searched in a page; elsewhere only its caption is shown.
+
+    Attributes:
+        caption: What there is.
+        authors: All arms, and then the teachers.
+        questions: All questions.
+    """
+
+    caption: str
+    authors: list[str]
+    questions: list[Asked]
+
+
+Block = Text | Table | Figure | HeatMap | Parallel | Sample | Browser
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ function saveData(name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-for (const button of document.querySelectorAll(".download"))
+for (const button of document.querySelectorAll(".download[data-name]"))
   button.addEventListener("click", () => saveData(button.dataset.name));
 for (const header of document.querySelectorAll("th"))
   header.querySelector("button").addEventListener("click", () => sortTable(header));

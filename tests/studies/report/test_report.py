@@ -181,7 +181,7 @@ addEventListener("load", async () => {
   for (let clicks = 0; clicks < 2; clicks++) { head.firstChild.click(); orders.push(read()); }
   const saved = [];
   HTMLAnchorElement.prototype.click = function () { saved.push([this.download, this.href.split(":")[0]]); };
-  for (const button of document.querySelectorAll(".download")) button.click();
+  for (const button of document.querySelectorAll(".download[data-name]")) button.click();
   const plots = [...document.querySelectorAll(".plot")];
   const result = document.createElement("pre");
   result.id = "probe";
@@ -254,7 +254,7 @@ class TestWeightsAndBiases:
         spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
         headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
         assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Loss weights", "Diagnostics",
-                            "Learning curves", "Samples", "Limits", "Methods"]  # fmt: skip
+                            "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
         grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
         panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
         kinds = {panel["viewType"] for panel in panels}

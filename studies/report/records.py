@@ -80,7 +80,7 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
     for sweep in sweeps:
         _check_folder(sweep)
     names = _name_models(results["study"])
-    answers, written = _read_answers(folder), _read_rationales(folder)
+    answers, written = read_answers(folder), _read_rationales(folder)
     sources = {source for task in results["study"]["tasks"].values() for source in task["test"]}
     asked = {row["question_id"] for rows in answers for row in rows}
     trained = {task["train"] for task in results["study"]["tasks"].values()}
@@ -88,8 +88,8 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
     return StudyRecords(
         folder,
         results,
-        _read_runs(folder, names),
-        [run for sweep in sweeps for run in _read_runs(sweep, names)],
+        read_runs(folder, names),
+        [run for sweep in sweeps for run in read_runs(sweep, names)],
         answers,
         written,
         _sample_predictions(answers),
@@ -133,7 +133,7 @@ def _name_models(study: dict) -> dict[str, str]:
     return names
 
 
-def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
+def read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
     """Returns the runs that ended, with the accuracy of the predictions that carry their name.
 
     Args:
@@ -164,7 +164,7 @@ def _choose(ids: set[str]) -> list[str]:
     return sorted(ids, key=hash_text)[:NUM_SAMPLES]
 
 
-def _read_answers(folder: Path) -> list[list[dict]]:
+def read_answers(folder: Path) -> list[list[dict]]:
     """Returns what the first seed of each arm answered, arm by arm."""
     records = []
     for path in sorted((folder / "predictions").glob("*.parquet")):

@@ -38,8 +38,10 @@ class Arm:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a folder is of a sweep, which has a table of its arms, and of no study."""
-    return (folder / "table.md").is_file() and not (folder / "results.json").is_file()
+    """Whether a folder is of a sweep, which has a table of its arms."""
+    table = folder / "table.md"
+    # A study has a table, too, with other columns.
+    return table.is_file() and "| test accuracy" in table.read_text(encoding="utf-8").partition("\n")[0]
 
 
 def _read_arms(folder: Path, records: StudyRecords) -> list[Arm]:

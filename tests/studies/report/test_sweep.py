@@ -8,7 +8,7 @@ import pytest
 
 from scripts.report import main
 from studies.report.document import Figure, HeatMap, Table
-from studies.report.sweep import build_sweep_report
+from studies.report.sweep import build_sweep_report, is_sweep
 from tests.studies.report.report_study import write_study
 
 
@@ -19,7 +19,7 @@ def sweep(tmp_path: Path) -> Path:
         weight, temperature = run.name.removeprefix("w").split("-t")
         loss = {"kl_weight": float(weight), "temperature": float(temperature), "same": 1}
         (run / "meta.json").write_text(json.dumps({"config": {"model": {"loss": loss}, "run": {"id": run.name}}}))
-    (folder / "table.md").write_text("")
+    (folder / "table.md").write_text("| arm | kl_weight | val/loss | test accuracy |\n")
     return folder
 
 
@@ -39,6 +39,12 @@ def test_a_sweep_alone_is_reported(sweep: Path, capsys: pytest.CaptureFixture) -
     main(["html", str(sweep)])
     page = Path(capsys.readouterr().out.strip())
     assert page == sweep / "report.html" and "kl_weight" in page.read_text()
+
+
+def test_a_study_without_results_is_no_sweep(sweep: Path) -> None:
+    assert is_sweep(sweep)
+    (sweep / "table.md").write_text("| arm | student s-a (a) |\n")
+    assert not is_sweep(sweep)
 
 
 def test_a_sweep_of_no_arms_is_refused(sweep: Path) -> None:

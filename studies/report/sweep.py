@@ -101,7 +101,7 @@ def build_sweep_report(folder: Path) -> Report:
         title=folder.name,
         lead="How much do the settings of this sweep change what the student learns?",
         facts=facts,
-        families=[],
+        families=[arm.name for arm in arms],
         sections=name_figures([section for section in sections if section.blocks]),
         footer=f"Made by Kindred from {folder}. Intervals are 95 % intervals over questions.",
     )
@@ -147,7 +147,7 @@ def _show_curves(arms: list[Arm]) -> list[Block]:
             points = [(record["step"], record[metric]) for record in arm.metrics if metric in record]
             if points:
                 xs, ys = zip(*points, strict=True)
-                series.append(Series(arm.name, [*xs], [*ys], is_dashed=number % 2 == 1))
+                series.append(Series(arm.name, [*xs], [*ys], arm.name, is_dashed=number % 16 >= 8))
         if series:
             caption = f"`{metric}` of each arm, in nats a token; point at a line for its settings."
             name = metric.replace("/", "-")

@@ -5,7 +5,7 @@
     python -m scripts.report wandb runs/microworld --publish   # a report in Weights & Biases; without, as JSON
     python -m scripts.report sync runs --dry-run               # what of the offline runs is to be uploaded
 
-`--sweep runs/GROUP` adds runs that differ in their loss weights.
+`--sweep runs/GROUP` adds runs that differ in their loss weights; `html runs/GROUP` reports a sweep alone.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     study = CommandLine(add_help=False)
-    study.add_argument("folder", type=Path, help="runs/STUDY")
+    study.add_argument("folder", type=Path, help="runs/STUDY, or runs/GROUP of a sweep")
     study.add_argument("--sweep", type=Path, nargs="+", default=[], metavar="FOLDER", help="folders of further runs")
     commands.add_parser("html", parents=[study], help="one page that needs no network")
     commands.add_parser("markdown", parents=[study], help="Markdown with pictures")

@@ -126,6 +126,7 @@ class Analysis:
                 "gain_low": gain and gain.low,
                 "gain_high": gain and gain.high,
                 "accuracy_by_extractor": cell.accuracies,
+                "accuracy_by_seed": cell.correct_SQ.mean(1).tolist(),
             })  # fmt: skip
         return rows
 

@@ -5,8 +5,10 @@ from collections import defaultdict
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
 from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
+from studies.report.gamma import show_formula
+from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
-from studies.report.words import between, is_plain, name_arm, name_file, name_place, percent, plural, points
+from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
 
 SYMBOLS: dict[str, Symbol] = {
     "untuned": "circle-open", "label": "square-open", "rationale": "circle", "rationale+logits": "diamond",
@@ -35,6 +37,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Diagnostics", show_diagnostics(records)),
         Section("Learning curves", show_learning_curves(records)),
         Section("Samples", show_samples(records)),
+        Section("Questions", browse_questions(records)),
         Section("Limits", _list_limits(results)),
         Section("Methods", _list_methods(results)),
     ]
@@ -114,8 +117,8 @@ def _show_accuracy(results: dict) -> list[Block]:
         seeds = plural(max(cell["num_seeds"] for cell in trained), "training seed")
         caption = (
             f"**{name_place(trained_on, task)}**: accuracy on {results['num_questions'][task]} held-out questions, "
-            f"mean of {seeds}, with 95 % intervals (`wilson`, see Methods); answers read by the "
-            f"`{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
+            f"mean of {seeds}, with 95 % intervals (`wilson`, see Methods); small dots: each seed alone; answers "
+            f"read by the `{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
             "diamonds also learned from its distributions."
         )
         blocks.append(Figure("intervals", f"accuracy-{name_file(trained_on, task)}", caption, panels, "accuracy, %"))
@@ -137,15 +140,41 @@ def _show_accuracy(results: dict) -> list[Block]:
         ]
         for cell in results["cells"]
     ]
+    rows += [
+        [
+            Cell(student, student, results["study"]["students"][student]["family"]),
+            Cell(name_arm(supervision, None, control), supervision),
+            Cell(teacher or "–", teacher, results["study"]["teachers"][teacher]["family"] if teacher else None),
+            *[Cell(NOT_RUN)] * 7,
+            *([Cell(place := name_place(trained_on, task), place)] if several else []),
+        ]
+        for student, supervision, teacher, control, trained_on, task in _find_missing(results)
+    ]
     caption = "All cells. Gain: points above the untuned student on the same questions (`seeds and questions`)."
     warnings = [Text(warning, is_warning=True) for warning in results["warnings"]]
     return [*blocks, Table(columns, rows, caption), *warnings]
+
+
+def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None, str | None, str]]:
+    """Returns the cells that other students have and a student lacks; logits only of its own family's teachers."""
+    names = ("supervision", "teacher", "control", "trained_on", "task")
+    conditions = dict.fromkeys(tuple(cell[name] for name in names) for cell in results["cells"])
+    found = {(cell["student"], *(cell[name] for name in names)) for cell in results["cells"]}
+    students, teachers = results["study"]["students"], results["study"]["teachers"]
+    return [
+        (student, *condition)
+        for student, spec in students.items()
+        for condition in conditions
+        if (student, *condition) not in found
+        if condition[0] != "rationale+logits" or teachers[condition[1]]["family"] == spec["family"]
+    ]
 
 
 def _mark(cell: dict) -> Mark:
     return Mark(
         _label(cell), 100 * cell["accuracy"], 100 * cell["low"], 100 * cell["high"], cell["teacher_family"],
         SYMBOLS[cell["supervision"]],
+        seeds=tuple(100 * seed for seed in cell["accuracy_by_seed"]) if cell["num_seeds"] > 1 else (),
     )  # fmt: skip
 
 
@@ -166,10 +195,8 @@ def _show_interaction(results: dict) -> list[Block]:
     )
     caption = f"γ with its 95 % interval: {'; '.join(sizes)}. The line is no interaction."
     blocks: list[Block] = [
-        Text(
-            "γ is what is left of the in-family gain when the teachers' and the students' main effects are removed. "
-            "Two families by two: γ = (A_LL + A_QQ − A_LQ − A_QL) / 2."
-        ),
+        Text("γ is what is left of the in-family gain when the teachers' and the students' main effects are removed."),
+        *show_formula(results),
         Figure("intervals", "gamma", caption, [Panel("", marks)], "γ, percentage points", reference=0),
     ]
     cells = [

@@ -6,6 +6,8 @@ A family stands for its colour; None is drawn in grey. Texts may hold `code` and
 from dataclasses import dataclass, field
 from typing import Literal
 
+from studies.report.words import NOT_RUN, plural
+
 Symbol = Literal["circle", "circle-open", "square-open", "diamond"]
 
 
@@ -47,7 +49,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Mark:
-    """An estimate with its 95 % interval, in a row of an interval plot, or at `x` in a scatter plot."""
+    """An estimate with its 95 % interval, in a row of an interval plot, or at `x` in a scatter plot.
+
+    Attributes:
+        label: Names its row.
+        estimate: Where it is drawn.
+        low: The interval's lower end.
+        high: Its upper end.
+        family: Whose colour it has.
+        symbol: Its shape.
+        x: Of a scatter plot.
+        seeds: What each training seed gave, drawn as small dots; empty where there is one.
+    """
 
     label: str
     estimate: float
@@ -56,6 +69,7 @@ class Mark:
     family: str | None = None
     symbol: Symbol = "circle"
     x: float = 0.0
+    seeds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values over a grid; None where nothing was measured."""
+    """Values over a grid; None where nothing was measured.
+
+    Attributes:
+        name: Names its file and its place in the page.
+        caption: What is shown.
+        x_title: What x is.
+        y_title: What y is.
+        xs: The columns.
+        ys: The rows.
+        values: A row for each y: the mean of a cell's runs.
+        counts: Likewise how many runs a cell has.
+        unit: Of the values.
+        half_width: Of one run's 95 % interval; the colours' scale goes so far beyond the values.
+    """
 
     name: str
     caption: str
@@ -115,7 +142,25 @@ class HeatMap:
     xs: list[float]
     ys: list[float]
     values: list[list[float | None]]
+    counts: list[list[int]]
     unit: str
+    half_width: float
+
+    @property
+    def colour_range(self) -> tuple[float, float]:
+        """What the palest and the darkest colour stand for, so that noise alone never spans the scale."""
+        known = [value for row in self.values for value in row if value is not None]
+        return min(known) - self.half_width, max(known) + self.half_width
+
+    def texts(self, line_end: str) -> list[list[str]]:
+        """Returns what is written in each cell, in two lines."""
+        return [
+            [
+                NOT_RUN if value is None else f"{value:.1f} {self.unit}{line_end}{plural(count, 'run')}"
+                for value, count in zip(values, counts, strict=True)
+            ]
+            for values, counts in zip(self.values, self.counts, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -148,7 +193,41 @@ class Sample:
     writings: list[Writing]
 
 
-Block = Text | Table | Figure | HeatMap | Parallel | Sample
+@dataclass(frozen=True)
+class Asked:
+    """A question of the browser.
+
+    Attributes:
+        id: Of the question.
+        question: Its text.
+        gold: Its answer.
+        is_held_out: Whether students were asked it; else it was for training.
+        writings: By author.
+    """
+
+    id: str
+    question: str
+    gold: str | None
+    is_held_out: bool
+    writings: dict[str, Writing]
+
+
+@dataclass(frozen=True)
+class Browser:
+    """All questions, to be searched in a page; elsewhere only its caption is shown.
+
+    Attributes:
+        caption: What there is.
+        authors: All arms, and then the teachers.
+        questions: All questions.
+    """
+
+    caption: str
+    authors: list[str]
+    questions: list[Asked]
+
+
+Block = Text | Table | Figure | HeatMap | Parallel | Sample | Browser
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from studies.report.document import (
     Writing,
 )
 from studies.report.records import Run, StudyRecords
-from studies.report.words import is_plain, name_arm, name_file, name_place, plural, signed
+from studies.report.words import NOT_RUN, is_plain, name_arm, name_file, name_place, plural, signed
 
 NUM_SCATTERS = 6
 
@@ -46,15 +46,17 @@ def show_loss_weights(records: StudyRecords) -> list[Block]:
         means = [
             [fmean(found) if (found := settings.get((weight, t))) else None for weight in weights] for t in temperatures
         ]
+        counts = [[len(settings.get((weight, t), [])) for weight in weights] for t in temperatures]
         number, mean = min(run.num_questions for run, _ in group), fmean(accuracy for _, accuracy in group)
         half = 1.96 * math.sqrt(mean * (100 - mean) / number)
         caption = (
             f"Student {student}, teacher {teacher}, `{divergence}`: mean accuracy of {plural(len(group), 'run')} on "
             f"{number} questions, by the divergence's weight λ and temperature T. One run's 95 % interval is about "
-            f"± {half:.1f} points: smaller differences say little."
+            f"± {half:.1f} points: smaller differences say little, and the colours go so far beyond the values."
         )
         name = f"{student}-{teacher}-{divergence}"
-        blocks.append(HeatMap(f"loss-weights-{name}", caption, "λ", "T", weights, temperatures, means, "%"))
+        title = f"loss-weights-{name}"
+        blocks.append(HeatMap(title, caption, "λ", "T", weights, temperatures, means, counts, "%", half))
         caption = (
             "The same runs, a line each, the most accurate one in colour. Cross-entropy is the rationale's at the end "
             "of training, in nats a token."
@@ -169,7 +171,7 @@ def _interval_cells(item: dict, name: str, digits: int) -> list[Cell]:
 
 
 def _number_cell(value: float | None) -> Cell:
-    return Cell("–" if value is None else f"{value:.3g}", value)
+    return Cell(NOT_RUN if value is None else f"{value:.3g}", value)
 
 
 def show_learning_curves(records: StudyRecords) -> list[Block]:

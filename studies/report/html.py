@@ -7,8 +7,11 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
+from datamodules.text.plain_text import clean, clean_line, shorten
+from studies.report.data import export
 from studies.report.document import (
     Block,
+    Browser,
     Cell,
     Fact,
     Figure,
@@ -21,12 +24,34 @@ from studies.report.document import (
     Text,
     Writing,
 )  # fmt: skip
-from studies.report.escaping import for_html, for_plotly, for_script, markup_html, relabel
+from studies.report.escaping import LABEL_LENGTH, for_html, for_plotly, for_script, markup_html, relabel
 from studies.report.plots import family_colour, plot
 
 # Nothing may be loaded, whatever a teacher wrote.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _LONG_TABLE = 18
+
+
+# What it holds is in the page's script.
+_BROWSER = """<div class="browser" role="group" aria-label="Questions">
+<div class="controls">
+<label>Search <input type="search" data-control="search" placeholder="words of a question or an answer"></label>
+<label>Questions <select data-control="kind"><option value="held-out">held out</option><option value="training">for
+training</option></select></label>
+<label><input type="checkbox" data-control="wrong"><span>only wrong</span></label>
+<label><input type="checkbox" data-control="differ"><span>only where arms differ</span></label>
+</div>
+<details><summary>Arms and teachers shown</summary><div class="controls" data-control="authors"></div></details>
+<p class="caption" data-control="count" aria-live="polite"></p>
+<div data-control="list"></div>
+<div class="controls"><button type="button" class="download" data-control="previous">Previous</button>
+<button type="button" class="download" data-control="next">Next</button></div>
+</div>"""
+
+
+def _pack(text: str) -> str:
+    """Returns a text that the page unpacks, of letters that mean nothing in markup."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _slug(title: str) -> str:
@@ -43,14 +68,16 @@ class Page:
     def __init__(self, report: Report):
         self.report = report
         self.figures: dict[str, dict] = {}
+        self.questions = ""
+        self.downloads: dict[str, str] = {}
 
     def render(self) -> str:
         """Returns the whole file."""
         report, here = self.report, Path(__file__).parent
         sections = "\n".join(map(self._section, report.sections))
         links = "".join(f'<li><a href="#{_slug(s.title)}">{for_html(s.title)}</a></li>' for s in report.sections)
-        figures = for_script(self.figures)
-        plotly = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+        figures, downloads = for_script(self.figures), for_script(self.downloads)
+        plotly = _pack(get_plotlyjs())
         title = for_html(report.title)
         return f"""<!doctype html>
 <html lang="en">
@@ -76,9 +103,13 @@ class Page:
 </main>
 <footer>{markup_html(report.footer)}</footer>
 <script type="application/json" id="figures">{figures}</script>
+<script type="application/json" id="downloads">{downloads}</script>
+<script type="text/plain" id="questions-data">{self.questions}</script>
 <script type="text/plain" id="plotly">{plotly}</script>
 <script>
 {(here / "page.js").read_text()}</script>
+<script>
+{(here / "page.questions.js").read_text()}</script>
 </body>
 </html>
 """
@@ -100,17 +131,25 @@ class Page:
             return f"<p{' class=warning' if block.is_warning else ''}>{markup_html(block.text)}</p>"
         if isinstance(block, Table):
             return self._table(block)
+        if isinstance(block, Browser):
+            return self._browser(block)
         if isinstance(block, Sample):
             return self._sample(block)
         return self._figure(block)
 
     def _figure(self, figure: Figure | HeatMap | Parallel) -> str:
         self.figures[figure.name] = plot(relabel(figure, for_plotly), self.report.families)
+        download = self._download(figure.name, figure)
         legend = self._legend(figure) if isinstance(figure, Figure) else ""
         return (
             f'<figure>{legend}<div class="plot" id="plot-{figure.name}"></div>'
-            f"<figcaption>{markup_html(figure.caption)}</figcaption></figure>"
+            f"<figcaption>{markup_html(figure.caption)} {download}</figcaption></figure>"
         )
+
+    def _download(self, name: str, block: Table | Figure | HeatMap | Parallel) -> str:
+        """Returns the button that saves a block's data, which the page keeps."""
+        self.downloads[name] = export(block)
+        return f'<button type="button" class="download" data-name="{name}">Data (CSV)</button>'
 
     def _legend(self, figure: Figure) -> str:
         """Returns a legend of the lines, or of the families that have marks."""
@@ -136,11 +175,12 @@ class Page:
         rows = "".join(
             f"<tr>{''.join(self._cell(*pair) for pair in zip(row, numeric, strict=True))}</tr>\n" for row in table.rows
         )
+        download = self._download(f"table-{len(self.downloads)}", table)
         long = " long" if len(table.rows) > _LONG_TABLE else ""
         return (
             f'<div class="table{long}" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
             f"<tbody>\n{rows}</tbody></table></div>"
-            f'<p class="caption">{markup_html(table.caption)}</p>'
+            f'<p class="caption">{markup_html(table.caption)} {download}</p>'
         )
 
     def _cell(self, cell: Cell, is_number: bool) -> str:
@@ -161,6 +201,22 @@ class Page:
             f"<details><summary>{for_html(sample.question)}\n{gold}</summary>"
             f'<div class="writings">{writings}</div></details>'
         )
+
+    def _browser(self, browser: Browser) -> str:
+        questions = [
+            {
+                "id": clean(asked.id), "question": asked.question, "gold": asked.gold and clean(asked.gold),
+                "held_out": asked.is_held_out,
+                "writings": [
+                    (writing := asked.writings.get(author)) and [writing.text, writing.answer, writing.correct]
+                    for author in browser.authors
+                ],
+            }
+            for asked in browser.questions
+        ]  # fmt: skip
+        authors = [shorten(clean_line(author), LABEL_LENGTH) for author in browser.authors]
+        self.questions = _pack(for_script({"authors": authors, "questions": questions}))
+        return f'{_BROWSER}<p class="caption">{markup_html(browser.caption)}</p>'
 
     def _writing(self, writing: Writing) -> str:
         verdict = {True: '<span class="right">✓ right</span>', False: '<span class="wrong">✗ wrong</span>', None: ""}

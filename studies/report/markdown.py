@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Table, Text
+from studies.report.document import Block, Browser, Figure, HeatMap, Parallel, Report, Sample, Table, Text
 from studies.report.escaping import for_markdown, markup_markdown
 from studies.report.pictures import draw
 from studies.text_table import format_table
@@ -26,6 +26,11 @@ def format_sample(sample: Sample) -> str:
     return "\n".join(lines)
 
 
+def format_browser(browser: Browser) -> str:
+    """Returns where the questions can be browsed, which takes a page."""
+    return f"{markup_markdown(browser.caption)} They can be searched in the page, `report.html`."
+
+
 def format_block(block: Block, families: list[str], pictures: Path) -> str:
     """Returns a block as Markdown; a figure is drawn into the folder `pictures`, and linked from beside it."""
     if isinstance(block, Text):
@@ -35,6 +40,8 @@ def format_block(block: Block, families: list[str], pictures: Path) -> str:
         return format_captioned(block)
     if isinstance(block, Sample):
         return format_sample(block)
+    if isinstance(block, Browser):
+        return format_browser(block)
     assert isinstance(block, Figure | HeatMap | Parallel)
     draw(block, families, pictures / f"{block.name}.png")
     return f"![{block.name}]({pictures.name}/{block.name}.png)\n\n{markup_markdown(block.caption)}"

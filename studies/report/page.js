@@ -43,6 +43,19 @@ function sortTable(header) {
   table.tBodies[0].append(...rows);
 }
 
+// A file that the page itself holds; nothing is fetched.
+function saveData(name) {
+  const text = JSON.parse(document.getElementById("downloads").textContent)[name];
+  const link = document.createElement("a");
+  // The mark at the start tells spreadsheets the encoding.
+  link.href = URL.createObjectURL(new Blob(["\ufeff", text], { type: "text/csv;charset=utf-8" }));
+  link.download = `${name}.csv`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+for (const button of document.querySelectorAll(".download[data-name]"))
+  button.addEventListener("click", () => saveData(button.dataset.name));
 for (const header of document.querySelectorAll("th"))
   header.querySelector("button").addEventListener("click", () => sortTable(header));
 loadPlotly().then(() => {

@@ -7,6 +7,7 @@ from datamodules.files.atomic import atomic_path
 from studies.report.document import Figure, HeatMap, Parallel, Symbol
 from studies.report.escaping import for_matplotlib, relabel
 from studies.report.plots import scale_rows
+from studies.report.words import NOT_RUN
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a8558a", "#b58900", "#3a9bd1", "#6b4fa0", "#8c564b")
 TEXT, MUTED, GRID, ACCENT, SCALE = "#1d2126", "#68707a", "#e3e1da", "#8a2f1b", ("#eef3f6", "#4f9ac4")
@@ -79,6 +80,7 @@ def _draw_intervals(pyplot: Any, figure: Figure, families: list[str]) -> Any:
             marker, is_filled = _MARKERS[mark.symbol]
             if mark.low is not None:
                 axis.plot([mark.low, mark.high], [row, row], color=colour, linewidth=1.6)
+            axis.plot(mark.seeds, [row + 0.27] * len(mark.seeds), "o", color=colour, markersize=2.5, alpha=0.75)
             axis.plot(mark.estimate, row, marker, color=colour, markerfacecolor=colour if is_filled else "white")
         if figure.reference is not None:
             axis.axvline(figure.reference, color=TEXT, linewidth=1)
@@ -116,11 +118,12 @@ def _draw_heat_map(pyplot: Any, heat_map: HeatMap) -> Any:
     size = (2 + 0.9 * len(heat_map.xs), 1 + 0.5 * len(heat_map.ys))
     picture, axis = pyplot.subplots(figsize=size, layout="constrained")
     values = [[float("nan") if value is None else value for value in row] for row in heat_map.values]
-    axis.imshow(values, cmap=LinearSegmentedColormap.from_list("page", SCALE), aspect="auto", origin="lower")
-    for y, row in enumerate(heat_map.values):
-        for x, value in enumerate(row):
-            if value is not None:
-                axis.text(x, y, f"{value:.1f} {heat_map.unit}", ha="center", va="center")
+    low, high = heat_map.colour_range
+    scale = LinearSegmentedColormap.from_list("page", SCALE)
+    axis.imshow(values, cmap=scale, vmin=low, vmax=high, aspect="auto", origin="lower")
+    for y, row in enumerate(heat_map.texts("\n")):
+        for x, text in enumerate(row):
+            axis.text(x, y, text, ha="center", va="center", color=MUTED if text == NOT_RUN else TEXT)
     axis.set_xticks(range(len(heat_map.xs)), [f"{x:g}" for x in heat_map.xs])
     axis.set_yticks(range(len(heat_map.ys)), [f"{y:g}" for y in heat_map.ys])
     axis.set(xlabel=heat_map.x_title, ylabel=heat_map.y_title)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from studies.report.document import Figure, HeatMap, Mark, Panel, Parallel
+from studies.report.words import NOT_RUN
 
 MUTED, TEXT, GRID, ACCENT = "var(--muted)", "var(--text)", "var(--grid)", "var(--accent)"
 _GAP = 0.05
@@ -96,7 +97,21 @@ def _trace_marks(figure: Figure, families: list[str], ys: dict[str, int] | None)
                 traces.append({**trace, "x": [mark.x for mark in marks], "y": estimates, "error_y": error})
             else:
                 traces.append({**trace, "x": estimates, "y": [ys[mark.label] for mark in marks], "error_x": error})
+                traces += _trace_seeds(trace, marks, ys)
     return traces
+
+
+def _trace_seeds(trace: dict, marks: list[Mark], ys: dict[str, int]) -> list[dict]:
+    """Returns a trace of small dots, one for each seed, just below the means that another trace draws."""
+    seeds = [(mark, seed, value) for mark in marks for seed, value in enumerate(mark.seeds)]
+    if not seeds:
+        return []
+    dots = {
+        "x": [value for _, _, value in seeds], "y": [ys[mark.label] + 0.27 for mark, _, _ in seeds],
+        "marker": {"color": trace["marker"]["color"], "size": 5, "symbol": "circle", "opacity": 0.75},
+        "hovertext": [f"<b>{mark.label}</b><br>seed {seed}: {value:.1f}" for mark, seed, value in seeds],
+    }  # fmt: skip
+    return [{**trace, **dots}]
 
 
 def _plot_intervals(figure: Figure, families: list[str], wide: bool) -> dict:
@@ -104,7 +119,12 @@ def _plot_intervals(figure: Figure, families: list[str], wide: bool) -> dict:
     layout, domains = _grid(
         [panel.title for panel in figure.panels], 3 if wide else 1, (30 if wide else 46) * len(labels)
     )
-    numbers = [end for panel in figure.panels for mark in panel.marks for end in (mark.low, mark.high, mark.estimate)]
+    numbers = [
+        end
+        for panel in figure.panels
+        for mark in panel.marks
+        for end in (mark.low, mark.high, mark.estimate, *mark.seeds)
+    ]
     known = [number for number in [*numbers, figure.reference] if number is not None]
     pad = 0.04 * (max(known) - min(known) or 1)
     ends = [min(known) - pad, max(known) + pad]
@@ -170,14 +190,23 @@ def _trace_lines(figure: Figure, families: list[str]) -> list[dict]:
 
 
 def _plot_heat_map(heat_map: HeatMap) -> tuple[list[dict], dict]:
+    texts = heat_map.texts("<br>")
     trace = {
         "type": "heatmap", "x": [f"{x:g}" for x in heat_map.xs], "y": [f"{y:g}" for y in heat_map.ys],
         "z": heat_map.values,
-        "colorscale": [[0, "var(--scale-low)"], [1, "var(--scale-high)"]], "showscale": False, "xgap": 3, "ygap": 3,
-        "text": [["" if value is None else f"{value:.1f} {heat_map.unit}" for value in row] for row in heat_map.values],
-        "texttemplate": "%{text}", "hovertemplate": "%{x}, %{y}: %{text}<extra></extra>", "hoverongaps": False,
+        "colorscale": [[0, "var(--scale-low)"], [1, "var(--scale-high)"]], "showscale": False,
+        "zmin": heat_map.colour_range[0], "zmax": heat_map.colour_range[1], "xgap": 3, "ygap": 3,
+        "text": texts, "texttemplate": "%{text}", "hovertemplate": "%{x}, %{y}: %{text}<extra></extra>",
+        "hoverongaps": False,
     }  # fmt: skip
     layout, [domain] = _grid([""], 1, 56 * len(heat_map.ys))
+    # The library leaves empty cells without their text.
+    layout["annotations"] = [
+        {"text": NOT_RUN, "x": x, "y": y, "showarrow": False, "font": {"size": 12, "color": MUTED}}
+        for y, row in enumerate(heat_map.values)
+        for x, value in enumerate(row)
+        if value is None
+    ]
     layout["xaxis"] = _axis(heat_map.x_title, domain=domain["x"], type="category", showgrid=False)
     layout["yaxis"] = _axis(heat_map.y_title, domain=domain["y"], type="category", showgrid=False, automargin=True)
     return [trace], layout

@@ -46,8 +46,10 @@ class StudyRecords:
         results: `results.json`, which `study.py analyze` writes.
         runs: The study's own.
         sweep: Runs of other folders, which differ in their loss weights.
+        answers: What the first seed of each arm answered, arm by arm.
+        written: What each teacher that annotated for this study wrote, its first samples.
         predictions: Of a few questions, by question id.
-        questions: Those questions, as far as their source lies on this machine.
+        questions: All questions, as far as their source lies on this machine.
         rationales: Of a few training questions, by question id.
         diagnostics: `diagnostics.json`, None where nothing was diagnosed.
     """
@@ -56,6 +58,8 @@ class StudyRecords:
     results: dict
     runs: list[Run]
     sweep: list[Run]
+    answers: list[list[dict]]
+    written: list[Rationale]
     predictions: dict[str, list[dict]]
     questions: dict[str, Question]
     rationales: dict[str, list[Rationale]]
@@ -76,20 +80,21 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
     for sweep in sweeps:
         _check_folder(sweep)
     names = _name_models(results["study"])
-    predictions = _sample_predictions(folder)
+    answers, written = read_answers(folder), _read_rationales(folder)
     sources = {source for task in results["study"]["tasks"].values() for source in task["test"]}
-    questions = _load_local_questions(sources, set(predictions))
-    rationales = _sample_rationales(folder)
+    asked = {row["question_id"] for rows in answers for row in rows}
     trained = {task["train"] for task in results["study"]["tasks"].values()}
     diagnostics = folder / "diagnostics.json"
     return StudyRecords(
         folder,
         results,
-        _read_runs(folder, names),
-        [run for sweep in sweeps for run in _read_runs(sweep, names)],
-        predictions,
-        questions | _load_local_questions(trained, set(rationales)),
-        rationales,
+        read_runs(folder, names),
+        [run for sweep in sweeps for run in read_runs(sweep, names)],
+        answers,
+        written,
+        _sample_predictions(answers),
+        _load_local_questions(sources, asked) | _load_local_questions(trained, {item.question_id for item in written}),
+        _sample_rationales(written),
         read_sealed(diagnostics) if diagnostics.is_file() else None,
     )
 
@@ -114,6 +119,8 @@ def _read_results(folder: Path) -> dict:
     results = read_sealed(path)
     if missing := sorted(_RESULT_KEYS - set(results)):
         raise ValueError(f"{path}: has no {', '.join(missing)}; write it again with `study.py analyze`")
+    if any("accuracy_by_seed" not in cell for cell in results["cells"]):
+        raise ValueError(f"{path}: its cells have no accuracy_by_seed; write it again with `study.py analyze`")
     return results
 
 
@@ -126,7 +133,7 @@ def _name_models(study: dict) -> dict[str, str]:
     return names
 
 
-def _read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
+def read_runs(folder: Path, names: dict[str, str]) -> list[Run]:
     """Returns the runs that ended, with the accuracy of the predictions that carry their name.
 
     Args:
@@ -157,22 +164,32 @@ def _choose(ids: set[str]) -> list[str]:
     return sorted(ids, key=hash_text)[:NUM_SAMPLES]
 
 
-def _sample_predictions(folder: Path) -> dict[str, list[dict]]:
-    """Returns what the first seed of each arm answered to a few questions, which all of them were asked."""
+def read_answers(folder: Path) -> list[list[dict]]:
+    """Returns what the first seed of each arm answered, arm by arm."""
     records = []
     for path in sorted((folder / "predictions").glob("*.parquet")):
         rows = read_table(path, _PREDICTION_COLUMNS).to_pylist()
         records.append([{**row, "run": path.stem} for row in rows if row["seed"] == 0])
-    asked = [{row["question_id"] for row in rows} for rows in records if rows]
+    return [rows for rows in records if rows]
+
+
+def _sample_predictions(records: list[list[dict]]) -> dict[str, list[dict]]:
+    """Returns the answers to a few questions, which all arms were asked."""
+    asked = [{row["question_id"] for row in rows} for rows in records]
     chosen = _choose(set.intersection(*asked)) if asked else []
     return {name: [row for rows in records for row in rows if row["question_id"] == name] for name in chosen}
 
 
-def _sample_rationales(folder: Path) -> dict[str, list[Rationale]]:
-    """Returns what each teacher that annotated for this study wrote about a few questions of its first task."""
+def _read_rationales(folder: Path) -> list[Rationale]:
+    """Returns the first sample of each teacher that annotated for this study, question by question."""
     written = [read_flat_rationales(str(path)) for path in sorted((folder / "teachers").glob("*/*.parquet"))]
+    return [item for rationales in written for item in rationales if item.sample == 0]
+
+
+def _sample_rationales(written: list[Rationale]) -> dict[str, list[Rationale]]:
+    """Returns what each teacher wrote about a few questions of the study's first task."""
     by_question = defaultdict(list)
-    for rationale in (item for rationales in written for item in rationales if item.sample == 0):
+    for rationale in written:
         by_question[rationale.question_id].append(rationale)
     most = max(map(len, by_question.values()), default=0)
     chosen = _choose({name for name, items in by_question.items() if len(items) == most})

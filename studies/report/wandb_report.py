@@ -11,9 +11,9 @@ import wandb_workspaces.reports.v2 as reports
 from wandb_workspaces import expr
 
 from datamodules.text.plain_text import clean_line, shorten
-from studies.report.document import Block, Figure, HeatMap, Parallel, Report, Sample, Text
+from studies.report.document import Block, Browser, Figure, HeatMap, Parallel, Report, Sample, Text
 from studies.report.escaping import markup_markdown
-from studies.report.markdown import format_captioned, format_facts, format_sample
+from studies.report.markdown import format_browser, format_captioned, format_facts, format_sample
 from studies.report.pictures import draw
 
 ACCURACY = "test/accuracy_neutral"
@@ -100,6 +100,8 @@ class WandbReport:
         if isinstance(block, Figure | HeatMap | Parallel):
             picture = reports.MediaBrowser(media_keys=[f"report/{block.name}"], num_columns=1, layout=_WIDE)
             return [self._grid("pictures", "report", [picture]), reports.MarkdownBlock(markup_markdown(block.caption))]
+        if isinstance(block, Browser):
+            return [reports.MarkdownBlock(format_browser(block))]
         return [reports.MarkdownBlock(format_captioned(block))]
 
     def _grid(self, name: str, job_type: str, panels: list[Any], groupby: list[str] | None = None) -> Any:

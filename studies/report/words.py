@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+# What a table or a heat map says where nothing was measured.
+NOT_RUN = "not run"
+
 
 def percent(share: float | None) -> str:
     """Returns a share as text."""

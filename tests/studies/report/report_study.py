@@ -39,6 +39,7 @@ def make_cells(rng: random.Random) -> list[dict]:
                 "accuracy": accuracy, "low": accuracy - 0.04, "high": accuracy + 0.05, "extraction_rate": 0.85,
                 "gain": accuracy - 0.2 if trained else None, "gain_low": accuracy - 0.25 if trained else None,
                 "gain_high": accuracy - 0.15 if trained else None, "accuracy_by_extractor": {"neutral": accuracy},
+                "accuracy_by_seed": [accuracy - 0.02, accuracy + 0.02] if trained else [accuracy],
             })  # fmt: skip
     return cells
 

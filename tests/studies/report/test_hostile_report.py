@@ -1,5 +1,9 @@
 """Hostile names and texts in every field of a study, in every form of its report: they are shown, and do nothing."""
 
+import base64
+import csv
+import gzip
+import io
 import json
 import re
 from collections import Counter
@@ -44,6 +48,7 @@ PAYLOADS = {
     "separators": "\u2028\u2029",
     "link": "![](https://example.org/x.png) [x](javascript:alert(1)) <https://example.org> https://example.org a@b.org",
     "reference": "[x]: https://example.org\n[x]",
+    "sheet": '=HYPERLINK("https://example.org","x")',
     "table": "a | b \\| c \\",
 }
 FIELDS = (
@@ -167,6 +172,16 @@ def check_page(page: str, plain: Outline) -> None:
     assert len(outline.scripts) == len(plain.scripts)
     figures, known = (json.loads(scripts[0]) for scripts in (outline.scripts, plain.scripts))
     assert len(figures) == len(known)
+    downloads, known = (json.loads(scripts[1]) for scripts in (outline.scripts, plain.scripts))
+    assert len(downloads) == len(known) and downloads.keys() >= figures.keys() and len(downloads) > len(figures)
+    for row in [row for text in downloads.values() for row in csv.reader(io.StringIO(text, newline=""))]:
+        assert not any(re.match(r"[=+@]|-(?!\d)", field) for field in row), row
+    # Nothing of the packed questions is markup; what the page makes of them is text nodes.
+    assert re.fullmatch(r"[\w+/=]+", outline.scripts[2])
+    questions = json.loads(gzip.decompress(base64.b64decode(outline.scripts[2])))
+    assert len(questions["questions"]) == 16
+    for text in [*questions["authors"], *(asked["question"] for asked in questions["questions"])]:
+        assert clean(text) == text
     for trace in [trace for figure in figures.values() for trace in figure["traces"]]:
         for label in [trace.get("name", ""), *(trace.get("hovertext") or [])]:
             assert not re.search(r"<(?!/?b>|br>)", label), label
@@ -222,16 +237,28 @@ def test_a_hostile_text_in_one_field(payload: str, field: str, tmp_path: Path, p
     "payload", ["comment", *(pytest.param(name, marks=pytest.mark.slow) for name in ("closed script", "variable"))]
 )
 def test_a_page_of_hostile_names_has_its_figures_in_a_browser(payload: str, tmp_path: Path) -> None:
-    folder, sweep = write_study(tmp_path, PAYLOADS[payload], ("teacher", "student", "family", "control", "rationale"))
+    folder, sweep = write_study(
+        tmp_path, PAYLOADS[payload], ("teacher", "student", "family", "control", "rationale", "question", "completion")
+    )
     path = tmp_path / "report.html"
     probe = """<script>
 addEventListener("load", async () => {
   while (!("drawn" in document.documentElement.dataset)) await new Promise(resolve => setTimeout(resolve, 20));
+  const root = document.querySelector(".browser");
+  while (!("ready" in root.dataset)) await new Promise(resolve => setTimeout(resolve, 20));
+  for (const kind of ["training", "held-out"]) {
+    root.querySelector("[data-control=kind]").value = kind;
+    root.querySelector("[data-control=kind]").dispatchEvent(new Event("change"));
+    for (const details of root.querySelectorAll("details")) details.open = true;
+    await new Promise(resolve => setTimeout(resolve, 100));
+  }
   const plots = [...document.querySelectorAll(".plot")];
   const result = document.createElement("pre");
   result.id = "probe";
   result.textContent = JSON.stringify({
     drawn: plots.filter(plot => plot.querySelector(".main-svg")).length, plots: plots.length,
+    opened: root.querySelectorAll(".writings").length,
+    made: [...new Set([...root.querySelectorAll("[data-control=list] *")].map(item => item.localName))].sort(),
     pwned: document.documentElement.dataset.pwned ?? null,
     links: [...document.querySelectorAll("a")].filter(a => /^javascript/.test(a.href?.baseVal ?? a.href)).length,
   });
@@ -241,6 +268,7 @@ addEventListener("load", async () => {
     path.write_text(write_html(folder, [sweep]).read_text().replace("</body>", probe))
     seen, log = browse(path)
     assert seen["drawn"] == seen["plots"] > 6 and seen["pwned"] is None and seen["links"] == 0
+    assert seen["opened"] == 8 and seen["made"] == ["details", "div", "h3", "p", "span", "summary"]
     assert "CONSOLE" not in log
 
 

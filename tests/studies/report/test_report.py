@@ -13,9 +13,11 @@ import pytest
 from scripts.common.entry import run_main
 from scripts.report import main
 from studies.report import write_html, write_markdown
-from studies.report.content import build_report
+from studies.report.content import _show_accuracy, build_report
 from studies.report.document import Figure, HeatMap, Mark, Panel, Parallel, Report, Section, Table, Text
+from studies.report.gamma import show_formula
 from studies.report.html import render_html
+from studies.report.plots import plot
 from studies.report.records import read_study
 from tests.studies.report.report_study import make_results, write_study
 
@@ -51,6 +53,57 @@ def test_every_cell_is_a_mark_and_a_row(report: Report) -> None:
     assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
+def test_each_seed_is_a_dot_beside_its_mean(report: Report) -> None:
+    [figure] = find(report, "Accuracy", Figure)
+    marks = {mark.label: mark for mark in figure.panels[0].marks}
+    cell = next(cell for cell in make_results()["cells"] if cell["supervision"] == "label")
+    assert marks["label"].seeds == tuple(100 * seed for seed in cell["accuracy_by_seed"])
+    assert marks["untuned"].seeds == ()  # it has one
+    traces = plot(figure, report.families)["traces"]
+    dots = [trace for trace in traces if any("seed 1" in text for text in trace["hovertext"])]
+    assert sum(len(trace["x"]) for trace in dots) == 2 * sum(len(mark.seeds) > 0 for mark in [
+        mark for panel in figure.panels for mark in panel.marks])  # fmt: skip
+
+
+def test_a_cell_that_another_student_has_is_not_run() -> None:
+    results = make_results()
+    results["cells"] = [cell for cell in results["cells"] if (cell["student"], cell["condition"]) != ("s-b", "label")]
+    table = _show_accuracy(results)[1]
+    assert [cell.text for cell in table.rows[-1]] == ["s-b", "label", "–", *["not run"] * 7]
+
+
+def test_the_formula_of_gamma_names_students_and_teachers() -> None:
+    results = make_results()
+    [text] = show_formula(results)
+    assert text.text.startswith(
+        "Here γ = 0.5 · A(`s-a` from `t-a`) − 0.5 · A(`s-a` from `t-b`) − 0.5 · A(`s-b` from `t-a`) "
+        "+ 0.5 · A(`s-b` from `t-b`), where"
+    )
+    for number in range(4):
+        results["study"]["teachers"][f"more-{number}"] = {"model": "m", "family": "ab"[number % 2], "name": None}
+        results["cells"] += [
+            {**cell, "teacher": f"more-{number}"}
+            for cell in results["cells"]
+            if cell["teacher"] == "t-a" and cell["supervision"] == "rationale"
+        ]
+    results["study"]["teachers"]["absent"] = {"model": "m", "family": "a", "name": None}
+    [table] = show_formula(results)
+    first, second = table.rows
+    assert table.columns == ["student", "t-a", "t-b", *(f"more-{number}" for number in range(4)), "absent"]
+    assert first[-1].text == second[-1].text == "not run"
+    assert [cell.value for cell in first[1:-1]] == pytest.approx([1 / 6, -1 / 6] * 3)
+    assert [cell.value for cell in second[1:-1]] == pytest.approx([-1 / 6, 1 / 6] * 3)
+
+
+def test_a_heat_map_s_colours_span_the_noise_and_its_cells_say_how_many_runs_they_have() -> None:
+    heat_map = HeatMap("n", "c", "x", "y", [1, 2], [1], [[50.0, None]], [[3, 0]], "%", 10.0)
+    assert heat_map.colour_range == (40.0, 60.0)
+    assert heat_map.texts("\n") == [["50.0 %\n3 runs", "not run"]]
+    figure = plot(heat_map, [])
+    assert (figure["traces"][0]["zmin"], figure["traces"][0]["zmax"]) == (40.0, 60.0)
+    assert [note["text"] for note in figure["wide"]["annotations"]] == ["not run"]
+
+
 def test_gamma_is_first_read_and_drawn_against_zero(report: Report) -> None:
     assert report.facts[0].value == "+14.9 points"
     assert "[+11.7, +17.9]" in report.facts[0].note
@@ -69,6 +122,7 @@ def test_loss_weights_are_means_over_runs(folders: tuple[Path, Path], report: Re
         if (run.axes["kl_weight"], run.axes["temperature"], run.axes["student"]) == (0.5, 1.0, "s-a")
     ]
     assert len(same) == 3  # two seeds of the study, and the sweep's
+    assert heat_map.counts == [[1, 3, 1], [1, 1, 1]]
     assert heat_map.values[0][1] == pytest.approx(100 * sum(same) / 3)
     [parallel] = find(report, "Loss weights", Parallel)
     assert len(parallel.rows) == 7  # of eight runs one logged nothing
@@ -125,6 +179,9 @@ addEventListener("load", async () => {
   const read = () => [...table.tBodies[0].rows].map(row => row.children[column].dataset.value ?? null);
   const orders = [];
   for (let clicks = 0; clicks < 2; clicks++) { head.firstChild.click(); orders.push(read()); }
+  const saved = [];
+  HTMLAnchorElement.prototype.click = function () { saved.push([this.download, this.href.split(":")[0]]); };
+  for (const button of document.querySelectorAll(".download[data-name]")) button.click();
   const plots = [...document.querySelectorAll(".plot")];
   const result = document.createElement("pre");
   result.id = "probe";
@@ -133,6 +190,7 @@ addEventListener("load", async () => {
     drawn: plots.filter(plot => plot.querySelector(".main-svg")).length, plots: plots.length,
     marks: document.querySelectorAll("#plot-accuracy-microworld .point").length,
     page: document.documentElement.scrollWidth, width: innerWidth,
+    saved, tables: document.querySelectorAll("table").length,
     colour: getComputedStyle(document.body).backgroundColor,
   });
   document.body.append(result);
@@ -162,7 +220,10 @@ def test_the_page_in_a_browser(page: str, report: Report, tmp_path: Path, size: 
     seen, log = browse(path, f"--window-size={size}", *dark)
     assert "CONSOLE" not in log
     assert seen["drawn"] == seen["plots"] > 6
-    assert seen["marks"] == len(make_results()["cells"])
+    cells = make_results()["cells"]
+    assert seen["marks"] == sum(1 + (cell["num_seeds"] if cell["num_seeds"] > 1 else 0) for cell in cells)
+    assert len(seen["saved"]) == seen["plots"] + seen["tables"]
+    assert all(name.endswith(".csv") and address == "blob" for name, address in seen["saved"])
     assert seen["page"] <= seen["width"]
     assert seen["colour"] == {"light": "rgb(253, 252, 249)", "dark": "rgb(21, 24, 27)"}[scheme]
     rising, falling = seen["orders"]
@@ -193,7 +254,7 @@ class TestWeightsAndBiases:
         spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
         headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
         assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Loss weights", "Diagnostics",
-                            "Learning curves", "Samples", "Limits", "Methods"]  # fmt: skip
+                            "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
         grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
         panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
         kinds = {panel["viewType"] for panel in panels}

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,20 @@ class Bench:
         file = self.folder / path
         records = [json.loads(line) for line in file.read_text().splitlines()]
         file.write_text("".join(json.dumps(record) + "\n" for record in change(records)))
+
+
+@pytest.fixture(autouse=True)
+def no_process_group() -> Iterator[None]:
+    """Ends what a trainer in this process has begun: its port, left in the environment, is a later process's own."""
+    names = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

@@ -91,14 +91,19 @@ def upload(files: dict[str, bytes | Path], repo: str, private: bool, message: st
         raise ValueError(f"{repo}: the hub did not take it: {clean_line(describe_error(error))}") from None
 
 
-def main(args: list[str] | None = None) -> None:
-    """Uploads, or says what would be uploaded."""
+def parse(args: list[str] | None = None) -> argparse.Namespace:
+    """Returns the parsed command line."""
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="the hub's repository")
     parser.add_argument("--private", action="store_true", help="if the repository is made, for its owner alone")
     parser.add_argument("--dry-run", action="store_true", help="print what would be uploaded; upload nothing")
-    given = parser.parse_args(sys.argv[1:] if args is None else args)
+    return parser.parse_args(sys.argv[1:] if args is None else args)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Uploads, or says what would be uploaded."""
+    given = parse(args)
     try:
         validate_repo_id(given.repo)
     except HFValidationError as error:

@@ -16,7 +16,6 @@ from pathlib import Path
 from datamodules.files.command_line import CommandLine
 from lightning_modules.tracking.wandb_files import sync
 from scripts.common.entry import run_main
-from studies.report import write_html, write_markdown, write_wandb
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +41,9 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> None:
     """Does what the command says, and prints what it wrote."""
     settings = parse(args)
+    # What takes seconds to import, after what is answered at once.
+    from studies.report import write_html, write_markdown, write_wandb
+
     if settings.command == "sync":
         print(sync(settings.folder, settings.dry_run, settings.include_open))
     elif settings.command == "html":

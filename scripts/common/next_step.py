@@ -33,7 +33,11 @@ def suggest(stage: str, args: Sequence[str], carried: Sequence[str], settings: d
             that is in capitals the user fills in; a section has it.
     """
     named, _ = split_config(args)
-    section = find_section(named, stage)
+    try:
+        section = find_section(named, stage)
+    except ValueError:
+        # The file was changed while the stage ran, whose work is done all the same.
+        section = None
     known = flatten(section or {})
     command = ["python", "-m", f"scripts.{stage}", *(named if section is not None else [])]
     given = []

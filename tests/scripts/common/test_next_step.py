@@ -50,6 +50,13 @@ def test_without_a_section_everything_is_said_or_left_open(config: str) -> None:
         assert "'--model.student=$(touch x)'" in command
 
 
+@pytest.mark.parametrize("text", [None, "fit: [", "fit: {model: {student: $student}}\n"])
+def test_a_file_that_changed_meanwhile_ends_no_stage(config: str, text: str | None) -> None:
+    Path(config).unlink() if text is None else Path(config).write_text(text)
+    command = suggest("fit", [f"--config={config}"], [], {"data.questions": "QUESTIONS"})
+    assert shlex.split(command) == ["python", "-m", "scripts.fit", "--data.questions=QUESTIONS"]
+
+
 def test_a_pair_is_named_again(tmp_path: Path) -> None:
     path = tmp_path / "pair.yaml"
     path.write_text("fit: {model: {student: $student}}\nevaluate: {model: {student: $student}}\n")

@@ -32,9 +32,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> None:
     """Exports, and says how many."""
     parsed = parse(args)
-    check_place(parsed.output)
-    if parsed.output.suffix != ".jsonl":
-        raise ValueError(f"{parsed.output}: name an output that ends in .jsonl")
+    check_place(parsed.output, ".jsonl")
     questions = {question.id: question for question in load_questions(parsed.questions)}
     rationales = load_rationales(parsed.rationales, questions)
     kept = [rationale for rationale in rationales if rationale.correct or not parsed.correct_only]

@@ -32,9 +32,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> None:
     """Imports, and says how many rows."""
     parsed = parse(args)
-    check_place(parsed.output)
-    if parsed.output.suffix != ".jsonl":
-        raise ValueError(f"{parsed.output}: name an output that ends in .jsonl")
+    check_place(parsed.output, ".jsonl")
     rows = read_data_set(parsed.source, parsed.split, parsed.config, parse_mapping(parsed.fields))
     records = list(islice(rows, parsed.limit))
     try:

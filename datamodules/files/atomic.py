@@ -107,8 +107,11 @@ def _is_too_long(path: Path) -> bool:
     return len(os.fsencode(path.absolute())) > 4000 or any(len(os.fsencode(part)) > 200 for part in path.parts)
 
 
-def check_place(target: Path) -> None:
-    """Raises a ValueError if nothing can be written at `target`: it is no name, or above it is no writable folder."""
+def check_place(target: Path, ending: str | None = None) -> None:
+    """Raises a ValueError if nothing can be written at `target`, or its name has another ending.
+
+    It is no name, or above it is no writable folder.
+    """
     # What is written beside it has a longer name.
     if target.name in ("", "..") or "\0" in str(target) or _is_too_long(target):
         raise ValueError(f"{shorten(str(target), 60)}: names no file that could be written; choose another place")
@@ -117,6 +120,8 @@ def check_place(target: Path) -> None:
         raise ValueError(f"{target}: cannot be written, since {place} is no folder; choose another place")
     if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
         raise ValueError(f"{target}: cannot be written, since {place} is read-only; choose another place")
+    if ending is not None and target.suffix != ending:
+        raise ValueError(f"{target}: name an output that ends in {ending}")
 
 
 _NAME = re.compile(r"\w[\w.+=@,-]{0,99}")

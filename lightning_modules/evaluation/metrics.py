@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -17,6 +18,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 from torchmetrics.functional.text import bert_score
 
 from datamodules.answers.extractors import EXTRACTORS
+from datamodules.files.tables import read_table
 from datamodules.tasks.records import LETTERS
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import group_interval, number_groups
@@ -51,6 +53,15 @@ def estimate_share(hits: Iterable[bool], groups: Sequence[str | None] = ()) -> E
     """Returns the share of hits, of one at least, with its interval: over groups where some have one in common."""
     values = np.array([*hits], dtype=float)
     return Estimate(float(values.mean()), values.size, *group_interval(values, number_groups(groups)))
+
+
+def read_accuracy(predictions: Path) -> Estimate | None:
+    """Returns the accuracy that a file of predictions has, by the extractor that reads every style alike; or None."""
+    if not predictions.is_file():
+        return None
+    table = read_table(predictions)
+    groups = table["group"].to_pylist() if "group" in table.column_names else []
+    return estimate_share(table["correct_neutral"].to_pylist(), groups)
 
 
 def count_share(records: Sequence[dict], is_hit: Callable[[dict], bool]) -> Estimate:

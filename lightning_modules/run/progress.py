@@ -43,6 +43,15 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def format_bytes(size: float) -> str:
+    """Returns bytes in the unit that leaves few digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
 class ProgressLines(ProgressBar):
     """Says where a trainer stands, in a line on stderr at most every so many seconds.
 

@@ -1,5 +1,6 @@
 """What a stage says last: what matters of its result, and the command that comes next."""
 
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +10,11 @@ from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import Rationale, find_repeats
 from lightning_modules.evaluation.summary import format_summary
 from lightning_modules.run.folder import RunFolder, read_metrics
-from lightning_modules.run.progress import format_seconds
+from lightning_modules.run.progress import format_bytes, format_seconds
 from scripts.common.next_step import suggest
 
 # Settings of the data that every stage of one experiment shares.
 SHARED = ("data.questions", "data.limit")
-
-
-def format_size(size: float) -> str:
-    """Returns bytes in the unit that leaves few digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.4g} TB"
 
 
 def describe_rationales(output: Path, rationales: Sequence[Rationale], is_local: bool, args: Sequence[str]) -> str:
@@ -86,7 +78,7 @@ def describe_cache(output: Path, data: RationaleDataModule, num_before: int, arg
         "model.loss.kl_weight": "KL_WEIGHT",
     }
     following = suggest("fit", args, ["data."], settings)
-    each = f"{format_size(size)} ({size / cache.num_rows:.0f} bytes a token)"
+    each = f"{format_bytes(size)} ({size / cache.num_rows:.0f} bytes a token)"
     added = f"{len(cache) - num_before} examples{in_all}"
     return f"{output}: {added}, {cache.num_rows} completion tokens, {each}\nnext: {following}"
 
@@ -116,5 +108,5 @@ def describe_training(run: RunFolder, data: DistillationDataModule, end: str, se
 
 def describe_predictions(output: Path, records: Sequence[dict]) -> str:
     """Returns what matters of a student's answers."""
-    command = f"python -m scripts.evaluate metrics {output}"
+    command = shlex.join(["python", "-m", "scripts.evaluate", "metrics", str(output)])
     return f"{output}: {len(records)} predictions\n{format_summary(records)}\nall metrics: {command}"

@@ -39,6 +39,10 @@ class Device:
         if not 0 < self.utilisation <= 1:
             raise ValueError(f"--utilisation={self.utilisation}: a share above 0 and at most 1")
 
+    def compute_seconds(self, flops: float) -> float:
+        """Returns how long so many floating-point operations take."""
+        return flops / (self.peak_flops * self.utilisation)
+
 
 def find_device(name: str, utilisation: float) -> Device:
     """Returns a GPU by name; its FLOP/s are dense ones in half precision.
@@ -141,5 +145,5 @@ def generation_seconds(parameters: int, dtype: str, tokens: int, steps: int, dev
         steps: Of all batches.
         device: What computes.
     """
-    computing = reading_flops(parameters, tokens) / (device.peak_flops * device.utilisation)
+    computing = device.compute_seconds(reading_flops(parameters, tokens))
     return max(computing, steps * weights_bytes(parameters, dtype) / device.bandwidth)

@@ -20,6 +20,7 @@ from datamodules.model_sources import resolve_model
 from datamodules.tasks.benchmarks import count_questions
 from datamodules.tasks.questions import load_questions
 from lightning_modules.model.pretrained import default_dtype
+from lightning_modules.run.progress import format_bytes
 from lightning_modules.student.student import TRUE_PRECISIONS
 from studies.design.cost import (
     Device,
@@ -109,7 +110,7 @@ def _generate(model: str, layers: list[int] | None, dtype: str, data: Any, answe
     asked = np.repeat(prompts_Q, answers) + data.max_new_tokens
     batches = len(PredictionSampler(asked, data.batches.tokens_per_batch, 0, 1))
     read = answers * int(prompts_Q.sum())
-    seconds = reading_flops(parameters, read) / (assumed.device.peak_flops * assumed.device.utilisation)
+    seconds = assumed.device.compute_seconds(reading_flops(parameters, read))
     seconds += generation_seconds(parameters, dtype, new, batches * assumed.rationale_tokens, assumed.device)
     return Work(len(asked), read + new, hours=seconds / 3600)
 
@@ -182,7 +183,7 @@ def estimate_training(cli: Any, assumed: Assumptions) -> Work:
     saved = 0 if student.adapter is not None else 2 * checkpoint_bytes(parameters, dtype)
     exported = 0 if student.export_form == "adapter" else weights_bytes(parameters, dtype)
     kept = exported + (saved if cli.run.keep_checkpoints else 0)
-    hours = flops / (assumed.device.peak_flops * assumed.device.utilisation) / 3600
+    hours = assumed.device.compute_seconds(flops) / 3600
     return Work(len(first), tokens, steps, kept, 0 if cli.run.keep_checkpoints else saved, hours)
 
 
@@ -198,19 +199,14 @@ def estimate_cache(cli: Any, assumed: Assumptions) -> Work:
     # Without its tokenizer as many ids as large vocabularies have.
     vocabulary = len(load_tokenizer(teacher.teacher, teacher.teacher_revision)) if Path(name).exists() else 150_000
     flops = reading_flops(count_parameters(teacher.teacher, teacher.keep_layers), tokens)
-    hours = flops / (assumed.device.peak_flops * assumed.device.utilisation) / 3600
+    hours = assumed.device.compute_seconds(flops) / 3600
     made = CacheDescription("", "", "", "", vocabulary, teacher.temperatures, teacher.teacher_dtype, teacher.sparsity)
     size = rows * cache_row_bytes(made, find_width(teacher.teacher))
     return Work(len(lengths), tokens, kept=size, hours=hours)
 
 
-def format_bytes(size: float) -> str:
-    """Returns bytes in the unit that leaves few digits; none as a dash."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}" if size else "–"
-        size /= 1000
-    return f"{size:.3g} TB"
+def _write_bytes(size: int) -> str:
+    return format_bytes(size) if size else "–"
 
 
 def format_work(work: Iterable[tuple[str, Work]]) -> str:
@@ -220,11 +216,11 @@ def format_work(work: Iterable[tuple[str, Work]]) -> str:
     rows = [
         (
             name, f"{own.examples:,}", f"{own.tokens:,}", f"{own.steps:,}" if own.steps else "–",
-            format_bytes(own.kept), format_bytes(own.meanwhile), f"{own.hours:.2g}",
+            _write_bytes(own.kept), _write_bytes(own.meanwhile), f"{own.hours:.2g}",
         )
         for name, own in [*named, ("in all", total)]
     ]  # fmt: skip
-    most = format_bytes(max((own.meanwhile for _, own in named), default=0))
+    most = _write_bytes(max((own.meanwhile for _, own in named), default=0))
     rows[-1] = (*rows[-1][:5], f"{most} each", rows[-1][6])
     columns: Sequence[str] = ("", "examples", "tokens", "steps", "disk", "meanwhile", "GPU hours")
     return format_table(columns, rows, right=range(1, 7))

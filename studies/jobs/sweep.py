@@ -10,8 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from datamodules.files.atomic import check_name, hash_json
 from datamodules.files.parsing import read_yaml
-from datamodules.files.tables import read_table
-from lightning_modules.evaluation.metrics import estimate_share
+from lightning_modules.evaluation.metrics import read_accuracy
 from lightning_modules.run.folder import read_metrics
 from studies.jobs.job import Job
 from studies.jobs.plan import format_settings
@@ -156,10 +155,7 @@ class Sweep:
         for record in read_metrics(self.folder / arm):
             if "val/loss" in record:
                 found["val/loss"] = f"{record['val/loss']:.4g}"
-        if self.predictions(arm).is_file():
-            table = read_table(self.predictions(arm))
-            groups = table["group"].to_pylist() if "group" in table.column_names else []
-            share = estimate_share(table["correct_neutral"].to_pylist(), groups)
+        if (share := read_accuracy(self.predictions(arm))) is not None:
             found["test accuracy"] = f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] (n={share.n})"
         return found
 

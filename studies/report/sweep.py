@@ -7,8 +7,7 @@ from typing import Any
 
 from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import check_run_file
-from datamodules.files.tables import read_table
-from lightning_modules.evaluation.metrics import Estimate, estimate_share
+from lightning_modules.evaluation.metrics import Estimate, read_accuracy
 from lightning_modules.run.folder import flatten
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Series, Table, Text
 from studies.report.escaping import name_figures
@@ -56,11 +55,7 @@ def _read_arms(folder: Path, records: StudyRecords) -> list[Arm]:
     for run in records.runs:
         settings = {name: configs[run.id].get(name) for name in varied}
         label = ", ".join(f"{name.rsplit('.', 1)[-1]} {_write(value)}" for name, value in settings.items()) or run.id
-        path, accuracy = folder / "predictions" / f"{run.id}.parquet", None
-        if path.is_file():
-            table = read_table(path)
-            groups = table["group"].to_pylist() if "group" in table.column_names else []
-            accuracy = estimate_share(table["correct_neutral"].to_pylist(), groups)
+        accuracy = read_accuracy(folder / "predictions" / f"{run.id}.parquet")
         arms.append(Arm(label, run.id, settings, run.metrics, accuracy))
     return arms
 

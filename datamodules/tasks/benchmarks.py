@@ -16,7 +16,7 @@ from datamodules.files.hub import describe_missing, is_reachable, reading_cache_
 from datamodules.files.parsing import read_yaml
 from datamodules.tasks.records import strip_letters
 from datamodules.text.expressions import find_boxed
-from datamodules.text.plain_text import describe_error
+from datamodules.text.plain_text import align_columns, describe_error
 
 FOLDER = Path(__file__).parents[2] / "configs" / "tasks"
 FIELDS = ("id", "question", "choices", "labels", "gold", "group")
@@ -238,7 +238,4 @@ def format_tasks() -> str:
         options = "-".join(map(str, sorted(set(task.num_options)))) if task.num_options else "–"
         sizes = ", ".join(f"{split} {size}" for split, size in task.sizes.items())
         rows.append((task.name, task.answer, options, sizes, task.licence, f"{task.hub}@{task.revision[:7]}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return align_columns(rows)

@@ -1,6 +1,7 @@
 """Text of unknown origin, such as a teacher's name, made safe to show."""
 
 import re
+from collections.abc import Sequence
 
 # What moves a cursor, ends a string, turns the reading direction, or cannot be encoded: control characters but tab and
 # line feed, the marks of bidirectional text, the separators that some readers take for line ends, lone surrogates.
@@ -25,6 +26,14 @@ def clean_line(text: str) -> str:
 def shorten(text: str, length: int) -> str:
     """Returns a text of at most so many characters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def describe_error(error: BaseException) -> str:

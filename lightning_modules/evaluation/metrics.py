@@ -20,6 +20,7 @@ from torchmetrics.functional.text import bert_score
 from datamodules.answers.extractors import EXTRACTORS
 from datamodules.files.tables import read_table
 from datamodules.tasks.records import LETTERS
+from datamodules.text.plain_text import align_columns
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import group_interval, number_groups
 from lightning_modules.evaluation.text_similarity import compare_texts, separate_characters
@@ -260,10 +261,7 @@ def format_table(metrics: Mapping[str, Metrics]) -> str:
     cells = [["", *(f"{task}" for task in metrics)]]
     for name in names:
         cells.append([name, *(format_estimate(own[name]) if name in own else "–" for own in metrics.values())])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    return align_columns(cells)
 
 
 def format_estimate(estimate: Estimate) -> str:

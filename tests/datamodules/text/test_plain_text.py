@@ -2,7 +2,7 @@
 
 import pytest
 
-from datamodules.text.plain_text import clean, clean_line, describe_error, shorten
+from datamodules.text.plain_text import align_columns, clean, clean_line, describe_error, shorten
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,7 @@ def test_a_text_is_made_to_fit() -> None:
 )
 def test_an_error_is_one_line(error: Exception, expected: str) -> None:
     assert describe_error(error) == expected
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert align_columns([("a", "bb", ""), ("ccc", "d", "e")]) == "a    bb\nccc  d   e"

@@ -15,7 +15,6 @@ if __name__ == "__main__":
     answer_early("annotate", __file__)
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,7 +35,6 @@ from lightning_modules.teacher.vllm_backend import VLLMBackend  # noqa: F401
 from scripts.common.annotate_cli import AnnotateCLI
 from scripts.common.endings import describe_rationales
 from scripts.common.entry import run_main
-from scripts.common.predict_cli import is_complete
 from studies.inputs.rationale_quality import summarize
 
 
@@ -56,11 +54,8 @@ def main(args: list[str] | None = None) -> None:
         return
     cli = parse(args)
     output, config = Path(cli.config.output), cli.result_config()
-    if is_complete(output, config):
-        return
-    with nullcontext() if cli.config.dry_run else cli.lock_output():
-        # Another process may have written it just now.
-        if not is_complete(output, config):
+    with cli.claim_output(config) as is_needed:
+        if is_needed:
             annotate(cli, output, config, args)
 
 

@@ -29,7 +29,7 @@ from lightning_modules.run.writers import RecordWriter
 from lightning_modules.tracking.wandb_logging import EvaluationLog, log_evaluation
 from scripts.common.endings import describe_predictions
 from scripts.common.entry import run_main
-from scripts.common.predict_cli import PredictCLI, is_complete
+from scripts.common.predict_cli import PredictCLI
 
 
 class EvaluateCLI(PredictCLI):
@@ -85,11 +85,8 @@ def main(args: list[str] | None = None) -> None:
     # A student folder may have been trained anew under the same name.
     weights = identify_weights(student.student, student.student_revision)
     output, config = Path(cli.config.output), {**cli.result_config(), "weights": weights}
-    if is_complete(output, config):
-        return
-    with cli.lock_output():
-        # Another process may have written it just now.
-        if not is_complete(output, config):
+    with cli.claim_output(config) as is_needed:
+        if is_needed:
             evaluate(cli, output, config)
 
 

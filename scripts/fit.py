@@ -48,8 +48,7 @@ def main(args: list[str] | None = None) -> Path:
     run, data, student = cli.run, cli.datamodule, cli.model
     if run.is_done:
         if rank_zero_only.rank == 0:
-            # A kill may have come between DONE and that.
-            run.drop_checkpoints()
+            run.clear()
         early = read_early_end(run.path)
         print(f"{run.path}: done already" + (f"; it ended early, {early}" if early else ""))
         return run.path

@@ -10,6 +10,11 @@ from typing import Any
 from datamodules.files.atomic import hash_json, name_unwritten, read_whole_lines
 
 
+def find_parts(output: Path) -> list[Path]:
+    """Returns what the processes that make an output have logged so far, and not yet merged."""
+    return sorted(output.parent.glob(f".{output.name}.part-*.jsonl"))
+
+
 class RecordLog:
     """Appends records to `.{output}.part-{rank}.jsonl` beside the output that they end up in.
 
@@ -24,9 +29,6 @@ class RecordLog:
     def __init__(self, output: Path, config: dict[str, Any], finish: Callable[[list[dict[str, Any]]], None]):
         self.output, self.signature, self.finish = output, hash_json(config), finish
 
-    def _find_parts(self) -> list[Path]:
-        return sorted(self.output.parent.glob(f".{self.output.name}.part-*.jsonl"))
-
     def collect(self) -> list[dict[str, Any]]:
         """Returns the records of all part files; a last line that a kill tore is not a record.
 
@@ -34,7 +36,7 @@ class RecordLog:
             ValueError: A part file was begun with another configuration.
         """
         records = []
-        for part in self._find_parts():
+        for part in find_parts(self.output):
             lines = read_whole_lines(part)
             if lines and lines[0] != {"signature": self.signature}:
                 raise ValueError(f"{part}: begun with another configuration; delete it, or choose another output")
@@ -65,7 +67,7 @@ class RecordLog:
     def merge(self) -> None:
         """Writes the output from the records of all processes, and removes their parts."""
         self.finish(self.collect())
-        for part in self._find_parts():
+        for part in find_parts(self.output):
             part.unlink()
 
 

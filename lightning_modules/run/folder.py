@@ -22,7 +22,7 @@ from datamodules.files.atomic import (
     write_sealed,
     write_text,
 )
-from datamodules.files.locks import hold
+from datamodules.files.locks import hold, remove_stale
 from datamodules.files.seals import DONE, check_run_file, hash_run_files, read_sealed
 from datamodules.provenance import describe_creation
 from lightning_modules.run.wandb_mode import Wanted
@@ -182,6 +182,11 @@ class RunFolder:
         """Removes the checkpoints of a run that is done, unless they are to be kept."""
         if not self.keep_checkpoints:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Removes what a process that was killed just after it had marked the run as done left in its folder."""
+        self.drop_checkpoints()
+        remove_stale(self.path / ".lock")
 
 
 def read_early_end(run: Path) -> str | None:

@@ -1,6 +1,7 @@
 """The command line of the stages that predict into an output, and what is there already."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files.atomic import check_place, hash_json
 from datamodules.files.locks import hold
+from datamodules.files.record_log import find_parts
 from datamodules.files.tables import read_metadata
 from scripts.common.stage_cli import StageCLI
 
@@ -20,7 +22,6 @@ def is_complete(output: Path, config: dict) -> bool:
         raise ValueError(
             f"{output}: exists, and was made with another configuration, or from other files; choose another --output"
         )
-    print(f"{output}: complete already")
     return True
 
 
@@ -33,12 +34,34 @@ class PredictCLI(StageCLI):
         trainer = self.config.trainer
         return not trainer.fast_dev_run and trainer.limit_predict_batches in (None, 1.0)
 
-    def lock_output(self) -> AbstractContextManager[None]:
-        """Keeps the output for this process and those that it has begun; a ValueError if another process has it."""
+    @contextmanager
+    def claim_output(self, config: dict) -> Iterator[bool]:
+        """Keeps the output for this process and those that it has begun; yields whether it is still to be made.
+
+        Args:
+            config: Everything that the output depends on.
+
+        Raises:
+            ValueError: Another process writes it, or another configuration wrote it.
+        """
         output = Path(self.config.output)
-        if rank_zero_only.rank > 0:
-            return nullcontext()
-        return hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this output")
+        lock = output.with_name(f".{output.name}.lock")
+        if rank_zero_only.rank > 0 or self.config.get("dry_run"):
+            is_made = is_complete(output, config)
+        elif is_complete(output, config) and not lock.exists() and not find_parts(output):
+            is_made = True
+        else:
+            with hold(lock, f"{output}: another process writes this output"):
+                # Another process may have written it just now, or have been killed before it removed its part.
+                is_made = is_complete(output, config)
+                if not is_made:
+                    yield True
+                    return
+                for part in find_parts(output):
+                    part.unlink()
+        if is_made:
+            print(f"{output}: complete already")
+        yield not is_made
 
     def __init__(self, stage: str, model_class: type, datamodule_class: type, pretrained: str, args: list[str] | None):
         super().__init__(stage, model_class, datamodule_class, pretrained, {"enable_checkpointing": False}, args)

@@ -168,6 +168,25 @@ def test_complete_stage_says_so_and_changes_nothing(inside, stage):
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in inside.rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    ("stage", "left"),
+    [
+        ("annotate", ["teacher/.rationales.parquet.lock", "teacher/.rationales.parquet.part-0.jsonl"]),
+        ("cache_logits", ["teacher/logits/.lock-0000"]),
+        ("fit", ["runs/g/r/.lock"]),
+        ("evaluate", [".predictions.parquet.lock", ".predictions.parquet.part-1.jsonl"]),
+    ],
+)
+def test_complete_stage_removes_what_a_kill_after_its_last_write_left(inside, stage, left):
+    before = list_files(inside)
+    for path in left:
+        Path(path).write_text("")
+    assert stage == "cache_logits" or "already" in run_stage(stage)
+    if stage == "cache_logits":
+        run_stage(stage)
+    assert set(list_files(inside)) == set(before)
+
+
 def test_how_fast_and_where_it_is_kept_makes_no_other_run(inside, tmp_path):
     options = ["--data.batches.num_workers=1", f"--data.encoding.cache_dir={tmp_path}", "--run.checkpoint_steps=1"]
     assert "done already" in run_stage("fit", *options)

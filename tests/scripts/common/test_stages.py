@@ -173,7 +173,10 @@ def test_complete_stage_says_so_and_changes_nothing(inside, stage):
     [
         ("annotate", ["teacher/.rationales.parquet.lock", "teacher/.rationales.parquet.part-0.jsonl"]),
         ("cache_logits", ["teacher/logits/.lock-0000", "teacher/logits/.manifest.json.tmp-1"]),
+        ("annotate", ["teacher/.rationales.parquet.tmp-0123abcd"]),
         ("fit", ["runs/g/r/.lock"]),
+        ("fit", ["runs/g/r/.DONE.tmp-0123abcd"]),
+        ("evaluate", [".predictions.parquet.metrics.json.tmp-0123abcd"]),
         ("evaluate", [".predictions.parquet.lock", ".predictions.parquet.part-1.jsonl"]),
     ],
 )

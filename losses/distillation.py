@@ -13,7 +13,7 @@ from losses.divergences import DivergenceName, forward_kl, get_divergence, soft_
 from losses.fused_head import OutputHead, mix_fused
 from losses.mixture import Mixture, mix_rows
 from losses.schedules import Schedule, bounds, value_at
-from losses.targets import SampledTarget, SparseTarget, Tail, Target, UnstoredTemperature
+from losses.targets import SampledTarget, SoftenedTarget, SparseTarget, Tail, Target, UnstoredTemperature
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def check_kind(mixture: Mixture, kind: type[Target]) -> None:
             )
         if mixture.temperature != 1:
             raise ValueError(f"loss.temperature: a sampled teacher was drawn at 1, not at {mixture.temperature}")
-    if kind is not SparseTarget and mixture.tail != "bucket":
+    if kind not in (SparseTarget, SoftenedTarget) and mixture.tail != "bucket":
         raise ValueError(f"loss.tail {mixture.tail} would be ignored: only a teacher's top tokens leave a tail")
 
 

@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.divergences import Divergence, forward_kl, weigh
-from losses.targets import FullTarget, SampledTarget, SparseTarget, Tail, Target, UnstoredTemperature, soften
+from losses.targets import (
+    FullTarget,
+    SampledTarget,
+    SoftenedTarget,
+    SparseTarget,
+    Tail,
+    Target,
+    UnstoredTemperature,
+    soften,
+)
 
 STATISTICS = ("ce", "accuracy", "student_entropy")
 TEACHER_STATISTICS = (*STATISTICS, "divergence", "teacher_entropy", "student_tail", "teacher_tail", "agreement")
@@ -39,7 +48,7 @@ class Mixture:
     tail: Tail = "bucket"
     unstored_temperature: UnstoredTemperature = "refuse"
 
-    def teacher_outcomes(self, target: SparseTarget | SampledTarget) -> Tensor:
+    def teacher_outcomes(self, target: SparseTarget | SoftenedTarget | SampledTarget) -> Tensor:
         """Returns the teacher's log-probabilities of the outcomes at T: [N, K], or [N, K + 1] with the tail last."""
         if isinstance(target, SampledTarget):
             return target.weights_NK.log()
@@ -52,7 +61,7 @@ class Mixture:
 
     def has_bucket(self, target: Target) -> bool:
         """Whether the last outcome is a tail."""
-        return isinstance(target, SparseTarget) and self.tail == "bucket"
+        return isinstance(target, SparseTarget | SoftenedTarget) and self.tail == "bucket"
 
 
 class Rows(NamedTuple):
@@ -81,7 +90,7 @@ def clamp_support(support_NK: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(unused_NK, support_NK[:, :1], support_NK), unused_NK
 
 
-def _student_outcomes(log_q_NV: Tensor, target: SparseTarget | SampledTarget, bucket: bool) -> Tensor:
+def _student_outcomes(log_q_NV: Tensor, target: SparseTarget | SoftenedTarget | SampledTarget, bucket: bool) -> Tensor:
     ids_NK, unused_NK = clamp_support(target.support_NK)
     log_q_NK = log_q_NV.gather(-1, ids_NK).masked_fill(unused_NK, -math.inf)
     if not bucket:
@@ -130,7 +139,7 @@ def mix_rows(logits_NV: Tensor, labels_N: Tensor, target: Target | None, mixture
     return Rows(loss_N, {name: value_N.detach() for name, value_N in statistics.items()})
 
 
-def find_best(target: SparseTarget | SampledTarget, log_p_NM: Tensor) -> Tensor:
+def find_best(target: SparseTarget | SoftenedTarget | SampledTarget, log_p_NM: Tensor) -> Tensor:
     """Returns the place in the support of the teacher's most probable token, [N, 1]."""
     return log_p_NM[:, : target.support_NK.shape[-1]].argmax(-1, keepdim=True)
 

@@ -90,14 +90,70 @@ class SparseTarget(NamedTuple):
                 f"for {len(self.temperatures)} temperatures"
             )
         check_support(self.support_NK, vocabulary)
-        for temperature in self.temperatures:
-            log_p_NK, log_tail_N = self.at_temperature(temperature)
-            if not bool((log_p_NK <= 1e-4).all() & (log_tail_N <= 1e-4).all()):
-                raise ValueError(f"the teacher has log-probabilities above 0, or NaN, at temperature {temperature}")
-            mass_N = log_p_NK.exp().sum(-1) + log_tail_N.exp()
-            worst = (mass_N - 1).abs().max().item() if len(mass_N) else 0.0
-            if worst > 1e-3:
-                raise ValueError(f"the teacher's mass at temperature {temperature} is off 1 by {worst:.2g}")
+        _check_masses(self)
+
+
+class SoftenedTarget(NamedTuple):
+    """A sparse target whose distributions are not one another's softenings, and so stand there one by one.
+
+    Such are a mixture of several teachers' softened distributions, and one carried over to another vocabulary.
+
+    Attributes:
+        support_NK: Token ids, int64; a row with fewer tokens is filled with -1.
+        log_probs_NKT: log p_T of the support at each stored temperature; -inf where it has no token.
+        log_tails_NT: Log of the mass outside the support; -inf for none.
+        temperatures: The stored temperatures, ascending.
+    """
+
+    support_NK: Tensor
+    log_probs_NKT: Tensor
+    log_tails_NT: Tensor
+    temperatures: tuple[float, ...]
+
+    def rows(self, start: int, stop: int) -> "SoftenedTarget":
+        """Returns the target of these rows."""
+        return SoftenedTarget(*(plane[start:stop] for plane in self[:3]), self.temperatures)
+
+    def at_temperature(self, temperature: float, unstored: UnstoredTemperature = "refuse") -> tuple[Tensor, Tensor]:
+        """Returns (log p_NK, log tail_N) at a stored temperature.
+
+        Raises:
+            ValueError: The temperature is not stored; there is nothing to interpolate with.
+        """
+        if temperature not in self.temperatures:
+            raise ValueError(
+                f"temperature {temperature} is not in the logit cache, which has {list(self.temperatures)}; capture "
+                "again with it, or train with one of these"
+            )
+        index = self.temperatures.index(temperature)
+        return self.log_probs_NKT[..., index], self.log_tails_NT[:, index]
+
+    def check(self, vocabulary: int) -> None:
+        """Looks at every value.
+
+        Raises:
+            ValueError: See `SparseTarget.check`.
+        """
+        expected = (*self.support_NK.shape, len(self.temperatures))
+        shapes = [tuple(self.log_probs_NKT.shape), tuple(self.log_tails_NT.shape)]
+        if shapes != [expected, expected[::2]]:
+            raise ValueError(
+                f"target planes disagree: support {expected[:2]}, log_probs {shapes[0]}, log_tails {shapes[1]} for "
+                f"{expected[2]} temperatures"
+            )
+        check_support(self.support_NK, vocabulary)
+        _check_masses(self)
+
+
+def _check_masses(target: "SparseTarget | SoftenedTarget") -> None:
+    for temperature in target.temperatures:
+        log_p_NK, log_tail_N = target.at_temperature(temperature)
+        if not bool((log_p_NK <= 1e-4).all() & (log_tail_N <= 1e-4).all()):
+            raise ValueError(f"the teacher has log-probabilities above 0, or NaN, at temperature {temperature}")
+        mass_N = log_p_NK.exp().sum(-1) + log_tail_N.exp()
+        worst = (mass_N - 1).abs().max().item() if len(mass_N) else 0.0
+        if worst > 1e-3:
+            raise ValueError(f"the teacher's mass at temperature {temperature} is off 1 by {worst:.2g}")
 
 
 class SampledTarget(NamedTuple):
@@ -170,7 +226,7 @@ class FullTarget(NamedTuple):
             )
 
 
-Target = SparseTarget | SampledTarget | FullTarget
+Target = SparseTarget | SoftenedTarget | SampledTarget | FullTarget
 
 
 def check_support(support_NK: Tensor, vocabulary: int) -> None:

@@ -7,7 +7,7 @@ from datamodules.logit_cache.reader import LogitCache
 from losses.distillation import DistillationLoss, check_kind
 from losses.fused_head import OutputHead
 from losses.schedules import Schedule, bounds
-from losses.targets import FullTarget, SampledTarget, SparseTarget, Target
+from losses.targets import FullTarget, SampledTarget, SoftenedTarget, SparseTarget, Target
 
 KINDS: dict[str, type[Target]] = {
     "top_k": SparseTarget,
@@ -70,4 +70,6 @@ def build_target(planes: dict[str, Tensor], temperatures: tuple[float, ...], tea
         return FullTarget(hidden_ND, weight_VD, None if bias_V is None else scale * bias_V, softcap)
     # Half as wide on the way from the worker and to the device.
     support_NK = planes["support"].long()
+    if "log_normalizers" not in planes:
+        return SoftenedTarget(support_NK, planes["log_probs"], planes["log_tails"], temperatures)
     return SparseTarget(support_NK, planes["log_probs"], planes["log_normalizers"], planes["log_tails"], temperatures)

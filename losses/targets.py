@@ -112,7 +112,12 @@ class SoftenedTarget(NamedTuple):
 
     def rows(self, start: int, stop: int) -> "SoftenedTarget":
         """Returns the target of these rows."""
-        return SoftenedTarget(*(plane[start:stop] for plane in self[:3]), self.temperatures)
+        return SoftenedTarget(
+            self.support_NK[start:stop],
+            self.log_probs_NKT[start:stop],
+            self.log_tails_NT[start:stop],
+            self.temperatures,
+        )
 
     def at_temperature(self, temperature: float, unstored: UnstoredTemperature = "refuse") -> tuple[Tensor, Tensor]:
         """Returns (log p_NK, log tail_N) at a stored temperature.

@@ -1,16 +1,23 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.files.tables import read_metadata
+from datamodules.logit_cache.mixture import CacheMixture
 from datamodules.logit_cache.reader import LogitCache
 
 
 def open_caches(
-    paths: Sequence[str], logits_teacher: str | None, writers: set[str], rationales: Sequence[str]
+    paths: Sequence[str],
+    logits_teacher: str | None,
+    writers: set[str],
+    rationales: Sequence[str],
+    weights: Mapping[str, float] | None = None,
 ) -> list[LogitCache]:
     """Opens logit caches, one for each teacher whose distributions are wanted.
 
@@ -19,6 +26,7 @@ def open_caches(
         logits_teacher: Whose are wanted; None wants those of every rationale's writer.
         writers: Of the rationales.
         rationales: Their files.
+        weights: Of the teachers whose mixture is wanted, by name.
 
     Raises:
         ValueError: The caches are of another teacher, or of another revision of it, than wrote the rationales, or of
@@ -26,6 +34,9 @@ def open_caches(
     """
     caches = [LogitCache(Path(path)) for path in paths]
     cached = {cache.description.teacher for cache in caches}
+    if weights is not None:
+        _check_mixture(caches, cached, weights)
+        writers = cached
     wanted = writers if logits_teacher is None else {logits_teacher}
     if cached != wanted:
         raise ValueError(
@@ -45,6 +56,17 @@ def open_caches(
     return caches
 
 
+def _check_mixture(caches: Sequence[LogitCache], cached: set[str], weights: Mapping[str, float]) -> None:
+    if cached != set(weights):
+        raise ValueError(
+            f"data.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; name each "
+            "of these teachers"
+        )
+    for cache in caches:
+        if (kind := cache.description.sparsity.kind) in ("hidden", "labels"):
+            raise ValueError(f"{cache.folder}: kind {kind} does not mix with data.logit_weights; capture kind top_k")
+
+
 def assign_caches(
     caches: Sequence[LogitCache], logits_teacher: str | None, examples: ExampleView, source: ExampleSource
 ) -> dict[str, LogitCache]:
@@ -58,6 +80,49 @@ def assign_caches(
         own = examples
         if logits_teacher is None:
             own = examples.where(examples.column("teacher") == cache.description.teacher)
+        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, own)
+        found |= dict.fromkeys(own.column("id"), cache)
+    return found
+
+
+def assign_mixtures(
+    caches: Sequence[LogitCache], weights: Mapping[str, float], examples: ExampleView, source: ExampleSource
+) -> dict[str, CacheMixture]:
+    """Returns, by example id, the mixture of all teachers' rows; a teacher may have a cache for each writer's texts.
+
+    Raises:
+        ValueError: A teacher's caches lack an example, hold one twice, or were made of other texts, or for another
+            tokenizer or prompt.
+    """
+    identifiers = examples.column("id")
+    found = [
+        _assign_one_teacher([cache for cache in caches if cache.description.teacher == teacher], examples, source)
+        for teacher in weights
+    ]
+    mixtures: dict[tuple[int, ...], CacheMixture] = {}
+    mixed = {}
+    for identifier in identifiers:
+        readers = [own[identifier] for own in found]
+        key = tuple(map(id, readers))
+        if key not in mixtures:
+            mixtures[key] = CacheMixture(readers, list(weights.values()))
+        mixed[identifier] = mixtures[key]
+    return mixed
+
+
+def _assign_one_teacher(
+    caches: Sequence[LogitCache], examples: ExampleView, source: ExampleSource
+) -> dict[str, LogitCache]:
+    holders = np.array([[identifier in cache for identifier in examples.column("id")] for cache in caches])
+    if (twice := holders.sum(0) > 1).any():
+        identifier = examples.column("id")[int(twice.argmax())]
+        both = [str(cache.folder) for cache, holds in zip(caches, holders[:, twice.argmax()], strict=True) if holds]
+        raise ValueError(f"{' and '.join(both)} both hold {identifier!r}; name one of them in data.logits")
+    # What no cache holds is the first one's to miss.
+    holders[0] |= ~holders.any(0)
+    found: dict[str, LogitCache] = {}
+    for cache, holds in zip(caches, holders, strict=True):
+        own = examples.where(holds)
         cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, own)
         found |= dict.fromkeys(own.column("id"), cache)
     return found

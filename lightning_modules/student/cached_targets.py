@@ -18,8 +18,13 @@ KINDS: dict[str, type[Target]] = {
 }
 
 
-def check_cache(loss: DistillationLoss, cache: LogitCache) -> None:
+def check_cache(loss: DistillationLoss, cache: LogitCache, is_mixed: bool = False) -> None:
     """Refuses a loss that the cache's rows cannot give at some step.
+
+    Args:
+        loss: The loss.
+        cache: The cache.
+        is_mixed: Whether its rows are mixed with those of other teachers, whose normalisers are not one another's.
 
     Raises:
         ValueError: The cache's kind does not have the divergence or the tail, or the temperature is not stored.
@@ -31,16 +36,19 @@ def check_cache(loss: DistillationLoss, cache: LogitCache) -> None:
         return
     stored = list(cache.description.temperatures)
     low, high = bounds(loss.temperature)
-    if loss.unstored_temperature == "interpolate":
+    if loss.unstored_temperature == "interpolate" and not is_mixed:
         fits = min(stored) <= low <= high <= max(stored)
     else:
         moves = isinstance(loss.temperature, Schedule) and loss.temperature.shape != "step" and low < high
         fits = low in stored and high in stored and not moves
     if not fits:
         wanted = low if low == high else f"{low} to {high}"
+        otherwise = "set model.loss.unstored_temperature to interpolate between two"
+        if is_mixed:
+            otherwise = "choose one of these: a mixture of teachers is not interpolated"
         raise ValueError(
             f"model.loss.temperature {wanted} is not in {cache.folder}, which has {stored}; capture again with it, or "
-            "set model.loss.unstored_temperature to interpolate between two"
+            f"{otherwise}"
         )
 
 

@@ -72,16 +72,19 @@ def mix_rows(parts: Sequence[Arrays], weights: np.ndarray, temperatures: Sequenc
     """
     knows: np.ndarray = np.stack([part.get("has_target", np.ones(len(labels), bool)) for part in parts], axis=1)
     shares = np.where(knows, weights, 0.0)
-    shares /= np.where(knows.any(1), shares.sum(1), 1.0)[:, None]
+    # A row that no teacher says anything of keeps the first one's filler.
+    shares[~knows.any(1), 0] = 1
+    shares /= shares.sum(1, keepdims=True)
     found: Arrays = {"has_target": np.array(knows.any(1))} if any("has_target" in part for part in parts) else {}
-    ids = np.concatenate([part["support"] for part in parts], axis=1)
+    supports = [np.where(share[:, None] > 0, part["support"], -1) for part, share in zip(parts, shares.T, strict=True)]
+    ids = np.concatenate(supports, axis=1)
     if "weights" in parts[0]:
         masses = [
             part["weights"][..., None] * share[:, None, None] for part, share in zip(parts, shares.T, strict=True)
         ]
         support, mass = _merge(ids, np.concatenate(masses, axis=1))
         return {"support": support, "weights": mass[..., 0].astype(parts[0]["weights"].dtype), **found}
-    has_label = [(part["support"] == labels[:, None]).any(1) for part in parts]
+    has_label = [(support == labels[:, None]).any(1) for support in supports]
     in_union = np.any(has_label, axis=0)
     masses, tails = [], np.zeros((len(labels), len(temperatures)))
     label_mass = np.zeros_like(tails)

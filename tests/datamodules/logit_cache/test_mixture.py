@@ -115,6 +115,8 @@ def test_a_teacher_without_a_target_leaves_its_weight_to_the_others() -> None:
     parts[2]["has_target"][2] = False
     mixed = mix_rows(parts, WEIGHTS, TEMPERATURES, labels)
     np.testing.assert_array_equal(mixed["has_target"], np.arange(len(labels)) != 2)
+    # A loss looks at every row, and so does its check.
+    np.testing.assert_allclose(np.exp(mixed["log_probs"]).sum(1), 1, atol=1e-12)
     for row, known in ((0, [0, 1, 2]), (1, [1, 2]), (5, [2])):
         shares = np.where(np.isin(np.arange(3), known), WEIGHTS, 0)
         expected = mix_dense(logits[:, row : row + 1], shares / shares.sum())

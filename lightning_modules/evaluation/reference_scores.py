@@ -13,9 +13,8 @@ from datamodules.evaluation import Reference
 from datamodules.examples.tokenization import PROMPT
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.model.row_head import RowHead
-from lightning_modules.student.cached_targets import build_target, load_teacher_head
+from lightning_modules.student.cached_targets import TeacherHead, build_target, load_teacher_head, needs_teacher_head
 from losses.divergences import forward_kl
-from losses.fused_head import OutputHead
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
 
 FORWARD_KL = Mixture(kl_weight=1.0, temperature=1.0, divergence=forward_kl)
@@ -86,7 +85,5 @@ class ReferenceScorer:
             for reference, count, (ce, *kl) in zip(references, counts, sums, strict=True)
         ]
 
-    def _load_head(self, cache: LogitCache) -> OutputHead | None:
-        if cache.description.sparsity.kind != "hidden":
-            return None
-        return load_teacher_head(cache, self.model.device)
+    def _load_head(self, cache: LogitCache) -> TeacherHead | None:
+        return load_teacher_head(cache, self.model.device) if needs_teacher_head(cache) else None

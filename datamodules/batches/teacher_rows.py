@@ -49,11 +49,16 @@ def _join_rows(parts: list[dict[str, np.ndarray]], orders: list[np.ndarray]) -> 
         widest = [max(part[name].shape[1] for part in parts)] if first.ndim > 1 else []
         joined[name] = np.full((total, *widest, *first.shape[2:]), FILLS.get(name, 0), first.dtype)
         for part, order in zip(parts, orders, strict=True):
-            joined[name][(order, *(slice(part[name].shape[1]) for _ in widest))] = part[name]
+            if widest:
+                joined[name][order, : part[name].shape[1]] = part[name]
+            else:
+                joined[name][order] = part[name]
     return joined
 
 
-def collate_targets(examples: Sequence[Example], caches: Mapping[str, LogitCache | AlignedCache]) -> dict[str, torch.Tensor]:
+def collate_targets(
+    examples: Sequence[Example], caches: Mapping[str, LogitCache | AlignedCache]
+) -> dict[str, torch.Tensor]:
     """Returns the teachers' rows of a batch, in the examples' order, one for each completion token.
 
     Args:

@@ -48,7 +48,9 @@ class AlignmentSettings:
         given = {"spans": self.spans, "whitespace": self.whitespace, "max_unaligned": self.max_unaligned}
         has = {"refuse": (), "bytes": tuple(given)}.get(self.kind, ("max_unaligned",))
         if ignored := [name for name, value in given.items() if value is not None and name not in has]:
-            raise ValueError(f"data.alignment.{ignored[0]} is given, but alignment {self.kind} ignores it; leave it out")
+            raise ValueError(
+                f"data.alignment.{ignored[0]} is given, but alignment {self.kind} ignores it; leave it out"
+            )
 
 
 class AlignedCache:
@@ -120,8 +122,8 @@ class AlignedCache:
         teacher = cache.read_vocabulary()
         if not teacher.ends:
             raise ValueError(
-                f"{cache.folder}: does not know which token ends its teacher's turn, which data.alignment needs; capture "
-                "again"
+                f"{cache.folder}: does not know which token ends its teacher's turn, which data.alignment needs; "
+                "capture again"
             )
         alignments = open_alignments(cache_dir, examples, student, cache)
         return cls(cache, alignments, settings, teacher, student, student_end)
@@ -144,8 +146,8 @@ class AlignedCache:
         )
         if len(unaligned) > allowed * len(examples):
             raise ValueError(
-                f"{found}: more than data.alignment.max_unaligned {allowed:g}; a tokenizer that changes its text cannot "
-                "be aligned; take another, or allow more"
+                f"{found}: more than data.alignment.max_unaligned {allowed:g}; a tokenizer that changes its text "
+                "cannot be aligned; take another, or allow more"
             )
         warnings.warn(f"{found}; they have no target", stacklevel=2)
 

@@ -109,9 +109,10 @@ def align_caches(
         return caches
     if settings.kind != "chunks":
         if all(cache.shares_tokenizer(source.tokenizer) for cache in caches):
+            folders = ", ".join(str(cache.folder) for cache in caches)
             raise ValueError(
-                f"data.alignment.kind {settings.kind} would be ignored: {', '.join(str(cache.folder) for cache in caches)} "
-                f"and student {source.tokenizer_name!r} share a tokenizer; leave it out"
+                f"data.alignment.kind {settings.kind} would be ignored: {folders} and student "
+                f"{source.tokenizer_name!r} share a tokenizer; leave it out"
             )
         for cache in caches:
             if cache.description.sparsity.kind == "labels":
@@ -128,7 +129,7 @@ def align_caches(
 def measure_coverage(
     cache_of_example: Mapping[str, LogitCache | AlignedCache], examples: ExampleView
 ) -> dict[str, float]:
-    """Returns the share of the completions' tokens that are of each class of alignment; none where nothing is aligned."""
+    """Returns the share of the completions' tokens that are of each class of alignment; none without one."""
     counts = Counter[str]()
     for identifier in examples.column("id"):
         cache = cache_of_example[identifier]

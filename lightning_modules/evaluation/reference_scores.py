@@ -16,6 +16,7 @@ from lightning_modules.model.row_head import RowHead
 from lightning_modules.student.cached_targets import TeacherHead, build_target, load_teacher_head, needs_teacher_head
 from losses.divergences import forward_kl
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
+from losses.targets import ChunkTarget
 
 FORWARD_KL = Mixture(kl_weight=1.0, temperature=1.0, divergence=forward_kl)
 
@@ -63,6 +64,7 @@ class ReferenceScorer:
             planes = collate_targets(examples, {example.id: cache for example in examples})
             planes = {name: plane.to(self.model.device) for name, plane in planes.items()}
             target, mixture = build_target(planes, cache.description.temperatures, self._load_head(cache)), FORWARD_KL
+        assert not isinstance(target, ChunkTarget)
         parts, start = [], 0
         for logits_NV in self.head.run(batch).iterate_logits():
             stop = start + len(logits_NV)

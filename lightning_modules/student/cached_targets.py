@@ -53,14 +53,20 @@ def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache) -> Non
     kind = find_kind(cache)
     for progress in (0.0, 1.0):
         check_kind(loss.at(progress).mixture, kind)
+    low, high = bounds(loss.temperature)
+    if kind is ChunkTarget and cache.description.sparsity.draws is not None and (low, high) != (1, 1):
+        raise ValueError(f"loss.temperature: a sampled teacher was drawn at 1, not at {low if low != 1 else high}")
     if kind not in (SparseTarget, AlignedTarget):
         return
     stored = list(cache.description.temperatures)
-    low, high = bounds(loss.temperature)
-    if isinstance(cache, AlignedCache) and (low, high) != (1, 1) and stored != list(cache.cache.description.temperatures):
+    if (
+        isinstance(cache, AlignedCache)
+        and (low, high) != (1, 1)
+        and stored != list(cache.cache.description.temperatures)
+    ):
         raise ValueError(
-            f"model.loss.temperature is {low if low != 1 else high}, but a chain over several of the teacher's tokens is "
-            "exact at 1 only; set data.alignment.spans to skip"
+            f"model.loss.temperature is {low if low != 1 else high}, but a chain over several of the teacher's tokens "
+            "is exact at 1 only; set data.alignment.spans to skip"
         )
     if loss.unstored_temperature == "interpolate" and kind is SparseTarget:
         fits = min(stored) <= low <= high <= max(stored)
@@ -93,7 +99,9 @@ def load_teacher_head(cache: LogitCache | AlignedCache, device: torch.device) ->
     return TeacherHead(OutputHead(weight_VD, bias_V, facts["scale"], facts["softcap"]), ids_V)
 
 
-def build_target(planes: dict[str, Tensor], temperatures: tuple[float, ...], teacher_head: TeacherHead | None) -> Target:
+def build_target(
+    planes: dict[str, Tensor], temperatures: tuple[float, ...], teacher_head: TeacherHead | None
+) -> Target:
     """Returns the target of a batch.
 
     Args:

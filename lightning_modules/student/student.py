@@ -36,7 +36,13 @@ from lightning_modules.model.sharding import (
     whole,
 )
 from lightning_modules.run.extent import check_extent
-from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head, needs_teacher_head
+from lightning_modules.student.cached_targets import (
+    TeacherHead,
+    build_target,
+    check_cache,
+    load_teacher_head,
+    needs_teacher_head,
+)
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import render_card
 from losses.distillation import DistillationLoss, LossSums
@@ -214,7 +220,13 @@ class DistillationModule(L.LightningModule):
         names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
         held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
         coverage = [f"align/{name}" for name in data.coverage]
-        return ["train/gradient_norm", "train/learning_rate", *(f"train/{name}" for name in names), *held_out, *coverage]
+        return [
+            "train/gradient_norm",
+            "train/learning_rate",
+            *(f"train/{name}" for name in names),
+            *held_out,
+            *coverage,
+        ]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""

@@ -1,4 +1,4 @@
-"""Tests of logits across tokenizers: what a student of one reads of a teacher's cache of another, and what is refused."""
+"""Tests of logits across tokenizers: what a student reads of a teacher's cache of another, and what is refused."""
 
 import json
 import pickle
@@ -123,7 +123,10 @@ def test_chunks_need_the_labels_alone(folder: Path, kind: str) -> None:
 
 def test_caches_of_several_families_share_a_batch(folder: Path) -> None:
     """One of the student's own tokenizer is converted into its very distributions."""
-    for alignment in (AlignmentSettings(kind="bytes", spans="skip", whitespace="keep"), AlignmentSettings(kind="chunks")):
+    for alignment in (
+        AlignmentSettings(kind="bytes", spans="skip", whitespace="keep"),
+        AlignmentSettings(kind="chunks"),
+    ):
         data = make_data(folder, alignment, ("eve-top_k", "ada-top_k"))
         mixed = [data.examples[number] for number in (3, 0, 12, 7, 15)]
         assert len({id(data.cache_of_example[example.id]) for example in mixed}) == 2
@@ -193,10 +196,22 @@ def test_a_worker_reads_what_the_process_reads(folder: Path, alignment: str) -> 
 @pytest.mark.parametrize(
     ("kind", "caches", "message"),
     [
-        ("refuse", ("eve-top_k",), r"do not share a tokenizer; a training can use its logits with data\.alignment\.kind$"),
-        ("strict", ("ada-top_k",), r"alignment\.kind strict would be ignored: .*ada-top_k and student .* share a token"),
+        (
+            "refuse",
+            ("eve-top_k",),
+            r"do not share a tokenizer; a training can use its logits with data\.alignment\.kind$",
+        ),
+        (
+            "strict",
+            ("ada-top_k",),
+            r"alignment\.kind strict would be ignored: .*ada-top_k and student .* share a token",
+        ),
         ("bytes", ("ada-top_k",), r"data\.alignment\.kind bytes would be ignored"),
-        ("strict", ("eve-labels",), r"eve-labels: kind labels has no distributions, which data\.alignment\.kind strict"),
+        (
+            "strict",
+            ("eve-labels",),
+            r"eve-labels: kind labels has no distributions, which data\.alignment\.kind strict",
+        ),
         ("bytes", ("eve-labels",), r"set it to chunks, or capture another kind"),
         ("refuse", ("eve-labels",), r"eve-labels: kind labels teaches with data\.alignment\.kind chunks only"),
     ],
@@ -217,7 +232,9 @@ def test_what_would_not_be_aligned_is_refused(folder: Path, kind, caches, messag
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(settings: dict, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.alignment\.{name} is given, but alignment \w+ ignores it; leave it out"):
+    with pytest.raises(
+        ValueError, match=rf"data\.alignment\.{name} is given, but alignment \w+ ignores it; leave it out"
+    ):
         AlignmentSettings(**settings)
 
 
@@ -265,7 +282,9 @@ def test_a_tokenizer_that_changes_texts_has_no_targets_there(folder: Path, tmp_p
     store = write_store(tmp_path / "low.parquet", items, str(tmp_path / "low"))
     capture(tmp_path / "cache", str(tmp_path / "low"), str(folder / "colours_train.jsonl"), [store], top_k=8)
     options = {"rationales": [store], "logits": [str(tmp_path / "cache")]}
-    message = r"do not spell \d+ of 10 completions, the first is 'q\d/low/0': more than data\.alignment\.max_unaligned 0\.01"
+    message = (
+        r"do not spell \d+ of 10 completions, the first is 'q\d/low/0': more than data\.alignment\.max_unaligned 0\.01"
+    )
     with pytest.raises(ValueError, match=message):
         make_data(folder, AlignmentSettings(kind="strict"), **options)
     with pytest.warns(UserWarning, match=r"do not spell \d+ of 10 completions, .*; they have no target"):
@@ -285,13 +304,17 @@ def test_a_teacher_whose_tokens_have_no_known_bytes_serves_its_own_tokenizer(fol
     tokenizer.save_pretrained(tmp_path / "eve")
     with pytest.raises(ValueError, match="decoder"):
         read_vocabulary(tokenizer, [1])
-    store = write_store(tmp_path / "eve.parquet", [make_rationale(item, "eve") for item in QUESTIONS], str(tmp_path / "eve"))
+    store = write_store(
+        tmp_path / "eve.parquet", [make_rationale(item, "eve") for item in QUESTIONS], str(tmp_path / "eve")
+    )
     capture(tmp_path / "cache", str(tmp_path / "eve"), str(folder / "colours_train.jsonl"), [store])
     cache = LogitCache(tmp_path / "cache")
     cache.verify()
     assert json.loads((tmp_path / "cache" / "manifest.json").read_text())["token_bytes"] is None
     options = {"rationales": [store], "logits": [str(tmp_path / "cache")]}
-    with pytest.raises(ValueError, match="cache: the bytes of its teacher's tokens are unknown; set data.alignment.kind"):
+    with pytest.raises(
+        ValueError, match=r"cache: the bytes of its teacher's tokens are unknown; set data\.alignment\.kind"
+    ):
         make_data(folder, AlignmentSettings(kind="strict"), **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

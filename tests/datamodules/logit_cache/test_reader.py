@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datamodules.text.token_bytes import read_vocabulary
 from safetensors import safe_open
 from tokenizers import AddedToken
 
@@ -17,6 +16,7 @@ from datamodules.logit_cache.format import CacheDescription, list_planes, render
 from datamodules.logit_cache.reader import MISSING_EXAMPLES, LogitCache
 from datamodules.logit_cache.shard import write_shard
 from datamodules.logit_cache.writer import LogitCacheWriter, refuse_other_folder
+from datamodules.text.token_bytes import read_vocabulary
 from tests.logit_rows import ADDED, HEAD, TOKENIZER, VOCABULARY, describe, make_example, make_rows, write_cache
 from tests.tiny import build_tokenizer
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from losses.divergences import Divergence, forward_kl, weigh
 from losses.targets import (
-    AlignedTarget,
     FullTarget,
     RowTarget,
     SampledTarget,
+    SoftenedTarget,
     SparseTarget,
     Tail,
     Target,
@@ -29,7 +29,7 @@ STATISTICS = ("ce", "accuracy", "student_entropy")
 TEACHER_STATISTICS = (*STATISTICS, "divergence", "teacher_entropy", "student_tail", "teacher_tail", "agreement")
 
 
-SupportTarget = SparseTarget | AlignedTarget | SampledTarget
+SupportTarget = SparseTarget | SoftenedTarget | SampledTarget
 
 
 @dataclass(frozen=True)

@@ -93,25 +93,18 @@ class SparseTarget(NamedTuple):
                 f"for {len(self.temperatures)} temperatures"
             )
         check_support(self.support_NK, vocabulary)
-        for temperature in self.temperatures:
-            log_p_NK, log_tail_N = self.at_temperature(temperature)
-            if not bool((log_p_NK <= 1e-4).all() & (log_tail_N <= 1e-4).all()):
-                raise ValueError(f"the teacher has log-probabilities above 0, or NaN, at temperature {temperature}")
-            mass_N = log_p_NK.exp().sum(-1) + log_tail_N.exp()
-            worst = (mass_N - 1).abs().max().item() if len(mass_N) else 0.0
-            if worst > 1e-3:
-                raise ValueError(f"the teacher's mass at temperature {temperature} is off 1 by {worst:.2g}")
+        _check_masses(self)
 
 
-class AlignedTarget(NamedTuple):
-    """A teacher's distributions on tokens of a student with another tokenizer, softened before tokens were merged.
+class SoftenedTarget(NamedTuple):
+    """A sparse target whose distributions are not one another's softenings, and so stand there one by one.
 
-    What was merged is no power of one probability, so that each temperature has log-probabilities of its own.
+    Such are a mixture of several teachers' softened distributions, and one carried over to another vocabulary.
 
     Attributes:
-        support_NK: The student's token ids, int64; a row with fewer tokens is filled with -1.
-        log_probs_NKT: log p_T at each stored temperature; -inf where the support has no token.
-        log_tails_NT: Log of the mass outside the support at each stored temperature; -inf for none.
+        support_NK: Token ids, int64; a row with fewer tokens is filled with -1.
+        log_probs_NKT: log p_T of the support at each stored temperature; -inf where it has no token.
+        log_tails_NT: Log of the mass outside the support; -inf for none.
         temperatures: The stored temperatures, ascending.
         has_target_N: Which rows the teacher says something of; None for all. The others hold a valid distribution,
             which does not count.
@@ -123,9 +116,9 @@ class AlignedTarget(NamedTuple):
     temperatures: tuple[float, ...]
     has_target_N: Tensor | None = None
 
-    def rows(self, start: int, stop: int) -> "AlignedTarget":
+    def rows(self, start: int, stop: int) -> "SoftenedTarget":
         """Returns the target of these rows."""
-        return AlignedTarget(
+        return SoftenedTarget(
             self.support_NK[start:stop],
             self.log_probs_NKT[start:stop],
             self.log_tails_NT[start:stop],
@@ -137,20 +130,42 @@ class AlignedTarget(NamedTuple):
         """Returns (log p_NK, log tail_N) at a stored temperature.
 
         Raises:
-            ValueError: The temperature is not stored; merged tokens have no normaliser to interpolate.
+            ValueError: The temperature is not stored; there is nothing to interpolate with.
         """
         if temperature not in self.temperatures:
-            stored = list(self.temperatures)
-            raise ValueError(f"temperature {temperature} is not among those of the aligned teacher's rows, {stored}")
+            raise ValueError(
+                f"temperature {temperature} is not in the logit cache, which has {list(self.temperatures)}; capture "
+                "again with it, or train with one of these"
+            )
         index = self.temperatures.index(temperature)
-        return self.log_probs_NKT[:, :, index], self.log_tails_NT[:, index]
+        return self.log_probs_NKT[..., index], self.log_tails_NT[:, index]
 
     def check(self, vocabulary: int) -> None:
-        """Looks at every value; see `SparseTarget.check`."""
-        normalizers_NT = torch.zeros_like(self.log_tails_NT[:, :1])
-        for index in range(len(self.temperatures)):
-            log_p_NK, log_tail_N1 = self.log_probs_NKT[:, :, index], self.log_tails_NT[:, index : index + 1]
-            SparseTarget(self.support_NK, log_p_NK, normalizers_NT, log_tail_N1, (1.0,)).check(vocabulary)
+        """Looks at every value.
+
+        Raises:
+            ValueError: See `SparseTarget.check`.
+        """
+        expected = (*self.support_NK.shape, len(self.temperatures))
+        shapes = [tuple(self.log_probs_NKT.shape), tuple(self.log_tails_NT.shape)]
+        if shapes != [expected, expected[::2]]:
+            raise ValueError(
+                f"target planes disagree: support {expected[:2]}, log_probs {shapes[0]}, log_tails {shapes[1]} for "
+                f"{expected[2]} temperatures"
+            )
+        check_support(self.support_NK, vocabulary)
+        _check_masses(self)
+
+
+def _check_masses(target: "SparseTarget | SoftenedTarget") -> None:
+    for temperature in target.temperatures:
+        log_p_NK, log_tail_N = target.at_temperature(temperature)
+        if not bool((log_p_NK <= 1e-4).all() & (log_tail_N <= 1e-4).all()):
+            raise ValueError(f"the teacher has log-probabilities above 0, or NaN, at temperature {temperature}")
+        mass_N = log_p_NK.exp().sum(-1) + log_tail_N.exp()
+        worst = (mass_N - 1).abs().max().item() if len(mass_N) else 0.0
+        if worst > 1e-3:
+            raise ValueError(f"the teacher's mass at temperature {temperature} is off 1 by {worst:.2g}")
 
 
 class SampledTarget(NamedTuple):
@@ -267,13 +282,13 @@ class ChunkTarget(NamedTuple):
             raise ValueError("the teacher has log-probabilities above 0, or NaN, of a span")
 
 
-RowTarget = SparseTarget | AlignedTarget | SampledTarget | FullTarget
+RowTarget = SparseTarget | SoftenedTarget | SampledTarget | FullTarget
 Target = RowTarget | ChunkTarget
 
 
 def has_tail(kind: type[Target]) -> bool:
     """Says whether a target of this kind has the teacher's mass outside a support."""
-    return kind in (SparseTarget, AlignedTarget)
+    return kind in (SparseTarget, SoftenedTarget)
 
 
 def _cut(mask_N: Tensor | None, start: int, stop: int) -> Tensor | None:

@@ -10,7 +10,7 @@ from datamodules.logit_cache.reader import LogitCache
 from losses.distillation import DistillationLoss, check_kind
 from losses.fused_head import OutputHead
 from losses.schedules import Schedule, bounds
-from losses.targets import AlignedTarget, ChunkTarget, FullTarget, SampledTarget, SparseTarget, Target
+from losses.targets import ChunkTarget, FullTarget, SampledTarget, SoftenedTarget, SparseTarget, Target
 
 KINDS: dict[str, type[Target]] = {
     "top_k": SparseTarget,
@@ -40,7 +40,7 @@ def find_kind(cache: LogitCache | AlignedCache) -> type[Target]:
     if isinstance(cache, AlignedCache):
         if cache.settings.kind == "chunks":
             return ChunkTarget
-        return AlignedTarget if kind is SparseTarget else kind
+        return SoftenedTarget if kind is SparseTarget else kind
     return kind
 
 
@@ -56,7 +56,7 @@ def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache) -> Non
     low, high = bounds(loss.temperature)
     if kind is ChunkTarget and cache.description.sparsity.draws is not None and (low, high) != (1, 1):
         raise ValueError(f"loss.temperature: a sampled teacher was drawn at 1, not at {low if low != 1 else high}")
-    if kind not in (SparseTarget, AlignedTarget):
+    if kind not in (SparseTarget, SoftenedTarget):
         return
     stored = list(cache.description.temperatures)
     if (
@@ -123,5 +123,5 @@ def build_target(
     # Half as wide on the way from the worker and to the device.
     support_NK = planes["support"].long()
     if "log_normalizers" not in planes:
-        return AlignedTarget(support_NK, planes["log_probs"], planes["log_tails"], temperatures, has_target_N)
+        return SoftenedTarget(support_NK, planes["log_probs"], planes["log_tails"], temperatures, has_target_N)
     return SparseTarget(support_NK, planes["log_probs"], planes["log_normalizers"], planes["log_tails"], temperatures)

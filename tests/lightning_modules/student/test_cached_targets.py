@@ -116,7 +116,7 @@ def test_a_mixture_teaches_what_its_teachers_do_by_weight(
 def test_a_mixture_is_not_interpolated(world: World, caches: dict, friends: dict) -> None:
     loss = DistillationLoss(kl_weight=1.0, temperature=1.5, unstored_temperature="interpolate")
     with pytest.raises(
-        ValueError, match=r"1\.5 is not in .*; capture again with it, or choose one of these: a mixture"
+        ValueError, match=r"1\.5 is not in .*; capture again with it, or choose one of these: rows that are mixed"
     ):
         measure(world, [caches["top_k"], friends["top_k"]], loss, {"friend": 1.0, "teacher": 1.0})
 

@@ -26,14 +26,18 @@ def import_vllm() -> Any:
     return vllm
 
 
-def make_sampling(vllm: Any, request: Request, decoding: Decoding, end_ids: Sequence[int]) -> Any:
+def make_sampling(
+    vllm: Any, request: Request, decoding: Decoding, end_ids: Sequence[int], num_log_probs: int | None = None
+) -> Any:
     """Returns a request's `SamplingParams`; each of the end tokens ends it."""
+    kept = {} if num_log_probs is None else {"logprobs": num_log_probs}
     return vllm.SamplingParams(
         temperature=decoding.temperature,
         max_tokens=decoding.max_new_tokens,
         stop=list(decoding.stop),
         stop_token_ids=list(end_ids),
         seed=request.derive_seed(decoding.seed),
+        **kept,
     )
 
 

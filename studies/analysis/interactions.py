@@ -11,7 +11,7 @@ same questions, so that its interval is theirs jointly. With the students and th
 Within a family the cells of gamma_own are those of gamma_logits, and cancel.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import compress, product
@@ -218,7 +218,7 @@ class Interactions:
             self.warnings.append(f"{name}: the difference of family interactions is not identified: {reason}")
             return []
         gamma_ST = decompose(*families).gamma_ST
-        accuracies, weights = [], Counter[CellKey]()
+        accuracies, weights = [], defaultdict[CellKey, float](float)
         for grid, sign in zip(sides, (1, -1), strict=True):
             keys = [grid.keys[pair] for pair in product(students, teachers)]
             accuracies.append(np.reshape([self.estimator.mean(key) for key in keys], gamma_ST.shape))

@@ -19,7 +19,7 @@ from studies.report.gamma import show_formula
 from studies.report.html import render_html
 from studies.report.plots import plot
 from studies.report.records import read_study
-from tests.studies.report.report_study import make_results, write_study
+from tests.studies.report.report_study import TEACHERS, make_results, write_study
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -110,6 +110,31 @@ def test_gamma_is_first_read_and_drawn_against_zero(report: Report) -> None:
     gamma, effects = find(report, "Interaction", Figure)
     assert gamma.reference == effects.reference == 0
     assert [mark.estimate for mark in gamma.panels[0].marks] == pytest.approx([14.9, 14.9])
+
+
+def test_what_distributions_add_is_a_sentence_and_a_table(report: Report) -> None:
+    [fact] = [fact for fact in report.facts if fact.name == "What distributions add to γ"]
+    assert fact.value == "+3.0 points" and "[+1.0, +5.0]" in fact.note
+    texts = [text.text for text in find(report, "Interaction", Text)]
+    added, held = (text for text in texts if "(rationale+logits)" in text)
+    assert "the distributions add +3.0 points [+1.0, +5.0], so a teacher of the family helps more" in added
+    assert "whose distributions they are makes +3.0 points [-5.0, +5.0], which other seeds" in held
+    table = find(report, "Interaction", Table)[-1]
+    assert [cell.text for cell in table.rows[0][3:7]] == ["+18.0", "+15.0", "+3.0", "[+1.0, +5.0]"]
+    assert "joint" in table.caption
+
+
+def test_a_cell_with_another_familys_logits_is_missed_where_others_have_one() -> None:
+    def find_missing(results: dict) -> set[tuple]:
+        rows = _show_accuracy(results)[1].rows
+        return {tuple(cell.text for cell in row[:3]) for row in rows if row[3].text == "not run"}
+
+    results = make_results()
+    assert find_missing(results) == set()
+    cell = next(cell for cell in results["cells"] if cell["student"] == "s-a" and "logits" in cell["supervision"])
+    results["cells"].append({**cell, "teacher": "t-b", "teacher_family": "b"})
+    # Without the first's cell, nothing says that a student learns from the distributions of another family.
+    assert find_missing(results) == {("s-b", "rationale+logits", teacher) for teacher in TEACHERS}
 
 
 def test_loss_weights_are_means_over_runs(folders: tuple[Path, Path], report: Report) -> None:

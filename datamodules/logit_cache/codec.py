@@ -213,10 +213,12 @@ def decode_rows(made: CacheDescription, planes: Arrays) -> Arrays:
     top_k, adaptive: `support` int32 [N, k], -1 where unused; `log_probs` float32 [N, k], -inf there;
     `log_normalizers` float32 [N, T] and `log_tails` float32 [N, T], so that log p_T = log_probs / T - A_T, with
     A_1 = 0. sampled, hybrid: `support` and `weights` float32 [N, m], 0 where unused, of sum 1. hidden: `hidden`
-    float32 [N, d].
+    float32 [N, d]. labels: nothing else.
     """
     rows = {"token_ids": decode_tokens(planes), "label_log_prob": planes["label_log_prob"].astype(np.float32)}
     kind = made.sparsity.kind
+    if kind == "labels":
+        return rows
     if kind in ("top_k", "adaptive"):
         return rows | _decode_head(made, planes)
     if kind == "sampled":

@@ -210,7 +210,8 @@ class LogitScorer(TeacherModule):
             teacher: Hub id, local folder, or GGUF file.
             kind: What is kept of each distribution: top_k, its most probable tokens and the mass of the rest;
                 adaptive, the fewest tokens that hold a share of the mass; sampled, random draws; hybrid, the most
-                probable tokens and draws from the rest; hidden, the last hidden state, exact and large.
+                probable tokens and draws from the rest; hidden, the last hidden state, exact and large; labels,
+                nothing but the log-probability of the text's own token, for data.alignment.kind chunks.
             top_k: Size of the support; at most, if adaptive; of the exact part, if hybrid. Null is 64, or 16 if hybrid.
             min_k: Smallest support, if adaptive; null is 1.
             mass: Probability that the support holds, if adaptive; null is 0.99.
@@ -219,7 +220,7 @@ class LogitScorer(TeacherModule):
                 uint8, or float16 if hidden.
             draw_seed: Of the draws, if sampled or hybrid; null is 0.
             temperatures: For which training will be exact, beside 1; null is [1, 2], or [1] if sampled, hybrid or vllm.
-                Hidden states are exact at any.
+                Hidden states are exact at any; labels have none.
             vllm: Reads with vLLM in place of transformers: kind top_k at temperature 1.
             kwargs: See `TeacherModule`.
         """
@@ -236,9 +237,10 @@ class LogitScorer(TeacherModule):
 
     def _choose_temperatures(self, given: list[float] | None) -> tuple[float, ...]:
         kind = self.sparsity.kind
-        if kind == "hidden":
+        if kind in ("hidden", "labels"):
             if given is not None:
-                raise ValueError("model.temperatures is given, but kind hidden ignores it; it is exact at any")
+                why = "it is exact at any" if kind == "hidden" else "it has no distributions"
+                raise ValueError(f"model.temperatures is given, but kind {kind} ignores it; {why}")
             return ()
         default = [1.0] if self.sparsity.draws is not None or self.vllm is not None else [1.0, 2.0]
         temperatures = tuple(sorted({1.0, *(default if given is None else given)}))

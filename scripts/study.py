@@ -58,7 +58,7 @@ def parse(args: list[str]) -> StudyPlan:
     parser.add_class_arguments(Study)
     settings = select_sections(args, "study")
     parsed = parser.parse_args(settings)
-    if parsed.alignment is None and (stated := find_stated(config, "data", "alignment")) is not None:
+    if parsed.alignment is None and (stated := find_stated(config, "data", "alignment", "kind")) is not None:
         parsed = parser.parse_args([*settings, f"--alignment={stated}"])
     parsed.pop("config")
     return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), config, overrides)

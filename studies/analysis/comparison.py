@@ -87,6 +87,7 @@ class Analysis:
                 "gain_high": gain and gain.high,
                 "accuracy_by_extractor": cell.accuracies,
                 "accuracy_by_seed": cell.correct_SQ.mean(1).tolist(),
+                "coverage": cell.coverage,
             })  # fmt: skip
         return rows
 
@@ -222,6 +223,7 @@ def format_results(results: dict[str, Any]) -> str:
             f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}"
             f"{_format_groups(results['num_groups'].get(task))}:",
             format_table(columns, rows),
+            _format_coverage(list(shown.values())),
             "\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.",
             "\n".join(map(_format_difference, differences)),
             "\n".join(map(_format_contrast, contrasts)),
@@ -249,6 +251,16 @@ def _format_cell(cell: dict[str, Any] | None) -> str:
         return "–"
     more = f"{cell['num_examples']}" if cell["gain"] is None else f"{cell['num_examples']}; {100 * cell['gain']:+.1f}"
     return f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}] ({more})"
+
+
+def _format_coverage(cells: list[dict[str, Any]]) -> str:
+    """Returns how the teacher's tokens lie to the student's in arms with another tokenizer's distributions."""
+    return "\n".join(
+        f"- {cell['condition']}, student {cell['student']}: of its tokens the teacher's lie "
+        + ", ".join(f"{share:.1%} {name}" for name, share in cell["coverage"].items())
+        for cell in cells
+        if cell["coverage"]
+    )
 
 
 def _format_points(row: dict[str, Any]) -> str:

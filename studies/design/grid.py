@@ -8,11 +8,10 @@ from typing import Literal
 from jsonargparse.typing import PositiveInt
 
 from datamodules.files.atomic import check_name
+from datamodules.logit_cache.aligned import AlignmentKind
 from datamodules.model_cards import UNKNOWN, find_family
 from datamodules.rationales.controls import AnswerPosition
 from studies.inference.interaction import explain_unidentified
-
-Alignment = Literal["refuse", "strict", "bytes", "chunks"]
 
 
 def _tell_family(role: str, name: str, stated: str) -> str:
@@ -143,8 +142,8 @@ class Study:
         students: By name.
         teachers: By name.
         supervisions: What the arms learn from; `rationale+logits` only within a family, unless there is an alignment.
-        alignment: How logits of a teacher of another family become the student's: `data.alignment` of these arms only;
-            null is what the section `fit` says.
+        alignment: How logits of a teacher of another family become the student's: `data.alignment.kind` of these arms
+            only; null is what the section `fit` says.
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
         seeds: Number of training seeds of each arm.
         workers: Jobs that run side by side on this machine.
@@ -156,7 +155,7 @@ class Study:
     students: dict[str, StudentSpec]
     teachers: dict[str, TeacherSpec]
     supervisions: list[Literal["label", "rationale", "rationale+logits"]]
-    alignment: Alignment | None = None
+    alignment: AlignmentKind | None = None
     controls: dict[str, ControlSpec] = field(default_factory=dict)
     seeds: PositiveInt = 2
     workers: PositiveInt = 1
@@ -230,7 +229,7 @@ def find_scorers(study: Study, student: str) -> list[str]:
     return [name for name, spec in study.teachers.items() if spec.model is not None and spec.family == family]
 
 
-def find_alignment(study: Study, control: ControlSpec, student: str, teacher: str | None) -> Alignment:
+def find_alignment(study: Study, control: ControlSpec, student: str, teacher: str | None) -> AlignmentKind:
     """Returns how an arm's logits become the student's; `refuse` where they are so already, or there are none."""
     if control.in_family_logits or teacher is None:
         return "refuse"

@@ -176,10 +176,16 @@ class StudyPlan:
         else:
             settings["model__loss__kl_weight"] = 0.0
         if self.aligns:
-            found = find_alignment(self.study, self._control(arm), arm.student, arm.teacher)
-            settings["data__alignment"] = found if arm.supervision == "rationale+logits" else "refuse"
+            settings |= self._align(arm)
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
+
+    def _align(self, arm: Arm) -> dict[str, object]:
+        """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
+        has_logits = arm.supervision == "rationale+logits"
+        found = find_alignment(self.study, self._control(arm), arm.student, arm.teacher) if has_logits else "refuse"
+        ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
+        return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
 
     def evaluate(self, arm: Arm) -> Job:
         """Returns the job in which an arm answers the test questions."""

@@ -4,7 +4,13 @@ from collections import defaultdict
 
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
-from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
+from studies.report.exhibits import (
+    show_coverage,
+    show_diagnostics,
+    show_learning_curves,
+    show_loss_weights,
+    show_samples,
+)
 from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
@@ -33,6 +39,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Accuracy", _show_accuracy(results)),
         Section("Interaction", _show_interaction(results)),
         Section("Contrasts", _show_contrasts(results)),
+        Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),
         Section("Diagnostics", show_diagnostics(records)),
         Section("Learning curves", show_learning_curves(records)),

@@ -186,6 +186,20 @@ def test_gammas_of_text_and_of_distributions_and_their_difference_by_hand(tmp_pa
     } <= pairs
 
 
+def test_coverage_of_alignment_is_a_mean_over_seeds_of_the_arms_that_have_one(tmp_path):
+    study = make_study(tmp_path, supervisions=["rationale", "rationale+logits"], alignment="strict")
+    for arm in expand(study):
+        is_aligned = arm.supervision == "rationale+logits" and arm.teacher != arm.student.upper()
+        coverage = {"none": 0.1 * arm.seed, "strict": 1 - 0.1 * arm.seed} if is_aligned else {}
+        write_arm(study, arm, [True, False, True, False], coverage=coverage)
+    results = analyze(study)
+    found = {(cell["condition"], cell["student"]): cell["coverage"] for cell in results["cells"] if cell["coverage"]}
+    assert set(found) == {("rationale+logits-B", "a"), ("rationale+logits-A", "b")}
+    assert found["rationale+logits-B", "a"] == pytest.approx({"none": 0.05, "strict": 0.95})
+    line = "- rationale+logits-B, student a: of its tokens the teacher's lie 5.0% none, 95.0% strict"
+    assert line in format_results(results).splitlines()
+
+
 def test_a_difference_of_gammas_has_the_interval_of_one_contrast_of_all_cells(tmp_path):
     # Questions that are hard for the text are as hard with distributions: what both grids share must cancel.
     study = make_study(tmp_path, supervisions=["rationale", "rationale+logits"], alignment="chunks", seeds=3)

@@ -374,10 +374,10 @@ def test_an_alignment_is_of_the_arms_that_need_it_and_their_caches_are_their_tea
     }
     jobs = find_jobs(seeds=1, alignment="strict", controls=controls)
     found = {
-        name.removeprefix("fit-").removesuffix("-seed0"): arg.removeprefix("--data.alignment=")
+        name.removeprefix("fit-").removesuffix("-seed0"): arg.removeprefix("--data.alignment.kind=")
         for name, job in jobs.items()
         for arg in job.args
-        if arg.startswith("--data.alignment=")
+        if arg.startswith("--data.alignment.kind=")
     }
     crossed = {name: value for name, value in found.items() if value != "refuse"}
     assert crossed == {
@@ -385,6 +385,11 @@ def test_an_alignment_is_of_the_arms_that_need_it_and_their_caches_are_their_tea
         "l-rationale+logits-Q-bytes": "bytes", "q-rationale+logits-L-bytes": "bytes",
     }  # fmt: skip
     assert {"l-label", "l-rationale-Q", "l-rationale+logits-L", "l-rationale+logits-Q-own"} <= set(found)
+    # What the section `fit` says for one kind is no mistake of the others.
+    settings = {name: [arg for arg in jobs[f"fit-{name}-seed0"].args if "alignment" in arg][1:] for name in found}
+    assert settings["l-rationale+logits-Q-bytes"] == []
+    assert settings["l-rationale+logits-Q"] == ["--data.alignment.spans=null", "--data.alignment.whitespace=null"]
+    assert len(settings["l-label"]) == len(settings["l-rationale+logits-L"]) == 3
     # The teacher scored its own text once, whoever learns from it.
     assert [name for name in jobs if name.startswith("cache_logits")] == [
         "cache_logits-L-obqa", "cache_logits-Q-obqa", "cache_logits-Q-obqa-of-L",

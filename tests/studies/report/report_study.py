@@ -40,6 +40,7 @@ def make_cells(rng: random.Random) -> list[dict]:
                 "gain": accuracy - 0.2 if trained else None, "gain_low": accuracy - 0.25 if trained else None,
                 "gain_high": accuracy - 0.15 if trained else None, "accuracy_by_extractor": {"neutral": accuracy},
                 "accuracy_by_seed": [accuracy - 0.02, accuracy + 0.02] if trained else [accuracy],
+                "coverage": {"none": 0.05, "strict": 0.8, "exact": 0.15} if supervision == "rationale+logits" else {},
             })  # fmt: skip
     return cells
 

@@ -15,6 +15,7 @@ from scripts.report import main
 from studies.report import write_html, write_markdown
 from studies.report.content import _show_accuracy, build_report
 from studies.report.document import Figure, HeatMap, Mark, Panel, Parallel, Report, Section, Table, Text
+from studies.report.exhibits import show_coverage
 from studies.report.gamma import show_formula
 from studies.report.html import render_html
 from studies.report.plots import plot
@@ -135,6 +136,18 @@ def test_a_cell_with_another_familys_logits_is_missed_where_others_have_one() ->
     results["cells"].append({**cell, "teacher": "t-b", "teacher_family": "b"})
     # Without the first's cell, nothing says that a student learns from the distributions of another family.
     assert find_missing(results) == {("s-b", "rationale+logits", teacher) for teacher in TEACHERS}
+
+
+def test_coverage_is_a_row_for_each_aligned_arm(report: Report) -> None:
+    [table] = find(report, "Alignment", Table)
+    assert table.columns == ["arm", "student", "none", "strict", "exact"]
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["rationale+logits from t-a", "s-a", "5.0 %", "80.0 %", "15.0 %"]
+    ]
+    results = make_results()
+    for cell in results["cells"]:
+        cell["coverage"] = {}
+    assert show_coverage(results) == []
 
 
 def test_loss_weights_are_means_over_runs(folders: tuple[Path, Path], report: Report) -> None:
@@ -278,8 +291,8 @@ class TestWeightsAndBiases:
             main(["wandb", str(folders[0]), "--sweep", str(folders[1]), "--entity", "team"])
         spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
         headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
-        assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Loss weights", "Diagnostics",
-                            "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
+        assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Alignment", "Loss weights",
+                            "Diagnostics", "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
         grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
         panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
         kinds = {panel["viewType"] for panel in panels}

@@ -88,6 +88,11 @@ class LogitCache:
         """Says whether the token ids in use mean the same to a tokenizer."""
         return bool(self.manifest["fingerprint_in_use"] == self._fingerprint(tokenizer))
 
+    @property
+    def knows_bytes(self) -> bool:
+        """Whether it says what its token ids mean, so that other tokenizers' can be aligned with them."""
+        return self.manifest.get("token_bytes") is not None
+
     def check(
         self, student: str, tokenizer: PreTrainedTokenizerBase, prompt_id: str, examples: Sequence[Example]
     ) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase
 from studies.analysis.predictions import predictions_path
-from studies.design.grid import Arm, ControlSpec, Study, expand, find_scorers
+from studies.design.grid import Arm, ControlSpec, Study, expand, find_alignment, find_scorers
 from studies.jobs.job import Job
 
 
@@ -50,6 +50,12 @@ class StudyPlan:
     def __init__(self, study: Study, config: list[str], overrides: list[str] | None = None):
         self.study, self.config, self.overrides = study, config, overrides or []
         self.folder = Path(study.root) / study.name
+
+    @property
+    def aligns(self) -> bool:
+        """Whether some arms, or the section `fit`, have an alignment, which the others must be without."""
+        stated = {self.study.alignment, *(control.alignment for control in self.study.controls.values())}
+        return bool(stated - {None, "refuse"})
 
     def task(self, arm: Arm) -> str:
         """Returns the name of the task that a trained arm learns."""
@@ -169,8 +175,17 @@ class StudyPlan:
             needs.append(cache.name)
         else:
             settings["model__loss__kl_weight"] = 0.0
+        if self.aligns:
+            settings |= self._align(arm)
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
+
+    def _align(self, arm: Arm) -> dict[str, object]:
+        """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
+        has_logits = arm.supervision == "rationale+logits"
+        found = find_alignment(self.study, self._control(arm), arm.student, arm.teacher) if has_logits else "refuse"
+        ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
+        return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
 
     def evaluate(self, arm: Arm) -> Job:
         """Returns the job in which an arm answers the test questions."""

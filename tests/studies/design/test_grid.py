@@ -52,6 +52,29 @@ def test_grid_is_crossed_and_logits_stay_in_the_family():
     ]
 
 
+def list_logits(**changes) -> list[str]:
+    arms = expand(make_study(seeds=1, supervisions=["rationale+logits"], **changes))
+    return [arm.id.removesuffix("-seed0") for arm in arms if arm.supervision == "rationale+logits"]
+
+
+def test_an_alignment_fills_the_cells_of_other_families_models():
+    # Published rationales still have no logits.
+    assert list_logits(alignment="refuse") == ["l-rationale+logits-L", "q-rationale+logits-Q"]
+    every = [f"{student}-rationale+logits-{teacher}" for student in "lq" for teacher in "LQ"]
+    for alignment in ("strict", "bytes", "chunks"):
+        assert list_logits(alignment=alignment) == every
+    bare = {
+        "bytes": ControlSpec("rationale+logits", alignment="bytes"),
+        "mixed": ControlSpec("rationale+logits", alignment="strict", shuffled=True),
+    }
+    # One that swaps only the logits leaves what the student's own family teaches as it is.
+    assert list_logits(controls=bare) == [
+        "l-rationale+logits-L", "l-rationale+logits-Q-bytes", "l-rationale+logits-L-mixed",
+        "l-rationale+logits-Q-mixed", "q-rationale+logits-Q", "q-rationale+logits-L-bytes",
+        "q-rationale+logits-L-mixed", "q-rationale+logits-Q-mixed",
+    ]  # fmt: skip
+
+
 def test_every_trained_arm_has_every_seed_and_the_untuned_one():
     arms = expand(make_study(seeds=3))
     assert len({arm.id for arm in arms}) == len(arms) == 2 + 3 * 2 * 5
@@ -82,6 +105,19 @@ def test_arm_is_named_without_student_and_seed():
         (
             {"controls": {"b": ControlSpec(shuffled=True)}, "teachers": {"a": TEACHER, "a-b": TEACHER}},
             "2 arms would be called l-rationale-a-b-seed0",
+        ),
+        ({"controls": {"c": ControlSpec(alignment="bytes")}}, "study.controls.c: alignment is of logits"),
+        (
+            {"controls": {"c": ControlSpec("rationale+logits", in_family_logits=True, alignment="bytes")}},
+            "study.controls.c: in_family_logits are of the student's own vocabulary",
+        ),
+        (
+            {
+                "controls": {"c": ControlSpec("rationale+logits", alignment="bytes")},
+                "students": {"q": StudentSpec("m", "qwen")},
+                "teachers": {"Q": TEACHER},
+            },
+            "study.controls.c: fits no student and teacher, since none of another family has a model",
         ),
         ({"tasks": TWO_TASKS}, r"G.rationales.*\['arc', 'obqa'\]"),
         ({"teachers": {"G": TeacherSpec("gpt", rationales={"arc": "g"}, name="n")}}, r"\['arc'\].*\['obqa'\]"),
@@ -329,3 +365,37 @@ def test_a_control_that_cannot_be_is_refused(control, changes, message):
 def test_a_grid_without_gamma_says_why(changes, reason):
     found = explain_missing_gamma(make_study(**changes))
     assert found is None if reason is None else reason in found
+
+
+def test_an_alignment_is_of_the_arms_that_need_it_and_their_caches_are_their_teachers():
+    controls = {
+        "own": ControlSpec("rationale+logits", in_family_logits=True),
+        "bytes": ControlSpec("rationale+logits", alignment="bytes"),
+    }
+    jobs = find_jobs(seeds=1, alignment="strict", controls=controls)
+    found = {
+        name.removeprefix("fit-").removesuffix("-seed0"): arg.removeprefix("--data.alignment.kind=")
+        for name, job in jobs.items()
+        for arg in job.args
+        if arg.startswith("--data.alignment.kind=")
+    }
+    crossed = {name: value for name, value in found.items() if value != "refuse"}
+    assert crossed == {
+        "l-rationale+logits-Q": "strict", "q-rationale+logits-L": "strict",
+        "l-rationale+logits-Q-bytes": "bytes", "q-rationale+logits-L-bytes": "bytes",
+    }  # fmt: skip
+    assert {"l-label", "l-rationale-Q", "l-rationale+logits-L", "l-rationale+logits-Q-own"} <= set(found)
+    # What the section `fit` says for one kind is no mistake of the others.
+    settings = {name: [arg for arg in jobs[f"fit-{name}-seed0"].args if "alignment" in arg][1:] for name in found}
+    assert settings["l-rationale+logits-Q-bytes"] == []
+    assert settings["l-rationale+logits-Q"] == ["--data.alignment.spans=null", "--data.alignment.whitespace=null"]
+    assert len(settings["l-label"]) == len(settings["l-rationale+logits-L"]) == 3
+    # The teacher scored its own text once, whoever learns from it.
+    assert [name for name in jobs if name.startswith("cache_logits")] == [
+        "cache_logits-L-obqa", "cache_logits-Q-obqa", "cache_logits-Q-obqa-of-L",
+        "cache_logits-G-obqa-of-L", "cache_logits-L-obqa-of-Q", "cache_logits-G-obqa-of-Q",
+    ]  # fmt: skip
+    fit = jobs["fit-l-rationale+logits-Q-seed0"]
+    assert "cache_logits-Q-obqa" in fit.needs
+    assert '--data.logits=["runs/s/teachers/Q/obqa-logits"]' in fit.args
+    assert not any("alignment" in arg for job in find_jobs().values() for arg in job.args)

@@ -27,6 +27,7 @@ from lightning_modules.model.generation import (
     score_endings,
 )
 from lightning_modules.model.pretrained import Dtype, check_model, default_dtype, load_causal_lm
+from lightning_modules.model.sharding import refuse_sharding
 from lightning_modules.teacher.backends import find_stop, watch_stops
 
 # What an option's log-likelihood is divided by: lm-evaluation-harness's acc, acc_norm and acc_bytes.
@@ -127,6 +128,7 @@ class Evaluator(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Tells the data what a batch needs room for."""
+        refuse_sharding(self.trainer, "load it in bfloat16 (model.dtype)")
         self.trainer.datamodule.max_new_tokens = self.max_new_tokens
         self.trainer.datamodule.num_completions = self.num_samples
 

@@ -128,6 +128,17 @@ def check_strategy(trainer: L.Trainer) -> None:
         raise ValueError("trainer.precision 16-mixed scales each shard's loss on its own; use bf16-mixed")
 
 
+def refuse_sharding(trainer: L.Trainer, other: str) -> None:
+    """Raises a ValueError if the trainer's strategy is to spread a model that this stage keeps whole.
+
+    Args:
+        trainer: The trainer.
+        other: What serves a model that is too large for a device, and its verb.
+    """
+    if is_sharded(trainer) or isinstance(trainer.strategy, FSDPStrategy):
+        raise ValueError(f"trainer.strategy: this stage keeps a whole model on each device; {other}, or use ddp")
+
+
 def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer) -> None:
     """Spreads each decoder block, and what is left around them, over all of the trainer's processes.
 

@@ -97,10 +97,12 @@ class Backend(ABC):
     Attributes:
         is_local: It runs under `Trainer.predict`, on the trainer's devices, a batch of requests at a time. Others
             batch by themselves, get all requests at once, and need no trainer.
+        takes_gpus: It takes a node's GPUs by itself, and the trainer's processes, a share of the requests each, none.
         takes_text: It applies the chat template and tokenizes; others take token ids.
     """
 
     is_local: ClassVar[bool] = False
+    takes_gpus: ClassVar[bool] = False
     takes_text: ClassVar[bool] = False
 
     @abstractmethod

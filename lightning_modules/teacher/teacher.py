@@ -20,6 +20,7 @@ from datamodules.model_sources import locate_pretrained, name_model
 from datamodules.rationales.store import Rationale, name_paraphrase
 from datamodules.text.thinking import find_open_mark, split_thinking
 from lightning_modules.model.pretrained import (
+    Attention,
     Dtype,
     check_model,
     default_dtype,
@@ -51,6 +52,7 @@ class TeacherModule(L.LightningModule):
         family: str | None = None,
         dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
+        attention: Attention | None = None,
     ):
         """Stores the settings.
 
@@ -60,12 +62,14 @@ class TeacherModule(L.LightningModule):
             family: The teacher's family, as studies group it; null is what its name tells (`configs/families.yaml`).
             dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
+            attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
+                transformers' choice for the architecture.
         """
         super().__init__()
         self.teacher, self.teacher_revision = teacher, revision
         self.family = find_family(teacher, family)
         self.teacher_dtype: Dtype = dtype or default_dtype(teacher)
-        self.keep_layers = keep_layers
+        self.keep_layers, self.attention = keep_layers, attention
         self.model: Any = None
 
     @property
@@ -87,7 +91,7 @@ class TeacherModule(L.LightningModule):
     @property
     def source(self) -> Source:
         """The teacher, as backends load it."""
-        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers, self.attention)
 
     def configure_model(self) -> None:
         """Loads the teacher, once; where the strategy is ModelParallelStrategy, spreads it over all processes.
@@ -95,7 +99,7 @@ class TeacherModule(L.LightningModule):
         Each process gathers one layer at a time (FSDP2) and reads batches of its own.
         """
         if self.model is None:
-            self.model = load_causal_lm(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+            self.model = load_causal_lm(*self.source[:4], attention=self.attention)
             self.model.eval().requires_grad_(False)
             if is_sharded(self.trainer):
                 shard_causal_lm(self.model, self.trainer)
@@ -353,8 +357,8 @@ class LogitScorer(TeacherModule):
             padded = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
             sequences = [ids[mask].tolist() for ids, mask in padded]
             prompts = [len(ids) - count for ids, count in zip(sequences, counts, strict=True)]
-            rows = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
-            return list(zip(batch["example_ids"], rows, strict=True))
+            scored = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
+            return list(zip(batch["example_ids"], scored, strict=True))
         assert self._head is not None
         found = self._head.run(batch)
         if made.sparsity.kind == "hidden" and self._head.settings is None:

@@ -189,6 +189,8 @@ class VLLMBackend(Backend):
         import_vllm()
         if source.keep_layers is not None:
             raise ValueError("model.keep_layers: vLLM loads whole models; use TransformersBackend, or leave it")
+        if source.attention is not None:
+            raise ValueError("model.attention: vLLM chooses how it computes attention; leave it")
         if source.teacher.endswith((".gguf", ".ckpt")) or find_base(source.teacher):
             raise ValueError(
                 f"{source.teacher}: vLLM loads a hub model or its folder, no GGUF file, checkpoint or adapter; use "

@@ -139,10 +139,11 @@ def refuse_sharding(trainer: L.Trainer, other: str) -> None:
         raise ValueError(f"trainer.strategy: this stage keeps a whole model on each device; {other}, or use ddp")
 
 
-def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer) -> None:
+def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer, dtype: torch.dtype | None = None) -> None:
     """Spreads each decoder block, and what is left around them, over all of the trainer's processes.
 
-    In `bf16-mixed`, weights are gathered in bfloat16; gradients are averaged, and weights kept, in float32.
+    Weights become `dtype` where it is given, block by block, so that no process ever holds all of them in it. In
+    `bf16-mixed`, they are gathered in bfloat16; gradients are averaged, and weights kept, in float32.
     """
     is_mixed = trainer.precision == "bf16-mixed"
     is_half = is_mixed or trainer.precision in ("bf16-true", "16-true")
@@ -151,9 +152,11 @@ def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer) -> None:
     )
     # Whatever dimensions the strategy gave its own mesh.
     mesh = init_device_mesh(trainer.strategy.root_device.type, (trainer.world_size,))
-    for layer in model.base_model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for block in (*model.base_model.layers, model):
+        for parameter in block.parameters():
+            if dtype is not None and not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(dtype)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
 
 
 def call_inside(model: nn.Module, function: Callable[[], T]) -> T:

@@ -40,6 +40,7 @@ from lightning_modules.model.sharding import (
     shard_causal_lm,
     whole,
 )
+from lightning_modules.model.stored_weights import find_loading_dtype
 from lightning_modules.run.extent import check_extent
 from lightning_modules.student.cached_targets import build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
@@ -152,9 +153,9 @@ class DistillationModule(L.LightningModule):
         if self.model is not None:
             return
         quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
-        self.model = model = load_causal_lm(
-            self.student, self.student_revision, self._weights_dtype, self.keep_layers, quantize_on, self.attention
-        )
+        source, dtype = (self.student, self.student_revision), self._weights_dtype
+        loaded = find_loading_dtype(*source, dtype) if self._is_sharded and self.adapter is None else dtype
+        self.model = model = load_causal_lm(*source, loaded, self.keep_layers, quantize_on, self.attention)
         model.config.use_cache = False
         if self.fused_head:
             self._head_settings = find_head_settings(model)
@@ -171,7 +172,7 @@ class DistillationModule(L.LightningModule):
                 # Not the module: hooks that gather its weights stay outside.
                 layer.forward = torch.compile(layer.forward, dynamic=True)
         if self._is_sharded:
-            shard_causal_lm(model, self.trainer)
+            shard_causal_lm(model, self.trainer, None if loaded == dtype else getattr(torch, dtype))
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Refuses a precision, a strategy or a length that does not go with the student's settings.

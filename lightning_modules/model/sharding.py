@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
-from lightning_modules.run.checkpoints import keep_previous, sync_folder
+from lightning_modules.run.checkpoints import agree_on_checkpoint, keep_previous, sync_folder
 
 T = TypeVar("T")
 
@@ -60,11 +60,12 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads this process's file.
+        """Reads this process's file, once all agree on the checkpoint.
 
         Raises:
             ValueError: Another number of processes wrote the checkpoint.
         """
+        agree_on_checkpoint(Path(checkpoint_path))
         path = Path(checkpoint_path) / name_shard(self.global_rank, self.world_size)
         if not path.is_file():
             raise ValueError(

@@ -160,7 +160,7 @@ class Annotator(TeacherModule):
 
     def setup(self, stage: str) -> None:
         """Prepares the trainer's data, and an engine's place."""
-        refuse_sharding(self.trainer, "model.backend=VLLMBackend with tensor_parallel_size does")
+        refuse_sharding(self.trainer, "spread one with VLLMBackend.tensor_parallel_size")
         self.prepare(self.trainer.datamodule)
         if self.engine is not None:
             self.engine.place(self.trainer)
@@ -312,7 +312,7 @@ class LogitScorer(TeacherModule):
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""
         if self.vllm is not None:
-            refuse_sharding(self.trainer, "model.vllm with tensor_parallel_size does")
+            refuse_sharding(self.trainer, "spread one with model.vllm.tensor_parallel_size")
             self.vllm.place(self.trainer)
         check_strategy(self.trainer)
         if is_sharded(self.trainer):

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
@@ -15,10 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import decode_completion, find_end_tokens
 from datamodules.model_sources import resolve_model
+from datamodules.text.token_bytes import read_vocabulary
 from lightning_modules.model.adapters import find_base
 from lightning_modules.model.pretrained import check_model, identify_weights, read_end_ids
 from lightning_modules.run.stop_signal import is_stopping, leave, shielding_children
 from lightning_modules.teacher.backends import Backend, Completion, Decoding, Request, Source, find_stop
+from lightning_modules.teacher.reply_tokens import read_output_tokens
 
 # The signal may reach an engine's processes first.
 SIGNAL_WAIT = 2.0
@@ -167,10 +169,12 @@ class VLLMBackend(Backend):
         self.tokenizer: Any = None
         self._model_end_ids: list[int] = []
         self._log_probs: dict[str, Any] = {}
+        self._num_kept: int | None = None
 
     def keep_log_probs(self, number: int) -> None:
         """Makes the engine, when it is loaded, able to return so many of each token's log-probabilities."""
-        self._log_probs = {"max_logprobs": number, "logprobs_mode": "raw_logprobs"}
+        self._num_kept = number
+        self._log_probs = {"max_logprobs": max(number, 1), "logprobs_mode": "raw_logprobs"}
 
     def place(self, trainer: L.Trainer) -> None:
         """Gives this process's engine GPUs of its own, where there are several on a node.
@@ -247,6 +251,14 @@ class VLLMBackend(Backend):
         """Generates the requests in one call."""
         vllm, end_ids = import_vllm(), [*find_end_tokens(self.tokenizer), *self._model_end_ids]
         prompts = [vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests]
-        sampling = [make_sampling(vllm, request, decoding, end_ids) for request in requests]
+        sampling = [make_sampling(vllm, request, decoding, end_ids, self._num_kept) for request in requests]
+        vocabulary = (
+            None if self._num_kept is None else read_vocabulary(self.tokenizer, find_end_tokens(self.tokenizer))
+        )
         for request, output in zip(requests, self._ask(prompts, sampling), strict=True):
-            yield request, read_output(output, self.weights_id, self.tokenizer, decoding.stop)
+            completion = read_output(output, self.weights_id, self.tokenizer, decoding.stop)
+            if vocabulary is not None and self._num_kept is not None:
+                [answer] = output.outputs
+                tokens = read_output_tokens(answer.token_ids, answer.logprobs, self._num_kept, vocabulary)
+                completion = replace(completion, tokens=tokens)
+            yield request, completion

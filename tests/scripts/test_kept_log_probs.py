@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from datamodules.batches.teacher_rows import collate_targets
 from datamodules.distillation import DistillationDataModule
 from datamodules.examples.encoding import find_end_tokens
-from datamodules.examples.tokenization import load_tokenizer
+from datamodules.examples.tokenization import encode_prompt, load_tokenizer
 from datamodules.logit_cache.aligned import AlignmentSettings
 from datamodules.logit_cache.format import UNKNOWN_TOKENIZER
 from datamodules.logit_cache.reader import LogitCache
@@ -66,12 +66,14 @@ def list_files(folder: str) -> dict[str, bytes]:
 
 
 @torch.no_grad()
-def score(record: dict) -> tuple[list[int], torch.Tensor]:
+def score(record: dict, own_template: bool = False) -> tuple[list[int], torch.Tensor]:
     """Returns the teacher's tokens of a rationale, and its whole distributions."""
     tokenizer = load_tokenizer(TEACHER)
     model = AutoModelForCausalLM.from_pretrained(TEACHER).eval()
     [question] = [item for item in load_questions(QUESTIONS) if item.id == record["question_id"]]
     prompt = tokenizer(get_prompt("plain").render(question, chat=True))["input_ids"]
+    if own_template:
+        _, prompt = encode_prompt(tokenizer, get_prompt("plain"), question)
     ids = tokenizer(record["text"], add_special_tokens=False)["input_ids"]
     written = [*ids, tokenizer.eos_token_id] if record["finish_reason"] == "stop" else ids
     logits = model(input_ids=torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1]
@@ -293,3 +295,29 @@ def test_an_answer_sentence_that_was_added_has_no_target(bench: Bench, server: C
         assert own[:-1].mean() > 0.8
         added += is_longer.any()
     assert 0 < added < len(data.examples)
+
+
+@pytest.mark.parametrize(("options", "kind"), [(["--model.top_log_probs=30"], "top_k"), ([], "labels")])
+def test_vllm_keeps_what_it_returns(bench: Bench, monkeypatch: pytest.MonkeyPatch, options: list, kind: str) -> None:
+    """vLLM itself does not run here; its calls are answered by the same teacher in transformers."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "fake_vllm"))
+    (bench.folder / "out").mkdir()
+    annotate.main([
+        f"--model.teacher={TEACHER}", "--model.family=a", "--model.max_new_tokens=96", "--model.backend=VLLMBackend",
+        f"--data.questions={QUESTIONS}", "--data.prompt=plain", "--data.encoding.max_length=320",
+        "--output=out/r.parquet", f"--model.log_probs={kind}", "--trainer.accelerator=cpu", *options,
+    ])  # fmt: skip
+    cache = LogitCache(Path("out/r-logits"))
+    own = cache.read_vocabulary()
+    for record in pq.read_table("out/r.parquet").to_pylist():
+        rows = cache.read_foreign([f"{record['question_id']}/a-teacher/0"])
+        written, log_p = score(record, own_template=True)
+        assert own.join(rows["token_ids"]).decode().removeprefix(" ") == record["text"]
+        assert (rows["token_ids"][-1] == 0) == (record["finish_reason"] == "stop")
+        expected = log_p[torch.arange(len(written)), written]
+        np.testing.assert_allclose(rows["label_log_prob"], expected, rtol=2e-3, atol=1e-5)
+        if kind == "top_k":
+            best = log_p.topk(30).values.double().exp()
+            np.testing.assert_allclose(np.exp(rows["log_tails"][:, 0]), 1 - best.sum(1), atol=2e-4)
+            # Written greedily, so that the text's own token is the most probable.
+            np.testing.assert_allclose(np.exp(rows["log_probs"].max(1)), best[:, 0], rtol=5e-3)

@@ -315,8 +315,7 @@ class DistillationModule(L.LightningModule):
                 self.log(f"train/{name}", total / count)
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        if self.global_step == 0:
-            self.log_dict({f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()})
+        self.log_dict({f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()})
 
     def on_validation_epoch_start(self) -> None:
         """Starts new sums over tokens, whatever the batches and processes that they are spread over."""

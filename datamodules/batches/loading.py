@@ -19,6 +19,7 @@ from datamodules.batches.packing import MicroBatch, StepSampler, collate_example
 from datamodules.batches.teacher_rows import ExactTensors, collate_targets
 from datamodules.examples.tokenization import Example
 from datamodules.files.atomic import hash_json
+from datamodules.logit_cache.aligned import AlignedCache
 from datamodules.logit_cache.reader import LogitCache
 
 
@@ -38,7 +39,7 @@ class Collate:
         caches: By example id; empty where there are no logits.
     """
 
-    caches: Mapping[str, LogitCache]
+    caches: Mapping[str, LogitCache | AlignedCache]
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""

@@ -1,10 +1,10 @@
 """The logit cache on disk: a teacher's next-token distribution for every completion token, in few bytes.
 
 A folder holds `manifest.json`, `shard-RRRR-NNNNN.safetensors` (process, number), `vocabulary.safetensors` and, for
-the kind `hidden`, `head.safetensors`. Everything is little-endian. A shard holds whole examples, one after the other; row r of an
-example is the distribution *of* completion token r, given everything before it. V is the tokenizer's vocabulary,
-k a row's number of support entries, T the number of stored temperatures; `rows`, `entries` and `drawn` are sums
-over the shard's examples.
+the kind `hidden`, `head.safetensors`. Everything is little-endian. A shard holds whole examples, one after the other;
+row r of an example is the distribution *of* completion token r, given everything before it. V is the tokenizer's
+vocabulary, k a row's number of support entries, T the number of stored temperatures; `rows`, `entries` and `drawn` are
+sums over the shard's examples.
 
     every kind
         tokens_low        U16 [rows]         the completion's token ids, modulo 65,536

@@ -1,12 +1,17 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from datamodules.examples.alignment import CLASSES, count_classes
+from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.files.tables import read_metadata
+from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.text.token_bytes import read_vocabulary
 
 
 def open_caches(
@@ -46,18 +51,88 @@ def open_caches(
 
 
 def assign_caches(
-    caches: Sequence[LogitCache], logits_teacher: str | None, examples: ExampleView, source: ExampleSource
-) -> dict[str, LogitCache]:
+    caches: Sequence[LogitCache | AlignedCache],
+    logits_teacher: str | None,
+    examples: ExampleView,
+    source: ExampleSource,
+) -> dict[str, LogitCache | AlignedCache]:
     """Returns, by example id, the cache that holds its rows.
 
     Raises:
         ValueError: A cache was made of other texts, or for another tokenizer or prompt.
     """
-    found: dict[str, LogitCache] = {}
+    found: dict[str, LogitCache | AlignedCache] = {}
     for cache in caches:
         own = examples
         if logits_teacher is None:
             own = examples.where(examples.column("teacher") == cache.description.teacher)
-        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, own)
+        check_texts(cache, own, source)
         found |= dict.fromkeys(own.column("id"), cache)
     return found
+
+
+def check_texts(cache: LogitCache | AlignedCache, examples: ExampleView, source: ExampleSource) -> None:
+    """Refuses a cache that does not hold the rows of these examples' texts.
+
+    Raises:
+        ValueError: It was made of other texts, or for another tokenizer or prompt; or, of an aligned cache, too many
+            texts are not what the tokens of both sides spell.
+    """
+    if isinstance(cache, AlignedCache):
+        cache.check_completions(examples)
+    else:
+        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
+
+
+def align_caches(
+    caches: Sequence[LogitCache], settings: AlignmentSettings, examples: ExampleView, source: ExampleSource
+) -> Sequence[LogitCache | AlignedCache]:
+    """Returns the caches, aligned with the student's tokenizer unless that is to be refused.
+
+    A cache of the student's own tokenizer beside others is converted, too, into the very same distributions, so that
+    the rows of all can share a batch.
+
+    Args:
+        caches: Of the teachers.
+        settings: How rows are converted.
+        examples: What will be read of them.
+        source: Of the examples.
+
+    Raises:
+        ValueError: The alignment would be ignored, a cache does not have what it needs, or the bytes of one side's
+            tokens are unknown.
+    """
+    if settings.kind == "refuse":
+        for cache in caches:
+            if cache.description.sparsity.kind == "labels":
+                raise ValueError(f"{cache.folder}: kind labels teaches with data.alignment.kind chunks only")
+        return caches
+    if settings.kind != "chunks":
+        if all(cache.shares_tokenizer(source.tokenizer) for cache in caches):
+            folders = ", ".join(str(cache.folder) for cache in caches)
+            raise ValueError(
+                f"data.alignment.kind {settings.kind} would be ignored: {folders} and student "
+                f"{source.tokenizer_name!r} share a tokenizer; leave it out"
+            )
+        for cache in caches:
+            if cache.description.sparsity.kind == "labels":
+                raise ValueError(
+                    f"{cache.folder}: kind labels has no distributions, which data.alignment.kind {settings.kind} "
+                    "needs; set it to chunks, or capture another kind"
+                )
+    ends = find_end_tokens(source.tokenizer)
+    student = read_vocabulary(source.tokenizer, ends)
+    cache_dir = Path(source.encoding.cache_dir)
+    return [AlignedCache.open(cache, settings, cache_dir, examples.store, student, ends[0]) for cache in caches]
+
+
+def measure_coverage(
+    cache_of_example: Mapping[str, LogitCache | AlignedCache], examples: ExampleView
+) -> dict[str, float]:
+    """Returns the share of the completions' tokens that are of each class of alignment; none without one."""
+    counts = Counter[str]()
+    for identifier in examples.column("id"):
+        cache = cache_of_example[identifier]
+        if isinstance(cache, AlignedCache):
+            counts.update(count_classes([cache.alignments.find(identifier)]))
+    return {name: counts[name] / counts.total() for name in CLASSES} if counts else {}

@@ -108,18 +108,22 @@ class LogitCache:
             own, other = self.manifest["fingerprint_in_use"], self._fingerprint(tokenizer)
             raise ValueError(
                 f"{self.folder}: teacher {made.teacher!r} (tokenizer {own}) and student {student!r} (tokenizer "
-                f"{other}) do not share a tokenizer; set data.alignment.kind to use its logits across tokenizers"
+                f"{other}) do not share a tokenizer; a training can use its logits with data.alignment.kind"
             )
         if made.prompt_id != prompt_id:
             raise ValueError(f"{self.folder}: captured with prompt {made.prompt_id}, but the data uses {prompt_id}")
         self._check_texts(examples, of_completions=False)
 
     def check_completions(self, examples: Sequence[Example]) -> None:
-        """Refuses a cache that was not made of these examples' completions, after whatever prompt and in whatever tokens.
+        """Refuses a cache that was not made of these completions, whatever stood before them, in whatever tokens.
 
         Raises:
-            ValueError: Examples are missing, a completion's text differs, or the cache does not know its tokens' bytes.
+            ValueError: Examples are missing, or a completion's text differs.
         """
+        self._check_texts(examples, of_completions=True)
+
+    def require_token_bytes(self) -> None:
+        """Raises a ValueError if the cache does not know its tokens' bytes."""
         if self.manifest["schema"] < SCHEMA_VERSION:
             raise ValueError(
                 f"{self.folder}: captured by an earlier version, without the bytes of its tokens, which data.alignment "
@@ -130,7 +134,6 @@ class LogitCache:
                 f"{self.folder}: the bytes of its teacher's tokens are unknown; set data.alignment.kind to refuse, or "
                 "take another teacher"
             )
-        self._check_texts(examples, of_completions=True)
 
     def _check_texts(self, examples: Sequence[Example], of_completions: bool) -> None:
         if missing := [example.id for example in examples if example.id not in self]:

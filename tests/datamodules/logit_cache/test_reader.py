@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datamodules.text.token_bytes import read_vocabulary
 from safetensors import safe_open
 from tokenizers import AddedToken
 
@@ -17,6 +16,7 @@ from datamodules.logit_cache.format import CacheDescription, list_planes, render
 from datamodules.logit_cache.reader import MISSING_EXAMPLES, LogitCache
 from datamodules.logit_cache.shard import write_shard
 from datamodules.logit_cache.writer import LogitCacheWriter, refuse_other_folder
+from datamodules.text.token_bytes import read_vocabulary
 from tests.logit_rows import ADDED, HEAD, TOKENIZER, VOCABULARY, describe, make_example, make_rows, write_cache
 from tests.tiny import build_tokenizer
 
@@ -143,6 +143,7 @@ def test_a_teacher_without_a_tokenizer_is_known_by_the_bytes_of_its_tokens(tmp_p
     writer.close()
     cache = LogitCache(tmp_path / "cache")
     assert not cache.shares_tokenizer(TOKENIZER)
+    cache.require_token_bytes()
     cache.check_completions(EXAMPLES)
     np.testing.assert_array_equal(cache.read_tokens(EXAMPLES[3].id), EXAMPLES[3].token_ids[2:])
 
@@ -166,7 +167,7 @@ def test_a_cache_of_the_schema_before_serves_its_own_tokenizer(cache: Path) -> N
         opened.read(EXAMPLES[2]), decode_rows(describe(), encode_rows(describe(), make_rows(describe(), EXAMPLES[2])))
     )
     with pytest.raises(ValueError, match="captured by an earlier version, without the bytes of its tokens"):
-        opened.check_completions(EXAMPLES)
+        opened.require_token_bytes()
     writer = LogitCacheWriter(cache, describe())
     assert len(writer.find_done()) == 20 and writer.is_complete()
     with pytest.raises(

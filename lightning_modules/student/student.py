@@ -36,13 +36,7 @@ from lightning_modules.model.sharding import (
     whole,
 )
 from lightning_modules.run.extent import check_extent
-from lightning_modules.student.cached_targets import (
-    TeacherHead,
-    build_target,
-    check_cache,
-    load_teacher_head,
-    needs_teacher_head,
-)
+from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import render_card
 from losses.distillation import DistillationLoss, LossSums
@@ -233,7 +227,7 @@ class DistillationModule(L.LightningModule):
         self.model.train()
         self._total_steps = int(self.trainer.estimated_stepping_batches)
         caches = self.trainer.datamodule.caches
-        if caches and needs_teacher_head(caches[0]):
+        if caches:
             self._teacher_head = load_teacher_head(caches[0], self.device)
 
     def compute_loss(self, batch: dict) -> LossSums:

@@ -1,5 +1,7 @@
 """Which of a teacher's rows governs each of a student's."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,20 @@ def test_planes_are_small() -> None:
     alignment = align([0], [0], make_vocabulary(b"a"), make_vocabulary(b"a"))
     assert alignment is not None
     assert [plane.dtype for plane in vars(alignment).values()] == [np.int8, *[np.int32] * 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_chunks_are_the_groups_of_trl(seed: int) -> None:
+    peer = pytest.importorskip("trl.experimental.gold.gold_trainer").ULDLoss._align_by_byte_offsets
+    generator = np.random.default_rng(seed)
+    text = bytes(generator.integers(97, 100, 40).tolist())
+    sides = []
+    for _ in range(2):
+        cuts = [0, *sorted(generator.choice(np.arange(1, 40), 15, replace=False).tolist()), 40]
+        sides.append(list(itertools.pairwise(cuts)))
+    vocabularies = [make_vocabulary(*(text[start:end] for start, end in side)) for side in sides]
+    alignment = align(range(16), range(16), *vocabularies)
+    assert alignment is not None
+    for chunks, groups in zip((alignment.chunks, alignment.teacher_chunks), peer(*sides), strict=True):
+        assert [np.flatnonzero(chunks == number).tolist() for number in range(chunks.max() + 1)] == groups

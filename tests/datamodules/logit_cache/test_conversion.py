@@ -10,6 +10,7 @@ from datamodules.examples.alignment import CONDITIONAL, EXACT, NONE, SPANNING, S
 from datamodules.logit_cache.conversion import RowConverter, convert_chunks
 from datamodules.logit_cache.converted_rows import find_duplicates
 from datamodules.logit_cache.token_map import TokenMap
+from datamodules.text.token_bytes import END, FALLBACK, SPECIAL, VocabularyBytes
 from losses.distillation import DistillationLoss
 from losses.fused_head import OutputHead
 from losses.targets import SampledTarget, SoftenedTarget, SparseTarget
@@ -402,10 +403,11 @@ def test_a_map_finds_prefixes_and_ranges() -> None:
         assert found == sorted(fits, key=lambda pair: pair[1])
 
 
-def test_of_equal_tokens_the_highest_id_is_emitted() -> None:
-    student = make_vocabulary([b"a", b"b", b"a"])
-    tokens = TokenMap(make_vocabulary([b"a", b"ab"]), student, 3)
-    assert tokens.equal_tokens.tolist() == [2, -1, 3] and tokens.prefix_tokens.tolist() == [2, 2, 3]
+def test_of_equal_tokens_that_which_a_tokenizer_emits_is_meant() -> None:
+    """An added token before one of the vocabulary, and both before a byte to fall back to, wherever its id is."""
+    student = VocabularyBytes.from_tokens([b"\n", b"a", b"b", b"a", b"\n", b""], [0, 0, 0, 0, FALLBACK, SPECIAL | END])
+    tokens = TokenMap(make_vocabulary([b"a", b"ab", b"\n"]), student, 5)
+    assert tokens.equal_tokens.tolist() == [3, -1, 0, 5] and tokens.prefix_tokens.tolist() == [3, 3, 0, 5]
 
 
 @pytest.mark.parametrize("largest", [5, 1 << 28])

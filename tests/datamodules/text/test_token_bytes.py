@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from datamodules.examples.alignment import align
 from datamodules.examples.encoding import encode_texts, find_end_tokens
 from datamodules.examples.tokenization import load_tokenizer
-from datamodules.text.token_bytes import END, SPECIAL, VocabularyBytes, list_byte_characters, read_vocabulary
+from datamodules.logit_cache.token_map import TokenMap
+from datamodules.text.token_bytes import END, FALLBACK, SPECIAL, VocabularyBytes, list_byte_characters, read_vocabulary
 from tests.datamodules.examples.test_tokenization import save_sentencepiece
 
 TEXTS = [
@@ -80,6 +81,23 @@ def test_special_tokens_have_no_bytes_and_ends_are_flagged(pair: dict, vocabular
         for number in tokenizer.all_special_ids:
             assert vocabulary.tokens[number] == b"" and vocabulary.flags[number] & SPECIAL
         assert not (vocabulary.flags[[number for number in range(len(vocabulary)) if number not in ends]] & END).any()
+
+
+def test_bytes_to_fall_back_to_are_flagged(pair: dict, vocabularies: dict) -> None:
+    names = pair["sentencepiece"].get_vocab()
+    flagged = np.flatnonzero(vocabularies["sentencepiece"].flags & FALLBACK).tolist()
+    assert flagged == sorted(names[f"<0x{value:02X}>"] for value in range(256))
+    assert not (vocabularies["byte-level"].flags & FALLBACK).any()
+
+
+def test_a_text_of_one_character_is_the_token_that_stands_for_its_bytes(pair: dict, vocabularies: dict) -> None:
+    """Both kinds have tokens of the same bytes; a target is of no use on one that is never written."""
+    for kind, tokenizer in pair.items():
+        vocabulary = vocabularies[kind]
+        tokens = TokenMap(vocabulary, vocabulary, vocabulary.ends[0])
+        for text in ("The answer is 201, i.e. naïve\n\ttabs", "Venice"):
+            ids = encode(tokenizer, text)
+            assert tokens.equal_tokens[ids].tolist() == ids
 
 
 def test_added_tokens_are_their_names() -> None:

@@ -168,7 +168,7 @@ class DistillationDataModule(L.LightningDataModule):
         """Reads, tokenizes, checks the caches, and splits by question; once."""
         if self.is_set_up:
             return
-        check_processes("data.batches.num_workers", self.batches.num_workers)
+        check_processes("data.batches.num_workers", self.batches.num_workers or 0)
         self.tokenizer = self.source.tokenizer
         examples = self.source.read_labels() if self.supervision == "label" else self.source.read_rationales()
         teachers, weights = set(examples.column("teacher")), self.batches.teacher_weights

@@ -22,6 +22,9 @@ from datamodules.files.atomic import hash_json
 from datamodules.logit_cache.aligned import AlignedCache
 from datamodules.logit_cache.reader import LogitCache
 
+# Loader processes of a process with a GPU.
+GPU_WORKERS = 2
+
 
 def check_processes(setting: str, number: int) -> None:
     """Raises a ValueError if a setting asks for more processes than the machine has processors."""
@@ -101,7 +104,7 @@ def start_forkserver() -> multiprocessing.context.BaseContext:
 
 
 def loader_options(
-    examples: Sequence[Example], sampler: StepSampler, collate: Collate, num_workers: int, pin_memory: bool
+    examples: Sequence[Example], sampler: StepSampler, collate: Collate, num_workers: int | None, pin_memory: bool
 ) -> dict[str, Any]:
     """Returns a DataLoader's arguments, for lists of a step's micro-batches; its workers live on from epoch to epoch.
 
@@ -109,9 +112,11 @@ def loader_options(
         examples: What the sampler numbers.
         sampler: Chooses the micro-batches.
         collate: Makes a micro-batch of examples.
-        num_workers: Worker processes; 0 loads in this one.
+        num_workers: Worker processes; 0 loads in this one, None chooses: a GPU is not to wait for collation.
         pin_memory: For copies to a GPU.
     """
+    if num_workers is None:
+        num_workers = min(GPU_WORKERS, (os.cpu_count() or 1) - 1) if pin_memory else 0
     return {
         "dataset": StepDataset(examples, collate),
         "batch_sampler": sampler,

@@ -1,10 +1,11 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datamodules.examples.alignment import CLASSES, count_classes
+import numpy as np
+
+from datamodules.examples.alignment import CLASSES
 from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
@@ -80,8 +81,10 @@ def check_texts(cache: LogitCache | AlignedCache, examples: ExampleView, source:
     """
     if isinstance(cache, AlignedCache):
         cache.check_completions(examples)
-    else:
-        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
+        if cache.settings.kind == "chunks" or not cache.cache.shares_tokenizer(source.tokenizer):
+            return
+        cache = cache.cache
+    cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
 
 
 def align_caches(
@@ -130,9 +133,11 @@ def measure_coverage(
     cache_of_example: Mapping[str, LogitCache | AlignedCache], examples: ExampleView
 ) -> dict[str, float]:
     """Returns the share of the completions' tokens that are of each class of alignment; none without one."""
-    counts = Counter[str]()
-    for identifier in examples.column("id"):
-        cache = cache_of_example[identifier]
-        if isinstance(cache, AlignedCache):
-            counts.update(count_classes([cache.alignments.find(identifier)]))
-    return {name: counts[name] / counts.total() for name in CLASSES} if counts else {}
+    pairs = ((identifier, cache_of_example[identifier]) for identifier in examples.column("id"))
+    classes = [
+        cache.alignments.find(identifier).classes for identifier, cache in pairs if isinstance(cache, AlignedCache)
+    ]
+    if not classes:
+        return {}
+    counts = np.bincount(np.concatenate(classes), minlength=len(CLASSES))
+    return dict(zip(CLASSES, (counts / counts.sum()).tolist(), strict=True))

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.examples.encoding import decode_completion, find_end_tokens
 from datamodules.tasks.prompts import TemplateOptions
 from lightning_modules.model.generation import derive_seed, generate_completions
-from lightning_modules.model.pretrained import Dtype, check_model, identify_weights, load_causal_lm
+from lightning_modules.model.pretrained import Attention, Dtype, check_model, identify_weights, load_causal_lm
 
 FinishReason = Literal["stop", "length", "content_filter"]
 
@@ -23,6 +23,7 @@ class Source(NamedTuple):
     revision: str | None
     dtype: Dtype
     keep_layers: list[int] | None
+    attention: Attention | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,12 @@ class Backend(ABC):
     Attributes:
         is_local: It runs under `Trainer.predict`, on the trainer's devices, a batch of requests at a time. Others
             batch by themselves, get all requests at once, and need no trainer.
+        takes_gpus: It takes a node's GPUs by itself, and the trainer's processes, a share of the requests each, none.
         takes_text: It applies the chat template and tokenizes; others take token ids.
     """
 
     is_local: ClassVar[bool] = False
+    takes_gpus: ClassVar[bool] = False
     takes_text: ClassVar[bool] = False
 
     @abstractmethod
@@ -161,7 +164,7 @@ class TransformersBackend(Backend):
         """Loads the model."""
         if self.model is None:
             self.tokenizer, self.weights_id = tokenizer, identify_weights(source.teacher, source.revision)
-            self.model = load_causal_lm(*source).eval().requires_grad_(False)
+            self.model = load_causal_lm(*source[:4], attention=source.attention).eval().requires_grad_(False)
         return self.model
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:

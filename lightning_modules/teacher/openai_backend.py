@@ -143,8 +143,11 @@ class OpenAIBackend(Backend):
             raise ValueError("model.backend.base_url holds a password; name a variable with key_variable instead")
         if self.key_variable and not os.environ.get(self.key_variable):
             raise ValueError(f"{self.base_url}: set the environment variable {self.key_variable} to its key")
-        if source.keep_layers is not None or source.revision is not None:
-            raise ValueError(f"model.revision and model.keep_layers: {self.base_url} serves what it serves; leave them")
+        if source.keep_layers is not None or source.revision is not None or source.attention is not None:
+            raise ValueError(
+                f"model.revision, model.keep_layers and model.attention: {self.base_url} serves what it serves; leave "
+                "them"
+            )
 
     def load(self, source: Source, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module | None:
         """Remembers the served model's name."""

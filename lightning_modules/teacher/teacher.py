@@ -8,6 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from transformers import AutoConfig
 
 from datamodules.annotation import QuestionDataModule
 from datamodules.answers.extractors import extract_neutral, find_stated_answer
@@ -15,10 +16,11 @@ from datamodules.answers.grading import is_correct
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.model_cards import find_family
-from datamodules.model_sources import name_model
+from datamodules.model_sources import locate_pretrained, name_model
 from datamodules.rationales.store import Rationale, name_paraphrase
 from datamodules.text.thinking import find_open_mark, split_thinking
 from lightning_modules.model.pretrained import (
+    Attention,
     Dtype,
     check_model,
     default_dtype,
@@ -26,11 +28,18 @@ from lightning_modules.model.pretrained import (
     load_causal_lm,
 )
 from lightning_modules.model.row_head import RowHead
-from lightning_modules.model.sharding import check_strategy, count_forwards, is_sharded, run_idle, shard_causal_lm
+from lightning_modules.model.sharding import (
+    check_strategy,
+    count_forwards,
+    is_sharded,
+    refuse_sharding,
+    run_idle,
+    shard_causal_lm,
+)
 from lightning_modules.teacher.backends import Backend, Decoding, Request, Source, TransformersBackend
 from lightning_modules.teacher.sparsify import reduce_rows
 from lightning_modules.teacher.vllm_backend import VLLMBackend
-from lightning_modules.teacher.vllm_rows import read_prompt_logprobs, refuse_unknown
+from lightning_modules.teacher.vllm_rows import refuse_unknown, score_sequences
 
 
 class TeacherModule(L.LightningModule):
@@ -43,6 +52,7 @@ class TeacherModule(L.LightningModule):
         family: str | None = None,
         dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
+        attention: Attention | None = None,
     ):
         """Stores the settings.
 
@@ -52,12 +62,14 @@ class TeacherModule(L.LightningModule):
             family: The teacher's family, as studies group it; null is what its name tells (`configs/families.yaml`).
             dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
+            attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
+                transformers' choice for the architecture.
         """
         super().__init__()
         self.teacher, self.teacher_revision = teacher, revision
         self.family = find_family(teacher, family)
         self.teacher_dtype: Dtype = dtype or default_dtype(teacher)
-        self.keep_layers = keep_layers
+        self.keep_layers, self.attention = keep_layers, attention
         self.model: Any = None
 
     @property
@@ -72,9 +84,14 @@ class TeacherModule(L.LightningModule):
         return identify_weights(self.teacher, self.teacher_revision)
 
     @property
+    def engine(self) -> VLLMBackend | None:
+        """What takes the GPUs in the trainer's stead; None where the trainer's devices compute."""
+        return None
+
+    @property
     def source(self) -> Source:
         """The teacher, as backends load it."""
-        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers, self.attention)
 
     def configure_model(self) -> None:
         """Loads the teacher, once; where the strategy is ModelParallelStrategy, spreads it over all processes.
@@ -82,7 +99,7 @@ class TeacherModule(L.LightningModule):
         Each process gathers one layer at a time (FSDP2) and reads batches of its own.
         """
         if self.model is None:
-            self.model = load_causal_lm(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+            self.model = load_causal_lm(*self.source[:4], attention=self.attention)
             self.model.eval().requires_grad_(False)
             if is_sharded(self.trainer):
                 shard_causal_lm(self.model, self.trainer)
@@ -126,6 +143,11 @@ class Annotator(TeacherModule):
         self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
         self.num_samples = num_samples
 
+    @property
+    def engine(self) -> VLLMBackend | None:
+        """The backend, if it is vLLM."""
+        return self.backend if isinstance(self.backend, VLLMBackend) else None
+
     def check(self, data: QuestionDataModule) -> None:
         """Raises a ValueError if the backend cannot run the teacher, or a generation may leave its context."""
         self.backend.check(self.source, data.encoding.max_length + self.decoding.max_new_tokens, data.highest_id)
@@ -133,10 +155,15 @@ class Annotator(TeacherModule):
     def prepare(self, data: QuestionDataModule) -> None:
         """Tells the data what it is asked for."""
         data.num_samples, data.max_new_tokens = self.num_samples, self.decoding.max_new_tokens
+        if self.engine is not None:
+            data.requests_per_batch = self.engine.requests_per_call
 
     def setup(self, stage: str) -> None:
-        """Prepares the trainer's data."""
+        """Prepares the trainer's data, and an engine's place."""
+        refuse_sharding(self.trainer, "spread one with VLLMBackend.tensor_parallel_size")
         self.prepare(self.trainer.datamodule)
+        if self.engine is not None:
+            self.engine.place(self.trainer)
 
     def configure_model(self) -> None:
         """Loads the backend's model, once."""
@@ -233,7 +260,7 @@ class LogitScorer(TeacherModule):
         if vllm is not None:
             refuse_unknown(self.sparsity, self.temperatures)
         self._head: RowHead | None = None
-        self._forwards_left = 0
+        self._forwards_left = self._num_padded = 0
 
     def _choose_temperatures(self, given: list[float] | None) -> tuple[float, ...]:
         kind = self.sparsity.kind
@@ -249,6 +276,11 @@ class LogitScorer(TeacherModule):
         if self.sparsity.draws is not None and temperatures != (1.0,):
             raise ValueError(f"model.temperatures is {given}, but kind {kind} is unbiased at temperature 1 only")
         return temperatures
+
+    @property
+    def engine(self) -> VLLMBackend | None:
+        """The setting `vllm`."""
+        return self.vllm
 
     def describe(self, fingerprint: str, prompt_id: str, vocabulary: int) -> CacheDescription:
         """Returns what the rows depend on.
@@ -281,6 +313,9 @@ class LogitScorer(TeacherModule):
 
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""
+        if self.vllm is not None:
+            refuse_sharding(self.trainer, "spread one with model.vllm.tensor_parallel_size")
+            self.vllm.place(self.trainer)
         check_strategy(self.trainer)
         if is_sharded(self.trainer):
             if self.sparsity.kind == "hidden":
@@ -296,7 +331,10 @@ class LogitScorer(TeacherModule):
         """Loads the teacher, once, and finds its head."""
         if self.vllm is not None:
             assert self.sparsity.top_k is not None
-            self.vllm.keep_log_probs(self.sparsity.top_k)
+            name, options = locate_pretrained(self.teacher, self.teacher_revision)
+            head = AutoConfig.from_pretrained(name, **options).get_text_config().vocab_size
+            self._num_padded = max(0, head - len(self.trainer.datamodule.tokenizer))
+            self.vllm.keep_log_probs(self.sparsity.top_k + self._num_padded)
             self.vllm.load(self.source, None)
             return
         super().configure_model()
@@ -320,11 +358,9 @@ class LogitScorer(TeacherModule):
         if self.vllm is not None:
             padded = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
             sequences = [ids[mask].tolist() for ids, mask in padded]
-            answers = self.vllm.score(sequences, made.support_size)
-            return [
-                (example_id, read_prompt_logprobs(answer, ids, len(ids) - count, made))
-                for example_id, answer, ids, count in zip(batch["example_ids"], answers, sequences, counts, strict=True)
-            ]
+            prompts = [len(ids) - count for ids, count in zip(sequences, counts, strict=True)]
+            scored = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
+            return list(zip(batch["example_ids"], scored, strict=True))
         assert self._head is not None
         found = self._head.run(batch)
         if made.sparsity.kind == "hidden" and self._head.settings is None:

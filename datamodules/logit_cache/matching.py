@@ -1,6 +1,5 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -148,8 +147,10 @@ def check_texts(cache: LogitCache | AlignedCache, examples: ExampleView, source:
     """
     if isinstance(cache, AlignedCache):
         cache.check_completions(examples)
-    else:
-        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
+        if cache.settings.kind == "chunks" or not cache.cache.shares_tokenizer(source.tokenizer):
+            return
+        cache = cache.cache
+    cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
 
 
 def align_caches(

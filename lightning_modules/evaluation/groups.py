@@ -5,12 +5,20 @@ from collections.abc import Sequence
 
 
 def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
-    """Returns the records of each task by its name; of each split, as TASK/SPLIT, where a task has several."""
+    """Returns the records of each task by its name.
+
+    Of each split, as TASK/SPLIT, where a task has several. Of each language, as TASK/LANGUAGE, or TASK/SPLIT/LANGUAGE,
+    but of English alone: whatever other languages there are, a language's name is the same.
+    """
     splits: dict[str, set[str]] = defaultdict(set)
     for record in records:
         splits[record["task"]].add(record["split"])
     groups: dict[str, list[dict]] = defaultdict(list)
     for record in records:
-        task = record["task"]
-        groups[task if len(splits[task]) == 1 else f"{task}/{record['split']}"].append(record)
+        parts = [record["task"]]
+        if len(splits[record["task"]]) > 1:
+            parts.append(record["split"])
+        if (language := record.get("language", "en")) != "en":
+            parts.append(language)
+        groups["/".join(parts)].append(record)
     return dict(groups)

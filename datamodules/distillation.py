@@ -46,7 +46,7 @@ class RationaleDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions.
@@ -112,7 +112,7 @@ class DistillationDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the student's own by default.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             supervision: label, rationale, or rationale+logits.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             logits: Logit caches, one for each teacher; used with rationale+logits only.

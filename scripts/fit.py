@@ -21,11 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import hash_json, hash_source
 from lightning_modules.run.callbacks import check_callbacks
-from lightning_modules.run.checkpoints import (
-    find_checkpoint,
-    read_global_step,
-    remove_torn,
-)
+from lightning_modules.run.checkpoints import find_checkpoint, read_global_step
 from lightning_modules.run.extent import find_early_end
 from lightning_modules.run.folder import read_early_end
 from lightning_modules.student.student import DistillationModule
@@ -57,8 +53,6 @@ def main(args: list[str] | None = None) -> Path:
     student.check_trainer(cli.trainer)
     check_callbacks(cli.trainer, student.list_metrics(data))
     with run.lock() if rank_zero_only.rank == 0 else nullcontext(), close_on_error():
-        if rank_zero_only.rank == 0:
-            remove_torn(run.checkpoints)
         resume = find_checkpoint(run.checkpoints)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)

@@ -21,7 +21,6 @@ to supervise has no tokens. Controls that change texts have stores of their own.
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -33,7 +32,15 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.tokenization import Example, build_examples, hash_tokenizer
-from datamodules.files.atomic import atomic_path, check_place, hash_json, hash_path, require_file, write_json
+from datamodules.files.atomic import (
+    atomic_path,
+    check_place,
+    hash_json,
+    hash_path,
+    remove_torn,
+    require_file,
+    write_json,
+)
 from datamodules.files.locks import hold
 from datamodules.rationales.controls import AS_WRITTEN, TextControls, shuffle_rationales
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales
@@ -249,8 +256,7 @@ def open_store(
         lock = folder.with_name(f".{folder.name}.lock")
         with hold(lock, f"{folder}: another process writes this store", wait=True):
             if not folder.is_dir():
-                for torn in cache_dir.glob(f".{folder.name}.tmp-*"):
-                    shutil.rmtree(torn)
+                remove_torn(cache_dir, folder.name)
                 pairs = _read_pairs(questions, rationales, control)
                 _write(folder, _tokenize(tokenizer, prompt, pairs, control), depends_on)
     return ExampleStore(folder)

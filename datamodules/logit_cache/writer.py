@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,19 @@ class LogitCacheWriter:
         return set(index_shards(self.find_shards()))
 
     def is_complete(self) -> bool:
-        """Says whether a manifest lists all shards that are there, and no process left anything behind."""
+        """Says whether a manifest lists all shards that are there."""
         if not (self.folder / "manifest.json").is_file():
             return False
         listed = {self.folder / entry["file"] for entry in read_manifest(self.folder)["shards"]}
-        return listed == set(self.folder.glob("shard-*.safetensors")) and not self._find_strays()
+        return listed == set(self.folder.glob("shard-*.safetensors"))
+
+    def clear(self) -> None:
+        """Removes what killed processes left in a complete cache; nothing while another process is at work in it."""
+        if not self._find_strays():
+            return
+        with suppress(ValueError), closing(self):
+            self.open()
+            self._remove_strays()
 
     def _find_strays(self) -> list[Path]:
         return [path for path in self.folder.glob(".*") if re.match(r"\.lock-|.*\.tmp-", path.name)]
@@ -164,6 +172,10 @@ class LogitCacheWriter:
         }
         write_text(self.folder / "manifest.json", render_manifest(record))
         (self.folder / MISSING_EXAMPLES).unlink(missing_ok=True)
+        self._remove_strays()
+
+    def _remove_strays(self) -> None:
+        self._refuse_other_writers()
         for path in self._find_strays():
             if path.name != f".lock-{self.rank:04d}":
                 path.unlink()

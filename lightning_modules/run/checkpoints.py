@@ -20,13 +20,6 @@ from lightning_modules.run.jsonl_logger import write_ahead
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
-def remove_torn(folder: Path) -> None:
-    """Removes what killed saves have left half written; call where no other process can be saving."""
-    # A file of one process, or the folder that several write into.
-    for path in folder.glob(".*.tmp*"):
-        remove(path)
-
-
 def find_checkpoint(folder: Path) -> Path | None:
     """Returns the newest whole checkpoint of a run, None if there is none; a damaged newer one is removed.
 

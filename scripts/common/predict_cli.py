@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files.atomic import check_place, hash_json
+from datamodules.files.atomic import check_place, hash_json, remove_torn
 from datamodules.files.locks import hold
 from datamodules.files.record_log import find_parts
 from datamodules.files.tables import read_metadata
@@ -48,10 +49,12 @@ class PredictCLI(StageCLI):
         lock = output.with_name(f".{output.name}.lock")
         if rank_zero_only.rank > 0 or self.config.get("dry_run"):
             is_made = is_complete(output, config)
-        elif is_complete(output, config) and not lock.exists() and not find_parts(output):
+        elif is_complete(output, config) and not any(output.parent.glob(f".{escape(output.name)}.*")):
             is_made = True
         else:
             with hold(lock, f"{output}: another process writes this output"):
+                for name in (output.name, f"{output.name}.metrics.json"):
+                    remove_torn(output.parent, escape(name))
                 # Another process may have written it just now, or have been killed before it removed its part.
                 is_made = is_complete(output, config)
                 if not is_made:

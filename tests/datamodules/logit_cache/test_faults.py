@@ -188,12 +188,13 @@ def test_two_writers_of_one_folder_are_refused(cache: Path) -> None:
     with pytest.raises(ValueError, match=rf"another process writes this cache \(process {holder} on "):
         other.finish(TOKENIZER, {})
     other.close()
-    assert read_content(cache) == expected
+    other.clear()
+    assert read_content(cache) == expected and [path.name for path in cache.glob(".*")] == [".lock-0000"]
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
     # A killed writer holds nothing.
-    assert not writer.is_complete()
-    write_cache(cache, EXAMPLES)
+    assert writer.is_complete() and list(cache.glob(".*"))
+    writer.clear()
     assert writer.is_complete() and not list(cache.glob(".*"))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files.atomic import read_whole_lines, write_jsonl
+from datamodules.files.atomic import read_whole_lines, remove_torn, write_jsonl
 from lightning_modules.run.checkpoints import (
     LAST,
     PREVIOUS,
@@ -19,7 +19,6 @@ from lightning_modules.run.checkpoints import (
     find_checkpoint,
     is_whole,
     read_global_step,
-    remove_torn,
 )
 from lightning_modules.run.folder import RunFolder, RunSettings
 from lightning_modules.run.jsonl_logger import JsonlLogger

@@ -8,17 +8,21 @@ def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
     """Returns the records of each task by its name.
 
     Of each split, as TASK/SPLIT, where a task has several. Of each language, as TASK/LANGUAGE, or TASK/SPLIT/LANGUAGE,
-    but of English alone: whatever other languages there are, a language's name is the same.
+    but of English alone: whatever other languages there are, a language's name is the same. Where there are several,
+    all of them together come last, as TASK/de+en; translations of a question then are a group.
     """
     splits: dict[str, set[str]] = defaultdict(set)
     for record in records:
         splits[record["task"]].add(record["split"])
     groups: dict[str, list[dict]] = defaultdict(list)
+    wholes: dict[str, list[dict]] = defaultdict(list)
     for record in records:
-        parts = [record["task"]]
-        if len(splits[record["task"]]) > 1:
-            parts.append(record["split"])
-        if (language := record.get("language", "en")) != "en":
-            parts.append(language)
-        groups["/".join(parts)].append(record)
+        task, split, language = record["task"], record["split"], record.get("language") or "en"
+        whole = f"{task}/{split}" if len(splits[task]) > 1 else task
+        groups[whole if language == "en" else f"{whole}/{language}"].append(record)
+        wholes[whole].append(record)
+    for whole, own in wholes.items():
+        languages = sorted({record.get("language") or "en" for record in own})
+        if len(languages) > 1:
+            groups[f"{whole}/{'+'.join(languages)}"] = own
     return dict(groups)

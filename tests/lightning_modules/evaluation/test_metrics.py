@@ -66,10 +66,23 @@ def test_splits_of_a_task_are_apart() -> None:
 def test_languages_are_apart_and_keep_their_names() -> None:
     languages = ["de", "de", "th", "en", "en"]
     records = [make_record(number, "A", language=language) for number, language in enumerate(languages)]
-    assert {name: own["accuracy_neutral"].n for name, own in measure(records).items()} == {"t/de": 2, "t/th": 1, "t": 2}
+    sizes = {name: own["accuracy_neutral"].n for name, own in measure(records).items()}
+    assert sizes == {"t/de": 2, "t/th": 1, "t": 2, "t/de+en+th": 5}
     assert list(measure(records[2:3])) == ["t/th"]
     splits = [{**record, "split": split} for record, split in zip(records[:2], ("dev", "test"), strict=True)]
     assert list(measure(splits)) == ["t/dev/de", "t/test/de"]
+
+
+def test_languages_together_have_intervals_over_questions_not_translations() -> None:
+    languages = ["bn", "de", "en", "fr"]
+    # Each question is answered right in all of its languages, or in none.
+    records = [
+        make_record(n, "A" if n // 4 < 12 else "B", language=languages[n % 4], group=f"p{n // 4}") for n in range(80)
+    ]
+    metrics = measure(records)
+    whole, german = metrics["t/bn+de+en+fr"]["accuracy_neutral"], metrics["t/de"]["accuracy_neutral"]
+    assert (whole.value, german.value, whole.n, german.n) == (0.6, 0.6, 80, 20)
+    assert whole.low == pytest.approx(german.low, abs=0.02) and whole.high == pytest.approx(german.high, abs=0.02)
 
 
 def test_questions_that_a_revision_replaced_are_also_left_out() -> None:

@@ -277,6 +277,33 @@ def test_intervals_are_over_groups_of_questions(tmp_path):
     assert "80 questions of t in 8 groups" in format_results(found)
 
 
+def test_translations_are_compared_by_language_and_together_as_one_question(tmp_path):
+    study = make_study(tmp_path)
+    for arm in expand(study):
+        # Each question is answered alike in both languages.
+        rng = np.random.default_rng([*f"{arm.student} {arm.condition} {arm.seed}".encode()])
+        correct = (rng.random(40) < 0.5).tolist()
+        records = [
+            {"task": "mgsm", "split": "test", "question_id": f"{number}-{language}", "language": language,
+             "correct_neutral": right, "answer_neutral": "1", "group": f"mgsm-{number}"}
+            for language in ("de", "th") for number, right in enumerate(correct)
+        ]  # fmt: skip
+        write_table(predictions_path(study, arm), records, {})
+        if arm.supervision != "untuned":
+            write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET)
+    results = analyze(study)
+    assert results["num_questions"] == {"mgsm/de": 40, "mgsm/th": 40, "mgsm/de+th": 80}
+    assert results["num_groups"] == {"mgsm/de+th": 40}
+    for kind in ("gamma", "contrasts"):
+        german, together = ([row for row in results[kind] if row["task"] == f"mgsm/{name}"] for name in ("de", "de+th"))
+        assert german and len(german) == len(together)
+        for row, other in zip(german, together, strict=True):
+            for name in ("estimate", "low", "high"):
+                # Twice the questions, and not a narrower interval.
+                assert other[name] == pytest.approx(row[name], abs=0.015)
+    assert "80 questions of mgsm/de+th in 40 groups" in format_results(results)
+
+
 def test_groups_that_differ_between_arms_are_refused(tmp_path):
     study = make_study(tmp_path)
     for number, arm in enumerate(expand(study)):

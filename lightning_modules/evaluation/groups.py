@@ -1,7 +1,7 @@
 """Records of predictions by the task that they are of."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
@@ -26,3 +26,14 @@ def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
         if len(languages) > 1:
             groups[f"{whole}/{'+'.join(languages)}"] = own
     return dict(groups)
+
+
+def find_languages(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Returns the names of `group_by_task` that are several languages together, and the languages' own names by tag."""
+    known, found = set(names), {}
+    for name in sorted(known):
+        whole, _, last = name.rpartition("/")
+        own = {tag: whole if tag == "en" else f"{whole}/{tag}" for tag in last.split("+")}
+        if len(own) > 1 and whole and set(own.values()) <= known:
+            found[name] = own
+    return found

@@ -31,7 +31,8 @@ METHODS = {
     "change",
     "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
     "t-interval over training seeds and questions, the models are taken as given",
-    "teachers": "the same; t-interval over teachers within families; the students are taken as given",
+    "less γ after TASK": "γ less that of the arms that learned TASK, whose rationales are others; t-interval likewise",
+    "teachers": "the family interaction; t-interval over teachers within families; the students are taken as given",
     "mixed model": "students and teachers fixed, pairs random; t-interval on the residual degrees of freedom",
     "questions": "these trained models only: exact McNemar test (with several seeds the sign test over questions, with "
     "groups of questions the sign-flip test over groups), paired bootstrap over questions or groups, 10,000 resamples",
@@ -77,6 +78,9 @@ class Analysis:
 
     def _family(self, teacher: str | None) -> str | None:
         return None if teacher is None else self.study.teachers[teacher].family
+
+    def _against(self, key: "CellKey | Group") -> str | None:
+        return self.study.tasks[key.trained_on].against if key.trained_on else None
 
     def _contrast(self, weights: dict[CellKey, float]) -> Estimate:
         cells, trained, pool = self._find_seeds([*weights])
@@ -146,6 +150,8 @@ class Analysis:
                 others = [("logits", [text])]
             elif key.supervision == "rationale":
                 others = [("rationale", [key._replace(supervision="label", teacher=None)])]
+            if key.teacher and (against := self._against(key)):
+                others.append(("task", [key._replace(trained_on=against)]))
             yield from ((kind, [key], right) for kind, right in others if all(other in self.cells for other in right))
         for members in self._groups().values():
             for student in dict.fromkeys(key.student for key in members):
@@ -163,6 +169,8 @@ class Analysis:
             left, right = pair
             weights = {key: 1 / len(left) for key in left} | {key: -1 / len(right) for key in right}
             names = [", ".join(key.condition for key in side) for side in pair]
+            if kind == "task":
+                names = [f"{name} after {side[0].trained_on}" for name, side in zip(names, pair, strict=True)]
             correct = [np.concatenate([self.cells[key].correct_SQ for key in side]) for side in pair]
             key = left[0]
             rows.append({
@@ -260,6 +268,11 @@ class Analysis:
                 ("difference in differences", contrast(weights.gamma_ST), None),
                 *estimate_gammas(accuracy_ST, *families),
             ]
+            others = [key._replace(trained_on=self._against(group)) for key in keys]
+            if all(other in self.cells for other in others):
+                both = np.concatenate([weights.gamma_ST.reshape(-1), -weights.gamma_ST.reshape(-1)])
+                difference = self._contrast(dict(zip([*keys, *others], both.tolist(), strict=True)))
+                found.append((f"less γ after {self._against(group)}", difference, None))
             facts = {
                 "families": sorted(set(families[0]) & set(families[1])),
                 "num_students": len(students),

@@ -170,7 +170,8 @@ class DistillationDataModule(L.LightningDataModule):
             whose = self.controls.logits_teacher
             self.caches = open_caches(self.logit_paths, whose, teachers, self.source.rationales)
             self.cache_of_example = assign_caches(self.caches, whose, examples, self.source)
-        self.examples, (self.train_examples, self.val_examples) = examples, self.validation.split(examples)
+        self.examples = examples
+        self.train_examples, self.val_examples = self.validation.split(examples, self.source.clusters)
         self.is_set_up = True
 
     def make_sampler(self, examples: ExampleView, seed: int, draw: EpochDraw | None = None) -> StepSampler:

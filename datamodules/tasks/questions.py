@@ -13,6 +13,7 @@ from datamodules.tasks.benchmarks import read_task
 from datamodules.tasks.microworld import generate_questions
 from datamodules.tasks.records import LETTERS, AmbiguousIndexError, find_index_convention, make_id, read_record
 from datamodules.text.expressions import normalize_expression, normalize_number
+from datamodules.text.languages import resolve_tag
 from datamodules.text.sentences import squash
 
 AnswerKind = Literal["choice", "boolean", "number", "expression"]
@@ -163,6 +164,8 @@ def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
         for name in ("task", "split", "language", "group")
         for value in [own[name]]
     }
+    language = named["language"] or "en"
+    resolve_tag(language)
     try:
         gold = normalize_gold(own["gold"], choices, expression)
     except ValueError as error:
@@ -178,7 +181,7 @@ def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
         question=text,
         choices=choices,
         gold=gold,
-        language=named["language"] or "en",
+        language=language,
         expression=expression,
         group=named["group"] or None,
     )

@@ -67,6 +67,7 @@ def main(args: list[str] | None = None) -> None:
     left = [example for example in data.examples if example.id not in data.done]
     if not left and writer.is_complete():
         LogitCache(output).check(teacher.teacher_name, data.tokenizer, data.prompt.id, data.examples)
+        writer.clear()
         print(f"{output}: complete already")
         return
     cli.trainer.callbacks.append(CacheWriter(writer, cli.result_config()))

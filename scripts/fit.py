@@ -21,11 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import hash_json, hash_source
 from lightning_modules.run.callbacks import check_callbacks
-from lightning_modules.run.checkpoints import (
-    find_checkpoint,
-    read_global_step,
-    remove_torn,
-)
+from lightning_modules.run.checkpoints import find_checkpoint, read_global_step
 from lightning_modules.run.extent import find_early_end
 from lightning_modules.run.folder import read_early_end
 from lightning_modules.student.student import DistillationModule
@@ -57,9 +53,7 @@ def main(args: list[str] | None = None) -> Path:
     student.check_trainer(cli.trainer)
     check_callbacks(cli.trainer, student.list_metrics(data))
     with run.lock() if rank_zero_only.rank == 0 else nullcontext(), close_on_error():
-        if rank_zero_only.rank == 0:
-            remove_torn(run.checkpoints)
-        resume = find_checkpoint(run.checkpoints)
+        resume = find_checkpoint(run.checkpoints, cli.trainer.global_rank)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
         start = time.monotonic()
@@ -85,6 +79,8 @@ def begin(cli: FitCLI, step: int) -> None:
     cli.run.begin(cli.dump_config(), hashes, seeds, step)
     if data.source.num_left:
         print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.source.num_left.items()))
+    if data.coverage:
+        print("tokens by alignment: " + ", ".join(f"{share:.1%} {name}" for name, share in data.coverage.items()))
 
 
 def finish(cli: FitCLI, start: float) -> None:
@@ -109,6 +105,7 @@ def finish(cli: FitCLI, start: float) -> None:
             "train_examples": len(data.train_examples),
             "num_left": data.source.num_left,
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
+            "coverage": data.coverage,
         }
     )
     log_student(cli.trainer, run)

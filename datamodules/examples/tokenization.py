@@ -20,6 +20,7 @@ from datamodules.rationales.controls import AnswerPosition, remove_answer
 from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
+from datamodules.text.gguf_splitting import split_as_llama_cpp
 from datamodules.text.thinking import join_thinking
 
 PROMPT, RATIONALE, ANSWER = 0, 1, 2
@@ -36,6 +37,7 @@ class Example:
         token_ids: int32 [length]; prompt then completion, the end token included.
         segments: int8 [length]; PROMPT, RATIONALE or ANSWER for each token.
         text_hash: Hash of the prompt's and the completion's text, which a logit cache must agree with.
+        completion_hash: Hash of the completion's text alone, which one of another tokenizer must agree with.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Example:
     token_ids: np.ndarray
     segments: np.ndarray
     text_hash: str
+    completion_hash: str
 
     @property
     def teacher(self) -> str:
@@ -66,6 +69,8 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     check_folder(Path(name), weights=False)
     with loading(model, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    if "gguf_file" in options:
+        split_as_llama_cpp(tokenizer, Path(name, options["gguf_file"]))
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise ValueError(f"{model}: Kindred needs a fast tokenizer (tokenizer.json) with an end token")
     if (card := find_card(model)) is not None and card.chat_template != bool(tokenizer.chat_template):
@@ -143,6 +148,11 @@ def encode_prompt(
     return encoded
 
 
+def _join_parts(first: str, second: str) -> str:
+    """Returns the text of a completion."""
+    return f"{first} {second}".strip()
+
+
 def encode_completions(
     tokenizer: PreTrainedTokenizerBase, parts: Sequence[tuple[str, str]], answer_first: bool = False
 ) -> list[tuple[list[int], list[int]]]:
@@ -157,7 +167,7 @@ def encode_completions(
     """
     segments_in_order = (ANSWER, RATIONALE) if answer_first else (RATIONALE, ANSWER)
     ordered = [(answer, rationale) if answer_first else (rationale, answer) for rationale, answer in parts]
-    texts = [f"{first} {second}".strip() for first, second in ordered]
+    texts = [_join_parts(first, second) for first, second in ordered]
     end, *_ = find_end_tokens(tokenizer)
     completions = []
     for text, (_, second), (ids, offsets) in zip(texts, ordered, encode_texts(tokenizer, texts), strict=True):
@@ -237,6 +247,7 @@ def build_examples(
                 token_ids=np.array([*prompt_ids, *completion_ids][:stop], dtype=np.int32),
                 segments=np.array([*[PROMPT] * len(prompt_ids), *segments][:stop], dtype=np.int8),
                 text_hash=hash_text("\0".join([prompt_text, *order])),
+                completion_hash=hash_text(_join_parts(order[0], order[-1])),
             )
         )
     return examples

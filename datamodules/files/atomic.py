@@ -102,6 +102,21 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_torn(folder: Path, name: str = "*") -> None:
+    """Removes what killed writers have left half written; call where no other process can be writing it.
+
+    Args:
+        folder: Where they wrote; it need not exist.
+        name: Of the file or folder that was to be made, as a pattern; everything by default.
+    """
+    # Several processes of a checkpoint write into one folder, whose name has nothing random.
+    for path in folder.glob(f".{name}.tmp*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _is_too_long(path: Path) -> bool:
     """Says whether a path, or a name in it with what is put around it for a moment, is longer than systems take."""
     return len(os.fsencode(path.absolute())) > 4000 or any(len(os.fsencode(part)) > 200 for part in path.parts)
@@ -184,9 +199,9 @@ def write_jsonl(target: Path, records: Iterable[dict[str, Any]]) -> None:
     write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def hash_text(text: str) -> str:
-    """Returns the first 16 hex digits of the text's sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def hash_text(text: str | bytes) -> str:
+    """Returns the first 16 hex digits of the sha256 of a text, or of the bytes of one."""
+    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()[:16]
 
 
 def hash_json(value: Any) -> str:

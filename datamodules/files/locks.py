@@ -73,14 +73,3 @@ def hold(path: Path, what: str, wait: bool = False) -> Iterator[None]:
                     with suppress(OSError):
                         folder.rmdir()
             return
-
-
-def remove_stale(path: Path) -> None:
-    """Removes the lock of a process that was killed; one that another process holds stays.
-
-    Args:
-        path: The lock's file, which this process does not hold.
-    """
-    if path.exists() and os.access(path, os.W_OK):
-        with suppress(ValueError), hold(path, f"{path}: held"):
-            pass

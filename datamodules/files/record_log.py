@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from datamodules.files.atomic import hash_json, name_unwritten, read_whole_lines
 
 def find_parts(output: Path) -> list[Path]:
     """Returns what the processes that make an output have logged so far, and not yet merged."""
-    return sorted(output.parent.glob(f".{output.name}.part-*.jsonl"))
+    return sorted(output.parent.glob(f".{escape(output.name)}.part-*.jsonl"))
 
 
 class RecordLog:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from datamodules.files.atomic import (
     read_meta,
     read_whole_lines,
     refuse_foreign,
+    remove_torn,
     write_json,
     write_jsonl,
     write_sealed,
     write_text,
 )
-from datamodules.files.locks import hold, remove_stale
+from datamodules.files.locks import hold
 from datamodules.files.seals import DONE, check_run_file, hash_run_files, read_sealed
 from datamodules.provenance import describe_creation
 from lightning_modules.run.wandb_mode import Wanted
@@ -130,8 +131,9 @@ class RunFolder:
         is_new = not (self.path / "meta.json").exists()
         made = [folder for folder in self.path.parents if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        with hold(self.path / ".lock", f"{self.path}: another process trains this run"):
+        with self._hold():
             try:
+                self._remove_torn()
                 yield
             except Exception:
                 if is_new and not self.checkpoints.exists() and not (self.path / METRICS).exists():
@@ -186,7 +188,17 @@ class RunFolder:
     def clear(self) -> None:
         """Removes what a process that was killed just after it had marked the run as done left in its folder."""
         self.drop_checkpoints()
-        remove_stale(self.path / ".lock")
+        if any(self.path.glob(".*")):
+            # Unless another process has not ended yet.
+            with suppress(ValueError), self._hold():
+                self._remove_torn()
+
+    def _hold(self) -> AbstractContextManager[None]:
+        return hold(self.path / ".lock", f"{self.path}: another process trains this run")
+
+    def _remove_torn(self) -> None:
+        remove_torn(self.path)
+        remove_torn(self.checkpoints)
 
 
 def read_early_end(run: Path) -> str | None:

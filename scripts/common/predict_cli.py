@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files.atomic import check_place, hash_json
+from datamodules.files.atomic import check_place, hash_json, remove_torn
 from datamodules.files.locks import hold
 from datamodules.files.record_log import find_parts
 from datamodules.files.tables import read_metadata
@@ -48,10 +50,12 @@ class PredictCLI(StageCLI):
         lock = output.with_name(f".{output.name}.lock")
         if rank_zero_only.rank > 0 or self.config.get("dry_run"):
             is_made = is_complete(output, config)
-        elif is_complete(output, config) and not lock.exists() and not find_parts(output):
+        elif is_complete(output, config) and not any(output.parent.glob(f".{escape(output.name)}.*")):
             is_made = True
         else:
             with hold(lock, f"{output}: another process writes this output"):
+                for name in (output.name, f"{output.name}.metrics.json"):
+                    remove_torn(output.parent, escape(name))
                 # Another process may have written it just now, or have been killed before it removed its part.
                 is_made = is_complete(output, config)
                 if not is_made:
@@ -65,6 +69,18 @@ class PredictCLI(StageCLI):
 
     def __init__(self, stage: str, model_class: type, datamodule_class: type, pretrained: str, args: list[str] | None):
         super().__init__(stage, model_class, datamodule_class, pretrained, {"enable_checkpointing": False}, args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer, on processors where an engine takes the GPUs itself.
+
+        Raises:
+            ValueError: The trainer was told to take them.
+        """
+        if getattr(self.model, "engine", None) is not None:
+            if (given := self.config.trainer.accelerator) not in ("auto", "cpu"):
+                raise ValueError(f"trainer.accelerator={given}: vLLM takes the GPUs itself; leave it out")
+            kwargs["accelerator"] = "cpu"
+        return super().instantiate_trainer(**kwargs)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Adds `--output`."""

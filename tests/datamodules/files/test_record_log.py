@@ -9,9 +9,10 @@ import pytest
 from datamodules.files.record_log import RecordLog, refuse_other_records
 
 
-def test_what_was_appended_is_found_by_any_rank_and_merged_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["r.parquet", "r[0-9]*.parquet"])
+def test_what_was_appended_is_found_by_any_rank_and_merged_once(tmp_path: Path, name: str) -> None:
     merged: list[dict] = []
-    output = tmp_path / "new" / "r.parquet"
+    output = tmp_path / "new" / name
     logs = [RecordLog(output, {"a": 1}, merged.extend) for _ in range(2)]
     for rank, log in enumerate(logs):
         log.open(rank)

@@ -1,0 +1,135 @@
+"""Fetches every model, tokenizer and task of an experiment or study into the hub's cache, where there is a network.
+
+    python -m scripts.prefetch --config configs/experiments/obqa_smollm2.yaml
+    python -m scripts.prefetch --config configs/experiments/pair.yaml --teacher=MODEL --student=MODEL --dry-run
+
+Each at the commit that the stages will ask for, so that compute nodes need no network (HF_HUB_OFFLINE=1). HF_HOME says
+where the cache is. Of a model the files in its folder that a stage reads: weights as safetensors, configs, tokenizer.
+What is there already is not fetched again; `--dry-run` says what is missing and fetches nothing.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from datamodules.files.command_line import CommandLine
+from scripts.common.entry import run_main
+from scripts.common.experiment_file import ROLES, read_experiment
+
+_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def find_sources(value: Any) -> Iterator[str]:
+    """Yields the tasks of the hub, `task:NAME:SPLIT`, that stand anywhere in a config."""
+    if isinstance(value, dict | list):
+        for own in value.values() if isinstance(value, dict) else value:
+            yield from find_sources(own)
+    elif isinstance(value, str) and value.startswith("task:") and "@" not in value:
+        yield value
+
+
+def _find_named(content: dict[str, Any]) -> Iterator[tuple[str | None, str | None]]:
+    for stage, section in content.items():
+        if stage == "study":
+            for group in ("students", "teachers"):
+                for spec in (section.get(group) or {}).values():
+                    yield spec.get("model"), None
+            continue
+        model, data = section.get("model") or {}, section.get("data") or {}
+        if not str(model.get("backend")).count("OpenAI"):
+            for role in ROLES:
+                yield model.get(role), model.get("revision")
+        yield data.get("tokenizer"), (data.get("encoding") or {}).get("revision")
+
+
+def find_models(content: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Yields (hub id, commit or None) of the models of the hub that a config names."""
+    from datamodules.model_sources import resolve_model
+
+    for model, revision in _find_named(content):
+        # Another stage's run, a folder and a file are local.
+        if model is None or model.endswith((".ckpt", ".gguf")) or Path(model).exists():
+            continue
+        hub, commit = resolve_model(model, revision)
+        if _HUB_ID.fullmatch(hub):
+            yield hub, commit
+
+
+def fetch_model(hub: str, revision: str | None) -> None:
+    """Fetches a model, unless it is there.
+
+    Raises:
+        ValueError: It is missing, and was not fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    from datamodules.files.hub import describe_missing, is_reachable
+    from datamodules.text.plain_text import clean_line, describe_error
+
+    is_local = not is_reachable()
+    try:
+        snapshot_download(
+            hub, revision=revision, allow_patterns=_FILES, ignore_patterns=["*/*"], local_files_only=is_local
+        )
+    except Exception as error:  # the hub's library raises its HTTP client's errors, its own, and OSError
+        if is_local:
+            raise ValueError(describe_missing(hub, "model", "its folder", revision)) from None
+        raise ValueError(f"{hub}: {clean_line(describe_error(error))}") from None
+
+
+def fetch_all(content: dict[str, Any]) -> tuple[int, list[str]]:
+    """Fetches all that a config names and says so, line by line.
+
+    Returns:
+        How much it is, and why what is missing is.
+    """
+    from datamodules.tasks.questions import load_questions
+
+    models, sources = list(dict.fromkeys(find_models(content))), list(dict.fromkeys(find_sources(content)))
+    missing = []
+    jobs: Iterable[tuple[str, Any]] = [
+        *((f"{hub}@{commit or 'main'}", lambda h=hub, c=commit: fetch_model(h, c)) for hub, commit in models),
+        *((source, lambda s=source: load_questions(s)) for source in sources),
+    ]
+    for name, fetch in jobs:
+        try:
+            fetch()
+        except ValueError as error:
+            missing.append(str(error))
+            print(f"missing  {name}: {error}")
+        else:
+            print(f"there    {name}", flush=True)
+    return len(models) + len(sources), missing
+
+
+def parse(args: list[str] | None = None) -> argparse.Namespace:
+    """Returns the parsed command line."""
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="an experiment's or a study's file")
+    for role in ROLES:
+        parser.add_argument(f"--{role}", help=f"the {role} of a generic file")
+    parser.add_argument("--dry-run", action="store_true", help="say what is missing; fetch nothing")
+    return parser.parse_args(sys.argv[1:] if args is None else args)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Fetches, or says what is missing."""
+    given = parse(args)
+    models = {role: model for role in ROLES if (model := getattr(given, role)) is not None}
+    content = read_experiment(given.config, models)
+    if given.dry_run:
+        # The hub's library reads it when it is imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    number, missing = fetch_all(content)
+    if missing:
+        raise ValueError(f"{given.config}: {len(missing)} of {number} are missing")
+    print(f"{given.config}: all {number} are there" if number else f"{given.config}: names nothing of the hub")
+
+
+if __name__ == "__main__":
+    run_main(main, __file__)

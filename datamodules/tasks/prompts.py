@@ -56,8 +56,11 @@ class Prompt:
         chosen = [*([options] if options else []), *([language] if language != "question" else [])]
         return f"{self.name}-{hash_json([*text, *chosen])[:8]}"
 
-    def _word(self, tag: str) -> "_Wording":
-        tag = resolve_tag(tag)
+    def _word(self, question: Question) -> "_Wording":
+        try:
+            tag = resolve_tag(question.language)
+        except ValueError as error:
+            raise ValueError(f"{question.place or f'question {question.id!r}'}: {error}") from None
         if tag == ENGLISH:
             return _Wording(self.texts, self.cue, self.answer, *word_prompt(self.name, ENGLISH, ENGLISH)[3:])
         return word_prompt(self.name, tag, tag if self.language == "question" else ENGLISH)
@@ -78,7 +81,7 @@ class Prompt:
             chat: Whether a chat template surrounds the text.
             rationale: What is to be rewritten.
         """
-        own = self._word(question.language)
+        own = self._word(question)
         text = _fill(own.texts[question.kind], question, rationale)
         if chat:
             return text + own.cue if self.cue_in_chat else text
@@ -86,7 +89,7 @@ class Prompt:
 
     def answer_sentence(self, question: Question, answer: str) -> str:
         """Returns the sentence that ends a completion, for an option's letter, a number or an expression."""
-        own = self._word(question.language)
+        own = self._word(question)
         if question.choices is None:
             return (own.expression if question.expression else own.number).format(answer=answer)
         # Many options (ARC's) are sentences; the template has the full stop.

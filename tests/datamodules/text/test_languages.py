@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from datamodules.answers.extractors import extract_neutral
+from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import load_questions
 from datamodules.text import languages
 from datamodules.text.languages import KINDS, get_language, list_languages, read_language, resolve_tag
@@ -48,11 +50,13 @@ def test_an_unknown_or_mixed_tag_lists_what_there_is(tag: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_question_in_an_unknown_language_is_refused(tmp_path: Path) -> None:
+def test_a_question_in_a_language_without_a_file_is_neither_asked_nor_read(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"id": "1", "question": "?", "gold": 1, "language": "et"}\n')
     with pytest.raises(ValueError, match=r"q\.jsonl:1: language 'et' is unknown; there are: ar, "):
-        load_questions(str(path))
+        get_prompt("cot").render(*load_questions(str(path)), chat=True)
+    with pytest.raises(ValueError, match=r"language 'et' is unknown; there are: ar, "):
+        extract_neutral("Vastus on 1.", *load_questions(str(path)))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ from datamodules.files.atomic import (
     check_place,
     hash_json,
     hash_path,
+    hash_source,
+    part_language,
     remove_torn,
     require_file,
     write_json,
@@ -215,6 +217,11 @@ def _tokenize(
         yield pa.record_batch(columns, schema=SCHEMA)
 
 
+def _hash_input(source: str) -> str | None:
+    require_file(Path(part_language(source)[0]), "input")
+    return hash_source(source)
+
+
 def open_store(
     cache_dir: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -248,7 +255,7 @@ def open_store(
         "prompt": prompt.id,
         "control": control.identity,
         "questions": hash_json([question.content for question in questions]),
-        "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
+        "rationales": rationales and [_hash_input(path) for path in rationales],
     }
     folder = cache_dir / hash_json(depends_on)
     if not folder.is_dir():

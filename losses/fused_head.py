@@ -35,12 +35,12 @@ from losses.mixture import (
     find_best,
     mix_rows,
 )
-from losses.targets import FullTarget, Target, soften
+from losses.targets import FullTarget, RowTarget, soften
 
 # A chunk's logits, counted in float32. Each chunk reads the weight and adds to its gradient once more, which as many
 # rows as this hide on a CPU.
 CPU_CHUNK_BYTES, CPU_CHUNK_ROWS = 320 << 20, 512
-GPU_CHUNK_BYTES = 512 << 20
+GPU_CHUNK_BYTES, GPU_TILE_ROWS = 512 << 20, 128
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
 BLOCK_BYTES = 16 << 20
 # Stands for a logit that is left out: exp of it is 0, and unlike -inf it may be multiplied by 0.
@@ -98,6 +98,9 @@ def _mix_sparse_block(
     else:
         share, T, K = mixture.kl_weight, mixture.temperature, target.support_NK.shape[1]
         ce_weights_B, kl_weights_B = (1 - share) * weights_B, share * T * weights_B  # T^2, and d(z / T) / dz
+        if target.has_target_N is not None:
+            ce_weights_B = torch.where(target.has_target_N, ce_weights_B, weights_B)
+            kl_weights_B = torch.where(target.has_target_N, kl_weights_B, 0.0)
         ids_BK, unused_BK = clamp_support(target.support_NK)
         z_BK = z_BV.gather(1, ids_BK).masked_fill_(unused_BK, -math.inf)
         covered_B = (~unused_BK).sum(1) == z_BV.shape[1]
@@ -127,6 +130,9 @@ def _mix_sparse_block(
             divergence_B = mixture.divergence(log_p_BM, log_q_BM.requires_grad_())
             (g_BM,) = torch.autograd.grad(divergence_B.sum(), log_q_BM)
         divergence_B, log_q_BM = divergence_B.detach(), log_q_BM.detach()
+        if target.has_target_N is not None:
+            divergence_B = torch.where(target.has_target_N, divergence_B, 0.0)
+            g_BM = torch.where(target.has_target_N[:, None], g_BM, 0.0)
 
         # The gradient for the rest is a number a row times its own softmax; the support's is written over it.
         g_sum_B = g_BM.sum(1)
@@ -143,6 +149,8 @@ def _mix_sparse_block(
 
         ce_B = log_z_B - z_label_B
         loss_B = (1 - share) * ce_B + share * T**2 * divergence_B
+        if target.has_target_N is not None:
+            loss_B = torch.where(target.has_target_N, loss_B, ce_B)
         agrees_B = z_BK.gather(1, find_best(target, log_p_BM))[:, 0] >= top_B
         statistics = {"ce": ce_B, "student_entropy": student_entropy_B, "divergence": divergence_B}
         statistics |= {"agreement": agrees_B.to(z_BV.dtype), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
@@ -183,12 +191,16 @@ class _FusedHead(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         weights_N: Tensor,
-        target: Target | None,
+        target: RowTarget | None,
         mixture: Mixture,
         softcap: float | None,
         rows_per_chunk: int,
         wants_gradients: bool,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
+        # Cast here, not by autograd, so that the parameters' gradients are never rounded to the products' dtype.
+        given_dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
+        weight_VD, bias_V = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
         (N, _), V = hidden_ND.shape, len(weight_VD)
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         needs = [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
@@ -242,8 +254,8 @@ class _FusedHead(torch.autograd.Function):
         ctx.mark_non_differentiable(statistics)
         ctx.gradients = (
             d_hidden_ND,
-            None if d_weight_VD is None else d_weight_VD.to(weight_VD.dtype),
-            None if d_bias_V is None else d_bias_V.to(weight_VD.dtype),
+            None if d_weight_VD is None else d_weight_VD.to(given_dtypes[0]),
+            None if d_bias_V is None else d_bias_V.to(given_dtypes[1]),
         )
         # A row without weight does not count even where its loss is infinite.
         return torch.where(weights_N > 0, weights_N * loss_N, 0.0).sum(), statistics
@@ -255,7 +267,13 @@ class _FusedHead(torch.autograd.Function):
             raise RuntimeError("the fused head's gradients were computed in its forward pass, and are used up")
         # Dropped here, so that autograd may keep these very tensors as the parameters' gradients.
         gradients, ctx.gradients = ctx.gradients, None
-        return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 7)
+        return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 8)
+
+
+def count_chunk_rows(device: str, chunk_bytes: int, row_bytes: int) -> int:
+    """Returns how many rows a chunk of so many bytes has; on a GPU a multiple of a matrix product's tile, if it can."""
+    rows = max(1, chunk_bytes // row_bytes)
+    return rows if device == "cpu" or rows < GPU_TILE_ROWS else rows - rows % GPU_TILE_ROWS
 
 
 def mix_fused(
@@ -263,7 +281,7 @@ def mix_fused(
     head: OutputHead,
     labels_N: Tensor,
     weights_N: Tensor,
-    target: Target | None,
+    target: RowTarget | None,
     mixture: Mixture,
     chunk_bytes: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -292,15 +310,16 @@ def mix_fused(
     with torch.autocast(device, enabled=False):
         total, statistics = _FusedHead.apply(  # type: ignore[no-untyped-call]
             hidden_ND.to(dtype),
-            weight_VD.to(dtype),
-            None if bias_V is None else bias_V.to(dtype),
+            weight_VD,
+            bias_V,
             labels_N,
             weights_N,
             target,
             mixture,
             head.softcap,
-            max(1, chunk_bytes // row_bytes),
+            count_chunk_rows(device, chunk_bytes, row_bytes),
             torch.is_grad_enabled(),
+            dtype,
         )
     names = STATISTICS if target is None else TEACHER_STATISTICS
     return total, dict(zip(names, statistics, strict=True))

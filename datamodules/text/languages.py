@@ -4,6 +4,7 @@ A tag is looked up as RFC 4647 has it: without a file of its own, `pt-BR` is `pt
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -114,7 +115,7 @@ class Language:
 
 
 # Of each text of a prompt, which places it has to be filled in.
-PROMPT_TEXTS = {
+PROMPT_TEXTS: dict[str, tuple[str, ...]] = {
     **{f"instruction_{kind}": ("letters",) if kind in ("choice", "boolean") else () for kind in KINDS},
     "question": ("question",),
     "choices": ("choices",),
@@ -128,7 +129,12 @@ PROMPT_TEXTS = {
     "explanation": ("rationale",),
     "rewritten_cue": (),
 }
-_ANSWERS = {"choice": ("letter", "text"), "text": ("text",), "number": ("answer",), "expression": ("answer",)}
+_ANSWERS: dict[str, tuple[str, ...]] = {
+    "choice": ("letter", "text"),
+    "text": ("text",),
+    "number": ("answer",),
+    "expression": ("answer",),
+}
 _POLAR = ("yes", "no", "true", "false")
 
 
@@ -154,7 +160,7 @@ def _list_places(template: str) -> list[str]:
     return sorted(place for _, place, _, _ in Formatter().parse(template) if place is not None)
 
 
-def _check_templates(value: Any, places: dict[str, tuple[str, ...]], name: str) -> dict[str, str]:
+def _check_templates(value: Any, places: Mapping[str, tuple[str, ...]], name: str) -> dict[str, str]:
     for key, template in _check_keys(value, set(places), name).items():
         if not isinstance(template, str) or not template or _list_places(template) != sorted(places[key]):
             needs = " and ".join(f"{{{place}}}" for place in places[key]) or "nothing to fill in"

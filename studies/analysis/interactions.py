@@ -93,7 +93,6 @@ class Interactions:
         found = {group: grid for group, grid in grids.items() if grid is not None}
         for group, grid in found.items():
             self._describe(group, grid)
-            self._add_task_difference(found, group, grid)
         self.differences = [row for pair in self._pair_grids(found) for row in self._compare(found, *pair)]
 
     def _families(self, students: list[str], teachers: list[str]) -> tuple[list[str], list[str]]:
@@ -194,19 +193,13 @@ class Interactions:
                 self.effects.append({"kind": kind, "name": name, **group._asdict(), **found, "method": method})
         accuracy_ST = np.reshape([self.estimator.mean(key) for key in keys.values()], decomposed.gamma_ST.shape)
         rows = self._list_estimates(weigh(decomposed.gamma_ST), students, teachers, accuracy_ST)
-        self.gammas += [{**group._asdict(), **row} for row in rows]
-
-    def _add_task_difference(self, grids: dict[Group, Grid], group: Group, grid: Grid) -> None:
-        """Adds what a grid's family interaction has more than that of the task that its task is set against."""
         against = self.study.tasks[group.trained_on].against if group.trained_on else None
-        other = grids.get(group._replace(trained_on=against))
-        if against is None or other is None or other.keys.keys() != grid.keys.keys():
-            return
-        gamma_ST = decompose(*self._families(grid.students, grid.teachers)).gamma_ST
-        keys = [*grid.keys.values(), *other.keys.values()]
-        weights = dict(zip(keys, np.stack([gamma_ST, -gamma_ST]).reshape(-1).tolist(), strict=True))
-        [row] = self._list_estimates(weights, grid.students, grid.teachers, None)
-        self.gammas.append({**group._asdict(), **row, "method": f"less γ after {against}"})
+        others = [key._replace(trained_on=against) for key in keys.values()]
+        if all(other in self.estimator.cells for other in others):
+            other_weights = dict(zip(others, (-decomposed.gamma_ST).reshape(-1).tolist(), strict=True))
+            [less] = self._list_estimates(weigh(decomposed.gamma_ST) | other_weights, students, teachers, None)
+            rows.append(less | {"method": f"less γ after {against}"})
+        self.gammas += [{**group._asdict(), **row} for row in rows]
 
     def _pair_grids(self, grids: dict[Group, Grid]) -> list[tuple[Group, Group]]:
         """Returns the grids with distributions of the teachers' own, each with what it is compared with."""

@@ -37,6 +37,8 @@ from datamodules.files.atomic import (
     check_place,
     hash_json,
     hash_path,
+    hash_source,
+    part_language,
     remove_torn,
     require_file,
     write_json,
@@ -217,6 +219,11 @@ def _tokenize(
         yield pa.record_batch(columns, schema=SCHEMA)
 
 
+def _hash_input(source: str) -> str:
+    require_file(Path(part_language(source)[0]), "input")
+    return str(hash_source(source))
+
+
 def _identify_languages(questions: list[Question]) -> dict[str, Any]:
     """Returns what the texts depend on where questions are in other languages than English: those files."""
     tags = sorted({resolve_tag(question.language) for question in questions} - {ENGLISH})
@@ -257,7 +264,7 @@ def open_store(
         **_identify_languages(questions),
         "control": control.identity,
         "questions": hash_json([question.content for question in questions]),
-        "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
+        "rationales": rationales and [_hash_input(path) for path in rationales],
     }
 
     def write(temporary: Path) -> None:

@@ -221,12 +221,10 @@ def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
         for number, record in enumerate(records):
             yield f"{source}:{number}", record, "microworld", split
         return
-    file, language = part_language(source)
-    stem = Path(file).name.split(".")[0]
+    stem = Path(source).name.split(".")[0]
     task, _, split = stem.rpartition("_")
-    for where, record in read_records(Path(file)):
-        if language is None or record.get("language") == language:
-            yield where, record, task or stem, split if task else "train"
+    for where, record in read_records(Path(source)):
+        yield where, record, task or stem, split if task else "train"
 
 
 def load_questions(sources: str | list[str], limit: int | None = None) -> list[Question]:

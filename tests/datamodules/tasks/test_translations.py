@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules.files.atomic import hash_source
+from datamodules.rationales.store import load_rationales
 from datamodules.tasks.benchmarks import list_tasks
 from datamodules.tasks.questions import load_questions
 from datamodules.tasks.translations import check_tag
@@ -115,6 +117,16 @@ def test_a_files_questions_in_one_language(tmp_path: Path) -> None:
     assert (question.id, question.task, question.split) == ("q-fr", "mgsm", "test")
     with pytest.raises(ValueError, match=r"jsonl:it: no questions in language 'it'; there are de, fr"):
         load_questions(f"{path}:it")
+
+
+def test_a_files_rationales_in_one_language(tmp_path: Path) -> None:
+    own = {record["id"]: {"t": {"text": f"So 3, {record['id']}.", "answer": 3}} for record in (DE, FR)}
+    path = write(tmp_path / "mgsm_test.jsonl", *({**record, "rationales": own[record["id"]]} for record in (DE, FR)))
+    french = {question.id: question for question in load_questions(f"{path}:fr")}
+    assert [item.text for item in load_rationales([f"{path}:fr"], french)] == ["So 3, q-fr."]
+    assert len({hash_source(source) for source in (path, f"{path}:de", f"{path}:fr")}) == 3
+    with pytest.raises(ValueError, match="jsonl:it: no rationales"):
+        load_rationales([f"{path}:it"], french)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,11 @@ from datamodules.files.command_line import CommandLine
 from scripts.common.entry import quiet_libraries, run_main
 from scripts.common.help import answer_command
 
-NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem != "measure")
+# Parts of others.
+_PARTS = ("measure", "cross_step")
+NAMES = sorted(
+    path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem not in _PARTS
+)
 
 
 def parse(args: list[str] | None = None) -> tuple[str, bool, list[str]]:

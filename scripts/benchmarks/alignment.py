@@ -10,6 +10,10 @@ one for each pair, and last the worst of all:
     alignment_rows_per_s    rows of the student's by second of the processor's time, one thread, batches of 8,192 rows
     alignment_scatter_kl    mean over exact rows of KL(all of the teacher's vocabulary || its top 64), converted, of
                             the latter's tokens and the rest, in nats
+
+and, on the microworld, what it adds to a step:
+
+    cross_step_vs_same_step KIND    processor's time of a step from another family's cache against the own family's
 """
 
 import argparse
@@ -34,6 +38,7 @@ from datamodules.logit_cache.conversion import RowConverter
 from datamodules.text.token_bytes import VocabularyBytes, read_vocabulary
 from lightning_modules.model.pretrained import load_causal_lm
 from lightning_modules.model.row_head import RowHead
+from scripts.benchmarks.cross_step import measure_cross_steps
 from scripts.benchmarks.measure import Measurement
 from studies.inputs.cache_runs import MICROWORLD, build_published, open_microworld
 
@@ -164,3 +169,4 @@ def run(args: list[str]) -> Iterator[Measurement]:
     for metric, worst in (("alignment_rows_per_s", min), ("alignment_scatter_kl", max)):
         if values := [one for one in found if one.name.startswith(metric)]:
             yield Measurement(metric, worst(one.value for one in values), values[0].unit)
+    yield from measure_cross_steps(16, 1) if given.smoke else measure_cross_steps(256, 4)

@@ -66,6 +66,7 @@ class QuestionDataModule(L.LightningDataModule):
     Attributes:
         num_samples: Completions of each question; set by the module that predicts.
         max_new_tokens: Longest completion, which a batch has room for; likewise.
+        requests_per_batch: Completions of a batch in place of a token budget, for an engine that batches by itself.
         done: Which (question id, sample) to leave out.
         posed: The questions by id, after `setup`.
     """
@@ -106,6 +107,7 @@ class QuestionDataModule(L.LightningDataModule):
             raise ValueError("data.keep_truncated is given without data.rewrites, and would be ignored")
         self.originals: dict[str, Rationale] = {}
         self.num_samples, self.max_new_tokens = 1, 0
+        self.requests_per_batch: int | None = None
         self.done: set[tuple[str, int]] = set()
         # A process may have nothing left to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -187,11 +189,16 @@ class QuestionDataModule(L.LightningDataModule):
         return len(self.posed[question_id].prompt_ids) + self.max_new_tokens
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """What `find_missing` finds, longest prompts first."""
+        """This process's share of what `find_missing` finds, longest prompts first where a budget counts tokens."""
         assert self.trainer is not None
         missing: Any = self.find_missing()
-        lengths = [self.count_tokens(identifier) for identifier, _ in missing]
-        sampler = PredictionSampler(
-            lengths, self.batches.tokens_per_batch, self.trainer.global_rank, self.trainer.world_size
-        )
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if self.requests_per_batch is None:
+            lengths, budget = (
+                [self.count_tokens(identifier) for identifier, _ in missing],
+                self.batches.tokens_per_batch,
+            )
+        else:
+            lengths, budget = [1] * len(missing), min(self.requests_per_batch, -(-len(missing) // world_size))
+        sampler = PredictionSampler(lengths, budget, rank, world_size)
         return DataLoader(missing, batch_sampler=sampler, collate_fn=self.collate)

@@ -40,7 +40,7 @@ from losses.targets import FullTarget, RowTarget, soften
 # A chunk's logits, counted in float32. Each chunk reads the weight and adds to its gradient once more, which as many
 # rows as this hide on a CPU.
 CPU_CHUNK_BYTES, CPU_CHUNK_ROWS = 320 << 20, 512
-GPU_CHUNK_BYTES = 512 << 20
+GPU_CHUNK_BYTES, GPU_TILE_ROWS = 512 << 20, 128
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
 BLOCK_BYTES = 16 << 20
 # Stands for a logit that is left out: exp of it is 0, and unlike -inf it may be multiplied by 0.
@@ -196,7 +196,11 @@ class _FusedHead(torch.autograd.Function):
         softcap: float | None,
         rows_per_chunk: int,
         wants_gradients: bool,
+        dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
+        # Cast here, not by autograd, so that the parameters' gradients are never rounded to the products' dtype.
+        given_dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
+        weight_VD, bias_V = weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
         (N, _), V = hidden_ND.shape, len(weight_VD)
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         needs = [wants_gradients and needed for needed in ctx.needs_input_grad[:3]]
@@ -250,8 +254,8 @@ class _FusedHead(torch.autograd.Function):
         ctx.mark_non_differentiable(statistics)
         ctx.gradients = (
             d_hidden_ND,
-            None if d_weight_VD is None else d_weight_VD.to(weight_VD.dtype),
-            None if d_bias_V is None else d_bias_V.to(weight_VD.dtype),
+            None if d_weight_VD is None else d_weight_VD.to(given_dtypes[0]),
+            None if d_bias_V is None else d_bias_V.to(given_dtypes[1]),
         )
         # A row without weight does not count even where its loss is infinite.
         return torch.where(weights_N > 0, weights_N * loss_N, 0.0).sum(), statistics
@@ -263,7 +267,13 @@ class _FusedHead(torch.autograd.Function):
             raise RuntimeError("the fused head's gradients were computed in its forward pass, and are used up")
         # Dropped here, so that autograd may keep these very tensors as the parameters' gradients.
         gradients, ctx.gradients = ctx.gradients, None
-        return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 7)
+        return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 8)
+
+
+def count_chunk_rows(device: str, chunk_bytes: int, row_bytes: int) -> int:
+    """Returns how many rows a chunk of so many bytes has; on a GPU a multiple of a matrix product's tile, if it can."""
+    rows = max(1, chunk_bytes // row_bytes)
+    return rows if device == "cpu" or rows < GPU_TILE_ROWS else rows - rows % GPU_TILE_ROWS
 
 
 def mix_fused(
@@ -300,15 +310,16 @@ def mix_fused(
     with torch.autocast(device, enabled=False):
         total, statistics = _FusedHead.apply(  # type: ignore[no-untyped-call]
             hidden_ND.to(dtype),
-            weight_VD.to(dtype),
-            None if bias_V is None else bias_V.to(dtype),
+            weight_VD,
+            bias_V,
             labels_N,
             weights_N,
             target,
             mixture,
             head.softcap,
-            max(1, chunk_bytes // row_bytes),
+            count_chunk_rows(device, chunk_bytes, row_bytes),
             torch.is_grad_enabled(),
+            dtype,
         )
     names = STATISTICS if target is None else TEACHER_STATISTICS
     return total, dict(zip(names, statistics, strict=True))

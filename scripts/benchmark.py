@@ -17,11 +17,7 @@ from datamodules.files.command_line import CommandLine
 from scripts.common.entry import quiet_libraries, run_main
 from scripts.common.help import answer_command
 
-# Parts of others.
-_PARTS = ("measure", "cross_step")
-NAMES = sorted(
-    path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem not in _PARTS
-)
+NAMES = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem != "measure")
 
 
 def parse(args: list[str] | None = None) -> tuple[str, bool, list[str]]:

@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> Path:
     student.check_trainer(cli.trainer)
     check_callbacks(cli.trainer, student.list_metrics(data))
     with run.lock() if rank_zero_only.rank == 0 else nullcontext(), close_on_error():
-        resume = find_checkpoint(run.checkpoints)
+        resume = find_checkpoint(run.checkpoints, cli.trainer.global_rank)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
         start = time.monotonic()

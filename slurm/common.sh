@@ -17,11 +17,17 @@ count_tasks() {
     local gpus=${SLURM_GPUS_ON_NODE:-0} given=${SLURM_NTASKS_PER_NODE:-}
     [[ -z ${SLURM_NTASKS:-} || -n $given ]] ||
         fail "--ntasks=$SLURM_NTASKS does not say how many tasks a node gets; use --nodes and --ntasks-per-node"
-    # An engine such as vLLM spreads one task over the GPUs itself.
-    if ((gpus > 0)) && [[ $stage != annotate || $given != 1 ]]; then
-        [[ -z $given || $given == "$gpus" ]] ||
-            fail "--ntasks-per-node=$given, but $gpus GPUs on a node: each GPU gets one task; leave the option out"
-        given=$gpus
+    if ((gpus > 0)); then
+        [[ $given ]] || given=$gpus
+        case $stage in
+            # A teacher's engine (vLLM) may take several GPUs: each task has one engine.
+            annotate | cache_logits)
+                ((given <= gpus && gpus % given == 0)) ||
+                    fail "--ntasks-per-node=$given does not divide the $gpus GPUs of a node" ;;
+            *)
+                ((given == gpus)) ||
+                    fail "--ntasks-per-node=$given, but $gpus GPUs on a node: each GPU gets one task; leave the option out" ;;
+        esac
     fi
     tasks=${given:-1} nodes=$SLURM_JOB_NUM_NODES
     ((tasks <= SLURM_CPUS_ON_NODE)) ||
@@ -88,12 +94,14 @@ run() {
     export MASTER_ADDR MASTER_PORT OMP_NUM_THREADS SLURM_WAIT WANDB_MODE=${WANDB_MODE:-offline}
     export PYTHONPATH=$PWD PYTHONFAULTHANDLER=1 NCCL_DEBUG=${NCCL_DEBUG:-WARN}
     # They are what sbatch was asked for; srun would take them as its own options, against the ones below.
-    unset SLURM_NTASKS SLURM_NPROCS SLURM_CPUS_PER_GPU SLURM_GPUS_PER_TASK SLURM_CPUS_PER_TASK
+    unset SLURM_NTASKS SLURM_NPROCS SLURM_CPUS_PER_GPU SLURM_GPUS_PER_TASK SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
     echo "attempt $((${SLURM_RESTART_COUNT:-0} + 1)): ${command[*]} ($SLURM_JOB_NODELIST, $tasks tasks each)"
     # The signals are the tasks' concern; this shell must outlive them.
     trap : TERM USR1
-    # With a task's exit the others are not killed: they are saving.
-    srun --nodes="$nodes" --ntasks-per-node="$tasks" --kill-on-bad-exit=0 "${CONTAINER[@]}" python -u "${command[@]}"
+    # With a task's exit the others are not killed: they are saving. Not told of its processors, a task with all its
+    # loader workers may be bound to one.
+    srun --nodes="$nodes" --ntasks-per-node="$tasks" --cpus-per-task="$OMP_NUM_THREADS" --kill-on-bad-exit=0 \
+        "${CONTAINER[@]}" python -u "${command[@]}"
     local code=$?
     # 75 says that all is saved; 138 and 143 are USR1 and TERM before Python could listen.
     case $code in 75 | 138 | 143) requeue ;; esac

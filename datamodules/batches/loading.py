@@ -19,8 +19,10 @@ from datamodules.batches.packing import MicroBatch, StepSampler, collate_example
 from datamodules.batches.teacher_rows import ExactTensors, collate_targets
 from datamodules.examples.tokenization import Example
 from datamodules.files.atomic import hash_json
-from datamodules.logit_cache.aligned import AlignedCache
-from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.mixture import RowReader
+
+# Loader processes of a process with a GPU.
+GPU_WORKERS = 2
 
 
 def check_processes(setting: str, number: int) -> None:
@@ -39,7 +41,7 @@ class Collate:
         caches: By example id; empty where there are no logits.
     """
 
-    caches: Mapping[str, LogitCache | AlignedCache]
+    caches: Mapping[str, RowReader]
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""
@@ -101,7 +103,7 @@ def start_forkserver() -> multiprocessing.context.BaseContext:
 
 
 def loader_options(
-    examples: Sequence[Example], sampler: StepSampler, collate: Collate, num_workers: int, pin_memory: bool
+    examples: Sequence[Example], sampler: StepSampler, collate: Collate, num_workers: int | None, pin_memory: bool
 ) -> dict[str, Any]:
     """Returns a DataLoader's arguments, for lists of a step's micro-batches; its workers live on from epoch to epoch.
 
@@ -109,9 +111,11 @@ def loader_options(
         examples: What the sampler numbers.
         sampler: Chooses the micro-batches.
         collate: Makes a micro-batch of examples.
-        num_workers: Worker processes; 0 loads in this one.
+        num_workers: Worker processes; 0 loads in this one, None chooses: a GPU is not to wait for collation.
         pin_memory: For copies to a GPU.
     """
+    if num_workers is None:
+        num_workers = min(GPU_WORKERS, (os.cpu_count() or 1) - 1) if pin_memory else 0
     return {
         "dataset": StepDataset(examples, collate),
         "batch_sampler": sampler,

@@ -68,7 +68,7 @@ class TrainingBatches(BatchSize):
         samples_per_epoch: Draw so many of each question's rationales anew each epoch; null takes all of them.
         teacher_weights: By teacher, in what proportion its rationales are drawn where a question has several teachers;
             null draws every rationale alike. Needs samples_per_epoch.
-        num_workers: Loader processes.
+        num_workers: Loader processes; null is none where the CPU trains, and two for each process with a GPU.
 
     Raises:
         ValueError: `teacher_weights` are not above 0, or nothing is drawn by them.
@@ -78,7 +78,7 @@ class TrainingBatches(BatchSize):
     order_seed: NonNegativeInt = 0
     samples_per_epoch: PositiveInt | None = None
     teacher_weights: dict[str, float] | None = None
-    num_workers: NonNegativeInt = 0
+    num_workers: NonNegativeInt | None = None
 
     def __post_init__(self) -> None:
         if self.teacher_weights is None:

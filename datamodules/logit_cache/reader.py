@@ -12,7 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.examples.tokenization import Example, fingerprint_tokenizer
 from datamodules.files.atomic import hash_path, write_text
 from datamodules.logit_cache.codec import decode_rows, decode_tokens
-from datamodules.logit_cache.format import OTHER_FILES, SCHEMA_VERSION, CacheDescription, read_manifest, unpack_ids
+from datamodules.logit_cache.format import (
+    OTHER_FILES,
+    SCHEMA_VERSION,
+    UNKNOWN_TOKENIZER,
+    CacheDescription,
+    read_manifest,
+    unpack_ids,
+)
 from datamodules.logit_cache.shard import Shard
 from datamodules.text.token_bytes import VocabularyBytes
 
@@ -81,6 +88,11 @@ class LogitCache:
         """Says whether the token ids in use mean the same to a tokenizer."""
         return bool(self.manifest["fingerprint_in_use"] == self._fingerprint(tokenizer))
 
+    @property
+    def knows_bytes(self) -> bool:
+        """Whether it says what its token ids mean, so that other tokenizers' can be aligned with them."""
+        return self.manifest.get("token_bytes") is not None
+
     def check(
         self, student: str, tokenizer: PreTrainedTokenizerBase, prompt_id: str, examples: Sequence[Example]
     ) -> None:
@@ -112,6 +124,9 @@ class LogitCache:
     def check_completions(self, examples: Sequence[Example]) -> None:
         """Refuses a cache that was not made of these completions, whatever stood before them, in whatever tokens.
 
+        Rows that were kept while a teacher wrote are of its own words, to which a completion may have added the
+        prompt's answer sentence: then its text is another, which shows where its tokens are aligned.
+
         Raises:
             ValueError: Examples are missing, or a completion's text differs.
         """
@@ -137,6 +152,8 @@ class LogitCache:
                 f"{missing[0]!r}{self._list_missing(missing)}; run python -m scripts.cache_logits on "
                 "the same rationales"
             )
+        if of_completions and self.description.tokenizer_fingerprint == UNKNOWN_TOKENIZER:
+            return
         for example in examples:
             number, position = self._places[example.id]
             shard = self._shards[number]

@@ -26,7 +26,8 @@ from lightning_modules.model.generation import (
     read_prompts,
     score_endings,
 )
-from lightning_modules.model.pretrained import Dtype, check_model, default_dtype, load_causal_lm
+from lightning_modules.model.pretrained import Attention, Dtype, check_model, default_dtype, load_causal_lm
+from lightning_modules.model.sharding import refuse_sharding
 from lightning_modules.teacher.backends import find_stop, watch_stops
 
 # What an option's log-likelihood is divided by: lm-evaluation-harness's acc, acc_norm and acc_bytes.
@@ -72,6 +73,7 @@ class Evaluator(L.LightningModule):
         score_options: bool = True,
         arm: str = "untuned",
         seed: NonNegativeInt = 0,
+        attention: Attention | None = None,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -90,6 +92,8 @@ class Evaluator(L.LightningModule):
             score_options: Also compute each option's log-likelihood; `data.option_text` says as what.
             arm: Recorded with each prediction.
             seed: The arm's training seed, recorded with each prediction.
+            attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
+                transformers' choice for the architecture.
         """
         super().__init__()
         if not math.isfinite(temperature):
@@ -101,7 +105,7 @@ class Evaluator(L.LightningModule):
         self.stop = stop
         self.student, self.student_revision = student, revision
         self.student_dtype: Dtype = dtype or default_dtype(student)
-        self.keep_layers = keep_layers
+        self.keep_layers, self.attention = keep_layers, attention
         self.max_new_tokens, self.score_options = max_new_tokens, score_options
         self.num_samples, self.temperature, self.sampling_seed = num_samples, temperature, sampling_seed
         self.arm, self.seed = arm, seed
@@ -111,7 +115,8 @@ class Evaluator(L.LightningModule):
     def configure_model(self) -> None:
         """Loads the student, once."""
         if self.model is None:
-            self.model = load_causal_lm(self.student, self.student_revision, self.student_dtype, self.keep_layers)
+            loaded = (self.student, self.student_revision, self.student_dtype, self.keep_layers)
+            self.model = load_causal_lm(*loaded, attention=self.attention)
             self.model.eval().requires_grad_(False)
             self._scorer = ReferenceScorer(self.model)
 
@@ -127,6 +132,7 @@ class Evaluator(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Tells the data what a batch needs room for."""
+        refuse_sharding(self.trainer, "load it in bfloat16 (model.dtype)")
         self.trainer.datamodule.max_new_tokens = self.max_new_tokens
         self.trainer.datamodule.num_completions = self.num_samples
 

@@ -22,8 +22,8 @@ class HeadSettings(NamedTuple):
     softcap: float | None = None
 
 
-def run_body(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Returns the last hidden states, [B, S, D], as they enter the output head."""
+def run_body(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Returns the last hidden states, [B, S, D], as they enter the output head; no mask leaves attention causal."""
     return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
 
@@ -39,6 +39,29 @@ def _guess_settings(config: dict) -> list[HeadSettings]:
     scales = [scale for number in numbers for scale in (number, 1 / number)]
     softcaps = [config[name] for name in SOFTCAPS if config.get(name)]
     return [HeadSettings(*pair) for pair in product([*scales, 1.0], [*softcaps, None])]
+
+
+def _tolerate(dtype: torch.dtype) -> float:
+    """Returns how far equal numbers may be apart, as a share of the largest."""
+    # A float32 product summed in another order differs by less; a bfloat16 one is rounded at each step.
+    return 1e-4 if dtype == torch.float32 else 2e-2
+
+
+@torch.no_grad()
+def needs_padding_mask(model: PreTrainedModel) -> bool:
+    """Says whether a model must be told of padding on the right, which a causal model's tokens never attend to.
+
+    Without a mask attention takes its fastest kernels, which know of causality alone. It is tried on the model itself.
+    """
+    weight = model.get_input_embeddings().weight
+    input_ids = torch.arange(16, device=weight.device).view(2, 8) % len(weight)
+    mask = torch.ones_like(input_ids)
+    mask[1, 5:] = 0
+    was_training = model.training
+    model.eval()
+    expected, found = (run_body(model, input_ids, own)[mask.bool()].float() for own in (mask, None))
+    model.train(was_training)
+    return not bool((found - expected).abs().max() <= _tolerate(weight.dtype) * expected.abs().max())
 
 
 @torch.no_grad()
@@ -60,8 +83,7 @@ def find_head_settings(model: PreTrainedModel) -> HeadSettings | None:
         expected = model(input_ids=input_ids, attention_mask=mask).logits[0].float()
         hidden = run_body(model, input_ids, mask)[0]
         model.train(was_training)
-        # A float32 product summed in another order differs by less; a bfloat16 one is rounded at each step.
-        tolerance = (1e-4 if linear.weight.dtype == torch.float32 else 2e-2) * expected.abs().max()
+        tolerance = _tolerate(linear.weight.dtype) * expected.abs().max()
         for settings in _guess_settings(model.config.get_text_config().to_dict()):
             logits = get_head(model, settings).project(hidden).float()
             if logits.shape == expected.shape and (logits - expected).abs().max() <= tolerance:

@@ -17,7 +17,7 @@ from transformers import (
     GgufConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
+from transformers.utils import is_flash_attn_2_available, logging
 
 from datamodules.files.hub import is_reachable
 from datamodules.files.seals import check_folder
@@ -26,6 +26,7 @@ from datamodules.model_sources import loading, locate_pretrained, read_start, re
 from lightning_modules.model.adapters import check_peft, find_base, merge_adapter
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2"]
 SAMPLED_BYTES = 1 << 20
 
 
@@ -96,6 +97,7 @@ def load_causal_lm(
     dtype: Dtype = "float32",
     keep_layers: list[int] | None = None,
     quantize_on: torch.device | None = None,
+    attention: Attention | None = None,
 ) -> PreTrainedModel:
     """Loads a causal language model; weights are read from safetensors or GGUF, never from pickles.
 
@@ -106,13 +108,14 @@ def load_causal_lm(
         dtype: Of the weights in memory.
         keep_layers: Keep only these decoder layers; of a checkpoint, the run's config has them.
         quantize_on: A GPU on which the linear layers' weights are held in 4 bits, and computed with in `dtype`.
+        attention: How attention is computed; None is transformers' choice for the architecture.
 
     Raises:
         ValueError: There is no such model; its weights are not those of its config, or not all finite numbers.
     """
     if model.endswith(".ckpt"):
         start = read_start(model)
-        loaded = load_causal_lm(start["student"], start["revision"], dtype, start["keep_layers"])
+        loaded = load_causal_lm(start["student"], start["revision"], dtype, start["keep_layers"], attention=attention)
         weights = read_weights(model)
         shapes = {name: weight.shape for name, weight in loaded.state_dict().items()}
         common = [name for name in weights if name in shapes]
@@ -127,10 +130,14 @@ def load_causal_lm(
         return loaded
     check_folder(Path(model))
     if base := find_base(model):
-        merged = merge_adapter(load_causal_lm(*base, dtype, keep_layers), model)
+        merged = merge_adapter(load_causal_lm(*base, dtype, keep_layers, attention=attention), model)
         refuse_infinite(merged, model)
         return merged
     name, options = locate_pretrained(model, revision)
+    if attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ValueError("model.attention flash_attention_2 needs the package flash-attn and a CUDA GPU; use sdpa")
+    if attention is not None:
+        options["attn_implementation"] = attention
     if quantize_on is not None:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -8,10 +8,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lightning_modules.model.output_head import HeadSettings, find_head_settings, get_head
+from lightning_modules.model.output_head import HeadSettings, find_head_settings, get_head, needs_padding_mask
 
-# Rows of a chunk times vocabulary: 64 MiB of float32.
-CHUNK_ELEMENTS = 1 << 24
+# Rows of a chunk times vocabulary: 64 MiB of float32. On a GPU each chunk's reading of the whole head must be hidden.
+CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS = 1 << 24, 1 << 27
 
 
 class RowHead:
@@ -29,12 +29,14 @@ class RowHead:
         self.model, self.is_sharded = model, is_sharded
         self._settings: HeadSettings | None = None
         self._is_probed = is_sharded
+        self._needs_mask = True
 
     @property
     def settings(self) -> HeadSettings | None:
         """How logits come from the last hidden states; None where the head is not split off."""
         if not self._is_probed:
             self._settings, self._is_probed = find_head_settings(self.model), True
+            self._needs_mask = self._settings is None or needs_padding_mask(self.model)
         return self._settings
 
     def project(self, hidden_ND: Tensor) -> Tensor:
@@ -44,7 +46,9 @@ class RowHead:
 
     def run(self, batch: dict[str, Any]) -> "HeadRows":
         """Runs the model on a batch of `collate_examples`."""
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+        # Which looks whether the mask is needed.
+        mask = batch["attention_mask"] if self.settings is None or self._needs_mask else None
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "use_cache": False}
         return self.run_rows(inputs, batch["rows"])
 
     def run_rows(self, inputs: dict[str, Any], rows_N: Tensor) -> "HeadRows":
@@ -86,7 +90,8 @@ class HeadRows:
 
     def iterate_logits(self) -> Iterator[Tensor]:
         """Yields float32 logits, which may be overwritten, of the rows, chunk by chunk."""
-        size = max(1, CHUNK_ELEMENTS // self._head.model.config.get_text_config().vocab_size)
+        elements = CPU_CHUNK_ELEMENTS if self.hidden_ND.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+        size = max(1, elements // self._head.model.config.get_text_config().vocab_size)
         for first in range(0, len(self.hidden_ND), size):
             rows = slice(first, first + size)
             if self._logits_NV is None:

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
-from lightning_modules.run.checkpoints import keep_previous, sync_folder
+from lightning_modules.run.checkpoints import agree_on_checkpoint, keep_previous, sync_folder
 
 T = TypeVar("T")
 
@@ -60,11 +60,12 @@ class ShardedStrategy(ModelParallelStrategy):
         self.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads this process's file.
+        """Reads this process's file, once all agree on the checkpoint.
 
         Raises:
             ValueError: Another number of processes wrote the checkpoint.
         """
+        agree_on_checkpoint(Path(checkpoint_path))
         path = Path(checkpoint_path) / name_shard(self.global_rank, self.world_size)
         if not path.is_file():
             raise ValueError(
@@ -128,10 +129,22 @@ def check_strategy(trainer: L.Trainer) -> None:
         raise ValueError("trainer.precision 16-mixed scales each shard's loss on its own; use bf16-mixed")
 
 
-def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer) -> None:
+def refuse_sharding(trainer: L.Trainer, other: str) -> None:
+    """Raises a ValueError if the trainer's strategy is to spread a model that this stage keeps whole.
+
+    Args:
+        trainer: The trainer.
+        other: What to do with a model that is too large for a device, for the message.
+    """
+    if is_sharded(trainer) or isinstance(trainer.strategy, FSDPStrategy):
+        raise ValueError(f"trainer.strategy: this stage keeps a whole model on each device; use ddp, or {other}")
+
+
+def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer, dtype: torch.dtype | None = None) -> None:
     """Spreads each decoder block, and what is left around them, over all of the trainer's processes.
 
-    In `bf16-mixed`, weights are gathered in bfloat16; gradients are averaged, and weights kept, in float32.
+    Weights become `dtype` where it is given, block by block, so that no process ever holds all of them in it. In
+    `bf16-mixed`, they are gathered in bfloat16; gradients are averaged, and weights kept, in float32.
     """
     is_mixed = trainer.precision == "bf16-mixed"
     is_half = is_mixed or trainer.precision in ("bf16-true", "16-true")
@@ -140,9 +153,11 @@ def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer) -> None:
     )
     # Whatever dimensions the strategy gave its own mesh.
     mesh = init_device_mesh(trainer.strategy.root_device.type, (trainer.world_size,))
-    for layer in model.base_model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for block in (*model.base_model.layers, model):
+        for parameter in block.parameters():
+            if dtype is not None and not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(dtype)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
 
 
 def call_inside(model: nn.Module, function: Callable[[], T]) -> T:

@@ -16,12 +16,19 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from datamodules.files.atomic import atomic_path, sync_path
 from lightning_modules.run.jsonl_logger import write_ahead
+from lightning_modules.run.stop_signal import EXIT_STOPPED
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
-def find_checkpoint(folder: Path) -> Path | None:
+def find_checkpoint(folder: Path, rank: int = 0) -> Path | None:
     """Returns the newest whole checkpoint of a run, None if there is none; a damaged newer one is removed.
+
+    Each process looks at what it is to read itself, see `is_whole`; that all found the same is seen when they load it.
+
+    Args:
+        folder: Of the checkpoints.
+        rank: This process's.
 
     Raises:
         ValueError: There are checkpoints, and all are damaged.
@@ -30,7 +37,7 @@ def find_checkpoint(folder: Path) -> Path | None:
     for path in (folder / LAST, folder / PREVIOUS):
         if not path.exists():
             continue
-        if is_whole(path):
+        if is_whole(path, rank):
             for newer in damaged:
                 warnings.warn(f"{newer} is damaged; going on from {path.name}, the one before", stacklevel=2)
                 # The next save would keep it in place of this one.
@@ -51,16 +58,42 @@ def list_files(checkpoint: Path) -> list[Path]:
     return [checkpoint / f"{rank}-of-{size}.pt" for rank in range(size)]
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Says whether every record of a checkpoint agrees with the CRC-32 that torch stored beside it."""
+def is_whole(checkpoint: Path, rank: int = 0) -> bool:
+    """Says whether every record of a process's part agrees with the CRC-32 that torch stored beside it.
+
+    Of a folder that is the process's own file, beside which the others must be there; of a file, which all processes
+    read, it is the first process's to look.
+    """
     try:
-        for path in list_files(checkpoint):
-            with zipfile.ZipFile(path) as archive:
+        files = list_files(checkpoint)
+        if not all(path.is_file() for path in files):
+            return False
+        if rank < len(files):
+            with zipfile.ZipFile(files[rank]) as archive:
                 if archive.testzip() is not None:
                     return False
         return read_global_step(checkpoint) >= 0
     except Exception:  # a byte of a header can make a reader fail in any way
         return False
+
+
+def agree_on_checkpoint(checkpoint: Path) -> None:
+    """Leaves with `EXIT_STOPPED` where the processes would go on from different checkpoints.
+
+    One that finds its part of the newest damaged has removed it, so that the next attempt agrees.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, checkpoint.name if checkpoint.exists() else None)
+    if set(found) != {checkpoint.name}:
+        if torch.distributed.get_rank() == 0:
+            print(
+                "stopped before the first step, since a part of the newest checkpoint is damaged; the same command "
+                "continues from the one before",
+                flush=True,
+            )
+        raise SystemExit(EXIT_STOPPED)
 
 
 def read_global_step(checkpoint: Path) -> int:
@@ -169,11 +202,12 @@ class RotatingCheckpointIO(TorchCheckpointIO):
             keep_previous(target)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loads a checkpoint.
+        """Loads a checkpoint, once all processes agree on it.
 
         Raises:
             ValueError: It is one of processes that share a model.
         """
+        agree_on_checkpoint(Path(path))
         if Path(path).is_dir():
             number = len(list_files(Path(path)))
             raise ValueError(

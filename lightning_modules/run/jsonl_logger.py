@@ -1,7 +1,11 @@
-"""A run's metrics as lines of `metrics.jsonl`."""
+"""A run's metrics as lines of `metrics.jsonl`.
+
+A line is the kernel's as soon as its step is over, so that no kill of the process loses one. To the disk all are forced
+before a checkpoint is saved, and at the end: what a machine's failure loses is behind the checkpoint that is continued
+from, and learnt again.
+"""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files.atomic import name_unwritten
+from datamodules.files.atomic import name_unwritten, sync_path
 
 
 class JsonlLogger(Logger):
@@ -40,7 +44,7 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Appends one line and forces it to the disk, unless it was written ahead of a checkpoint."""
+        """Appends one line, unless it was written ahead of a checkpoint."""
         line = json.dumps({"step": step, **metrics}) + "\n"
         if line == self._last:
             return
@@ -48,8 +52,26 @@ class JsonlLogger(Logger):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with name_unwritten(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Forces all lines to the disk."""
+        if self.path.exists():
+            sync_path(self.path)
+
+    def finalize(self, status: str) -> None:
+        """Forces all lines to the disk at the end, whatever it is."""
+        self.sync()
+
+
+class MetricsFirst(L.Callback):
+    """Forces a run's metrics to the disk before any checkpoint that counts their steps."""
+
+    def on_save_checkpoint(self, trainer: L.Trainer, *args: Any) -> None:
+        """Does so."""
+        for logger in trainer.loggers:
+            if isinstance(logger, JsonlLogger):
+                logger.sync()
 
 
 def write_ahead(trainer: L.Trainer) -> None:

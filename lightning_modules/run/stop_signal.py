@@ -5,6 +5,8 @@ the process.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -49,6 +51,19 @@ def leave(where: str) -> NoReturn:
         f"stopped by {is_stopping() or 'a signal to another process'} {where}; the same command continues", flush=True
     )
     raise SystemExit(EXIT_STOPPED)
+
+
+@contextmanager
+def shielding_children() -> Iterator[None]:
+    """Keeps USR1, which a scheduler sends to all of a job's processes, from ending those that begin meanwhile.
+
+    They inherit that it is blocked, as they would no handler; this process hears of it at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def find_listener() -> StopListener | None:

@@ -13,32 +13,38 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveFloat
 from torch import Tensor
 from transformers import PreTrainedModel
 
-# Dense FLOP/s in bfloat16 (V100, T4: float16), from the makers' data sheets, which often print the sparse ones, twice
-# as large. The first name that is found in the device's counts.
-PEAK_FLOPS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "RTX 4090": 165e12,
-    "V100": 125e12,
-    "T4": 65e12,
+# Dense TFLOP/s in a half precision (bfloat16; V100, T4: float16), in TF32 and in float32, from the makers' data sheets,
+# which often print the sparse ones, twice as large. The first name that is found in the device's counts.
+PEAK_TFLOPS: dict[str, tuple[float, float, float]] = {
+    "B200": (2250, 1125, 75),
+    "H200": (989, 494, 67),
+    "H100 NVL": (835, 417, 60),
+    "H100 PCIe": (756, 378, 51),
+    "H100": (989, 494, 67),
+    "A100": (312, 156, 19.5),
+    "L40S": (362, 183, 91.6),
+    "L4": (121, 60, 30.3),
+    "A10G": (70, 35, 31.2),
+    "RTX 4090": (165, 82.6, 82.6),
+    "V100": (125, 15.7, 15.7),
+    "T4": (65, 8.1, 8.1),
 }
 # An attempt's first steps start workers and fill caches.
 WARM_UP_STEPS = 20
 
 
+def is_plain_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Says whether a GPU multiplies in float32, with nothing of what makes it fast."""
+    return device.type == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+
+
 def find_peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Returns a device's peak FLOP/s in a half precision, None where it is unknown."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    """Returns a device's peak FLOP/s in the precision that it multiplies in, None where it is unknown."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_FLOPS.items() if re.search(rf"\b{known}\b", name)), None)
+    column = 0 if dtype != torch.float32 else 2 if is_plain_float32(device, dtype) else 1
+    return next((1e12 * peak[column] for known, peak in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 def read_peak_memory(device: torch.device) -> int:
@@ -108,8 +114,7 @@ class Throughput(L.Callback):
       `StepFlops`); only where the peak is known
 
     Args:
-        peak_flops: FLOP/s of one device in the precision that is trained in; null takes what is known of common GPUs
-            in bfloat16 and float16.
+        peak_flops: FLOP/s of one device in the precision that is trained in; null takes what is known of common GPUs.
         starving_share: Warn if the student waits for its loader for more than this share of its time.
     """
 
@@ -134,9 +139,15 @@ class Throughput(L.Callback):
         self.supervised_tokens_seen = state_dict["supervised_tokens_seen"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the attempt's clock."""
+        """Starts the attempt's clock, and says so where a GPU is to train in its slowest precision."""
         autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
         dtype = autocast.get(trainer.precision, next(pl_module.parameters()).dtype)
+        if trainer.is_global_zero and is_plain_float32(pl_module.device, dtype):
+            warnings.warn(
+                "training in float32, which a GPU multiplies several times as slowly as bfloat16; "
+                "--trainer.precision=bf16-mixed keeps the weights in float32",
+                stacklevel=2,
+            )
         self._peak = self.peak_flops or find_peak_flops(pl_module.device, dtype)
         self._flops = StepFlops(pl_module.model) if self._peak else None
         self._total_steps = int(trainer.estimated_stepping_batches)
@@ -145,12 +156,15 @@ class Throughput(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list, *_: Any) -> None:
         """Counts the step."""
-        self._counts = count_step(batch).to(pl_module.device)
+        self._counts = count_step(batch)
         self._batch_start = time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, *args: Any) -> None:
         """Adds up the step's counts over the processes, before any callback can save a checkpoint of the step."""
-        self._step_counts = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
+        counts = self._counts
+        if trainer.world_size > 1:
+            counts = trainer.strategy.reduce(counts.to(trainer.strategy.root_device), reduce_op="sum")
+        self._step_counts = counts.tolist()
         self.tokens_seen += self._step_counts[0]
         self.supervised_tokens_seen += self._step_counts[2]
 
@@ -178,7 +192,8 @@ class Throughput(L.Callback):
         if self._peak and self._flops:
             flops = self._flops(tokens, squared_lengths, supervised)
             values["mfu"] = flops / (seconds * self._peak * trainer.world_size)
-        self.log_dict({f"speed/{name}": float(value) for name, value in values.items()})
+        # Lightning would send each number to the device, to fetch it again.
+        self.log_dict({f"speed/{name}": torch.tensor(float(value)) for name, value in values.items()})
 
     def _warn_of_starving(self, done: int) -> None:
         if self._has_warned or done <= WARM_UP_STEPS:

@@ -17,15 +17,20 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from transformers import get_scheduler
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.examples.encoding import find_end_tokens
 from datamodules.files.atomic import atomic_path, write_sealed
 from datamodules.files.seals import MANIFEST, describe_files
 from lightning_modules.model.adapters import Adapter, add_adapter, check_adapter
-from lightning_modules.model.output_head import HeadSettings, find_head_settings, get_head, run_body
-from lightning_modules.model.pretrained import Dtype, add_end_ids, check_model, default_dtype, load_causal_lm
+from lightning_modules.model.output_head import (
+    HeadSettings,
+    find_head_settings,
+    get_head,
+    needs_padding_mask,
+    run_body,
+)
+from lightning_modules.model.pretrained import Attention, Dtype, add_end_ids, check_model, default_dtype, load_causal_lm
 from lightning_modules.model.sharding import (
     ShardedStrategy,
     call_inside,
@@ -35,10 +40,12 @@ from lightning_modules.model.sharding import (
     shard_causal_lm,
     whole,
 )
+from lightning_modules.model.stored_weights import find_loading_dtype
 from lightning_modules.run.extent import check_extent
 from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import render_card
+from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
 from losses.distillation import DistillationLoss, LossSums
 from losses.mixture import STATISTICS, TEACHER_STATISTICS
 from losses.targets import Target
@@ -71,6 +78,7 @@ class DistillationModule(L.LightningModule):
         export: Literal["merged", "adapter"] | None = None,
         activation_checkpointing: bool = False,
         compile: bool = False,
+        attention: Attention | None = None,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -92,6 +100,8 @@ class DistillationModule(L.LightningModule):
             activation_checkpointing: Keep only each decoder block's input for the backward pass, and compute the rest
                 again: less memory for one more forward pass.
             compile: Compile each decoder block (torch.compile); the CPU needs a C++ compiler.
+            attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
+                transformers' choice for the architecture.
         """
         super().__init__()
         for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
@@ -113,11 +123,14 @@ class DistillationModule(L.LightningModule):
             raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
         self.adapter, self.export_form = adapter, export or "merged"
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
+        self.attention = attention
         # The frozen weights are not in its checkpoints.
         self.strict_loading = adapter is None
         self.model: Any = None
         self._head_settings: HeadSettings | None = None
+        self._needs_mask, self._divisor = True, 1.0
         self._step_sums: Tensor | None = None
+        self._step_losses: list[tuple[Tensor, list[str]]] = []
         self._step_names: list[str] = []
         self._teacher_head: TeacherHead | None = None
         self._has_checked_target = False
@@ -129,6 +142,7 @@ class DistillationModule(L.LightningModule):
         """Learns whether the trainer's strategy spreads the student's weights over the processes."""
         self.check_trainer(self.trainer)
         self._is_sharded = is_sharded(self.trainer)
+        self._divisor = find_loss_divisor(self.trainer.precision, self.trainer.datamodule.batches.tokens_per_step)
         if self.student_dtype is None:
             frozen = "float32" if self.adapter is None else default_dtype(self.student)
             self._weights_dtype = TRUE_PRECISIONS.get(self.trainer.precision, frozen)
@@ -138,12 +152,13 @@ class DistillationModule(L.LightningModule):
         if self.model is not None:
             return
         quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
-        self.model = model = load_causal_lm(
-            self.student, self.student_revision, self._weights_dtype, self.keep_layers, quantize_on
-        )
+        source, dtype = (self.student, self.student_revision), self._weights_dtype
+        loaded = find_loading_dtype(*source, dtype) if self._is_sharded and self.adapter is None else dtype
+        self.model = model = load_causal_lm(*source, loaded, self.keep_layers, quantize_on, self.attention)
         model.config.use_cache = False
         if self.fused_head:
             self._head_settings = find_head_settings(model)
+            self._needs_mask = self._head_settings is None or needs_padding_mask(model)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.adapter is not None:
@@ -156,7 +171,7 @@ class DistillationModule(L.LightningModule):
                 # Not the module: hooks that gather its weights stay outside.
                 layer.forward = torch.compile(layer.forward, dynamic=True)
         if self._is_sharded:
-            shard_causal_lm(model, self.trainer)
+            shard_causal_lm(model, self.trainer, None if loaded == dtype else getattr(torch, dtype))
 
     def check_trainer(self, trainer: L.Trainer) -> None:
         """Refuses a precision, a strategy or a length that does not go with the student's settings.
@@ -197,7 +212,7 @@ class DistillationModule(L.LightningModule):
                 f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
             )
         for cache in data.caches:
-            check_cache(self.loss, cache)
+            check_cache(self.loss, cache, data.logit_weights is not None)
         if self.adapter is not None:
             check_adapter(self.adapter, self.student)
         if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
@@ -213,14 +228,8 @@ class DistillationModule(L.LightningModule):
         segments = ("answer",) if data.supervision == "label" else ("rationale", "answer")
         names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
         held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
-        coverage = [f"align/{name}" for name in data.coverage]
-        return [
-            "train/gradient_norm",
-            "train/learning_rate",
-            *(f"train/{name}" for name in names),
-            *held_out,
-            *coverage,
-        ]
+        steps = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
+        return [*steps, *held_out, *(f"align/{name}" for name in data.coverage)]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
@@ -241,7 +250,7 @@ class DistillationModule(L.LightningModule):
         settings = self._head_settings
 
         def forward() -> LossSums:
-            hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"])
+            hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"] if self._needs_mask else None)
             hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
             return loss.from_hidden(hidden_ND, get_head(self.model, settings), *inputs)
 
@@ -259,12 +268,9 @@ class DistillationModule(L.LightningModule):
         """Does nothing: Lightning calls it after `training_step`, in which a step's gradient begins."""
 
     def training_step(self, batch: list[dict], batch_idx: int) -> Tensor:
-        """Adds up the gradients of all micro-batches but the last, whose weighted sum it returns.
-
-        Raises:
-            ValueError: The loss is not a finite number.
-        """
+        """Adds up the gradients of all micro-batches but the last, whose weighted sum it returns."""
         self.zero_grad()
+        self._step_losses = []
         *earlier, last = batch
         for micro_batch in earlier:
             self._backward(self._sum_loss(micro_batch))
@@ -273,16 +279,12 @@ class DistillationModule(L.LightningModule):
     def _sum_loss(self, micro_batch: dict) -> Tensor:
         """Returns a micro-batch's weighted sum, and adds it to the step's."""
         sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
-        if not torch.isfinite(sums.total):
-            raise ValueError(
-                f"the loss is {sums.total.item()} at step {self.global_step}, in the batch of examples "
-                f"{', '.join(micro_batch['example_ids'])}; lower the learning rate, or look at these"
-            )
         named = self._sums_by_name(sums, micro_batch["counts"])
         pairs = torch.stack(list(named.values()))
         self._step_sums = pairs if self._step_sums is None else self._step_sums + pairs
         self._step_names = list(named)
-        return sums.total * micro_batch["counts"]
+        self._step_losses.append((sums.total.detach(), micro_batch["example_ids"]))
+        return sums.total * (micro_batch["counts"] / self._divisor)
 
     def _backward(self, loss: Tensor) -> None:
         """Runs the backward pass that Lightning runs for a step's last micro-batch alone."""
@@ -296,20 +298,29 @@ class DistillationModule(L.LightningModule):
         torch.clear_autocast_cache()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means."""
+        """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means.
+
+        Raises:
+            ValueError: The loss is not a finite number.
+        """
         pairs = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
+        own = torch.stack([loss for loss, _ in self._step_losses])
         self._step_sums = None
-        sums = dict(zip(self._step_names, pairs.tolist(), strict=True))
-        _, weight = sums["loss"]
+        # The one place in a step that waits for the device.
+        numbers = torch.cat([pairs.flatten(), own.to(pairs)]).tolist()
+        sums = dict(zip(self._step_names, zip(numbers[::2], numbers[1::2], strict=False), strict=False))
+        total, weight = sums["loss"]
+        examples = [example_ids for _, example_ids in self._step_losses]
+        refuse_infinite_loss(total, numbers[pairs.numel() :], examples, self.global_step)
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
-        torch._foreach_mul_(gradients, self.trainer.world_size / weight if weight > 0 else 0.0)
-        for name, (total, count) in sums.items():
-            if count > 0:
-                self.log(f"train/{name}", total / count)
+        torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
+        means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
+        means |= {f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()}
+        # Lightning would send each number to the device, to fetch it again.
+        self.log_dict({name: torch.tensor(value) for name, value in means.items()})
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
-        self.log_dict({f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()})
+        self.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
 
     def on_validation_epoch_start(self) -> None:
         """Starts new sums over tokens, whatever the batches and processes that they are spread over."""
@@ -345,19 +356,8 @@ class DistillationModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """Returns AdamW with decay on matrices only, and a schedule over all steps."""
-        groups: list[dict] = [{"params": [], "weight_decay": self.weight_decay}, {"params": [], "weight_decay": 0.0}]
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                groups[parameter.ndim < 2]["params"].append(parameter)
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = get_scheduler(
-            self.schedule if self.schedule != "constant" else "constant_with_warmup",
-            optimizer,
-            num_warmup_steps=round(self.warmup_ratio * total),
-            num_training_steps=total,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        settings = (self.learning_rate, self.weight_decay, self.schedule, self.warmup_ratio)
+        return build_optimizer(self.parameters(), *settings, self.trainer)
 
     def describe(self, data: DistillationDataModule) -> str:
         """Returns the student's model card."""

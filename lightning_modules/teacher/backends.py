@@ -9,9 +9,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import decode_completion, find_end_tokens
+from datamodules.logit_cache.written_tokens import WrittenToken
 from datamodules.tasks.prompts import TemplateOptions
 from lightning_modules.model.generation import derive_seed, generate_completions
-from lightning_modules.model.pretrained import Dtype, check_model, identify_weights, load_causal_lm
+from lightning_modules.model.pretrained import Attention, Dtype, check_model, identify_weights, load_causal_lm
 
 FinishReason = Literal["stop", "length", "content_filter"]
 
@@ -23,6 +24,7 @@ class Source(NamedTuple):
     revision: str | None
     dtype: Dtype
     keep_layers: list[int] | None
+    attention: Attention | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Completion:
         num_completion_tokens: Likewise, with an end token.
         revision: The weights that answered.
         thinking: What a backend told apart from the text as the model's thinking.
+        tokens: All that was written, with log-probabilities, where they are kept and there is a text; see
+            `Backend.keep_log_probs`.
     """
 
     text: str
@@ -86,6 +90,7 @@ class Completion:
     num_completion_tokens: int | None
     revision: str
     thinking: str = ""
+    tokens: Sequence[WrittenToken] = ()
 
 
 class Backend(ABC):
@@ -97,10 +102,12 @@ class Backend(ABC):
     Attributes:
         is_local: It runs under `Trainer.predict`, on the trainer's devices, a batch of requests at a time. Others
             batch by themselves, get all requests at once, and need no trainer.
+        takes_gpus: It takes a node's GPUs by itself, and the trainer's processes, a share of the requests each, none.
         takes_text: It applies the chat template and tokenizes; others take token ids.
     """
 
     is_local: ClassVar[bool] = False
+    takes_gpus: ClassVar[bool] = False
     takes_text: ClassVar[bool] = False
 
     @abstractmethod
@@ -123,6 +130,20 @@ class Backend(ABC):
 
         Where the process is to stop (`is_stopping`), it begins nothing, yields what is under way, and ends.
         """
+
+    def keep_log_probs(self, number: int) -> None:
+        """Makes completions come with the log-probabilities of their tokens; call before anything is loaded.
+
+        Args:
+            number: Of the most probable tokens at each place; 0 keeps those of what was written alone.
+
+        Raises:
+            ValueError: The backend has none, or not so many.
+        """
+        raise ValueError(
+            f"model.log_probs: {type(self).__name__} returns none with its text; leave it out, and run python -m "
+            "scripts.cache_logits on the rationales"
+        )
 
     def summarize(self) -> str | None:
         """Returns a line about what was spent, if that is worth one."""
@@ -161,7 +182,7 @@ class TransformersBackend(Backend):
         """Loads the model."""
         if self.model is None:
             self.tokenizer, self.weights_id = tokenizer, identify_weights(source.teacher, source.revision)
-            self.model = load_causal_lm(*source).eval().requires_grad_(False)
+            self.model = load_causal_lm(*source[:4], attention=source.attention).eval().requires_grad_(False)
         return self.model
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:

@@ -8,17 +8,20 @@ import lightning as L
 import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from transformers import AutoConfig
 
 from datamodules.annotation import QuestionDataModule
 from datamodules.answers.extractors import extract_neutral, find_stated_answer
 from datamodules.answers.grading import is_correct
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
+from datamodules.logit_cache.written_tokens import pack_tokens, trim_tokens
 from datamodules.model_cards import find_family
-from datamodules.model_sources import name_model
+from datamodules.model_sources import locate_pretrained, name_model
 from datamodules.rationales.store import Rationale, name_paraphrase
 from datamodules.text.thinking import find_open_mark, split_thinking
 from lightning_modules.model.pretrained import (
+    Attention,
     Dtype,
     check_model,
     default_dtype,
@@ -26,11 +29,19 @@ from lightning_modules.model.pretrained import (
     load_causal_lm,
 )
 from lightning_modules.model.row_head import RowHead
-from lightning_modules.model.sharding import check_strategy, count_forwards, is_sharded, run_idle, shard_causal_lm
+from lightning_modules.model.sharding import (
+    check_strategy,
+    count_forwards,
+    is_sharded,
+    refuse_sharding,
+    run_idle,
+    shard_causal_lm,
+)
 from lightning_modules.teacher.backends import Backend, Decoding, Request, Source, TransformersBackend
+from lightning_modules.teacher.reply_tokens import MOST_OF_ENDPOINTS
 from lightning_modules.teacher.sparsify import reduce_rows
 from lightning_modules.teacher.vllm_backend import VLLMBackend
-from lightning_modules.teacher.vllm_rows import read_prompt_logprobs, refuse_unknown
+from lightning_modules.teacher.vllm_rows import refuse_unknown, score_sequences
 
 
 class TeacherModule(L.LightningModule):
@@ -43,6 +54,7 @@ class TeacherModule(L.LightningModule):
         family: str | None = None,
         dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
+        attention: Attention | None = None,
     ):
         """Stores the settings.
 
@@ -52,12 +64,14 @@ class TeacherModule(L.LightningModule):
             family: The teacher's family, as studies group it; null is what its name tells (`configs/families.yaml`).
             dtype: Of the weights in memory; null is the model card's, or float32 where there is none.
             keep_layers: Keep only these decoder layers.
+            attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
+                transformers' choice for the architecture.
         """
         super().__init__()
         self.teacher, self.teacher_revision = teacher, revision
         self.family = find_family(teacher, family)
         self.teacher_dtype: Dtype = dtype or default_dtype(teacher)
-        self.keep_layers = keep_layers
+        self.keep_layers, self.attention = keep_layers, attention
         self.model: Any = None
 
     @property
@@ -72,9 +86,14 @@ class TeacherModule(L.LightningModule):
         return identify_weights(self.teacher, self.teacher_revision)
 
     @property
+    def engine(self) -> VLLMBackend | None:
+        """What takes the GPUs in the trainer's stead; None where the trainer's devices compute."""
+        return None
+
+    @property
     def source(self) -> Source:
         """The teacher, as backends load it."""
-        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+        return Source(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers, self.attention)
 
     def configure_model(self) -> None:
         """Loads the teacher, once; where the strategy is ModelParallelStrategy, spreads it over all processes.
@@ -82,7 +101,7 @@ class TeacherModule(L.LightningModule):
         Each process gathers one layer at a time (FSDP2) and reads batches of its own.
         """
         if self.model is None:
-            self.model = load_causal_lm(self.teacher, self.teacher_revision, self.teacher_dtype, self.keep_layers)
+            self.model = load_causal_lm(*self.source[:4], attention=self.attention)
             self.model.eval().requires_grad_(False)
             if is_sharded(self.trainer):
                 shard_causal_lm(self.model, self.trainer)
@@ -100,6 +119,8 @@ class Annotator(TeacherModule):
         num_samples: PositiveInt = 1,
         stop: tuple[str, ...] = (),
         seed: NonNegativeInt = 0,
+        log_probs: Kind | None = None,
+        top_log_probs: PositiveInt | None = None,
         **kwargs,
     ):
         """Stores the settings.
@@ -113,6 +134,10 @@ class Annotator(TeacherModule):
             num_samples: Rationales of each question; more than one needs a temperature.
             stop: Texts that end a rationale, which is cut before them.
             seed: Of the draws; each question and sample has its own, whatever the batch.
+            log_probs: Keeps the log-probabilities that an endpoint or vLLM returns with its text, as a logit cache
+                beside the rationales, for students of any tokenizer: top_k, of the most probable tokens; labels, of
+                the text's own alone.
+            top_log_probs: How many, if top_k; null is 20, the most that an endpoint returns.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
@@ -125,6 +150,21 @@ class Annotator(TeacherModule):
         self.backend = backend or TransformersBackend()
         self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
         self.num_samples = num_samples
+        self.log_probs = log_probs
+        if log_probs not in (None, "top_k", "labels"):
+            raise ValueError(
+                f"model.log_probs {log_probs} needs whole distributions, which nobody returns with a text; set top_k "
+                "or labels, or run python -m scripts.cache_logits on the rationales"
+            )
+        if top_log_probs is not None and log_probs != "top_k":
+            raise ValueError("model.top_log_probs would be ignored: it belongs to model.log_probs top_k")
+        if log_probs is not None:
+            self.backend.keep_log_probs((top_log_probs or MOST_OF_ENDPOINTS) if log_probs == "top_k" else 0)
+
+    @property
+    def engine(self) -> VLLMBackend | None:
+        """The backend, if it is vLLM."""
+        return self.backend if isinstance(self.backend, VLLMBackend) else None
 
     def check(self, data: QuestionDataModule) -> None:
         """Raises a ValueError if the backend cannot run the teacher, or a generation may leave its context."""
@@ -133,10 +173,15 @@ class Annotator(TeacherModule):
     def prepare(self, data: QuestionDataModule) -> None:
         """Tells the data what it is asked for."""
         data.num_samples, data.max_new_tokens = self.num_samples, self.decoding.max_new_tokens
+        if self.engine is not None:
+            data.requests_per_batch = self.engine.requests_per_call
 
     def setup(self, stage: str) -> None:
-        """Prepares the trainer's data."""
+        """Prepares the trainer's data, and an engine's place."""
+        refuse_sharding(self.trainer, "spread one with VLLMBackend.tensor_parallel_size")
         self.prepare(self.trainer.datamodule)
+        if self.engine is not None:
+            self.engine.place(self.trainer)
 
     def configure_model(self) -> None:
         """Loads the backend's model, once."""
@@ -149,6 +194,8 @@ class Annotator(TeacherModule):
 
     def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict]:
         """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample).
+
+        Where log-probabilities are kept, `tokens` are those of the text, see `pack_tokens`.
 
         A rewritten rationale keeps the answer it had, unless it now states another.
         """
@@ -184,7 +231,11 @@ class Annotator(TeacherModule):
                 num_completion_tokens=completion.num_completion_tokens,
                 thinking=thinking,
             )
-            yield {"revision": completion.revision, **vars(rationale)}
+            tokens = {}
+            if self.log_probs is not None:
+                has_ended = completion.finish_reason == "stop" and not self.decoding.stop
+                tokens["tokens"] = pack_tokens(*trim_tokens(completion.tokens, text, has_ended))
+            yield {"revision": completion.revision, **vars(rationale), **tokens}
 
 
 class LogitScorer(TeacherModule):
@@ -233,7 +284,7 @@ class LogitScorer(TeacherModule):
         if vllm is not None:
             refuse_unknown(self.sparsity, self.temperatures)
         self._head: RowHead | None = None
-        self._forwards_left = 0
+        self._forwards_left = self._num_padded = 0
 
     def _choose_temperatures(self, given: list[float] | None) -> tuple[float, ...]:
         kind = self.sparsity.kind
@@ -249,6 +300,11 @@ class LogitScorer(TeacherModule):
         if self.sparsity.draws is not None and temperatures != (1.0,):
             raise ValueError(f"model.temperatures is {given}, but kind {kind} is unbiased at temperature 1 only")
         return temperatures
+
+    @property
+    def engine(self) -> VLLMBackend | None:
+        """The setting `vllm`."""
+        return self.vllm
 
     def describe(self, fingerprint: str, prompt_id: str, vocabulary: int) -> CacheDescription:
         """Returns what the rows depend on.
@@ -281,6 +337,9 @@ class LogitScorer(TeacherModule):
 
     def setup(self, stage: str) -> None:
         """Learns how often each process must run a sharded teacher: all gather its weights together."""
+        if self.vllm is not None:
+            refuse_sharding(self.trainer, "spread one with model.vllm.tensor_parallel_size")
+            self.vllm.place(self.trainer)
         check_strategy(self.trainer)
         if is_sharded(self.trainer):
             if self.sparsity.kind == "hidden":
@@ -296,7 +355,10 @@ class LogitScorer(TeacherModule):
         """Loads the teacher, once, and finds its head."""
         if self.vllm is not None:
             assert self.sparsity.top_k is not None
-            self.vllm.keep_log_probs(self.sparsity.top_k)
+            name, options = locate_pretrained(self.teacher, self.teacher_revision)
+            head = AutoConfig.from_pretrained(name, **options).get_text_config().vocab_size
+            self._num_padded = max(0, head - len(self.trainer.datamodule.tokenizer))
+            self.vllm.keep_log_probs(self.sparsity.top_k + self._num_padded)
             self.vllm.load(self.source, None)
             return
         super().configure_model()
@@ -320,11 +382,9 @@ class LogitScorer(TeacherModule):
         if self.vllm is not None:
             padded = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
             sequences = [ids[mask].tolist() for ids, mask in padded]
-            answers = self.vllm.score(sequences, made.support_size)
-            return [
-                (example_id, read_prompt_logprobs(answer, ids, len(ids) - count, made))
-                for example_id, answer, ids, count in zip(batch["example_ids"], answers, sequences, counts, strict=True)
-            ]
+            prompts = [len(ids) - count for ids, count in zip(sequences, counts, strict=True)]
+            scored = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
+            return list(zip(batch["example_ids"], scored, strict=True))
         assert self._head is not None
         found = self._head.run(batch)
         if made.sparsity.kind == "hidden" and self._head.settings is None:

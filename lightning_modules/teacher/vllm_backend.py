@@ -1,16 +1,43 @@
 """A teacher in vLLM, in this process."""
 
+import os
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+import lightning as L
+import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveInt
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import decode_completion, find_end_tokens
+from datamodules.model_sources import resolve_model
+from datamodules.text.token_bytes import read_vocabulary
+from lightning_modules.model.adapters import find_base
 from lightning_modules.model.pretrained import check_model, identify_weights, read_end_ids
-from lightning_modules.run.stop_signal import is_stopping
+from lightning_modules.run.stop_signal import is_stopping, leave, shielding_children
 from lightning_modules.teacher.backends import Backend, Completion, Decoding, Request, Source, find_stop
+from lightning_modules.teacher.reply_tokens import read_output_tokens
+
+# The signal may reach an engine's processes first.
+SIGNAL_WAIT = 2.0
+
+
+@contextmanager
+def dying_in_order() -> Iterator[None]:
+    """Takes an engine's death for this process's stop where a scheduler has signalled both."""
+    try:
+        yield
+    except Exception:  # vLLM's own kinds are many
+        until = time.monotonic() + SIGNAL_WAIT
+        while not is_stopping() and time.monotonic() < until:
+            time.sleep(0.05)
+        if is_stopping():
+            leave("while vLLM was at work")
+        raise
 
 
 def import_vllm() -> Any:
@@ -26,14 +53,18 @@ def import_vllm() -> Any:
     return vllm
 
 
-def make_sampling(vllm: Any, request: Request, decoding: Decoding, end_ids: Sequence[int]) -> Any:
+def make_sampling(
+    vllm: Any, request: Request, decoding: Decoding, end_ids: Sequence[int], num_log_probs: int | None = None
+) -> Any:
     """Returns a request's `SamplingParams`; each of the end tokens ends it."""
+    kept = {} if num_log_probs is None else {"logprobs": num_log_probs}
     return vllm.SamplingParams(
         temperature=decoding.temperature,
         max_tokens=decoding.max_new_tokens,
         stop=list(decoding.stop),
         stop_token_ids=list(end_ids),
         seed=request.derive_seed(decoding.seed),
+        **kept,
     )
 
 
@@ -58,39 +89,121 @@ def read_output(output: Any, revision: str, tokenizer: PreTrainedTokenizerBase, 
     )
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """What vLLM's engine is started with; what is null is left to vLLM. None changes an answer, but for rounding.
+
+    Attributes:
+        pipeline_parallel_size: Parts of the model's layers; each takes `tensor_parallel_size` GPUs.
+        distributed_executor_backend: What runs the GPUs of one engine: mp, within a node; ray, over several nodes.
+        max_num_seqs: Most completions at a time.
+        max_num_batched_tokens: Most tokens of one forward pass.
+        cpu_offload_gb: Weights that each GPU keeps in the host's memory, in GiB.
+        enforce_eager: No CUDA graphs: slower, in less memory.
+    """
+
+    pipeline_parallel_size: PositiveInt = 1
+    distributed_executor_backend: Literal["mp", "ray"] | None = None
+    max_num_seqs: PositiveInt | None = None
+    max_num_batched_tokens: PositiveInt | None = None
+    cpu_offload_gb: NonNegativeFloat | None = None
+    enforce_eager: bool | None = None
+
+
+def find_gpus() -> list[str]:
+    """Returns the names of the GPUs that this process sees, without touching one."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = map(str, range(torch.cuda.device_count())) if given is None else given.split(",")
+    return [number.strip() for number in numbers if number.strip()]
+
+
+def choose_gpus(gpus: Sequence[str], rank: int, num_engines: int, size: int) -> list[str]:
+    """Returns the GPUs of one of a node's engines.
+
+    Args:
+        gpus: Of the node.
+        rank: Of the engine's process among the node's.
+        num_engines: On the node.
+        size: GPUs of an engine.
+
+    Raises:
+        ValueError: There are too few.
+    """
+    if num_engines * size > len(gpus):
+        raise ValueError(
+            f"{num_engines} engines of {size} GPUs on a node, but it has {len(gpus)}; lower trainer.devices (with "
+            "SLURM, --ntasks-per-node), tensor_parallel_size or pipeline_parallel_size"
+        )
+    return list(gpus[rank * size : (rank + 1) * size])
+
+
 class VLLMBackend(Backend):
-    """Generates with vLLM, which batches by itself and spreads a model over GPUs; no trainer takes part."""
+    """Generates with vLLM, which batches by itself: an engine for each of the trainer's processes.
+
+    With one process a node, its engine takes `tensor_parallel_size` GPUs. With several, each engine has as many GPUs of
+    its own, and its share of what is asked. The trainer itself computes nothing.
+    """
+
+    is_local = True
+    takes_gpus = True
 
     def __init__(
         self,
         tensor_parallel_size: PositiveInt = 1,
         gpu_memory_utilization: ClosedUnitInterval = 0.9,
         requests_per_call: PositiveInt = 512,
+        engine: EngineOptions = EngineOptions(),
     ):
         """Stores the settings.
 
         Args:
-            tensor_parallel_size: GPUs that share the model.
+            tensor_parallel_size: GPUs that share each layer of the model.
             gpu_memory_utilization: Share of each GPU's memory that vLLM takes.
             requests_per_call: Completions that a kill may lose; vLLM's own batches are as large as memory allows.
+            engine: More of vLLM's own.
         """
         self.tensor_parallel_size, self.gpu_memory_utilization = tensor_parallel_size, gpu_memory_utilization
-        self.requests_per_call = requests_per_call
+        self.requests_per_call, self.options = requests_per_call, engine
         self.longest = 0
         self.engine: Any = None
         self.tokenizer: Any = None
         self._model_end_ids: list[int] = []
-        self._engine_options: dict[str, Any] = {}
+        self._log_probs: dict[str, Any] = {}
+        self._num_kept: int | None = None
 
     def keep_log_probs(self, number: int) -> None:
         """Makes the engine, when it is loaded, able to return so many of each token's log-probabilities."""
-        self._engine_options = {"max_logprobs": number, "logprobs_mode": "raw_logprobs"}
+        self._num_kept = number
+        self._log_probs = {"max_logprobs": max(number, 1), "logprobs_mode": "raw_logprobs"}
+
+    def place(self, trainer: L.Trainer) -> None:
+        """Gives this process's engine GPUs of its own, where there are several on a node.
+
+        Raises:
+            ValueError: There are too few, or one engine over several nodes would be started several times.
+        """
+        if trainer.world_size > 1 and self.options.distributed_executor_backend == "ray":
+            raise ValueError(
+                f"an engine with distributed_executor_backend ray takes GPUs of all nodes, and {trainer.world_size} "
+                "processes would each start one; start one process"
+            )
+        if trainer.num_devices > 1 and (gpus := find_gpus()):
+            size = self.tensor_parallel_size * self.options.pipeline_parallel_size
+            own = choose_gpus(gpus, trainer.local_rank, trainer.num_devices, size)
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
 
     def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses what cannot be loaded, and prompts that may leave the context."""
         import_vllm()
         if source.keep_layers is not None:
             raise ValueError("model.keep_layers: vLLM loads whole models; use TransformersBackend, or leave it")
+        if source.attention is not None:
+            raise ValueError("model.attention: vLLM chooses how it computes attention; leave it")
+        if source.teacher.endswith((".gguf", ".ckpt")) or find_base(source.teacher):
+            raise ValueError(
+                f"{source.teacher}: vLLM loads a hub model or its folder, no GGUF file, checkpoint or adapter; use "
+                "TransformersBackend, or a run's exported student"
+            )
         what = "data.encoding.max_length + model.max_new_tokens"
         check_model(source.teacher, source.revision, None, longest, what, highest_id)
         self.longest = longest
@@ -101,42 +214,51 @@ class VLLMBackend(Backend):
             self.weights_id = identify_weights(source.teacher, source.revision)
             self.tokenizer = tokenizer
             self._model_end_ids = read_end_ids(source.teacher, source.revision)
-            self.engine = import_vllm().LLM(
-                model=source.teacher,
-                revision=source.revision,
-                dtype=source.dtype,
-                max_model_len=self.longest,
-                tensor_parallel_size=self.tensor_parallel_size,
-                gpu_memory_utilization=self.gpu_memory_utilization,
-                trust_remote_code=False,
-                # A model's own sampling settings play no part.
-                generation_config="vllm",
-                **self._engine_options,
-            )
+            name, revision = resolve_model(source.teacher, source.revision)
+            options = {option: value for option, value in vars(self.options).items() if value is not None}
+            # A fork of a process that has tokenized fails in its own ways.
+            os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+            with shielding_children(), dying_in_order():
+                self.engine = import_vllm().LLM(
+                    model=name,
+                    revision=revision,
+                    dtype=source.dtype,
+                    max_model_len=self.longest,
+                    tensor_parallel_size=self.tensor_parallel_size,
+                    gpu_memory_utilization=self.gpu_memory_utilization,
+                    trust_remote_code=False,
+                    # A model's own sampling settings play no part.
+                    generation_config="vllm",
+                    **options,
+                    **self._log_probs,
+                )
         return None
 
-    def score(self, sequences: Sequence[Sequence[int]], number: int) -> list[list]:
+    def _ask(self, prompts: Sequence[Any], sampling: Any) -> list[Any]:
+        with dying_in_order():
+            return self.engine.generate(prompts, sampling, use_tqdm=False)
+
+    def score(self, sequences: Sequence[Sequence[int]], number: int) -> list[Any]:
         """Returns, for each sequence of token ids, vLLM's `prompt_logprobs` with the most probable tokens."""
         vllm = import_vllm()
-        sampling = vllm.SamplingParams(max_tokens=1, temperature=1.0, prompt_logprobs=number, detokenize=False)
+        # Where vLLM has it, it makes no objects of its own of each number.
+        flat = {"flat_logprobs": True} if hasattr(vllm.SamplingParams, "flat_logprobs") else {}
+        sampling = vllm.SamplingParams(max_tokens=1, temperature=1.0, prompt_logprobs=number, detokenize=False, **flat)
         prompts = [vllm.TokensPrompt(prompt_token_ids=list(sequence)) for sequence in sequences]
-        return [output.prompt_logprobs for output in self.engine.generate(prompts, sampling, use_tqdm=False)]
+        return [output.prompt_logprobs for output in self._ask(prompts, sampling)]
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
-        """Generates some requests at a time."""
+        """Generates the requests in one call."""
         vllm, end_ids = import_vllm(), [*find_end_tokens(self.tokenizer), *self._model_end_ids]
-        for start in range(0, len(requests), self.requests_per_call):
-            some = requests[start : start + self.requests_per_call]
-            prompts = [vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in some]
-            sampling = [make_sampling(vllm, request, decoding, end_ids) for request in some]
-            if is_stopping():
-                return
-            try:
-                outputs = self.engine.generate(prompts, sampling, use_tqdm=False)
-            except Exception:
-                # A scheduler signals the engine's own processes, too.
-                if is_stopping():
-                    return
-                raise
-            for request, output in zip(some, outputs, strict=True):
-                yield request, read_output(output, self.weights_id, self.tokenizer, decoding.stop)
+        prompts = [vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests]
+        sampling = [make_sampling(vllm, request, decoding, end_ids, self._num_kept) for request in requests]
+        vocabulary = (
+            None if self._num_kept is None else read_vocabulary(self.tokenizer, find_end_tokens(self.tokenizer))
+        )
+        for request, output in zip(requests, self._ask(prompts, sampling), strict=True):
+            completion = read_output(output, self.weights_id, self.tokenizer, decoding.stop)
+            if vocabulary is not None and self._num_kept is not None:
+                [answer] = output.outputs
+                tokens = read_output_tokens(answer.token_ids, answer.logprobs, self._num_kept, vocabulary)
+                completion = replace(completion, tokens=tokens)
+            yield request, completion

@@ -1,17 +1,16 @@
 """Rows of a logit cache from a teacher that vLLM serves: its `prompt_logprobs`."""
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from datamodules.logit_cache.format import CacheDescription, Sparsity
 
-
-class Logprob(Protocol):
-    """What is used of vLLM's own class."""
-
-    logprob: float
+# vLLM's own: a list of mappings, or its `FlatLogprobs`.
+PromptLogprobs = Any
+# Tokens that are asked for beside top_k, in place of ids beyond the tokenizer.
+SPARE = 8
 
 
 def refuse_unknown(sparsity: Sparsity, temperatures: tuple[float, ...]) -> None:
@@ -27,42 +26,84 @@ def refuse_unknown(sparsity: Sparsity, temperatures: tuple[float, ...]) -> None:
         )
 
 
-def read_prompt_logprobs(
-    prompt_logprobs: Sequence[Mapping[int, Logprob] | None],
-    token_ids: Sequence[int],
-    num_prompt_tokens: int,
+def score_sequences(
+    ask: Callable[[Sequence[Sequence[int]], int], list[PromptLogprobs]],
+    sequences: Sequence[Sequence[int]],
+    nums_prompt_tokens: Sequence[int],
     made: CacheDescription,
-) -> dict[str, np.ndarray]:
-    """Returns one example's rows, as `logit_codec` takes them.
+    num_padded: int,
+) -> list[dict[str, np.ndarray]]:
+    """Returns each sequence's rows; asks again, for more, where too many of the most probable ids mean nothing.
+
+    Args:
+        ask: Returns each sequence's `prompt_logprobs` of so many most probable tokens.
+        sequences: Token ids of examples, prompt and completion.
+        nums_prompt_tokens: How many of each are not supervised.
+        made: See `read_prompt_logprobs`.
+        num_padded: Ids that the teacher's head has beyond the tokenizer's.
+
+    Raises:
+        ValueError: vLLM returned fewer tokens than it was asked for.
+    """
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for number in sorted({made.support_size + min(num_padded, SPARE), made.support_size + num_padded}):
+        left = [place for place in range(len(sequences)) if place not in found]
+        answers = ask([sequences[place] for place in left], number) if left else []
+        for place, answer in zip(left, answers, strict=True):
+            rows = read_prompt_logprobs(answer, sequences[place], nums_prompt_tokens[place], made)
+            if rows is not None:
+                found[place] = rows
+    if len(found) < len(sequences):
+        raise ValueError(f"vLLM returned fewer than the {number} log-probabilities that it was asked for")
+    return [found[place] for place in range(len(sequences))]
+
+
+def list_entries(prompt_logprobs: PromptLogprobs, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns ids and log-probabilities from position `first` on, one after the other, and each position's number."""
+    if hasattr(prompt_logprobs, "start_indices"):
+        starts, ends = (np.asarray(getattr(prompt_logprobs, f"{side}_indices")[first:]) for side in ("start", "end"))
+        part = slice(int(starts[0]), int(ends[-1]))
+        ids, values = (np.asarray(getattr(prompt_logprobs, name)[part]) for name in ("token_ids", "logprobs"))
+        return ids.astype(np.int64), values.astype(np.float64), ends - starts
+    rows = prompt_logprobs[first:]
+    return (
+        np.array([token_id for row in rows for token_id in row], np.int64),
+        np.array([entry.logprob for row in rows for entry in row.values()], np.float64),
+        np.array([len(row) for row in rows]),
+    )
+
+
+def read_prompt_logprobs(
+    prompt_logprobs: PromptLogprobs, token_ids: Sequence[int], num_prompt_tokens: int, made: CacheDescription
+) -> dict[str, np.ndarray] | None:
+    """Returns one example's rows, as `logit_codec` takes them; None if a row has fewer known tokens than top_k.
 
     Args:
         prompt_logprobs: Of one request, an entry for each token: None for the first, else log-probabilities by token
-            id, of the `top_k` most probable tokens and of the token itself.
+            id, of the most probable tokens and of the token itself. Or vLLM's `FlatLogprobs` of the same, in which the
+            token itself comes first, and again if it is one of the most probable.
         token_ids: The request's prompt: an example's prompt and completion.
         num_prompt_tokens: How many of them are not supervised.
         made: Of the kind top_k, for temperature 1 alone, see `refuse_unknown`.
-
-    Raises:
-        ValueError: vLLM returned fewer tokens than top_k.
     """
-    assert len(prompt_logprobs) == len(token_ids)
-    size = made.support_size
-    completion = np.array(token_ids[num_prompt_tokens:], dtype=np.int64)
-    support = np.empty((len(completion), size), np.int64)
-    log_probs = np.empty((len(completion), size), np.float64)
-    labels = np.empty(len(completion), np.float64)
-    for row, (token, entries) in enumerate(zip(completion.tolist(), prompt_logprobs[num_prompt_tokens:], strict=True)):
-        assert entries is not None, "a completion without a prompt"
-        labels[row] = entries[token].logprob
-        # A padded head's ids mean nothing.
-        known = {token_id: entry.logprob for token_id, entry in entries.items() if token_id < made.vocabulary}
-        best = sorted(known, key=lambda token_id: -known[token_id])[:size]
-        if len(best) < size:
-            raise ValueError(
-                f"vLLM returned {len(best)} log-probabilities where top_k is {size}; raise its max_logprobs and "
-                "prompt_logprobs"
-            )
-        support[row], log_probs[row] = best, [known[token_id] for token_id in best]
+    assert len(prompt_logprobs) == len(token_ids) and num_prompt_tokens > 0
+    size, completion = made.support_size, np.array(token_ids[num_prompt_tokens:], dtype=np.int64)
+    flat_ids, flat_values, widths = list_entries(prompt_logprobs, num_prompt_tokens)
+    places = (
+        np.repeat(np.arange(len(widths)), widths),
+        np.arange(len(flat_ids)) - np.repeat(widths.cumsum() - widths, widths),
+    )
+    ids = np.full((len(widths), widths.max()), -1)
+    values = np.full(ids.shape, -np.inf)
+    ids[places], values[places] = flat_ids, flat_values
+    labels = values[np.arange(len(ids)), (ids == completion[:, None]).argmax(1)]
+    # A padded head's ids mean nothing.
+    is_known = (ids >= 0) & (ids < made.vocabulary)
+    is_known[:, 0] &= ~(ids[:, 1:] == ids[:, :1]).any(1)
+    if is_known.sum(1).min() < size:
+        return None
+    best = np.argsort(np.where(is_known, -values, np.inf), axis=1, kind="stable")[:, :size]
+    support, log_probs = np.take_along_axis(ids, best, 1), np.take_along_axis(values, best, 1)
     inside = np.minimum(np.exp(log_probs).sum(1), 1.0)
     # A rounded sum cannot say that a support of less than the vocabulary covers everything.
     outside = np.maximum(1 - inside, 0.0 if size == made.vocabulary else 2.0**-24)

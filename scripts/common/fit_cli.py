@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules.files.atomic import check_place
 from lightning_modules.run.checkpoints import LAST, RngState, RotatingCheckpointIO, StepCheckpoint
 from lightning_modules.run.folder import METRICS, RunFolder, RunSettings
-from lightning_modules.run.jsonl_logger import JsonlLogger
+from lightning_modules.run.jsonl_logger import JsonlLogger, MetricsFirst
 from lightning_modules.run.throughput import Throughput
 from lightning_modules.tracking.wandb_logging import RunRecord, build_wandb_loggers
 from scripts.common.stage_cli import StageCLI, as_list
@@ -39,7 +39,7 @@ class FitCLI(StageCLI):
         loggers = [JsonlLogger(self.run.path / METRICS), *build_wandb_loggers(settings, self.run)]
         self.checkpoint = self.run.checkpoints / LAST
         place = {"dirpath": self.run.checkpoints, "filename": Path(LAST).stem, "enable_version_counter": False}
-        own = [*as_list(self.config_init.trainer.callbacks), RngState()]
+        own = [*as_list(self.config_init.trainer.callbacks), RngState(), MetricsFirst()]
         own.append(RunRecord(self.run, settings.student_family, self.config.seed_everything))
         own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
         if settings.checkpoint_steps is not None:

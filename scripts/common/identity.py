@@ -25,7 +25,7 @@ NEUTRAL_BACKEND = frozenset(
     {
         *("base_url", "key_variable", "max_concurrent", "timeout", "max_retries", "retry_delay"),
         *("max_requests", "max_tokens_total", "prompt_price", "completion_price"),
-        *("tensor_parallel_size", "gpu_memory_utilization", "requests_per_call"),
+        *("tensor_parallel_size", "gpu_memory_utilization", "requests_per_call", "engine"),
     }
 )
 

@@ -6,6 +6,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files.atomic import check_place, hash_json, remove_torn
@@ -68,6 +69,18 @@ class PredictCLI(StageCLI):
 
     def __init__(self, stage: str, model_class: type, datamodule_class: type, pretrained: str, args: list[str] | None):
         super().__init__(stage, model_class, datamodule_class, pretrained, {"enable_checkpointing": False}, args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds the trainer, on processors where an engine takes the GPUs itself.
+
+        Raises:
+            ValueError: The trainer was told to take them.
+        """
+        if getattr(self.model, "engine", None) is not None:
+            if (given := self.config.trainer.accelerator) not in ("auto", "cpu"):
+                raise ValueError(f"trainer.accelerator={given}: vLLM takes the GPUs itself; leave it out")
+            kwargs["accelerator"] = "cpu"
+        return super().instantiate_trainer(**kwargs)
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Adds `--output`."""

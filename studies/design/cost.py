@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from datamodules.logit_cache.format import CacheDescription, list_planes
 from datamodules.model_sources import loading, resolve_model
-from lightning_modules.run.throughput import PEAK_FLOPS
+from lightning_modules.run.throughput import PEAK_TFLOPS
 
 # Bytes a second of the devices' memory, from the makers' data sheets.
 BANDWIDTH = {"B200": 8e12, "H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "L40S": 0.864e12, "L4": 0.3e12}
@@ -52,7 +52,7 @@ def find_device(name: str, utilisation: float) -> Device:
     """
     if name not in BANDWIDTH:
         raise ValueError(f"--device={name}: is unknown; there are {', '.join(BANDWIDTH)}")
-    return Device(PEAK_FLOPS[name], BANDWIDTH[name], utilisation)
+    return Device(1e12 * PEAK_TFLOPS[name][0], BANDWIDTH[name], utilisation)
 
 
 def count_parameters(model: str, keep_layers: list[int] | None = None) -> int:

@@ -159,7 +159,7 @@ def check(command: list[str]) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert all(extra in extras for names in re.findall(r"\[(.+?)\]", args[-1]) for extra in names.split(","))
     elif name == "sbatch":
-        file, *rest = [arg for arg in args if not arg.startswith("--nodes=")]
+        file, *rest = [arg for arg in args if not arg.startswith(("--nodes=", "--ntasks-per-node="))]
         assert (ROOT / file).is_file()
         check(["python", "-m", f"scripts.{Path(file).stem}", "--config", *rest])
     elif name == "python":

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from losses.divergences import get_divergence
-from losses.fused_head import OutputHead, mix_fused
+from losses.fused_head import OutputHead, count_chunk_rows, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
 from losses.targets import FullTarget, SampledTarget
 from tests.losses.conftest import make_sparse_target, pad_support
@@ -234,6 +234,17 @@ def test_autocast_multiplies_in_its_own_dtype_and_returns_the_weights() -> None:
             results.append((total, torch.autograd.grad(total, (hidden, weight, bias))))
     assert {gradient.dtype for gradient in results[1][1]} == {torch.float32}
     torch.testing.assert_close(results[1], results[0], rtol=2e-2, atol=5e-2)
+    # What float32 accumulated stays float32: no rounding to the products' dtype at the end.
+    for gradient in results[1][1][1:]:
+        assert (gradient != gradient.bfloat16()).float().mean() > 0.5
+
+
+def test_a_gpus_chunk_is_whole_tiles() -> None:
+    rows = {(device, size): count_chunk_rows(device, size, 4) for device in ("cpu", "cuda") for size in (3, 400, 3532)}
+    assert rows == {
+        ("cpu", 3): 1, ("cpu", 400): 100, ("cpu", 3532): 883,
+        ("cuda", 3): 1, ("cuda", 400): 100, ("cuda", 3532): 768,
+    }  # fmt: skip
 
 
 class Recorder(TorchDispatchMode):

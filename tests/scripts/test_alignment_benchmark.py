@@ -17,8 +17,9 @@ def test_alignment_benchmark_measures_what_it_says(capsys: pytest.CaptureFixture
     pairs = [measured[f"alignment_rows_per_s a b {kind}"] for kind in ("strict", "bytes")]
     assert measured["alignment_rows_per_s"] == min(pairs) > 0
     # Nearly all of the small vocabulary is among the top 64.
+    steps = [measured[f"cross_step_vs_same_step {kind}"] for kind in ("strict", "bytes", "chunks")]
+    assert measured["cross_step_vs_same_step"] == max(steps) > 0
     assert 0 <= measured["alignment_scatter_kl"] == measured["alignment_scatter_kl a b"] < 1e-5
-    assert all(measured[f"cross_step_vs_same_step {kind}"] > 0 for kind in ("strict", "bytes", "chunks"))
 
 
 def test_a_benchmark_of_nothing_is_refused() -> None:

@@ -107,6 +107,20 @@ def test_a_teachers_engine_may_have_all_gpus_in_one_task(checkout, launcher):
     assert [(rank, devices) for rank, _, devices in read_tasks(log)] == [(0, "0,1")]
 
 
+def test_a_nodes_gpus_are_divided_among_engines(checkout, launcher):
+    launcher('echo "cpus $SLURM_CPUS_PER_TASK tres ${SLURM_TRES_PER_TASK:-none}"')
+    options = "--nodes=2 --gres=gpu:2 --cpus-per-gpu=2"
+    for stage in ("annotate", "cache_logits"):
+        one = checkout.finish(checkout.submit(f"{options} --ntasks-per-node=1 slurm/{stage}.sbatch {CONFIG}"))
+        assert [rank for rank, _, _ in read_tasks(one)] == [0, 1]
+        # A task is told of its processors, all of its node's here.
+        assert one.count("cpus 4 tres none") == 2
+        line = checkout.refuse(f"{options} --ntasks-per-node=3 slurm/{stage}.sbatch {CONFIG}")
+        assert "--ntasks-per-node=3 does not divide the 2 GPUs" in line
+    both = checkout.finish(checkout.submit(f"{options} slurm/cache_logits.sbatch {CONFIG}"))
+    assert [rank for rank, _, _ in read_tasks(both)] == [0, 1, 2, 3] and both.count("cpus 2 tres none") == 4
+
+
 def test_without_gpus_there_are_as_many_tasks_as_said(checkout, launcher):
     launcher()
     log = checkout.finish(checkout.submit(f"--nodes=3 --ntasks-per-node=2 slurm/evaluate.sbatch {CONFIG}"))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batches.loading import Collate, ResumableLoader, check_processes, loader_options
+from datamodules.batches.loading import GPU_WORKERS, Collate, ResumableLoader, check_processes, loader_options
 from datamodules.batches.packing import MicroBatch, StepSampler
 from datamodules.batches.teacher_rows import ExactTensors
 from datamodules.examples.store import ExampleView, open_store
@@ -174,11 +174,16 @@ def test_the_time_that_training_waits_is_what_loading_takes(
     assert loader.seconds_waited == len(loader)
 
 
-def test_a_batch_is_what_collate_makes_and_whether_it_counts(examples: ExampleView) -> None:
+def test_a_batch_is_what_collate_makes_and_whether_it_counts(
+    examples: ExampleView, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = StepSampler(examples.lengths, 200, 100, 0, 0, 1)
     options = loader_options(examples, sampler, Collate({}), 2, pin_memory=True)
     assert options["pin_memory"] and options["persistent_workers"] and options["num_workers"] == 2
     assert not loader_options(examples, sampler, Collate({}), 0, pin_memory=False)["persistent_workers"]
+    for on_gpu, number in ((True, GPU_WORKERS), (False, 0)):
+        monkeypatch.setattr("os.cpu_count", lambda: 8)
+        assert loader_options(examples, sampler, Collate({}), None, pin_memory=on_gpu)["num_workers"] == number
     for counts in (True, False):
         batch = options["dataset"][MicroBatch([3, 1], counts)]
         assert batch["example_ids"] == [examples[3].id, examples[1].id] and batch["counts"] is counts

@@ -15,7 +15,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from lightning_modules.model.output_head import HeadSettings, find_head_settings, get_head, run_body
+from lightning_modules.model.output_head import HeadSettings, find_head_settings, get_head, needs_padding_mask, run_body
+from tests.lightning_modules.architectures import ARCHITECTURES
 
 SIZES = {
     "vocab_size": 50,
@@ -81,3 +82,26 @@ def test_a_number_of_the_config_that_the_model_does_not_use_is_not_used() -> Non
     config = LlamaConfig(**SIZES)
     config.logits_scaling = 8.0
     assert find_head_settings(build(config)) == HeadSettings()
+
+
+# Gemma 2's scores are capped, which SDPA cannot.
+ROADS = [(name, road) for name in ARCHITECTURES for road in ("eager", "sdpa") if (name, road) != ("gemma-2", "sdpa")]
+
+
+@pytest.mark.parametrize(("name", "attention"), ROADS)
+def test_a_causal_model_needs_no_mask_of_padding_on_the_right(name: str, attention: str) -> None:
+    """Real tokens' hidden states are equal, sliding windows included, whatever the padding is."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES[name], attn_implementation=attention).eval()
+    assert not needs_padding_mask(model)
+    input_ids, mask = torch.randint(50, (4, 24)), torch.ones(4, 24, dtype=torch.int64)
+    for row, length in enumerate((24, 17, 9, 2)):
+        mask[row, length:] = 0
+    with torch.no_grad():
+        found = run_body(model, input_ids, None)[mask.bool()]
+        expected = run_body(model, input_ids * mask, mask)[mask.bool()]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_model_that_attends_to_both_sides_needs_the_mask() -> None:
+    assert needs_padding_mask(AutoModelForCausalLM.from_config(BertConfig(**SIZES)))

@@ -56,7 +56,7 @@ def collect(head: RowHead) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_the_models_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_head, "CHUNK_ELEMENTS", 150)
+    monkeypatch.setattr(row_head, "CPU_CHUNK_ELEMENTS", 150)
     torch.manual_seed(0)
     model = MODELS[name]().eval()
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_logits_are_the_models_own(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_logits_of_a_model_that_cannot_be_split_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_head, "CHUNK_ELEMENTS", 150)
+    monkeypatch.setattr(row_head, "CPU_CHUNK_ELEMENTS", 150)
     model = BertLMHeadModel(BertConfig(**SIZES, is_decoder=True)).eval()
     with torch.no_grad():
         expected = model(BATCH["input_ids"]).logits.reshape(24, 50)[BATCH["rows"]]

@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from lightning_modules.model.stored_weights import find_files, find_loading_dtype
 from lightning_modules.run.checkpoints import find_checkpoint, read_global_step
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.model.sharded_processes import HELD_OUT, LORA, SPLITS, STEPS, train
 from tests.tiny import save_model
 
 ROOT = Path(__file__).parents[3]
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+# What importing an architecture and running it on a few tokens takes.
+LIBRARIES = 110 << 20
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +106,45 @@ def test_a_checkpoint_is_whole_with_all_its_files(output: Path, tmp_path: Path) 
     assert find_checkpoint(tmp_path) == last and read_global_step(last) == 2
     torn = last / "1-of-2.pt"
     torn.write_bytes(torn.read_bytes()[:-100])
+    # Each process reads its own part only.
+    assert find_checkpoint(tmp_path, rank=0) == last
     with pytest.warns(UserWarning, match=r"last.ckpt is damaged; going on from previous.ckpt"):
-        assert find_checkpoint(tmp_path) == first
+        assert find_checkpoint(tmp_path, rank=1) == first
     assert not last.exists()
+    # That all parts are there is anybody's to see.
     (first / "1-of-2.pt").unlink()
     with pytest.raises(ValueError, match=r"previous.ckpt: damaged; delete the run's folder"):
         find_checkpoint(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_no_process_holds_a_float32_copy_while_it_loads(tmp_path: Path, processes: int) -> None:
+    """Beside its shards, which a GPU holds itself: a block and the libraries, not a copy for each process."""
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8000, **sizes)).bfloat16()
+    model.save_pretrained(tmp_path / "student")
+    whole, block = 4 * model.num_parameters(), 4 * model.model.embed_tokens.weight.numel()
+    script = str(Path(__file__).with_name("memory_processes.py"))
+    command = [sys.executable, script, str(tmp_path / "student"), str(tmp_path), str(processes)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    for rank in range(processes):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found["dtypes"] == ["torch.float32"]
+        assert found["peak"] < whole / processes + 2 * block + LIBRARIES, f"a whole copy is {whole}"
+        assert found["peak"] - found["left"] < 1.2 * 2 * block
+
+
+def test_weights_are_loaded_as_stored_only_where_that_loses_nothing(tmp_path: Path) -> None:
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **SMALL))
+    model.bfloat16().save_pretrained(tmp_path / "half")
+    model.float().save_pretrained(tmp_path / "single", max_shard_size="2KB")
+    model.lm_head.half().weight.data.add_(1)
+    model.save_pretrained(tmp_path / "mixed")
+    assert len(find_files(str(tmp_path / "single"), None)) > 1
+    found = [find_loading_dtype(str(tmp_path / name), None, "float32") for name in ("half", "single", "mixed")]
+    assert found == ["bfloat16", "float32", "float32"]
+    assert find_loading_dtype(str(tmp_path / "single"), None, "bfloat16") == "bfloat16"
+    assert find_loading_dtype(str(tmp_path / "half"), None, "float16") == "float16"
+    assert find_loading_dtype("model.gguf", None, "float32") == "float32"

@@ -40,6 +40,37 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, PREVIOUS]
 
 
+def test_a_file_that_all_read_is_the_first_processs_to_check(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    content = bytearray((tmp_path / LAST).read_bytes())
+    content[content.index(bytes(400)) + 100] ^= 255
+    (tmp_path / LAST).write_bytes(content)
+    assert [is_whole(tmp_path / LAST, rank) for rank in (0, 1)] == [False, True]
+
+
+def test_processes_that_found_different_checkpoints_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first found the newest damaged, and has removed it."""
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    other = [PREVIOUS]
+
+    def gather(found: list, own: str | None) -> None:
+        found[:] = [other[0], own]
+
+    for name, answer in {
+        "is_initialized": lambda: True,
+        "get_world_size": lambda: 2,
+        "get_rank": lambda: 1,
+        "all_gather_object": gather,
+    }.items():
+        monkeypatch.setattr(torch.distributed, name, answer)
+    with pytest.raises(SystemExit) as left:
+        RotatingCheckpointIO().load_checkpoint(tmp_path / LAST)
+    assert left.value.code == 75
+    other[0] = LAST
+    assert RotatingCheckpointIO().load_checkpoint(tmp_path / LAST, weights_only=True)["global_step"] == 2
+
+
 def test_a_flipped_byte_that_matters_is_noticed(tmp_path: Path) -> None:
     save(tmp_path, 1)
     checkpoint = tmp_path / LAST

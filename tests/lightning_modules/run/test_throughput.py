@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.distillation import DistillationDataModule
 from lightning_modules.run import throughput
 from lightning_modules.run.jsonl_logger import JsonlLogger
-from lightning_modules.run.throughput import StepFlops, Throughput, find_peak_flops
+from lightning_modules.run.throughput import StepFlops, Throughput, find_peak_flops, is_plain_float32
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
 from tests.tiny import build, build_llama, fit
@@ -117,7 +117,26 @@ def test_what_is_unknown_is_not_logged(world: World, tmp_path: Path) -> None:
 def test_peaks_are_found_by_the_devices_name(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert find_peak_flops(torch.device("cuda"), torch.bfloat16) == peak
-    assert find_peak_flops(torch.device("cuda"), torch.float32) is None
+
+
+@pytest.mark.parametrize(("allowed", "peak"), [("highest", 67e12), ("high", 494e12)])
+def test_the_peak_is_that_of_the_precision_in_use(allowed: str, peak: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: allowed)
+    cuda = torch.device("cuda")
+    assert find_peak_flops(cuda, torch.float32) == peak and find_peak_flops(cuda, torch.float64) is None
+    assert is_plain_float32(cuda, torch.float32) == (allowed == "highest")
+    assert not is_plain_float32(cuda, torch.bfloat16) and not is_plain_float32(torch.device("cpu"), torch.float32)
+
+
+def test_a_gpu_that_trains_in_float32_is_told_of(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    monkeypatch.setattr(throughput, "is_plain_float32", lambda device, dtype: dtype == torch.float32)
+    for precision, number in (("32-true", 1), ("bf16-mixed", 0)):
+        module, data = make(world)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            fit(module, data, max_steps=1, precision=precision, callbacks=[Throughput()])
+        assert sum("--trainer.precision=bf16-mixed" in str(warning.message) for warning in said) == number
 
 
 class SlowLoader(L.Callback):

@@ -10,9 +10,11 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from lightning_modules.model.pretrained import Attention, load_causal_lm
+from lightning_modules.student.optimization import find_loss_divisor, is_fused
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.lightning_modules.student.test_student import MIXTURE, Gradients, make_data
+from tests.lightning_modules.student.test_student import MIXTURE, Gradients, make_data, make_module
 from tests.tiny import TRAINER, fit, save_model
 
 
@@ -136,3 +138,40 @@ def test_without_a_compiler_it_is_said(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(os.environ, "CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"model.compile needs a C\+\+ compiler"):
         train(world, compile=True)
+
+
+def test_what_keeps_float16_in_range_changes_no_gradient(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """16-mixed itself needs a GPU; in float64 a step divided beforehand is the same step."""
+    assert (find_loss_divisor("16-mixed", 4096), find_loss_divisor("bf16-mixed", 4096)) == (4096.0, 1.0)
+    weights, sizes = [], []
+    for divisor in (1.0, 300.0):
+        monkeypatch.setattr("lightning_modules.student.student.find_loss_divisor", lambda *_, own=divisor: own)
+        module, scaled = make_module(world), []
+        # What the loss scale multiplies.
+        monkeypatch.setattr(
+            module, "on_after_backward", lambda m=module, s=scaled: s.append(m.model.lm_head.weight.grad.norm().item())
+        )
+        fit(module, make_data(world), precision="64-true")
+        weights.append(module.model.state_dict())
+        sizes.append(scaled[0])
+    assert sizes[0] / sizes[1] == pytest.approx(300)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-7)
+
+
+def test_adamw_is_one_kernel_where_it_can_be() -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert is_fused(cuda, "bf16-mixed", True) and is_fused(cuda, "16-mixed", False)
+    assert not is_fused(cuda, "16-mixed", True) and not is_fused(cpu, "bf16-mixed", False)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_computed_as_set(world: World, attention: Attention) -> None:
+    module = make_module(world, attention=attention)
+    fit(module, make_data(world), max_steps=1)
+    assert module.model.config._attn_implementation == attention
+
+
+def test_flash_attention_without_its_package_is_refused(world: World) -> None:
+    with pytest.raises(ValueError, match=r"model\.attention flash_attention_2 needs the package flash-attn and a CUDA"):
+        load_causal_lm(world.student, attention="flash_attention_2")

@@ -14,7 +14,7 @@ from datamodules.logit_cache.codec import decode_rows, encode_rows
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.teacher.teacher import LogitScorer
 from lightning_modules.teacher.vllm_backend import VLLMBackend
-from lightning_modules.teacher.vllm_rows import read_prompt_logprobs
+from lightning_modules.teacher.vllm_rows import read_prompt_logprobs, score_sequences
 from tests.lightning_modules.conftest import World
 from tests.logit_rows import describe, make_example, make_logits, make_rows
 from tests.tiny import capture
@@ -108,11 +108,60 @@ def test_vllms_own_class_is_read() -> None:
     assert len(read_prompt_logprobs(entries, example.token_ids.tolist(), 2, made)["support"]) == 5
 
 
-def test_what_vllm_cannot_tell_is_refused() -> None:
+def flatten(rows: list, tokens: list[int]) -> SimpleNamespace:
+    """Returns the same as vLLM's `FlatLogprobs`: each token itself, and again where it is one of the most probable."""
+    flat = OwnFlat(start_indices=[], end_indices=[], token_ids=[], logprobs=[])
+    for token, row in zip(tokens, rows, strict=True):
+        flat.start_indices.append(len(flat.token_ids))
+        entries = [] if row is None else [(token, row[token]) for token in (token, *row)]
+        entries = [entry for place, entry in enumerate(entries) if place == 0 or entry[1].rank <= 12]
+        flat.token_ids += [token for token, _ in entries]
+        flat.logprobs += [entry.logprob for _, entry in entries]
+        flat.end_indices.append(len(flat.token_ids))
+    return flat
+
+
+class OwnFlat(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.start_indices)
+
+
+def test_flat_rows_are_the_same_rows() -> None:
     made, example = describe(temperatures=(1.0,), top_k=12), make_example(4)
-    ids = example.token_ids.tolist()
-    with pytest.raises(ValueError, match=r"vLLM returned 1[01] log-probabilities where top_k is 12; raise its max_log"):
-        read_prompt_logprobs(list_logprobs(made, example, 10), ids, 2, made)
+    tokens = example.token_ids.tolist()
+    entries = list_logprobs(made, example, 12)
+    entries[1] = {tokens[1]: OwnLogprob(-1.0, 1)}
+    # vLLM's mappings have the token's own entry first, whatever its rank.
+    expected = read_prompt_logprobs(entries, tokens, 2, made)
+    found = read_prompt_logprobs(flatten(entries, tokens), tokens, 2, made)
+    assert expected is not None and found is not None
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_ids_beyond_the_tokenizer_make_vllm_be_asked_for_more() -> None:
+    """A head of 80 rows, of which the tokenizer knows 60: the likeliest tokens are unknown ones."""
+    made, numbers = describe(vocabulary=60, temperatures=(1.0,), top_k=2), []
+
+    def ask(sequences: list[list[int]], number: int) -> list:
+        numbers.append((len(sequences), number))
+        row = {token: OwnLogprob(-1.0 - 0.1 * place) for place, token in enumerate([*range(60, 80), 5, 3])}
+        others = {token: OwnLogprob(-1.0 - 0.1 * place) for place, token in enumerate([61, 7, *range(20, 59)])}
+        rows = {9: row, 8: others}
+        return [
+            [None, {token: rows[ids[0]][token] for token in [*rows[ids[0]]][:number]} | {3: OwnLogprob(-9.0)}]
+            for ids in sequences
+        ]
+
+    found = score_sequences(ask, [[9, 3], [8, 3]], [1, 1], made, num_padded=20)
+    assert [rows["support"].tolist() for rows in found] == [[[5, 3]], [[7, 20]]]
+    assert numbers == [(2, 10), (1, 22)]
+    numbers.clear()
+    with pytest.raises(ValueError, match="vLLM returned fewer than the 10 log-probabilities that it was asked for"):
+        score_sequences(ask, [[9, 3]], [1], made, num_padded=8)
+
+
+def test_what_vllm_cannot_tell_is_refused() -> None:
     for settings in ({"temperatures": [2.0]}, {"kind": "adaptive"}):
         with pytest.raises(ValueError, match="prompt_logprobs give kind top_k at temperature 1 only, not"):
             LogitScorer("owner/teacher", vllm=VLLMBackend(), **settings)

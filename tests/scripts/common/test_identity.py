@@ -31,7 +31,7 @@ COUNTED = {
         *("use_distributed_sampler", "barebones", "plugins", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
     },
     "data": {
-        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits"),
+        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(f"encoding.{name}" for name in ("max_length", "skip_too_long", "template_options", "revision")),
         *(f"filters.{name}" for name in ("teachers", "correct_only", "keep_truncated", "samples_per_question")),
@@ -85,7 +85,9 @@ def test_so_does_everything_on_a_stages_command_line(script, command, tmp_path, 
 
 
 def test_a_backends_settings_are_decided_on(tmp_path, monkeypatch) -> None:
-    assert list_arguments(TransformersBackend, OpenAIBackend, VLLMBackend) == NEUTRAL_BACKEND
+    given = list_arguments(TransformersBackend, OpenAIBackend, VLLMBackend)
+    # None of what vLLM's engine is started with says what a teacher answers.
+    assert {name.partition(".")[0] for name in given} == NEUTRAL_BACKEND
 
 
 # Each ends another way than the pipeline's own run, which is done.

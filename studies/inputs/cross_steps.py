@@ -1,13 +1,8 @@
-"""What a target from another tokenizer adds to an optimizer step, loading included: the microworld's smaller student.
-
-cross_step_vs_same_step KIND    the processor's time of a step from a's cache, against one from b's own, of the same
-                                texts and the same student
-"""
+"""What targets from another tokenizer add to an optimizer step, loading included: the microworld's smaller student."""
 
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +20,6 @@ from lightning_modules.run.writers import CacheWriter
 from lightning_modules.student.student import DistillationModule
 from lightning_modules.teacher.teacher import LogitScorer
 from losses.distillation import DistillationLoss
-from scripts.benchmarks.measure import Measurement
 from studies.inputs.cache_runs import MICROWORLD
 
 QUIET: dict[str, Any] = {
@@ -100,8 +94,10 @@ def _time_steps(folder: Path, questions: str, family: str, kind: Any) -> list[fl
     return [end - start for start, end in zip(clock.ends, clock.ends[1:], strict=False)]
 
 
-def measure_cross_steps(num_questions: int, rounds: int) -> Iterator[Measurement]:
-    """Yields the ratio of each alignment; all take turns.
+def measure_cross_steps(num_questions: int, rounds: int) -> dict[str, float]:
+    """Returns the median of the processor's seconds of a step by alignment; all take turns.
+
+    Student and texts are the same; `refuse` reads a cache of the student's own tokenizer, the others a foreign one.
 
     Args:
         num_questions: Of the microworld, whose texts are learnt.
@@ -118,6 +114,4 @@ def measure_cross_steps(num_questions: int, rounds: int) -> Iterator[Measurement
         for _ in range(rounds):
             for kind, family in runs.items():
                 times[kind] += _time_steps(folder, questions, family, kind)
-    same, *across = ((kind, statistics.median(taken)) for kind, taken in times.items())
-    for kind, seconds in across:
-        yield Measurement.against(f"cross_step_vs_same_step {kind}", 1e3 * seconds, 1e3 * same[1], "ms")
+    return {kind: statistics.median(taken) for kind, taken in times.items()}

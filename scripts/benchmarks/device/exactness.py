@@ -61,7 +61,12 @@ def run_gpu_tests(place: Place) -> Iterator[Measurement]:
 def list_losses() -> list[tuple[str, str, float]]:
     """Returns every loss that there is, as kind of target, divergence and temperature."""
     full = [(kind, name, T) for kind in ("sparse", "full") for name in DIVERGENCES for T in TEMPERATURES]
-    return [("none", "cross_entropy", 1.0), *full, ("sampled", "forward_kl", 1.0), ("sampled", "soft_cross_entropy", 1.0)]
+    return [
+        ("none", "cross_entropy", 1.0),
+        *full,
+        ("sampled", "forward_kl", 1.0),
+        ("sampled", "soft_cross_entropy", 1.0),
+    ]
 
 
 def find_error(found: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> float:

@@ -67,9 +67,7 @@ class HeadInputs:
         def call() -> None:
             with torch.autocast(self.place.device, torch.bfloat16):
                 head = OutputHead(self.weight_VD)
-                total, _ = mix_fused(
-                    self.hidden_ND, head, self.labels_N, self.weights_N, target, mixture, chunk_bytes
-                )
+                total, _ = mix_fused(self.hidden_ND, head, self.labels_N, self.weights_N, target, mixture, chunk_bytes)
             total.backward()  # type: ignore[no-untyped-call]
             self.hidden_ND.grad = self.weight_VD.grad = None
 

@@ -35,7 +35,9 @@ def describe_machine(place: Place) -> str:
     if place.is_toy:
         return f"{os.cpu_count()} cores ({platform.machine()})"
     facts = torch.cuda.get_device_properties(0)
-    return f"{torch.cuda.device_count()} x {facts.name} ({facts.total_memory / 2**30:.0f} GiB), CUDA {torch.version.cuda}"
+    return (
+        f"{torch.cuda.device_count()} x {facts.name} ({facts.total_memory / 2**30:.0f} GiB), CUDA {torch.version.cuda}"
+    )
 
 
 def format_table(part: str, found: Sequence[Measurement]) -> str:

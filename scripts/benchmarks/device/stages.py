@@ -1,12 +1,12 @@
 """The stages themselves on the device, on the microworld.
 
-    stage STAGE             seconds of each stage in bf16, its start included; one that fails ends the part, and says why
-    stage fit OPTION        likewise, of a fit with one more option
-    syncs                   times that a fit's host waits for the GPU in a step: what torch.cuda.set_sync_debug_mode
-                            warns of, by place on stderr
-    ranks STRATEGY          the greatest difference that two processes make to a fit's float32 weights, as a share of
-                            what it changed of them; over NCCL, on a CPU over gloo
-    ranks_speed STRATEGY    tokens/s of the two, against those of one
+stage STAGE             seconds of each stage in bf16, its start included; one that fails ends the part, and says why
+stage fit OPTION        likewise, of a fit with one more option
+syncs                   times that a fit's host waits for the GPU in a step: what torch.cuda.set_sync_debug_mode
+                        warns of, by place on stderr
+ranks STRATEGY          the greatest difference that two processes make to a fit's float32 weights, as a share of
+                        what it changed of them; over NCCL, on a CPU over gloo
+ranks_speed STRATEGY    tokens/s of the two, against those of one
 """
 
 import importlib.util

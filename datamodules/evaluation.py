@@ -68,7 +68,8 @@ class EvaluationDataModule(QuestionDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the student's own by default.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a list of these.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a
+                list of these.
             option_text: Which ending of the prompt stands for an option where likelihoods choose: sentence, the
                 prompt's answer sentence and an end token, as students learn it; choice, the option's text, or letter,
                 its letter, both tokenized and normalised as lm-evaluation-harness does it.
@@ -152,6 +153,8 @@ class EvaluationDataModule(QuestionDataModule):
         caches: dict[str, LogitCache] = {}
         for path in self.logit_paths:
             cache = LogitCache(Path(path))
+            if cache.description.sparsity.kind == "labels":
+                raise ValueError(f"{path}: kind labels has no distributions to compare with; name another cache")
             covered = [example for example in examples if example.id in cache]
             if not covered:
                 raise ValueError(f"{path}: holds none of the {len(examples)} references' logits")

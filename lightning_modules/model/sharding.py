@@ -134,10 +134,10 @@ def refuse_sharding(trainer: L.Trainer, other: str) -> None:
 
     Args:
         trainer: The trainer.
-        other: What serves a model that is too large for a device, and its verb.
+        other: What to do with a model that is too large for a device, for the message.
     """
     if is_sharded(trainer) or isinstance(trainer.strategy, FSDPStrategy):
-        raise ValueError(f"trainer.strategy: this stage keeps a whole model on each device; {other}, or use ddp")
+        raise ValueError(f"trainer.strategy: this stage keeps a whole model on each device; use ddp, or {other}")
 
 
 def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer, dtype: torch.dtype | None = None) -> None:

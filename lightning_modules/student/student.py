@@ -42,12 +42,11 @@ from lightning_modules.model.sharding import (
 )
 from lightning_modules.model.stored_weights import find_loading_dtype
 from lightning_modules.run.extent import check_extent
-from lightning_modules.student.cached_targets import build_target, check_cache, load_teacher_head
+from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import render_card
 from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
 from losses.distillation import DistillationLoss, LossSums
-from losses.fused_head import OutputHead
 from losses.mixture import STATISTICS, TEACHER_STATISTICS
 from losses.targets import Target
 
@@ -133,7 +132,7 @@ class DistillationModule(L.LightningModule):
         self._step_sums: Tensor | None = None
         self._step_losses: list[tuple[Tensor, list[str]]] = []
         self._step_names: list[str] = []
-        self._teacher_head: OutputHead | None = None
+        self._teacher_head: TeacherHead | None = None
         self._has_checked_target = False
         self._val_sums: dict[str, Tensor] = {}
         self._weights_dtype: Dtype = dtype or "float32"
@@ -213,7 +212,7 @@ class DistillationModule(L.LightningModule):
                 f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
             )
         for cache in data.caches:
-            check_cache(self.loss, cache)
+            check_cache(self.loss, cache, data.logit_weights is not None)
         if self.adapter is not None:
             check_adapter(self.adapter, self.student)
         if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
@@ -229,14 +228,15 @@ class DistillationModule(L.LightningModule):
         segments = ("answer",) if data.supervision == "label" else ("rationale", "answer")
         names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
         held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
-        return ["train/gradient_norm", "train/learning_rate", *(f"train/{name}" for name in names), *held_out]
+        steps = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
+        return [*steps, *held_out, *(f"align/{name}" for name in data.coverage)]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
         self._total_steps = int(self.trainer.estimated_stepping_batches)
         caches = self.trainer.datamodule.caches
-        if caches and caches[0].description.sparsity.kind == "hidden":
+        if caches:
             self._teacher_head = load_teacher_head(caches[0], self.device)
 
     def compute_loss(self, batch: dict) -> LossSums:
@@ -316,6 +316,7 @@ class DistillationModule(L.LightningModule):
         # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
         torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
         means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
+        means |= {f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()}
         # Lightning would send each number to the device, to fetch it again.
         self.log_dict({name: torch.tensor(value) for name, value in means.items()})
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))

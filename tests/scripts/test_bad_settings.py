@@ -205,3 +205,11 @@ def test_a_setting_of_cache_logits_is_wrong(bench, option: str) -> None:
 )
 def test_a_setting_of_evaluate_is_wrong(bench, option: str) -> None:
     bench.refuse("evaluate", option)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_a_strategy_that_would_not_shard_is_refused(bench, strategy: str) -> None:
+    for stage, option in (("annotate", "use ddp, or spread one with VLLMBackend"), ("evaluate", "use ddp, or load it")):
+        options = [f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu"]
+        said = bench.refuse(stage, *options)
+        assert "fsdp" in said if strategy == "fsdp" else option in said

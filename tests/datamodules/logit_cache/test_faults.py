@@ -102,7 +102,8 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, kind: str) -> None:
     for path in sorted(folder.iterdir()):
         whole = path.read_bytes()
         flipped = bytearray(whole)
-        for place in range(len(whole)):
+        # A file that one hash covers is tried here and there.
+        for place in range(0, len(whole), 1 if path.stem.startswith(("shard", "manifest")) else 97):
             flipped[place] ^= 1 << place % 8
             path.write_bytes(flipped)
             with pytest.raises(ValueError, match=path.name):
@@ -111,6 +112,8 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, kind: str) -> None:
                     pass
                 if path.stem == "head":
                     cache.read_head()
+                if path.stem == "vocabulary":
+                    cache.read_vocabulary()
             flipped[place] = whole[place]
         path.write_bytes(whole)
     LogitCache(folder).verify()
@@ -223,7 +226,7 @@ def test_a_full_disk_is_refused_and_the_old_content_stays(cache: Path) -> None:
             with pytest.raises(ValueError, match=message):
                 writer.flush()
             if size == 0:
-                with pytest.raises(ValueError, match=r"manifest\.json: cannot be written: File too large"):
+                with pytest.raises(ValueError, match=r"vocabulary\.safetensors: cannot be written: File too large"):
                     writer.finish(TOKENIZER, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

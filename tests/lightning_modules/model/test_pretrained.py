@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
+from transformers.integrations import accelerate
 
 from datamodules.model_sources import name_model
 from lightning_modules.model.generation import generate_completions
@@ -175,3 +178,12 @@ def test_a_hub_model_without_revision_is_identified_by_the_commit_in_the_local_h
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == commit
+
+
+def test_what_transformers_needs_on_a_gpu_is_always_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning lets a model be built under the GPU's device context, where transformers asks for accelerate."""
+    monkeypatch.setattr(accelerate, "is_accelerate_available", lambda *_: False)
+    with FakeTensorMode(), torch.device("cuda:0"), pytest.raises(ValueError, match=r"requires `?accelerate"):
+        accelerate.check_and_set_device_map(None)
+    content = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    assert any(need.startswith("accelerate>=") for need in content["project"]["dependencies"])

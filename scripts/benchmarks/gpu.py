@@ -1,7 +1,7 @@
 """Everything that only a GPU can show, in less than ten minutes on one of 80 GB, without a network.
 
     python -m scripts.benchmark gpu --json
-    python -m scripts.benchmark gpu --page docs/results/gpu.md   # and its lines as JSON, gpu.jsonl beside it
+    python -m scripts.benchmark gpu --page docs/results/gpu.md   # and gpu.jsonl beside it
     python -m scripts.benchmark gpu --cpu                        # every part at toy sizes: that it runs, no numbers
 
 Parts:

@@ -19,7 +19,7 @@ from torch import Tensor
 from losses.divergences import DIVERGENCES, get_divergence
 from losses.fused_head import OutputHead, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
-from losses.targets import Target
+from losses.targets import RowTarget
 from scripts.benchmarks.device.place import Place
 from scripts.benchmarks.device.targets import TEMPERATURES, make_target, move_target
 from scripts.benchmarks.measure import Measurement
@@ -76,7 +76,12 @@ def find_error(found: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> float:
 
 
 def compute_dense(
-    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, weights_N: Tensor, target: Target | None, mixture: Mixture
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    labels_N: Tensor,
+    weights_N: Tensor,
+    target: RowTarget | None,
+    mixture: Mixture,
 ) -> tuple[Tensor, ...]:
     """Returns the loss on logits that exist, and its gradients."""
     total = (weights_N * mix_rows(F.linear(hidden_ND, weight_VD), labels_N, target, mixture).loss_N).sum()
@@ -84,7 +89,12 @@ def compute_dense(
 
 
 def compute_fused(
-    hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor, weights_N: Tensor, target: Target | None, mixture: Mixture
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    labels_N: Tensor,
+    weights_N: Tensor,
+    target: RowTarget | None,
+    mixture: Mixture,
 ) -> tuple[Tensor, ...]:
     """Returns the fused head's loss and gradients, in several chunks."""
     chunk = 4 * len(weight_VD) * CHUNK_ROWS

@@ -19,7 +19,7 @@ from losses import fused_head
 from losses.divergences import forward_kl
 from losses.fused_head import OutputHead, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture
-from losses.targets import Target
+from losses.targets import RowTarget
 from scripts.benchmarks.device.place import Place
 from scripts.benchmarks.device.targets import make_target, move_target
 from scripts.benchmarks.measure import Measurement
@@ -55,12 +55,14 @@ class HeadInputs:
         self.labels_N = torch.randint(size.V, (size.N,), device=device)
         self.weights_N = torch.ones(size.N, device=device)
 
-    def make_target(self, kind: str) -> Target | None:
+    def make_target(self, kind: str) -> RowTarget | None:
         """Makes a teacher's rows; hidden states in bf16, as a cache has them."""
         target = make_target(kind, self.size.N, self.size.V, self.size.K, self.size.D)
         return move_target(target, self.place.device, torch.bfloat16 if kind == "full" else None)
 
-    def prepare(self, target: Target | None, temperature: float, chunk_bytes: int | None = None) -> Callable[[], None]:
+    def prepare(
+        self, target: RowTarget | None, temperature: float, chunk_bytes: int | None = None
+    ) -> Callable[[], None]:
         """Returns a call of forward and backward."""
         mixture = CROSS_ENTROPY if target is None else Mixture(0.5, temperature, forward_kl)
 
@@ -68,7 +70,7 @@ class HeadInputs:
             with torch.autocast(self.place.device, torch.bfloat16):
                 head = OutputHead(self.weight_VD)
                 total, _ = mix_fused(self.hidden_ND, head, self.labels_N, self.weights_N, target, mixture, chunk_bytes)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             self.hidden_ND.grad = self.weight_VD.grad = None
 
         return call

@@ -1,12 +1,14 @@
 """The stages themselves on the device, on the microworld.
 
-stage STAGE             seconds of each stage in bf16, its start included; one that fails ends the part, and says why
+stage STAGE             seconds of each stage in bf16, its start included; one that fails ends the part
 stage fit OPTION        likewise, of a fit with one more option
 syncs                   times that a fit's host waits for the GPU in a step: what torch.cuda.set_sync_debug_mode
                         warns of, by place on stderr
 ranks STRATEGY          the greatest difference that two processes make to a fit's float32 weights, as a share of
                         what it changed of them; over NCCL, on a CPU over gloo
 ranks_speed STRATEGY    tokens/s of the two, against those of one
+
+Stages are forked from a process that has imported everything, so that they start at once.
 """
 
 import importlib.util
@@ -75,7 +77,7 @@ def measure_stages(place: Place) -> Iterator[Measurement]:
         if not place.is_toy and importlib.util.find_spec("bitsandbytes"):
             options["qlora"] = QLORA
         for option, more in options.items():
-            seconds = run_stage(place, "fit", folder, *more, f"--run.id={option}")
+            seconds = run_stage(place, "fit", folder, *more, "--trainer.max_epochs=1", f"--run.id={option}")
             yield Measurement(f"stage fit {option}", seconds, "s")
 
 

@@ -3,10 +3,12 @@
 Shapes: N rows, K support, V vocabulary, D the teacher's width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from losses.targets import FullTarget, SampledTarget, SparseTarget, Target
+from losses.targets import FullTarget, RowTarget, SampledTarget, SparseTarget
 
 KINDS = ("none", "sparse", "sampled", "full")
 TEMPERATURES = (1.0, 2.0)
@@ -14,7 +16,7 @@ TEMPERATURES = (1.0, 2.0)
 _TAILS = (0.1, 0.2)
 
 
-def make_target(kind: str, rows: int, vocabulary: int, support: int, width: int) -> Target | None:
+def make_target(kind: str, rows: int, vocabulary: int, support: int, width: int) -> RowTarget | None:
     """Makes rows of one of `KINDS`; None for `none`."""
     generator = torch.Generator().manual_seed(1)
     if kind == "none":
@@ -34,12 +36,12 @@ def make_target(kind: str, rows: int, vocabulary: int, support: int, width: int)
     return SparseTarget(support_NK, log_p_NK, normalizers_NT, tails_T.log().expand(rows, -1), TEMPERATURES)
 
 
-def move_target(target: Target | None, device: str, dtype: torch.dtype | None = None) -> Target | None:
+def move_target(target: RowTarget | None, device: str, dtype: torch.dtype | None = None) -> RowTarget | None:
     """Returns the target on a device, its numbers in a dtype if one is given."""
     if target is None:
         return None
-    parts = [
-        part.to(device, dtype if part.is_floating_point() else None) if isinstance(part, Tensor) else part
-        for part in target
-    ]
-    return type(target)(*parts)
+
+    def move(part: object) -> Any:
+        return part.to(device, dtype if part.is_floating_point() else None) if isinstance(part, Tensor) else part
+
+    return type(target)(*map(move, target))

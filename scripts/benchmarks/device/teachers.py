@@ -8,6 +8,7 @@ Shapes: B sequences of S tokens, N supervised rows.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -53,6 +54,6 @@ def measure_generation(place: Place) -> Iterator[Measurement]:
     for batch in (2,) if place.is_toy else GENERATED:
         # Of different lengths, as questions are.
         prompts = [torch.randint(model.config.vocab_size, (PROMPT - row % 9,)).tolist() for row in range(batch)]
-        seconds = place.time(lambda texts=prompts: generate_completions(model, texts, [], new_tokens), repeats=1)
+        seconds = place.time(partial(generate_completions, model, prompts, [], new_tokens), repeats=1)
         yield Measurement(f"generate {batch}", batch * new_tokens / seconds, "tokens/s")
         yield Measurement(f"generate_token {batch}", 1000 * seconds / new_tokens, "ms")

@@ -102,7 +102,7 @@ class QuestionDataModule(L.LightningDataModule):
         super().__init__()
         self.tokenizer_name, self.encoding, self.batches = tokenizer, encoding, batches
         self.questions_source, self.limit = questions, limit
-        self.prompt = get_prompt(prompt, rewrites is not None, encoding.template_options)
+        self.prompt = get_prompt(prompt, rewrites is not None, encoding.template_options, encoding.prompt_language)
         self.rewrites, self.rewrites_of, self.keep_truncated = rewrites, rewrites_of, keep_truncated
         if keep_truncated and rewrites is None:
             raise ValueError("data.keep_truncated is given without data.rewrites, and would be ignored")

@@ -176,6 +176,18 @@ extract_paper = Extractor(
 EXTRACTORS = {extractor.name: extractor for extractor in (extract_neutral, extract_paper)}
 
 
+def get_extractor(identifier: str) -> Extractor:
+    """Returns an extractor by name and version, `neutral-3`; earlier versions stay, for what was read with them.
+
+    Raises:
+        ValueError: There is none.
+    """
+    known = {extractor.id: extractor for extractor in (*EXTRACTORS.values(), extract_neutral_3)}
+    if identifier not in known:
+        raise ValueError(f"extractor {identifier!r} is unknown; there are: {', '.join(known)}")
+    return known[identifier]
+
+
 def _localize(text: str, question: Question) -> LocalText:
     return localize(text, question) or LocalText(Folded(text, [*range(len(text) + 1)]), question)
 

@@ -59,7 +59,7 @@ class ExampleSource:
         controls: TextControls,
     ):
         self.tokenizer_name, self.questions, self.rationales, self.limit = tokenizer, questions, rationales, limit
-        self.prompt = get_prompt(prompt, template_options=encoding.template_options)
+        self.prompt = get_prompt(prompt, template_options=encoding.template_options, language=encoding.prompt_language)
         self.encoding, self.filters, self.controls = encoding, filters, controls
         self.num_left: dict[str, int] = {}
         self.clusters: dict[str, str] = {}

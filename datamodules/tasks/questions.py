@@ -14,6 +14,7 @@ from datamodules.tasks.microworld import generate_questions
 from datamodules.tasks.records import LETTERS, AmbiguousIndexError, find_index_convention, make_id, read_record
 from datamodules.tasks.translations import Translations, check_tag
 from datamodules.text.expressions import normalize_expression, normalize_number
+from datamodules.text.languages import resolve_tag
 from datamodules.text.sentences import squash
 
 AnswerKind = Literal["choice", "boolean", "number", "expression"]
@@ -178,6 +179,7 @@ def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
         for value in [own[name]]
     }
     language = check_tag(named["language"] or "en")
+    resolve_tag(language)
     if not isinstance(own["replaced_in_rev2"], bool | None):
         raise ValueError(f"`replaced_in_rev2` must be true or false, found {shorten(own['replaced_in_rev2'])}")
     if named["asks"]:

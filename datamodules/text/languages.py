@@ -115,7 +115,7 @@ class Language:
 
 
 # Of each text of a prompt, which places it has to be filled in.
-PROMPT_TEXTS = {
+PROMPT_TEXTS: dict[str, tuple[str, ...]] = {
     **{f"instruction_{kind}": ("letters",) if kind in ("choice", "boolean") else () for kind in KINDS},
     "question": ("question",),
     "choices": ("choices",),
@@ -129,7 +129,12 @@ PROMPT_TEXTS = {
     "explanation": ("rationale",),
     "rewritten_cue": (),
 }
-_ANSWERS = {"choice": ("letter", "text"), "text": ("text",), "number": ("answer",), "expression": ("answer",)}
+_ANSWERS: dict[str, tuple[str, ...]] = {
+    "choice": ("letter", "text"),
+    "text": ("text",),
+    "number": ("answer",),
+    "expression": ("answer",),
+}
 _POLAR = ("yes", "no", "true", "false")
 
 

@@ -152,6 +152,8 @@ class EvaluationDataModule(QuestionDataModule):
         caches: dict[str, LogitCache] = {}
         for path in self.logit_paths:
             cache = LogitCache(Path(path))
+            if cache.description.sparsity.kind == "labels":
+                raise ValueError(f"{path}: kind labels has no distributions to compare with; name another cache")
             covered = [example for example in examples if example.id in cache]
             if not covered:
                 raise ValueError(f"{path}: holds none of the {len(examples)} references' logits")

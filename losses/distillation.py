@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from losses.chunks import mix_chunks, mix_chunks_fused
 from losses.divergences import DivergenceName, forward_kl, get_divergence, soft_cross_entropy
 from losses.fused_head import OutputHead, mix_fused
-from losses.mixture import Mixture, mix_rows
+from losses.mixture import STATISTICS, Mixture, mix_rows
 from losses.schedules import Schedule, bounds, value_at
-from losses.targets import SampledTarget, SparseTarget, Tail, Target, UnstoredTemperature
+from losses.targets import ChunkTarget, SampledTarget, Tail, Target, UnstoredTemperature, has_tail
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class LossSums:
     Attributes:
         total: sum_t w_t l_t, with gradient.
         weight: sum_t w_t.
-        parts: Detached (sum, count) by `{statistic}_{segment}`, for logging; see `Rows.statistics`.
+        parts: Detached (sum, count) by `{statistic}_{segment}`, for logging; see `Rows.statistics`. What depends on
+            the teacher is counted where there is a target.
     """
 
     total: Tensor
@@ -58,18 +60,25 @@ class StepLoss:
             ValueError: Shapes disagree, or the target does not have what the loss needs.
         """
         target, weights_N = self._prepare(logits_NV, labels_N, is_answer_N, target)
+        if isinstance(target, ChunkTarget):
+            sums = mix_chunks(logits_NV, labels_N, weights_N, target, self.mixture)
+            return self._sum(*sums, weights_N, is_answer_N, target.chunks_N >= 0)
         rows = mix_rows(logits_NV, labels_N, target, self.mixture)
         # A row without weight does not count even where its loss is infinite.
         total = torch.where(weights_N > 0, weights_N * rows.loss_N, 0.0).sum()
-        return self._sum(total, weights_N, rows.statistics, is_answer_N)
+        return self._sum(total, rows.statistics, weights_N, is_answer_N, target and target.has_target_N)
 
     def from_hidden(
         self, hidden_ND: Tensor, head: OutputHead, labels_N: Tensor, is_answer_N: Tensor, target: Target | None
     ) -> LossSums:
         """Computes the same from the student's last hidden states and its head; the logits never exist."""
         target, weights_N = self._prepare(hidden_ND, labels_N, is_answer_N, target)
-        total, statistics = mix_fused(hidden_ND, head, labels_N, weights_N, target, self.mixture)
-        return self._sum(total, weights_N, statistics, is_answer_N)
+        inputs = (hidden_ND, head, labels_N, weights_N)
+        if isinstance(target, ChunkTarget):
+            sums = mix_chunks_fused(*inputs, target, self.mixture)
+            return self._sum(*sums, weights_N, is_answer_N, target.chunks_N >= 0)
+        total, statistics = mix_fused(*inputs, target, self.mixture)
+        return self._sum(total, statistics, weights_N, is_answer_N, target and target.has_target_N)
 
     def _prepare(
         self, student_ND: Tensor, labels_N: Tensor, is_answer_N: Tensor, target: Target | None
@@ -89,12 +98,22 @@ class StepLoss:
         return target, torch.where(is_answer_N, self.answer_weight, self.rationale_weight).to(dtype)
 
     @staticmethod
-    def _sum(total: Tensor, weights_N: Tensor, statistics: dict[str, Tensor], is_answer_N: Tensor) -> LossSums:
+    def _sum(
+        total: Tensor,
+        statistics: dict[str, Tensor],
+        weights_N: Tensor,
+        is_answer_N: Tensor,
+        has_target_N: Tensor | None,
+    ) -> LossSums:
         parts = {}
         for segment, mask_N in (("rationale", ~is_answer_N), ("answer", is_answer_N)):
-            count = mask_N.sum()
+            taught_N = mask_N if has_target_N is None else mask_N & has_target_N
+            count, taught = mask_N.sum(), taught_N.sum()
             for name, value_N in statistics.items():
-                parts[f"{name}_{segment}"] = (torch.where(mask_N, value_N, 0.0).sum(), count)
+                if name in STATISTICS:
+                    parts[f"{name}_{segment}"] = (torch.where(mask_N, value_N, 0.0).sum(), count)
+                else:
+                    parts[f"{name}_{segment}"] = (torch.where(taught_N, value_N, 0.0).sum(), taught)
         return LossSums(total=total, weight=weights_N.sum(), parts=parts)
 
 
@@ -108,13 +127,15 @@ def check_kind(mixture: Mixture, kind: type[Target]) -> None:
             )
         if mixture.temperature != 1:
             raise ValueError(f"loss.temperature: a sampled teacher was drawn at 1, not at {mixture.temperature}")
-    if kind is not SparseTarget and mixture.tail != "bucket":
+    if not has_tail(kind) and mixture.tail != "bucket":
         raise ValueError(f"loss.tail {mixture.tail} would be ignored: only a teacher's top tokens leave a tail")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationLoss:
     """w_s [(1 - lambda) CE + lambda T^2 D] for each supervised token of segment s (rationale or answer).
+
+    A token of which the teacher says nothing has w_s CE. Of spans of text (see losses/chunks.py) D has no T^2.
 
     T^2 keeps the gradient's size whatever T (Hinton et al. 2015, arXiv 1503.02531); it multiplies every divergence
     alike, value and gradient. At T = 1 with forward KL the mixture is one cross-entropy against the soft target

@@ -35,7 +35,7 @@ from losses.mixture import (
     find_best,
     mix_rows,
 )
-from losses.targets import FullTarget, Target, soften
+from losses.targets import FullTarget, RowTarget, soften
 
 # A chunk's logits, counted in float32. Each chunk reads the weight and adds to its gradient once more, which as many
 # rows as this hide on a CPU.
@@ -98,6 +98,9 @@ def _mix_sparse_block(
     else:
         share, T, K = mixture.kl_weight, mixture.temperature, target.support_NK.shape[1]
         ce_weights_B, kl_weights_B = (1 - share) * weights_B, share * T * weights_B  # T^2, and d(z / T) / dz
+        if target.has_target_N is not None:
+            ce_weights_B = torch.where(target.has_target_N, ce_weights_B, weights_B)
+            kl_weights_B = torch.where(target.has_target_N, kl_weights_B, 0.0)
         ids_BK, unused_BK = clamp_support(target.support_NK)
         z_BK = z_BV.gather(1, ids_BK).masked_fill_(unused_BK, -math.inf)
         covered_B = (~unused_BK).sum(1) == z_BV.shape[1]
@@ -127,6 +130,9 @@ def _mix_sparse_block(
             divergence_B = mixture.divergence(log_p_BM, log_q_BM.requires_grad_())
             (g_BM,) = torch.autograd.grad(divergence_B.sum(), log_q_BM)
         divergence_B, log_q_BM = divergence_B.detach(), log_q_BM.detach()
+        if target.has_target_N is not None:
+            divergence_B = torch.where(target.has_target_N, divergence_B, 0.0)
+            g_BM = torch.where(target.has_target_N[:, None], g_BM, 0.0)
 
         # The gradient for the rest is a number a row times its own softmax; the support's is written over it.
         g_sum_B = g_BM.sum(1)
@@ -143,6 +149,8 @@ def _mix_sparse_block(
 
         ce_B = log_z_B - z_label_B
         loss_B = (1 - share) * ce_B + share * T**2 * divergence_B
+        if target.has_target_N is not None:
+            loss_B = torch.where(target.has_target_N, loss_B, ce_B)
         agrees_B = z_BK.gather(1, find_best(target, log_p_BM))[:, 0] >= top_B
         statistics = {"ce": ce_B, "student_entropy": student_entropy_B, "divergence": divergence_B}
         statistics |= {"agreement": agrees_B.to(z_BV.dtype), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
@@ -183,7 +191,7 @@ class _FusedHead(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         weights_N: Tensor,
-        target: Target | None,
+        target: RowTarget | None,
         mixture: Mixture,
         softcap: float | None,
         rows_per_chunk: int,
@@ -273,7 +281,7 @@ def mix_fused(
     head: OutputHead,
     labels_N: Tensor,
     weights_N: Tensor,
-    target: Target | None,
+    target: RowTarget | None,
     mixture: Mixture,
     chunk_bytes: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -12,10 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.divergences import Divergence, forward_kl, weigh
-from losses.targets import FullTarget, SampledTarget, SparseTarget, Tail, Target, UnstoredTemperature, soften
+from losses.targets import (
+    FullTarget,
+    RowTarget,
+    SampledTarget,
+    SoftenedTarget,
+    SparseTarget,
+    Tail,
+    Target,
+    UnstoredTemperature,
+    has_tail,
+    soften,
+)
 
 STATISTICS = ("ce", "accuracy", "student_entropy")
 TEACHER_STATISTICS = (*STATISTICS, "divergence", "teacher_entropy", "student_tail", "teacher_tail", "agreement")
+
+
+SupportTarget = SparseTarget | SoftenedTarget | SampledTarget
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Mixture:
     tail: Tail = "bucket"
     unstored_temperature: UnstoredTemperature = "refuse"
 
-    def teacher_outcomes(self, target: SparseTarget | SampledTarget) -> Tensor:
+    def teacher_outcomes(self, target: SupportTarget) -> Tensor:
         """Returns the teacher's log-probabilities of the outcomes at T: [N, K], or [N, K + 1] with the tail last."""
         if isinstance(target, SampledTarget):
             return target.weights_NK.log()
@@ -52,14 +66,16 @@ class Mixture:
 
     def has_bucket(self, target: Target) -> bool:
         """Whether the last outcome is a tail."""
-        return isinstance(target, SparseTarget) and self.tail == "bucket"
+        if isinstance(target, FullTarget):
+            return target.ids_V is not None
+        return has_tail(type(target)) and self.tail == "bucket"
 
 
 class Rows(NamedTuple):
     """Values of each row.
 
     Attributes:
-        loss_N: (1 - lambda) CE + lambda T^2 D.
+        loss_N: (1 - lambda) CE + lambda T^2 D; CE where the target says nothing of the row.
         statistics: [N] by name, without gradient. Of every row: `ce`; `accuracy`, 1 where no token is more
             probable than the label; `student_entropy` at T = 1. With a teacher: `divergence`, D at T without T^2;
             `teacher_entropy` of the outcomes at T; `student_tail` and `teacher_tail`, the mass outside the support
@@ -76,25 +92,36 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def clamp_support(support_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns ids that all exist, unused ones repeating the row's first, and where they were unused."""
+    """Returns ids that all exist, unused ones repeating one of the row's, and where they were unused."""
     unused_NK = support_NK < 0
-    return torch.where(unused_NK, support_NK[:, :1], support_NK), unused_NK
+    return torch.where(unused_NK, support_NK.amax(1, keepdim=True), support_NK), unused_NK
 
 
-def _student_outcomes(log_q_NV: Tensor, target: SparseTarget | SampledTarget, bucket: bool) -> Tensor:
+def _student_outcomes(log_q_NV: Tensor, target: SupportTarget, bucket: bool) -> Tensor:
     ids_NK, unused_NK = clamp_support(target.support_NK)
     log_q_NK = log_q_NV.gather(-1, ids_NK).masked_fill(unused_NK, -math.inf)
     if not bucket:
         return log_q_NK
-    # From the tokens outside the support: 1 - sum_K q loses every digit where q is sure.
-    outside_NV = log_q_NV.scatter(-1, ids_NK, -math.inf)
+    return _append_rest(log_q_NK, log_q_NV.scatter(-1, ids_NK, -math.inf))
+
+
+def _append_rest(log_q_NM: Tensor, outside_NV: Tensor) -> Tensor:
+    """Appends the mass of the tokens outside the outcomes: 1 minus theirs loses every digit where q is sure."""
     covered_N = outside_NV.isneginf().all(-1)
     # logsumexp of nothing but -inf has no gradient, only NaN.
     log_tail_N = torch.where(covered_N[:, None], 0.0, outside_NV).logsumexp(-1).masked_fill(covered_N, -math.inf)
-    return torch.cat([log_q_NK, log_tail_N[:, None]], dim=-1)
+    return torch.cat([log_q_NM, log_tail_N[:, None]], dim=-1)
 
 
-def mix_rows(logits_NV: Tensor, labels_N: Tensor, target: Target | None, mixture: Mixture) -> Rows:
+def _full_outcomes(log_q_NV: Tensor, target: FullTarget) -> Tensor:
+    if target.ids_V is None:
+        return log_q_NV
+    reached_V = target.reaches(log_q_NV.shape[-1])
+    outside_NV = log_q_NV.masked_fill(reached_V, -math.inf)
+    return _append_rest(log_q_NV.masked_fill(~reached_V, -math.inf), outside_NV)
+
+
+def mix_rows(logits_NV: Tensor, labels_N: Tensor, target: RowTarget | None, mixture: Mixture) -> Rows:
     """Computes the mixture of every row from logits, with gradients by autograd.
 
     Args:
@@ -118,19 +145,23 @@ def mix_rows(logits_NV: Tensor, labels_N: Tensor, target: Target | None, mixture
         bucket = mixture.has_bucket(target)
         if isinstance(target, FullTarget):
             log_p_NM = target.log_probs(mixture.temperature, logits_NV.shape[-1]).to(logits_NV.dtype)
-            log_q_NM, best_N = log_q_NV, log_p_NM.argmax(-1)
+            log_q_NM, best_N = _full_outcomes(log_q_NV, target), log_p_NM[:, : logits_NV.shape[-1]].argmax(-1)
         else:
             log_p_NM = mixture.teacher_outcomes(target).to(logits_NV.dtype)
             log_q_NM = _student_outcomes(log_q_NV, target, bucket)
             best_N = target.support_NK.gather(-1, find_best(target, log_p_NM))[:, 0]
         divergence_N = mixture.divergence(log_p_NM, log_q_NM)
-        loss_N = (1 - mixture.kl_weight) * ce_N + mixture.kl_weight * mixture.temperature**2 * divergence_N
+        if target.has_target_N is not None:
+            # Before the mixture: a gradient of 0 times infinity would be NaN.
+            divergence_N = torch.where(target.has_target_N, divergence_N, 0.0)
+        mixed_N = (1 - mixture.kl_weight) * ce_N + mixture.kl_weight * mixture.temperature**2 * divergence_N
+        loss_N = mixed_N if target.has_target_N is None else torch.where(target.has_target_N, mixed_N, ce_N)
         statistics |= describe_outcomes(log_p_NM, log_q_NM, bucket)
         statistics |= {"divergence": divergence_N, "agreement": is_top(best_N)}
     return Rows(loss_N, {name: value_N.detach() for name, value_N in statistics.items()})
 
 
-def find_best(target: SparseTarget | SampledTarget, log_p_NM: Tensor) -> Tensor:
+def find_best(target: SupportTarget, log_p_NM: Tensor) -> Tensor:
     """Returns the place in the support of the teacher's most probable token, [N, 1]."""
     return log_p_NM[:, : target.support_NK.shape[-1]].argmax(-1, keepdim=True)
 

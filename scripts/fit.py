@@ -79,6 +79,8 @@ def begin(cli: FitCLI, step: int) -> None:
     cli.run.begin(cli.dump_config(), hashes, seeds, step)
     if data.source.num_left:
         print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.source.num_left.items()))
+    if data.coverage:
+        print("tokens by alignment: " + ", ".join(f"{share:.1%} {name}" for name, share in data.coverage.items()))
 
 
 def finish(cli: FitCLI, start: float) -> None:
@@ -103,6 +105,7 @@ def finish(cli: FitCLI, start: float) -> None:
             "train_examples": len(data.train_examples),
             "num_left": data.source.num_left,
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
+            "coverage": data.coverage,
         }
     )
     log_student(cli.trainer, run)

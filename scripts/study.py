@@ -56,9 +56,20 @@ def parse(args: list[str]) -> StudyPlan:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(Study)
-    parsed = parser.parse_args(select_sections(args, "study"))
+    settings = select_sections(args, "study")
+    parsed = parser.parse_args(settings)
+    if parsed.alignment is None and (stated := find_stated(config, "data", "alignment", "kind")) is not None:
+        parsed = parser.parse_args([*settings, f"--alignment={stated}"])
     parsed.pop("config")
     return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), config, overrides)
+
+
+def find_stated(config: list[str], *names: str) -> object:
+    """Returns what an experiment's section `fit` says of a setting; None if nothing."""
+    value: object = find_section(config, "fit")
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def check_sections(jobs: list[Job]) -> None:

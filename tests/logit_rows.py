@@ -15,17 +15,24 @@ from tests.tiny import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 VOCABULARY = len(TOKENIZER)
-ADDED = {"top_k": {}, "adaptive": {"mass": 0.9}, "sampled": {"draws": 20}, "hybrid": {"draws": 8}, "hidden": {}}
+ADDED = {
+    "top_k": {},
+    "adaptive": {"mass": 0.9},
+    "sampled": {"draws": 20},
+    "hybrid": {"draws": 8},
+    "hidden": {},
+    "labels": {},
+}
 
 
 def describe(
     kind: Any = "top_k", vocabulary: int = VOCABULARY, temperatures: tuple[float, ...] = (1.0, 2.0), **settings: Any
 ) -> CacheDescription:
     """Describes a cache of the test's teacher."""
-    if kind not in ("sampled", "hidden"):
+    if kind not in ("sampled", "hidden", "labels"):
         settings = {"top_k": 8, **settings}
     sparsity = Sparsity.resolve(kind, **{**ADDED[kind], **settings})
-    temperatures = () if kind == "hidden" else (1.0,) if sparsity.draws is not None else temperatures
+    temperatures = () if kind in ("hidden", "labels") else (1.0,) if sparsity.draws is not None else temperatures
     return CacheDescription("owner/teacher", "abc", "whole", "cot-1", vocabulary, temperatures, "float32", sparsity)
 
 
@@ -34,7 +41,11 @@ def make_example(number: int, vocabulary: int = VOCABULARY) -> Example:
     segments = [PROMPT] * 2 + [RATIONALE] * (number % 5) + [ANSWER]
     ids = np.random.default_rng(number).integers(0, vocabulary, len(segments)).astype(np.int32)
     return Example(
-        f"q{number}/owner/teacher/0", f"q{number}", ids, np.array(segments, np.int8), hash_text(f"text {number}")
+        f"q{number}/owner/teacher/0",
+        f"q{number}",
+        ids,
+        np.array(segments, np.int8),
+        *[hash_text(f"{what} {number}") for what in ("text", "completion")],
     )
 
 

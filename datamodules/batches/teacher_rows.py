@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from datamodules.examples.tokenization import Example
-from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.mixture import RowReader
 
 # What fills a row that has fewer entries than the batch's widest.
 FILLS = {"support": -1, "log_probs": -np.inf, "weights": 0}
@@ -36,15 +36,26 @@ def _join_rows(parts: list[dict[str, np.ndarray]], orders: list[np.ndarray]) -> 
     """Puts the rows of several caches into one order; `orders` are the row numbers of each part's rows."""
     joined = {}
     total = sum(map(len, orders))
+    if "chunks" in parts[0]:
+        # Each part counts its own.
+        counts = [len(part["chunk_log_probs"]) for part in parts]
+        starts = np.cumsum(counts) - counts
+        joined["chunk_log_probs"] = np.concatenate([part.pop("chunk_log_probs") for part in parts])
+        for part, start in zip(parts, starts.tolist(), strict=True):
+            part["chunks"] = np.where(part["chunks"] < 0, -1, part["chunks"] + start)
     for name in parts[0].keys() - {"token_ids", "label_log_prob"}:
-        widest = max(part[name].shape[1] for part in parts)
-        joined[name] = np.full((total, widest), FILLS.get(name, 0), parts[0][name].dtype)
+        first = parts[0][name]
+        widest = [max(part[name].shape[1] for part in parts)] if first.ndim > 1 else []
+        joined[name] = np.full((total, *widest, *first.shape[2:]), FILLS.get(name, 0), first.dtype)
         for part, order in zip(parts, orders, strict=True):
-            joined[name][order, : part[name].shape[1]] = part[name]
+            if widest:
+                joined[name][order, : part[name].shape[1]] = part[name]
+            else:
+                joined[name][order] = part[name]
     return joined
 
 
-def collate_targets(examples: Sequence[Example], caches: Mapping[str, LogitCache]) -> dict[str, torch.Tensor]:
+def collate_targets(examples: Sequence[Example], caches: Mapping[str, RowReader]) -> dict[str, torch.Tensor]:
     """Returns the teachers' rows of a batch, in the examples' order, one for each completion token.
 
     Args:
@@ -56,7 +67,8 @@ def collate_targets(examples: Sequence[Example], caches: Mapping[str, LogitCache
         there; `log_normalizers` float32 [N, T] (A_T) and `log_tails` float32 [N, T], so that log p_T(i) =
         log_probs / T - A_T and exp(log p_T).sum() + exp(log_tail_T) = 1 for every stored T, and A_1 = 0. sampled,
         hybrid: `support` int32 [N, m] and `weights` float32 [N, m], 0 where unused; each row sums to 1. hidden:
-        `hidden` float32 [N, d].
+        `hidden` float32 [N, d]. Of a mixture of teachers, see `mix_rows`; of aligned caches, `RowConverter.convert` and
+        `convert_chunks`.
 
     Raises:
         ValueError: An example's rows are damaged, or of other tokens.

@@ -10,7 +10,7 @@ A folder named by the hash of all that the tokens depend on, with `examples.arro
     imported                   bool       whether the rationale comes from a published collection
     truncated                  bool       whether the rationale was cut off
     repeats                    bool       whether an earlier sample of the same teacher and question has the same text
-    text_hash                  string
+    text_hash, completion_hash string
     num_prompt_tokens          int32
     num_words                  int32      of the rationale's text, whatever the tokenizer; 0 for gold labels
     token_ids                  list<int32>
@@ -21,7 +21,7 @@ to supervise has no tokens. Controls that change texts have stores of their own.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +51,8 @@ ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("id", "question_id", "teacher")]
     + [pa.field(name, pa.bool_()) for name in ("answered", "correct", "imported", "truncated", "repeats")]
-    + [pa.field("text_hash", pa.string()), pa.field("num_prompt_tokens", pa.int32()), pa.field("num_words", pa.int32())]
+    + [pa.field(name, pa.string()) for name in ("text_hash", "completion_hash")]
+    + [pa.field(name, pa.int32()) for name in ("num_prompt_tokens", "num_words")]
     + [pa.field("token_ids", pa.list_(pa.int32())), pa.field("segments", pa.list_(pa.int8()))]
 )
 
@@ -112,7 +113,7 @@ class ExampleStore:
         batch, offsets = self._batches[number], self._offsets[number]
         tokens = slice(offsets[place], offsets[place + 1])
         return Example(
-            **{name: batch[name][place].as_py() for name in ("id", "question_id", "text_hash")},
+            **{name: batch[name][place].as_py() for name in ("id", "question_id", "text_hash", "completion_hash")},
             **{name: self._values[name][number][tokens] for name in _LISTS},
         )
 
@@ -201,7 +202,7 @@ def _tokenize(
         columns = {
             **{
                 name: [vars(example)[name] for example in examples]
-                for name in ("id", "question_id", "text_hash", *_LISTS)
+                for name in ("id", "question_id", "text_hash", "completion_hash", *_LISTS)
             },
             "teacher": [example.teacher for example in examples],
             "num_prompt_tokens": [example.num_prompt_tokens for example in examples],
@@ -250,23 +251,40 @@ def open_store(
         "questions": hash_json([question.content for question in questions]),
         "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
     }
-    folder = cache_dir / hash_json(depends_on)
-    if not folder.is_dir():
-        check_place(folder)
-        lock = folder.with_name(f".{folder.name}.lock")
-        with hold(lock, f"{folder}: another process writes this store", wait=True):
-            if not folder.is_dir():
-                remove_torn(cache_dir, folder.name)
-                pairs = _read_pairs(questions, rationales, control)
-                _write(folder, _tokenize(tokenizer, prompt, pairs, control), depends_on)
-    return ExampleStore(folder)
 
-
-def _write(folder: Path, batches: Iterable[pa.RecordBatch], depends_on: dict[str, Any]) -> None:
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        with pa.OSFile(str(temporary / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as out:
-            for batch in batches:
+    def write(temporary: Path) -> None:
+        pairs = _read_pairs(questions, rationales, control)
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_stream(file, SCHEMA) as out:
+            for batch in _tokenize(tokenizer, prompt, pairs, control):
                 out.write_batch(batch)
-        checksum = hash_path(temporary / "examples.arrow")
-        write_json(temporary / "manifest.json", {"sha256": checksum, "depends_on": depends_on})
+
+    return ExampleStore(write_once(cache_dir, "examples.arrow", depends_on, write))
+
+
+def write_once(cache_dir: Path, name: str, depends_on: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    """Returns the folder of a file that depends on these facts alone, and writes it first if no process has yet.
+
+    Args:
+        cache_dir: Folder of all such folders.
+        name: Of the file; `manifest.json` beside it has its checksum.
+        depends_on: The facts, as JSON.
+        write: Writes the file at a path.
+
+    Raises:
+        ValueError: It cannot be written.
+    """
+    folder = cache_dir / hash_json(depends_on)
+    if folder.is_dir():
+        return folder
+    check_place(folder)
+    lock = folder.with_name(f".{folder.name}.lock")
+    with hold(lock, f"{folder}: another process writes this store", wait=True):
+        if folder.is_dir():
+            return folder
+        remove_torn(cache_dir, folder.name)
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            write(temporary / name)
+            checksum = hash_path(temporary / name)
+            write_json(temporary / "manifest.json", {"sha256": checksum, "depends_on": depends_on})
+    return folder

@@ -37,6 +37,7 @@ class Example:
         token_ids: int32 [length]; prompt then completion, the end token included.
         segments: int8 [length]; PROMPT, RATIONALE or ANSWER for each token.
         text_hash: Hash of the prompt's and the completion's text, which a logit cache must agree with.
+        completion_hash: Hash of the completion's text alone, which one of another tokenizer must agree with.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Example:
     token_ids: np.ndarray
     segments: np.ndarray
     text_hash: str
+    completion_hash: str
 
     @property
     def teacher(self) -> str:
@@ -146,6 +148,11 @@ def encode_prompt(
     return encoded
 
 
+def _join_parts(first: str, second: str) -> str:
+    """Returns the text of a completion."""
+    return f"{first} {second}".strip()
+
+
 def encode_completions(
     tokenizer: PreTrainedTokenizerBase, parts: Sequence[tuple[str, str]], answer_first: bool = False
 ) -> list[tuple[list[int], list[int]]]:
@@ -160,7 +167,7 @@ def encode_completions(
     """
     segments_in_order = (ANSWER, RATIONALE) if answer_first else (RATIONALE, ANSWER)
     ordered = [(answer, rationale) if answer_first else (rationale, answer) for rationale, answer in parts]
-    texts = [f"{first} {second}".strip() for first, second in ordered]
+    texts = [_join_parts(first, second) for first, second in ordered]
     end, *_ = find_end_tokens(tokenizer)
     completions = []
     for text, (_, second), (ids, offsets) in zip(texts, ordered, encode_texts(tokenizer, texts), strict=True):
@@ -240,6 +247,7 @@ def build_examples(
                 token_ids=np.array([*prompt_ids, *completion_ids][:stop], dtype=np.int32),
                 segments=np.array([*[PROMPT] * len(prompt_ids), *segments][:stop], dtype=np.int8),
                 text_hash=hash_text("\0".join([prompt_text, *order])),
+                completion_hash=hash_text(_join_parts(order[0], order[-1])),
             )
         )
     return examples

@@ -199,9 +199,9 @@ def write_jsonl(target: Path, records: Iterable[dict[str, Any]]) -> None:
     write_text(target, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
-def hash_text(text: str) -> str:
-    """Returns the first 16 hex digits of the text's sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def hash_text(text: str | bytes) -> str:
+    """Returns the first 16 hex digits of the sha256 of a text, or of the bytes of one."""
+    return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).hexdigest()[:16]
 
 
 def hash_json(value: Any) -> str:

@@ -18,7 +18,7 @@ LOG_RATIOS = (4 * np.log1p(-np.arange(256) / 256)).astype(np.float32)
 _LOG_RATIO_PAIRS = LOG_RATIOS[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(np.uint64)
 _BOUNDARIES = -(LOG_RATIOS[1:] + LOG_RATIOS[:-1]) / 2
 # 1 minus a sum of float32 probabilities knows no smaller tail.
-_SMALLEST_TAIL = np.float32(2.0**-24)
+SMALLEST_TAIL = np.float32(2.0**-24)
 
 
 def _pack_ids(ids: np.ndarray, num_high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -183,7 +183,7 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
             continue
         left = 1 - sums[temperature] * np.exp(-stored[:, index])
         # A support of the whole vocabulary has no tail at any temperature.
-        tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, _SMALLEST_TAIL)))
+        tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, SMALLEST_TAIL)))
     if used is not None:
         log_probs[~used] = -np.inf
     return {
@@ -213,10 +213,12 @@ def decode_rows(made: CacheDescription, planes: Arrays) -> Arrays:
     top_k, adaptive: `support` int32 [N, k], -1 where unused; `log_probs` float32 [N, k], -inf there;
     `log_normalizers` float32 [N, T] and `log_tails` float32 [N, T], so that log p_T = log_probs / T - A_T, with
     A_1 = 0. sampled, hybrid: `support` and `weights` float32 [N, m], 0 where unused, of sum 1. hidden: `hidden`
-    float32 [N, d].
+    float32 [N, d]. labels: nothing else.
     """
     rows = {"token_ids": decode_tokens(planes), "label_log_prob": planes["label_log_prob"].astype(np.float32)}
     kind = made.sparsity.kind
+    if kind == "labels":
+        return rows
     if kind in ("top_k", "adaptive"):
         return rows | _decode_head(made, planes)
     if kind == "sampled":

@@ -1,10 +1,10 @@
 """The logit cache on disk: a teacher's next-token distribution for every completion token, in few bytes.
 
-A folder holds `manifest.json`, `shard-RRRR-NNNNN.safetensors` (process, number) and, for the kind `hidden`,
-`head.safetensors`. Everything is little-endian. A shard holds whole examples, one after the other; row r of an
-example is the distribution *of* completion token r, given everything before it. V is the tokenizer's vocabulary,
-k a row's number of support entries, T the number of stored temperatures; `rows`, `entries` and `drawn` are sums
-over the shard's examples.
+A folder holds `manifest.json`, `shard-RRRR-NNNNN.safetensors` (process, number), `vocabulary.safetensors` and, for
+the kind `hidden`, `head.safetensors`. Everything is little-endian. A shard holds whole examples, one after the other;
+row r of an example is the distribution *of* completion token r, given everything before it. V is the tokenizer's
+vocabulary, k a row's number of support entries, T the number of stored temperatures; `rows`, `entries` and `drawn` are
+sums over the shard's examples.
 
     every kind
         tokens_low        U16 [rows]         the completion's token ids, modulo 65,536
@@ -22,12 +22,15 @@ over the shard's examples.
         drawn_size        U8  [rows]         how many different tokens were drawn
         drawn_low, drawn_high                as above
         drawn_counts      U8  [drawn]        how often each was
+    labels: nothing else
     hidden
         hidden            F16, BF16 or F32 [rows, d]  the last hidden state; logits = softcap(scale * (weight h + bias))
                                              with `weight` [V', d] and, if there is one, `bias` [V'] in
                                              head.safetensors, softcap(x) = c tanh(x / c)
     index.examples        U8                 JSON list of the examples' ids
     index.text_hash       U64 [examples]     hash of each example's prompt and completion text
+    index.completion_hash U64 [examples]     hash of its completion's text in UTF-8 alone, which does not depend on a
+                                             chat template
     index.rows            U32 [examples]     (index.entries for adaptive, index.drawn for sampled and hybrid likewise)
     index.checksum        U32 [examples]     of the example's bytes of every plane above, planes in the order of names:
                                              the low half of their XXH3-64
@@ -43,10 +46,16 @@ what is left of 1. `sampled` estimates p by counts / draws (random sampling KD, 
 Horvitz-Thompson weight. Both are unbiased at temperature 1 and nothing else. What mass a padded head has beyond the
 tokenizer's vocabulary is in the tail of `top_k` and `adaptive`, and is left out by draws.
 
+`vocabulary.safetensors` says what the token ids mean without the teacher's tokenizer, to a student with another:
+`bytes` U8 [bytes] of the tokens in the order of ids, `offsets` U32 [V + 1] into them, and `flags` U8 [V]: 1 of a
+special token, which has no bytes, 2 of one that ends a turn. It
+is missing where a tokenizer is of a kind whose bytes cannot be known.
+
 The manifest says what the rows depend on, lists the shards with size and sha256, and holds a bitmap of the token
 ids in use (base64 of zlib, bit i % 8 of byte i // 8, least significant first) with the tokenizer's fingerprint on them.
 Its `checksum` is the hash of its other fields' canonical JSON. A shard that it does not list belongs to a capture
-that has not ended.
+that has not ended. Schema 2 had neither `vocabulary.safetensors` nor `index.completion_hash`: its caches serve the
+teacher's own tokenizer only.
 """
 
 import base64
@@ -62,14 +71,20 @@ import numpy as np
 from datamodules.files.atomic import hash_json
 from datamodules.files.parsing import parse_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# Without the tokens' bytes.
+OLD_SCHEMA_VERSION = 2
 LOW_IDS = 1 << 16
 MAX_VOCABULARY = 4 * LOW_IDS
+# In place of the fingerprint of a teacher's tokenizer that nobody has, see `written_tokens`.
+UNKNOWN_TOKENIZER = "unknown"
 # A file of the cache's own folder: process, number.
+# By the manifest's field.
+OTHER_FILES = {"head": "head.safetensors", "token_bytes": "vocabulary.safetensors"}
 SHARD_NAME = re.compile(r"shard-\d{4,}-\d{5,}\.safetensors")
 DAMAGED_MANIFEST = "damaged; delete it and run python -m scripts.cache_logits again, which keeps the shards"
 Dtype = Literal["float32", "bfloat16", "float16"]
-Kind = Literal["top_k", "adaptive", "sampled", "hybrid", "hidden"]
+Kind = Literal["top_k", "adaptive", "sampled", "hybrid", "hidden", "labels"]
 Values = Literal["uint8", "float16", "bfloat16", "float32"]
 DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
@@ -89,6 +104,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "sampled": {"draws": 50, "draw_seed": 0},
     "hybrid": {"top_k": 16, "draws": 16, "values": "uint8", "draw_seed": 0},
     "hidden": {"values": "float16"},
+    "labels": {},
 }
 
 
@@ -124,7 +140,8 @@ class Sparsity:
         defaults = DEFAULTS[kind]
         given = {name: value for name, value in given.items() if value is not None}
         if ignored := sorted(set(given) - set(defaults)):
-            raise ValueError(f"model.{ignored[0]} is given, but kind {kind} ignores it; it has {', '.join(defaults)}")
+            has = ", ".join(defaults) or "no settings"
+            raise ValueError(f"model.{ignored[0]} is given, but kind {kind} ignores it; it has {has}")
         made = cls(kind=kind, **{**defaults, **given})
         if kind == "adaptive" and not (made.min_k or 0) <= (made.top_k or 0):
             raise ValueError(f"model.min_k {made.min_k} is more than model.top_k {made.top_k}")
@@ -145,7 +162,8 @@ class CacheDescription:
         tokenizer_fingerprint: Of the teacher's whole tokenizer, see `fingerprint_tokenizer`.
         prompt_id: The prompt that stood before each completion.
         vocabulary: Size of the tokenizer's vocabulary; support ids are below it.
-        temperatures: The T for which normalisers are stored, 1 among them; none for `hidden`, which is exact at any.
+        temperatures: The T for which normalisers are stored, 1 among them; none for `hidden`, which is exact at any,
+            and for `labels`, which has no distributions.
         dtype: In which the teacher was run.
         sparsity: What is kept of each distribution.
     """
@@ -180,6 +198,8 @@ class CacheDescription:
         """What two caches must have in common for their rows to share a batch; hidden states are each head's own."""
         if self.sparsity.kind == "hidden":
             return "hidden", self.teacher, self.revision
+        if self.sparsity.kind == "labels":
+            return ("labels",)
         return "weights" if self.sparsity.draws is not None else "log_probs", self.temperatures
 
     def to_json(self) -> dict[str, Any]:
@@ -248,7 +268,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = parse_json(content, path)
     except ValueError:
         raise ValueError(f"{path}: {DAMAGED_MANIFEST}") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA_VERSION:
+    if not isinstance(manifest, dict) or manifest.get("schema") not in (OLD_SCHEMA_VERSION, SCHEMA_VERSION):
         schema = manifest.get("schema") if isinstance(manifest, dict) else None
         raise ValueError(f"{path}: schema {schema}, but this version reads {SCHEMA_VERSION}; capture again")
     manifest.pop("checksum", None)

@@ -1,16 +1,28 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from datamodules.examples.alignment import CLASSES, count_classes
+from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.files.tables import read_metadata
+from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
+from datamodules.logit_cache.mixture import CacheMixture, RowReader
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.text.token_bytes import read_vocabulary
 
 
 def open_caches(
-    paths: Sequence[str], logits_teacher: str | None, writers: set[str], rationales: Sequence[str]
+    paths: Sequence[str],
+    logits_teacher: str | None,
+    writers: set[str],
+    rationales: Sequence[str],
+    weights: Mapping[str, float] | None = None,
 ) -> list[LogitCache]:
     """Opens logit caches, one for each teacher whose distributions are wanted.
 
@@ -19,6 +31,7 @@ def open_caches(
         logits_teacher: Whose are wanted; None wants those of every rationale's writer.
         writers: Of the rationales.
         rationales: Their files.
+        weights: Of the teachers whose mixture is wanted, by name.
 
     Raises:
         ValueError: The caches are of another teacher, or of another revision of it, than wrote the rationales, or of
@@ -26,6 +39,9 @@ def open_caches(
     """
     caches = [LogitCache(Path(path)) for path in paths]
     cached = {cache.description.teacher for cache in caches}
+    if weights is not None:
+        _check_mixture(caches, cached, weights)
+        writers = cached
     wanted = writers if logits_teacher is None else {logits_teacher}
     if cached != wanted:
         raise ValueError(
@@ -45,19 +61,148 @@ def open_caches(
     return caches
 
 
+def _check_mixture(caches: Sequence[LogitCache], cached: set[str], weights: Mapping[str, float]) -> None:
+    if cached != set(weights):
+        raise ValueError(
+            f"data.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; name each "
+            "of these teachers"
+        )
+    for cache in caches:
+        if (kind := cache.description.sparsity.kind) in ("hidden", "labels"):
+            raise ValueError(f"{cache.folder}: kind {kind} does not mix with data.logit_weights; capture kind top_k")
+
+
 def assign_caches(
-    caches: Sequence[LogitCache], logits_teacher: str | None, examples: ExampleView, source: ExampleSource
-) -> dict[str, LogitCache]:
+    caches: Sequence[LogitCache | AlignedCache],
+    logits_teacher: str | None,
+    examples: ExampleView,
+    source: ExampleSource,
+) -> dict[str, LogitCache | AlignedCache]:
     """Returns, by example id, the cache that holds its rows.
 
     Raises:
         ValueError: A cache was made of other texts, or for another tokenizer or prompt.
     """
-    found: dict[str, LogitCache] = {}
+    found: dict[str, LogitCache | AlignedCache] = {}
     for cache in caches:
         own = examples
         if logits_teacher is None:
             own = examples.where(examples.column("teacher") == cache.description.teacher)
-        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, own)
+        check_texts(cache, own, source)
         found |= dict.fromkeys(own.column("id"), cache)
     return found
+
+
+def assign_mixtures(
+    caches: Sequence[LogitCache | AlignedCache],
+    weights: Mapping[str, float],
+    examples: ExampleView,
+    source: ExampleSource,
+) -> dict[str, CacheMixture]:
+    """Returns, by example id, the mixture of all teachers' rows; a teacher may have a cache for each writer's texts.
+
+    Raises:
+        ValueError: A teacher's caches lack an example, hold one twice, or were made of other texts, or for another
+            tokenizer or prompt.
+    """
+    identifiers = examples.column("id")
+    found = [
+        _assign_one_teacher([cache for cache in caches if cache.description.teacher == teacher], examples, source)
+        for teacher in weights
+    ]
+    mixtures: dict[tuple[int, ...], CacheMixture] = {}
+    mixed = {}
+    for identifier in identifiers:
+        readers = [own[identifier] for own in found]
+        key = tuple(map(id, readers))
+        if key not in mixtures:
+            mixtures[key] = CacheMixture(readers, list(weights.values()))
+        mixed[identifier] = mixtures[key]
+    return mixed
+
+
+def _assign_one_teacher(
+    caches: Sequence[LogitCache | AlignedCache], examples: ExampleView, source: ExampleSource
+) -> dict[str, LogitCache | AlignedCache]:
+    holders = np.array([[identifier in cache for identifier in examples.column("id")] for cache in caches])
+    if (twice := holders.sum(0) > 1).any():
+        identifier = examples.column("id")[int(twice.argmax())]
+        both = [str(cache.folder) for cache, holds in zip(caches, holders[:, twice.argmax()], strict=True) if holds]
+        raise ValueError(f"{' and '.join(both)} both hold {identifier!r}; name one of them in data.logits")
+    # What no cache holds is the first one's to miss.
+    holders[0] |= ~holders.any(0)
+    found: dict[str, LogitCache | AlignedCache] = {}
+    for cache, holds in zip(caches, holders, strict=True):
+        own = examples.where(holds)
+        check_texts(cache, own, source)
+        found |= dict.fromkeys(own.column("id"), cache)
+    return found
+
+
+def check_texts(cache: LogitCache | AlignedCache, examples: ExampleView, source: ExampleSource) -> None:
+    """Refuses a cache that does not hold the rows of these examples' texts.
+
+    Raises:
+        ValueError: It was made of other texts, or for another tokenizer or prompt; or, of an aligned cache, too many
+            texts are not what the tokens of both sides spell.
+    """
+    if isinstance(cache, AlignedCache):
+        cache.check_completions(examples)
+    else:
+        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
+
+
+def align_caches(
+    caches: Sequence[LogitCache], settings: AlignmentSettings, examples: ExampleView, source: ExampleSource
+) -> Sequence[LogitCache | AlignedCache]:
+    """Returns the caches, aligned with the student's tokenizer unless that is to be refused.
+
+    A cache of the student's own tokenizer beside others is converted, too, into the very same distributions, so that
+    the rows of all can share a batch.
+
+    Args:
+        caches: Of the teachers.
+        settings: How rows are converted.
+        examples: What will be read of them.
+        source: Of the examples.
+
+    Raises:
+        ValueError: The alignment would be ignored, a cache does not have what it needs, or the bytes of one side's
+            tokens are unknown.
+    """
+    if settings.kind == "refuse":
+        for cache in caches:
+            if cache.description.sparsity.kind == "labels":
+                raise ValueError(f"{cache.folder}: kind labels teaches with data.alignment.kind chunks only")
+        return caches
+    if settings.kind != "chunks":
+        if all(cache.shares_tokenizer(source.tokenizer) for cache in caches):
+            folders = ", ".join(str(cache.folder) for cache in caches)
+            raise ValueError(
+                f"data.alignment.kind {settings.kind} would be ignored: {folders} and student "
+                f"{source.tokenizer_name!r} share a tokenizer; leave it out"
+            )
+        for cache in caches:
+            if cache.description.sparsity.kind == "labels":
+                raise ValueError(
+                    f"{cache.folder}: kind labels has no distributions, which data.alignment.kind {settings.kind} "
+                    "needs; set it to chunks, or capture another kind"
+                )
+    ends = find_end_tokens(source.tokenizer)
+    student = read_vocabulary(source.tokenizer, ends)
+    cache_dir = Path(source.encoding.cache_dir)
+    return [AlignedCache.open(cache, settings, cache_dir, examples.store, student, ends[0]) for cache in caches]
+
+
+def measure_coverage(cache_of_example: Mapping[str, RowReader], examples: ExampleView) -> dict[str, float]:
+    """Returns the share of the completions' tokens that are of each class of alignment; none without one.
+
+    Of a mixture, each of its teachers counts alike.
+    """
+    counts = Counter[str]()
+    for identifier in examples.column("id"):
+        cache = cache_of_example[identifier]
+        for reader in cache.readers if isinstance(cache, CacheMixture) else [cache]:
+            if isinstance(reader, AlignedCache):
+                counts.update(count_classes([reader.alignments.find(identifier)]))
+    return {name: counts[name] / counts.total() for name in CLASSES} if counts else {}

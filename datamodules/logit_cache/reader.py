@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -11,8 +12,16 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.examples.tokenization import Example, fingerprint_tokenizer
 from datamodules.files.atomic import hash_path, write_text
 from datamodules.logit_cache.codec import decode_rows, decode_tokens
-from datamodules.logit_cache.format import CacheDescription, read_manifest, unpack_ids
+from datamodules.logit_cache.format import (
+    OTHER_FILES,
+    SCHEMA_VERSION,
+    UNKNOWN_TOKENIZER,
+    CacheDescription,
+    read_manifest,
+    unpack_ids,
+)
 from datamodules.logit_cache.shard import Shard
+from datamodules.text.token_bytes import VocabularyBytes
 
 MISSING_EXAMPLES = ".missing-examples.txt"
 
@@ -79,6 +88,11 @@ class LogitCache:
         """Says whether the token ids in use mean the same to a tokenizer."""
         return bool(self.manifest["fingerprint_in_use"] == self._fingerprint(tokenizer))
 
+    @property
+    def knows_bytes(self) -> bool:
+        """Whether it says what its token ids mean, so that other tokenizers' can be aligned with them."""
+        return self.manifest.get("token_bytes") is not None
+
     def check(
         self, student: str, tokenizer: PreTrainedTokenizerBase, prompt_id: str, examples: Sequence[Example]
     ) -> None:
@@ -101,19 +115,53 @@ class LogitCache:
             own, other = self.manifest["fingerprint_in_use"], self._fingerprint(tokenizer)
             raise ValueError(
                 f"{self.folder}: teacher {made.teacher!r} (tokenizer {own}) and student {student!r} (tokenizer "
-                f"{other}) do not share a tokenizer; its logits cannot be used"
+                f"{other}) do not share a tokenizer; a training can use its logits with data.alignment.kind"
             )
         if made.prompt_id != prompt_id:
             raise ValueError(f"{self.folder}: captured with prompt {made.prompt_id}, but the data uses {prompt_id}")
+        self._check_texts(examples, of_completions=False)
+
+    def check_completions(self, examples: Sequence[Example]) -> None:
+        """Refuses a cache that was not made of these completions, whatever stood before them, in whatever tokens.
+
+        Rows that were kept while a teacher wrote are of its own words, to which a completion may have added the
+        prompt's answer sentence: then its text is another, which shows where its tokens are aligned.
+
+        Raises:
+            ValueError: Examples are missing, or a completion's text differs.
+        """
+        self._check_texts(examples, of_completions=True)
+
+    def require_token_bytes(self) -> None:
+        """Raises a ValueError if the cache does not know its tokens' bytes."""
+        if self.manifest["schema"] < SCHEMA_VERSION:
+            raise ValueError(
+                f"{self.folder}: captured by an earlier version, without the bytes of its tokens, which data.alignment "
+                "needs; capture again into another folder"
+            )
+        if self.manifest["token_bytes"] is None:
+            raise ValueError(
+                f"{self.folder}: the bytes of its teacher's tokens are unknown; set data.alignment.kind to refuse, or "
+                "take another teacher"
+            )
+
+    def _check_texts(self, examples: Sequence[Example], of_completions: bool) -> None:
         if missing := [example.id for example in examples if example.id not in self]:
             raise ValueError(
                 f"{self.folder}: {len(missing)} of {len(examples)} examples are not cached, the first is "
                 f"{missing[0]!r}{self._list_missing(missing)}; run python -m scripts.cache_logits on "
                 "the same rationales"
             )
+        if of_completions and self.description.tokenizer_fingerprint == UNKNOWN_TOKENIZER:
+            return
         for example in examples:
             number, position = self._places[example.id]
-            if self._shards[number].text_hashes[position] != int(example.text_hash, 16):
+            shard = self._shards[number]
+            hashes, own = shard.text_hashes, example.text_hash
+            if of_completions:
+                assert shard.completion_hashes is not None
+                hashes, own = shard.completion_hashes, example.completion_hash
+            if hashes[position] != int(own, 16):
                 raise ValueError(
                     f"{self.folder}: the text of {example.id!r} was changed after its logits were cached; capture again"
                 )
@@ -135,7 +183,7 @@ class LogitCache:
             ValueError: An example's bytes are damaged, or its cached tokens are not the example's.
         """
         places = [self._places[example.id] for example in examples]
-        parts = [self._shards[number].slice_example(position) for number, position in places]
+        parts = self._slice([example.id for example in examples])
         join = self._shards[0].join_examples
         rows = decode_rows(self.description, join(parts))
         tokens = [example.token_ids[example.num_prompt_tokens :] for example in examples]
@@ -145,6 +193,26 @@ class LogitCache:
                     path = self._shards[number].path
                     raise ValueError(f"{path}: the cached tokens of {example.id!r} are not those of the completion")
         return rows
+
+    def _slice(self, ids: Sequence[str]) -> list[list[memoryview]]:
+        places = [self._places[identifier] for identifier in ids]
+        return [self._shards[number].slice_example(position) for number, position in places]
+
+    def read_foreign(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns the rows of the examples of these ids, of whatever tokens, one after the other, decoded.
+
+        Raises:
+            ValueError: An example's bytes are damaged.
+        """
+        return decode_rows(self.description, self._shards[0].join_examples(self._slice(ids)))
+
+    def read_tokens(self, identifier: str) -> np.ndarray:
+        """Returns the teacher's token ids of an example's completion, int32.
+
+        Raises:
+            ValueError: The example's bytes are damaged.
+        """
+        return decode_tokens(self._shards[0].join_examples(self._slice([identifier])))
 
     def read_all(self) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yields (example id, rows) of every example, in the order of the disk.
@@ -162,10 +230,22 @@ class LogitCache:
         Raises:
             ValueError: The file is missing or damaged.
         """
-        path = self.folder / self.manifest["head"]["file"]
-        if not path.is_file() or hash_path(path) != self.manifest["head"]["sha256"]:
+        return load_file(self._locate("head"))
+
+    def read_vocabulary(self) -> VocabularyBytes:
+        """Returns what the token ids mean.
+
+        Raises:
+            ValueError: The file is missing or damaged.
+        """
+        path = self._locate("token_bytes")
+        return VocabularyBytes.from_arrays(load_arrays(path), str(path))
+
+    def _locate(self, name: str) -> Path:
+        path = self.folder / OTHER_FILES[name]
+        if not path.is_file() or hash_path(path) != self.manifest[name]["sha256"]:
             raise ValueError(f"{path}: missing, or not the file that manifest.json lists; capture again")
-        return load_file(path)
+        return path
 
     def verify(self) -> None:
         """Reads every byte of the cache.
@@ -179,5 +259,6 @@ class LogitCache:
                 for position in range(len(shard.ids)):
                     shard.slice_example(position)
                 raise ValueError(f"{shard.path}: not the file that manifest.json lists; capture again")
-        if self.manifest["head"] is not None:
-            self.read_head()
+        for name in OTHER_FILES:
+            if self.manifest.get(name) is not None:
+                self._locate(name)

@@ -66,6 +66,7 @@ class Shard:
         layout: Its planes.
         ids: The examples' ids.
         text_hashes: Their text hashes, as numbers.
+        completion_hashes: Likewise of the completions alone; none in a shard of the schema before.
         checksums: See `checksum_arrays`.
         bounds: For `rows`, `entries` and `drawn`: where each example begins, and the last one ends.
 
@@ -102,6 +103,8 @@ class Shard:
             raise damaged
         self.ids: list[str] = json.loads(index["index.examples"].tobytes())
         self.text_hashes: list[int] = index["index.text_hash"].tolist()
+        completions = index.get("index.completion_hash")
+        self.completion_hashes: list[int] | None = None if completions is None else completions.tolist()
         self.checksums: list[int] = index["index.checksum"].tolist()
         self.bounds = {
             name: [0, *np.cumsum(index[f"index.{name}"], dtype=np.int64).tolist()]

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.tokenization import Example, fingerprint_tokenizer
-from datamodules.files.atomic import atomic_path, hash_path, write_text
+from datamodules.files.atomic import atomic_path, hash_json, hash_path, write_text
 from datamodules.files.locks import hold
 from datamodules.logit_cache.codec import decode_rows, encode_rows
 from datamodules.logit_cache.format import (
+    OTHER_FILES,
     SCHEMA_VERSION,
     SHARD_NAME,
     CacheDescription,
@@ -26,6 +29,7 @@ from datamodules.logit_cache.format import (
 )
 from datamodules.logit_cache.reader import MISSING_EXAMPLES, index_shards
 from datamodules.logit_cache.shard import Shard, checksum_arrays, write_shard
+from datamodules.text.token_bytes import VocabularyBytes, read_vocabulary
 
 
 class LogitCacheWriter:
@@ -48,6 +52,7 @@ class LogitCacheWriter:
         self._num_rows = 0
         self._lock = ExitStack()
         self._seen: set[Path] = set()
+        self._is_old = False
 
     def find_shards(self) -> list[Shard]:
         """Returns the shards of this capture that are already complete.
@@ -57,7 +62,9 @@ class LogitCacheWriter:
         """
         paths = sorted(self.folder.glob("shard-*.safetensors"))
         self._seen = set(paths)
-        return [Shard(path, self.description) for path in paths]
+        shards = [Shard(path, self.description) for path in paths]
+        self._is_old = any(shard.completion_hashes is None for shard in shards)
+        return shards
 
     def find_done(self) -> set[str]:
         """Returns the ids of the examples in complete shards."""
@@ -67,8 +74,10 @@ class LogitCacheWriter:
         """Says whether a manifest lists all shards that are there."""
         if not (self.folder / "manifest.json").is_file():
             return False
-        listed = {self.folder / entry["file"] for entry in read_manifest(self.folder)["shards"]}
-        return listed == set(self.folder.glob("shard-*.safetensors"))
+        manifest = read_manifest(self.folder)
+        listed = {self.folder / entry["file"] for entry in manifest["shards"]}
+        has_others = all((self.folder / file).is_file() for name, file in OTHER_FILES.items() if manifest.get(name))
+        return listed == set(self.folder.glob("shard-*.safetensors")) and has_others
 
     def clear(self) -> None:
         """Removes what killed processes left in a complete cache; nothing while another process is at work in it."""
@@ -85,8 +94,13 @@ class LogitCacheWriter:
         """Takes this rank's part of the folder for this process, until `close` or the process's end.
 
         Raises:
-            ValueError: Another process has it, or has written since `find_done`; or the folder is read-only.
+            ValueError: Another process has it, or has written since `find_done`; the folder is read-only, or holds
+                shards of the schema before.
         """
+        if self._is_old:
+            raise ValueError(
+                f"{self.folder}: begun by an earlier version, without the tokens' bytes; choose another output"
+            )
         try:
             self._lock.enter_context(self._hold(self.folder / f".lock-{self.rank:04d}"))
         except OSError as error:
@@ -124,6 +138,7 @@ class LogitCacheWriter:
         index: dict[str, tuple[str, np.ndarray]] = {
             "index.examples": ("U8", np.frombuffer(identifiers, np.uint8)),
             "index.text_hash": ("U64", np.array([int(e.text_hash, 16) for e in self._examples], "<u8")),
+            "index.completion_hash": ("U64", np.array([int(e.completion_hash, 16) for e in self._examples], "<u8")),
             "index.checksum": ("U32", np.array(checksums, "<u4")),
         }
         counted = {"rows": "tokens_low"}
@@ -140,12 +155,15 @@ class LogitCacheWriter:
         self._examples, self._planes, self._num_rows = [], [], 0
 
     def finish(
-        self, tokenizer: PreTrainedTokenizerBase, creation: dict[str, Any], head: dict[str, Any] | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase | VocabularyBytes,
+        creation: dict[str, Any],
+        head: dict[str, Any] | None = None,
     ) -> None:
         """Lists the shards of all processes; call once, after every process has flushed.
 
         Args:
-            tokenizer: The teacher's.
+            tokenizer: The teacher's; of a teacher whose tokenizer is not at hand, the bytes of its tokens.
             creation: The creation record.
             head: For the kind `hidden`: `weight` and perhaps `bias`, tensors; `scale`, and `softcap` or None, numbers.
 
@@ -162,12 +180,13 @@ class LogitCacheWriter:
             **self.description.to_json(),
             "signature": self.description.signature,
             "ids_in_use": pack_ids(used),
-            "fingerprint_in_use": fingerprint_tokenizer(tokenizer, used.tolist()),
+            "fingerprint_in_use": _fingerprint(tokenizer, used.tolist()),
             "shards": [
                 {"file": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": hash_path(shard.path)}
                 for shard in shards
             ],
             "head": listed_head,
+            "token_bytes": self._write_vocabulary(tokenizer),
             "creation": creation,
         }
         write_text(self.folder / "manifest.json", render_manifest(record))
@@ -187,10 +206,24 @@ class LogitCacheWriter:
                     pass
 
     def _write_head(self, head: dict[str, Any]) -> dict[str, Any]:
-        path = self.folder / "head.safetensors"
+        path = self.folder / OTHER_FILES["head"]
         with atomic_path(path) as temporary:
             temporary.write_bytes(save({name: head[name] for name in ("weight", "bias") if name in head}))
         return {"file": path.name, "sha256": hash_path(path), "scale": head["scale"], "softcap": head["softcap"]}
+
+    def _write_vocabulary(self, tokenizer: PreTrainedTokenizerBase | VocabularyBytes) -> dict[str, Any] | None:
+        path = self.folder / OTHER_FILES["token_bytes"]
+        if isinstance(tokenizer, VocabularyBytes):
+            vocabulary = tokenizer
+        else:
+            try:
+                vocabulary = read_vocabulary(tokenizer, find_end_tokens(tokenizer))
+            except ValueError:
+                # Its own tokenizer needs no bytes; who aligns it with another is told.
+                return None
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(save_arrays(vocabulary.to_arrays()))
+        return {"file": path.name, "sha256": hash_path(path)}
 
     def _find_used_ids(self, shards: list[Shard]) -> np.ndarray:
         """Returns the token ids of the completions and supports, ascending."""
@@ -208,6 +241,13 @@ class LogitCacheWriter:
         self._lock.close()
 
 
+def _fingerprint(tokenizer: PreTrainedTokenizerBase | VocabularyBytes, ids: list[int]) -> str:
+    """Hashes what these ids mean; bytes alone, without rules of splitting, agree with no tokenizer."""
+    if isinstance(tokenizer, VocabularyBytes):
+        return hash_json([[number, tokenizer.join([number]).hex()] for number in ids])
+    return fingerprint_tokenizer(tokenizer, ids)
+
+
 def refuse_other_folder(folder: Path) -> None:
     """Refuses a folder that holds something else than a cache.
 
@@ -216,7 +256,7 @@ def refuse_other_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is no logit cache (it is no folder); choose another output")
-    known = rf"manifest\.json|head\.safetensors|{SHARD_NAME.pattern}|\.lock-.*|\..*\.tmp.*"
+    known = rf"manifest\.json|(head|vocabulary)\.safetensors|{SHARD_NAME.pattern}|\.lock-.*|\..*\.tmp.*"
     strange = [path.name for path in folder.glob("*") if not re.fullmatch(known, path.name)]
     if strange:
         raise ValueError(f"{folder}: is no logit cache (it holds {strange[0]}); choose another output")

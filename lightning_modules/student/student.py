@@ -42,12 +42,17 @@ from lightning_modules.model.sharding import (
 )
 from lightning_modules.model.stored_weights import find_loading_dtype
 from lightning_modules.run.extent import check_extent
-from lightning_modules.student.cached_targets import build_target, check_cache, load_teacher_head
+from lightning_modules.student.cached_targets import (
+    TeacherHead,
+    build_target,
+    check_cache,
+    load_teacher_head,
+    needs_teacher_head,
+)
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import render_card
 from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
 from losses.distillation import DistillationLoss, LossSums
-from losses.fused_head import OutputHead
 from losses.mixture import STATISTICS, TEACHER_STATISTICS
 from losses.targets import Target
 
@@ -133,7 +138,7 @@ class DistillationModule(L.LightningModule):
         self._step_sums: Tensor | None = None
         self._step_losses: list[tuple[Tensor, list[str]]] = []
         self._step_names: list[str] = []
-        self._teacher_head: OutputHead | None = None
+        self._teacher_head: TeacherHead | None = None
         self._has_checked_target = False
         self._val_sums: dict[str, Tensor] = {}
         self._weights_dtype: Dtype = dtype or "float32"
@@ -213,7 +218,7 @@ class DistillationModule(L.LightningModule):
                 f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
             )
         for cache in data.caches:
-            check_cache(self.loss, cache)
+            check_cache(self.loss, cache, data.logit_weights is not None)
         if self.adapter is not None:
             check_adapter(self.adapter, self.student)
         if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
@@ -229,14 +234,21 @@ class DistillationModule(L.LightningModule):
         segments = ("answer",) if data.supervision == "label" else ("rationale", "answer")
         names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
         held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
-        return ["train/gradient_norm", "train/learning_rate", *(f"train/{name}" for name in names), *held_out]
+        coverage = [f"align/{name}" for name in data.coverage]
+        return [
+            "train/gradient_norm",
+            "train/learning_rate",
+            *(f"train/{name}" for name in names),
+            *held_out,
+            *coverage,
+        ]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
         self._total_steps = int(self.trainer.estimated_stepping_batches)
         caches = self.trainer.datamodule.caches
-        if caches and caches[0].description.sparsity.kind == "hidden":
+        if caches and needs_teacher_head(caches[0]):
             self._teacher_head = load_teacher_head(caches[0], self.device)
 
     def compute_loss(self, batch: dict) -> LossSums:
@@ -320,6 +332,9 @@ class DistillationModule(L.LightningModule):
         self.log_dict({name: torch.tensor(value) for name, value in means.items()})
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
         self.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
+        if self.global_step == 0:
+            shares = self.trainer.datamodule.coverage.items()
+            self.log_dict({f"align/{name}": torch.tensor(share) for name, share in shares})
 
     def on_validation_epoch_start(self) -> None:
         """Starts new sums over tokens, whatever the batches and processes that they are spread over."""

@@ -34,7 +34,10 @@ MATTERING = {
         *("model.student", "data.questions", "output", "data.prompt", "model.max_new_tokens", "model.arm"),
         *("model.seed", "model.score_options", "data.references", "wandb.enabled"),
     ),
-    "study": (*("name", "tasks", "students", "teachers", "supervisions", "seeds", "controls", "workers", "root"),),
+    "study": (
+        *("name", "tasks", "students", "teachers", "supervisions", "seeds", "controls", "alignment", "workers"),
+        "root",
+    ),
 }
 
 

@@ -3,24 +3,16 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from studies.analysis.estimator import ContrastEstimator
+from studies.analysis.interactions import Interactions, explain_difference, group_cells
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
-from studies.design.grid import Study, expand, find_scorers
+from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
-from studies.inference.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
-from studies.inference.statistics import (
-    Estimate,
-    SeedSource,
-    adjust_holm,
-    compare_models,
-    estimate_accuracy,
-    estimate_contrast,
-    find_seed_source,
-)
+from studies.inference.statistics import adjust_holm, compare_models
 from studies.text_table import format_table
 
 METHODS = {
@@ -47,20 +39,6 @@ SEED_NOTES = {
 }
 
 
-class Group(NamedTuple):
-    """Cells that form a grid of students and teachers; the fields are `CellKey`'s."""
-
-    supervision: str
-    control: str | None
-    trained_on: str | None
-    task: str
-
-    @property
-    def name(self) -> str:
-        """What a warning calls the group."""
-        return ", ".join(filter(None, self))
-
-
 class Analysis:
     """Estimates everything that a study's answers say.
 
@@ -71,38 +49,20 @@ class Analysis:
     """
 
     def __init__(self, study: Study, answers: Answers, seed: int = 0):
-        self.study, self.cells, self.questions, self.groups = study, answers.cells, answers.questions, answers.groups
-        self.warnings = list(answers.warnings)
+        self.study, self.cells, self.groups = study, answers.cells, answers.groups
+        self.estimator = ContrastEstimator(answers)
         self.rng = np.random.default_rng(seed)
 
     def _family(self, teacher: str | None) -> str | None:
         return None if teacher is None else self.study.teachers[teacher].family
 
-    def _contrast(self, weights: dict[CellKey, float]) -> Estimate:
-        cells, trained, pool = self._find_seeds([*weights])
-        groups_Q = self.groups[next(iter(weights)).task]
-        return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool)
-
-    def _find_seeds(self, keys: list[CellKey]) -> tuple[list[np.ndarray], list[bool], list[np.ndarray]]:
-        """Returns cells' answers, whether each was trained, and the answers that seeds' variance may be pooled over."""
-        places = {(key.trained_on, key.task) for key in keys if key.trained_on}
-        pool = [cell.correct_SQ for key, cell in self.cells.items() if (key.trained_on, key.task) in places]
-        return [self.cells[key].correct_SQ for key in keys], [key.trained_on is not None for key in keys], pool
-
-    def _seed_source(self, keys: list[CellKey]) -> SeedSource:
-        return find_seed_source(*self._find_seeds(keys))
-
-    def _method(self, keys: list[CellKey]) -> str:
-        return "questions alone" if self._seed_source(keys) == "left out" else "seeds and questions"
-
     def describe_cells(self) -> list[dict[str, Any]]:
         """Returns each cell's accuracy, and its gain over the untuned student's zero-shot answers."""
         rows = []
         for key, cell in self.cells.items():
-            _, [is_trained], pool = self._find_seeds([key])
-            accuracy, low, high = estimate_accuracy(cell.correct_SQ, is_trained, self.groups[key.task], pool)
+            accuracy, low, high = self.estimator.accuracy(key)
             untuned = CellKey(key.student, "untuned", None, None, None, key.task)
-            gain = self._contrast({key: 1, untuned: -1}) if key != untuned and untuned in self.cells else None
+            gain = self.estimator.contrast({key: 1, untuned: -1}) if key != untuned and untuned in self.cells else None
             num_seeds, num_questions = cell.correct_SQ.shape
             rows.append({
                 "student": key.student,
@@ -116,7 +76,7 @@ class Analysis:
                 "task": key.task,
                 "num_seeds": num_seeds,
                 "num_questions": num_questions,
-                "seed_variance": self._seed_source([key]),
+                "seed_variance": self.estimator.seed_source([key]),
                 "num_examples": min(cell.budget["train_examples"]) if cell.budget else 0,
                 "accuracy": accuracy,
                 "low": low,
@@ -127,6 +87,7 @@ class Analysis:
                 "gain_high": gain and gain.high,
                 "accuracy_by_extractor": cell.accuracies,
                 "accuracy_by_seed": cell.correct_SQ.mean(1).tolist(),
+                "coverage": cell.coverage,
             })  # fmt: skip
         return rows
 
@@ -140,6 +101,8 @@ class Analysis:
                 # Logits of another teacher than the writer have no plain arm; the same text without logits has.
                 alone = [plain._replace(teacher=name) for name in control.together]
                 others = [("control", alone or [plain if plain in self.cells else text])]
+                if control.swaps_logits and plain in self.cells:
+                    others.append(("logits", [text]))
                 if control.in_family_logits:
                     others.append(("text", [plain._replace(teacher=find_scorers(self.study, key.student)[0])]))
             elif key.supervision == "rationale+logits":
@@ -147,7 +110,7 @@ class Analysis:
             elif key.supervision == "rationale":
                 others = [("rationale", [key._replace(supervision="label", teacher=None)])]
             yield from ((kind, [key], right) for kind, right in others if all(other in self.cells for other in right))
-        for members in self._groups().values():
+        for members in group_cells(self.cells).values():
             for student in dict.fromkeys(key.student for key in members):
                 sides: dict[bool, list[CellKey]] = {True: [], False: []}
                 for key in members:
@@ -173,11 +136,11 @@ class Analysis:
                 "task": key.task,
                 "left": names[0],
                 "right": names[1],
-                **asdict(self._contrast(weights)),
-                "num_questions": self.questions[key.task],
-                "num_seeds": min(len(self.cells[key].correct_SQ) for key in weights),
-                "seed_variance": self._seed_source([*weights]),
-                "method": self._method([*weights]),
+                **asdict(self.estimator.contrast(weights)),
+                "num_questions": self.estimator.questions[key.task],
+                "num_seeds": self.estimator.count_seeds([*weights]),
+                "seed_variance": self.estimator.seed_source([*weights]),
+                "method": self.estimator.method([*weights]),
                 "models": {
                     **asdict(compare_models(correct[0], correct[1], self.rng, groups_Q=self.groups[key.task])),
                     "method": "questions",
@@ -191,96 +154,14 @@ class Analysis:
                 row["p_holm"] = p
         return rows
 
-    def _groups(self) -> dict[Group, list[CellKey]]:
-        """Returns the cells with a teacher, by group."""
-        groups = defaultdict(list)
-        for key in self.cells:
-            if key.teacher:
-                groups[Group(key.supervision, key.control, key.trained_on, key.task)].append(key)
-        return groups
-
     def describe_components(self) -> list[dict[str, Any]]:
         """Returns how answers vary in each group of cells, from which the power of the next study follows."""
         rows = []
-        for group, members in self._groups().items():
+        for group, members in group_cells(self.cells).items():
             cells = [self.cells[key].correct_SQ for key in members if len(self.cells[key].correct_SQ) > 1]
             if len(cells) > 1:
                 rows.append({**group._asdict(), **asdict(measure_components(cells))})
         return rows
-
-    def _families(self, students: list[str], teachers: list[str]) -> tuple[list[str], list[str]]:
-        own, other = self.study.students, self.study.teachers
-        return [own[name].family for name in students], [other[name].family for name in teachers]
-
-    def _find_grid(self, group: Group, members: list[CellKey]) -> tuple[list[str], list[str]] | None:
-        """Returns the students and teachers of a group's complete grid; None if it does not identify gamma."""
-        arms = [arm for arm in expand(self.study) if arm.teacher and (arm.supervision, arm.control) == group[:2]]
-        students = list(dict.fromkeys(arm.student for arm in arms))
-        teachers = list(dict.fromkeys(str(arm.teacher) for arm in arms))
-        if len({(arm.student, arm.teacher) for arm in arms}) < len(students) * len(teachers):
-            return None  # only teachers of the student's family, or only others, by design
-        there = {(key.student, key.teacher) for key in members}
-        students = [student for student in students if any((student, teacher) in there for teacher in teachers)]
-        complete = [teacher for teacher in teachers if all((student, teacher) in there for student in students)]
-        lost = ", ".join(teacher for teacher in teachers if teacher not in complete)
-        reason = explain_unidentified(*self._families(students, complete)) if complete else "no teacher is complete"
-        if lost:
-            self.warnings.append(f"{group.name}: the family interaction leaves out, since cells are missing, {lost}")
-        if reason:
-            self.warnings.append(f"{group.name}: the family interaction is not identified: {reason}")
-            return None
-        return students, complete
-
-    def describe_grids(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Returns main effects and family interactions of all groups whose grid is complete."""
-        effects, gammas = [], []
-        for group, members in self._groups().items():
-            if (grid := self._find_grid(group, members)) is None:
-                continue
-            students, teachers = grid
-            families = self._families(students, teachers)
-            where = group._asdict()
-            keys = [
-                CellKey(student=student, teacher=teacher, **where) for student, teacher in product(students, teachers)
-            ]
-            weights = decompose(*families)
-
-            def contrast(weights_ST: np.ndarray, keys: list[CellKey] = keys) -> Estimate:
-                return self._contrast(dict(zip(keys, weights_ST.reshape(-1).tolist(), strict=True)))
-
-            for kind, names, weights_NST in (
-                ("student", students, weights.students_NST),
-                ("teacher", teachers, weights.teachers_NST),
-            ):
-                for name, weights_ST in zip(names, weights_NST, strict=True):
-                    row = {"kind": kind, "name": name, **where, **asdict(contrast(weights_ST))}
-                    effects.append({**row, "method": self._method(keys)})
-            accuracy_ST = np.reshape([self.cells[key].correct_SQ.mean() for key in keys], weights.gamma_ST.shape)
-            found: list[tuple[str, Estimate, int | None]] = [
-                ("difference in differences", contrast(weights.gamma_ST), None),
-                *estimate_gammas(accuracy_ST, *families),
-            ]
-            facts = {
-                "families": sorted(set(families[0]) & set(families[1])),
-                "num_students": len(students),
-                "num_teachers": len(teachers),
-                "num_seeds": min(len(self.cells[key].correct_SQ) for key in keys),
-                "num_questions": self.questions[group.task],
-            }
-            source = self._seed_source(keys)
-            # The others' intervals are over models, whose own seeds are in their spread.
-            gammas += [
-                {
-                    **where,
-                    "method": method,
-                    **asdict(estimate),
-                    **facts,
-                    "seed_variance": source if df is None else None,
-                    "note": describe_df(df, *families),
-                }
-                for method, estimate, df in found
-            ]
-        return effects, gammas
 
 
 def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
@@ -296,22 +177,24 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     Raises:
         ValueError: There are no predictions, or some cannot be used.
     """
-    analysis = Analysis(study, read_answers(study), seed)
+    answers = read_answers(study)
+    analysis = Analysis(study, answers, seed)
     cells, contrasts = analysis.describe_cells(), analysis.describe_contrasts()
-    effects, gammas = analysis.describe_grids()
+    found = Interactions(study, analysis.estimator)
     return {
         "study": asdict(study),
-        "num_questions": analysis.questions,
+        "num_questions": answers.questions,
         "num_groups": {
-            task: int(groups_Q.max()) + 1 for task, groups_Q in analysis.groups.items() if groups_Q is not None
+            task: int(groups_Q.max()) + 1 for task, groups_Q in answers.groups.items() if groups_Q is not None
         },
         "extractor": EXTRACTOR,
-        "warnings": analysis.warnings,
+        "warnings": [*answers.warnings, *found.warnings],
         "methods": METHODS,
         "cells": cells,
         "contrasts": contrasts,
-        "effects": effects,
-        "gamma": gammas,
+        "effects": found.effects,
+        "gamma": found.gammas,
+        "gamma_differences": found.differences,
         "components": analysis.describe_components(),
     }
 
@@ -332,15 +215,17 @@ def format_results(results: dict[str, Any]) -> str:
         rows = []
         for condition in dict.fromkeys(condition for condition, _ in shown):
             rows.append([condition, *(_format_cell(shown.get((condition, student))) for student in students)])
-        gammas, contrasts = (
+        gammas, differences, contrasts = (
             [row for row in results[name] if (row["trained_on"], row["task"]) == place]
-            for name in ("gamma", "contrasts")
+            for name in ("gamma", "gamma_differences", "contrasts")
         )
         parts += [
             f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}"
             f"{_format_groups(results['num_groups'].get(task))}:",
             format_table(columns, rows),
+            _format_coverage(list(shown.values())),
             "\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.",
+            "\n".join(map(_format_difference, differences)),
             "\n".join(map(_format_contrast, contrasts)),
         ]
     alone = all(cell["seed_variance"] in ("left out", "none") for cell in cells)
@@ -368,6 +253,16 @@ def _format_cell(cell: dict[str, Any] | None) -> str:
     return f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}] ({more})"
 
 
+def _format_coverage(cells: list[dict[str, Any]]) -> str:
+    """Returns how the teacher's tokens lie to the student's in arms with another tokenizer's distributions."""
+    return "\n".join(
+        f"- {cell['condition']}, student {cell['student']}: of its tokens the teacher's lie "
+        + ", ".join(f"{share:.1%} {name}" for name, share in cell["coverage"].items())
+        for cell in cells
+        if cell["coverage"]
+    )
+
+
 def _format_points(row: dict[str, Any]) -> str:
     return f"{100 * row['estimate']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
@@ -380,6 +275,11 @@ def _format_gamma(row: dict[str, Any]) -> str:
         f"- Family interaction γ = {_format_points(row)}, p = {row['p']:.2g} "
         f"({what}; {', '.join(row['families'])}; {row['method']}{note})"
     )
+
+
+def _format_difference(row: dict[str, Any]) -> str:
+    notes = "".join(f"; {note}" for note in (row["note"], SEED_NOTES.get(row["seed_variance"])) if note)
+    return f"- {explain_difference(row)} p = {row['p']:.2g} ({row['method']}{notes})"
 
 
 def _format_contrast(row: dict[str, Any]) -> str:

@@ -52,12 +52,14 @@ class Cell:
         extraction_rate: Share of completions with an answer.
         accuracies: By extractor, of those that all arms have.
         budget: What its training took, by name of `BUDGET`: one number for each seed; empty if untuned.
+        coverage: Share of its completions' tokens in each class of alignment, mean over seeds; empty without one.
     """
 
     correct_SQ: np.ndarray
     extraction_rate: float
     accuracies: dict[str, float]
     budget: dict[str, list[int]]
+    coverage: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,9 @@ def read_answers(study: Study) -> Answers:
         facts = [read_sealed(path) for path in done]
         budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
         early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
-        cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget)
+        shares = [fact["coverage"] for fact in facts if fact.get("coverage")]
+        coverage = {name: float(np.mean([own[name] for own in shares])) for name in (shares[0] if shares else ())}
+        cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget, coverage)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
     warnings += _compare_budgets(cells)
     warnings += _name_single_seeds(cells)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from datamodules.files.atomic import check_name
+from datamodules.logit_cache.aligned import AlignmentKind
 from datamodules.model_cards import UNKNOWN, find_family
 from datamodules.rationales.controls import AnswerPosition
 from studies.inference.interaction import explain_unidentified
@@ -88,6 +89,9 @@ class TeacherSpec:
 class ControlSpec:
     """A control: the arms of one supervision once more, with one explanation of their differences taken away.
 
+    One that differs from the plain arms only in its `alignment` has arms only of other families' teachers, as
+    `in_family_logits` has: what the student's own family teaches is the same.
+
     Attributes:
         supervision: Whose arms are repeated.
         questions: Only those that all teachers of the study answered, or solved.
@@ -97,8 +101,11 @@ class ControlSpec:
         shuffled: Each question gets the reasoning of another, and its own answer.
         paraphraser: The teacher that rewrites all rationales.
         in_family_logits: The teacher of the student's family gives its logits on the text of every other family's.
+        alignment: How logits of a teacher of another family become the student's; null is what the study says.
         together: These teachers teach in one arm, all their rationales at once, rather than each in its own.
         one_per_question: Of those, each epoch draws one for each question, from all teachers alike.
+        logit_weights: Of those, how much each one's distributions count where they are mixed on every text; all count
+            alike where it is empty.
     """
 
     supervision: Literal["rationale", "rationale+logits"] = "rationale"
@@ -109,13 +116,23 @@ class ControlSpec:
     shuffled: bool = False
     paraphraser: str | None = None
     in_family_logits: bool = False
+    alignment: Literal["strict", "bytes", "chunks"] | None = None
     together: list[str] = field(default_factory=list)
     one_per_question: bool = False
+    logit_weights: dict[str, PositiveFloat] = field(default_factory=dict)
 
     @property
     def compares(self) -> bool:
         """Whether other teachers' rationales decide which are used."""
         return self.questions is not None or self.same_lengths
+
+    @property
+    def swaps_logits(self) -> bool:
+        """Whether it changes nothing but the logits that another family's text comes with."""
+        return self in (
+            ControlSpec("rationale+logits", in_family_logits=True),
+            ControlSpec("rationale+logits", alignment=self.alignment),
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +144,9 @@ class Study:
         tasks: By name; each arm learns one of them.
         students: By name.
         teachers: By name.
-        supervisions: What the arms learn from; `rationale+logits` only within a family.
+        supervisions: What the arms learn from; `rationale+logits` only within a family, unless there is an alignment.
+        alignment: How logits of a teacher of another family become the student's: `data.alignment.kind` of these arms
+            only; null is what the section `fit` says.
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
         seeds: Number of training seeds of each arm.
         workers: Jobs that run side by side on this machine.
@@ -139,6 +158,7 @@ class Study:
     students: dict[str, StudentSpec]
     teachers: dict[str, TeacherSpec]
     supervisions: list[Literal["label", "rationale", "rationale+logits"]]
+    alignment: AlignmentKind | None = None
     controls: dict[str, ControlSpec] = field(default_factory=dict)
     seeds: PositiveInt = 2
     workers: PositiveInt = 1
@@ -183,6 +203,10 @@ class Study:
             raise ValueError(f"{where}: changes nothing; its arms would be the plain ones again")
         if control.in_family_logits and control.supervision != "rationale+logits":
             raise ValueError(f"{where}: in_family_logits needs supervision: rationale+logits")
+        if control.alignment is not None and control.supervision != "rationale+logits":
+            raise ValueError(f"{where}: alignment is of logits; it needs supervision: rationale+logits")
+        if control.alignment is not None and control.in_family_logits:
+            raise ValueError(f"{where}: in_family_logits are of the student's own vocabulary; leave out the alignment")
         if control.compares and len(self.teachers) < 2:
             raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
         for name in [*control.together, *filter(None, [control.paraphraser])]:
@@ -190,15 +214,35 @@ class Study:
                 raise ValueError(f"{where}: {name!r} is none of the teachers {', '.join(self.teachers)}")
         if control.one_per_question and not control.together:
             raise ValueError(f"{where}: one_per_question draws from several teachers; name them with together")
-        if control.together and (len(set(control.together)) < 2 or control.supervision != "rationale"):
-            raise ValueError(f"{where}: together needs two teachers at least, and supervision: rationale")
+        if control.together and len(set(control.together)) < 2:
+            raise ValueError(f"{where}: together needs two teachers at least")
+        if control.together and control.in_family_logits:
+            raise ValueError(f"{where}: in_family_logits are one teacher's, together mixes several; leave one out")
+        if control.logit_weights and (
+            set(control.logit_weights) != set(control.together) or control.supervision != "rationale+logits"
+        ):
+            raise ValueError(
+                f"{where}: logit_weights needs supervision: rationale+logits, and a weight for each teacher of together"
+            )
+        if control.together and control.supervision == "rationale+logits":
+            self._check_mixture(where, control)
         if control.paraphraser is not None and self.teachers[control.paraphraser].model is None:
             raise ValueError(f"{where}.paraphraser: {control.paraphraser!r} is published; a model is to rewrite")
         for student in self.students if control.in_family_logits else ():
             if len(own := find_scorers(self, student)) > 1:
                 raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
-        if not any(fits(self, control, student, teacher) for student in self.students for teacher in self.teachers):
-            raise ValueError(f"{where}: fits no student and teacher, since none of one family has a model")
+        if not any(list_teachers(self, control, student) for student in self.students):
+            kind = "another" if control.alignment else "one"
+            raise ValueError(f"{where}: fits no student and teacher, since none of {kind} family has a model")
+
+    def _check_mixture(self, where: str, control: ControlSpec) -> None:
+        fitting = [student for student in self.students if list_teachers(self, control, student)]
+        if not fitting:
+            raise ValueError(
+                f"{where}: fits no student; all teachers of together need a model, of its family or with an alignment"
+            )
+        if any(find_alignment(self, control, student, None) == "chunks" for student in fitting):
+            raise ValueError(f"{where}: alignment chunks has no distributions to mix; set strict or bytes")
 
 
 def find_scorers(study: Study, student: str) -> list[str]:
@@ -207,15 +251,40 @@ def find_scorers(study: Study, student: str) -> list[str]:
     return [name for name, spec in study.teachers.items() if spec.model is not None and spec.family == family]
 
 
+def find_alignment(study: Study, control: ControlSpec, student: str, teacher: str | None) -> AlignmentKind:
+    """Returns how an arm's logits become the student's; `refuse` where they are so already, or there are none."""
+    if teacher is None:
+        found = {find_alignment(study, control, student, name) for name in control.together} - {"refuse"}
+        return found.pop() if found else "refuse"
+    if control.in_family_logits:
+        return "refuse"
+    if study.teachers[teacher].family == study.students[student].family:
+        return "refuse"
+    return control.alignment or study.alignment or "refuse"
+
+
 def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool:
     """Says whether a student can learn from a teacher under a control.
 
-    Logits need the teacher itself, and the student's tokenizer, which the cache checks.
+    Logits need the teacher itself, and the student's tokenizer, which the cache checks, or an alignment.
     """
     scorers = find_scorers(study, student)
+    is_cross = study.teachers[teacher].family != study.students[student].family
     if control.in_family_logits:
-        return bool(scorers) and study.teachers[teacher].family != study.students[student].family
-    return control.supervision == "rationale" or teacher in scorers
+        return bool(scorers) and is_cross
+    if control.supervision == "rationale":
+        return True
+    if is_cross:
+        has_model = study.teachers[teacher].model is not None
+        return has_model and find_alignment(study, control, student, teacher) != "refuse"
+    return teacher in scorers and not (control.alignment and control.swaps_logits)
+
+
+def list_teachers(study: Study, control: ControlSpec, student: str) -> list[str | None]:
+    """Returns whom a student learns from under a control, an arm each; None stands for several together."""
+    if control.together:
+        return [None] if all(fits(study, control, student, teacher) for teacher in control.together) else []
+    return [teacher for teacher in study.teachers if fits(study, control, student, teacher)]
 
 
 def explain_missing_gamma(study: Study) -> str | None:
@@ -264,7 +333,6 @@ def expand(study: Study) -> list[Arm]:
             arms.append(Arm(student, "label", None, seed, task))
         taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
         for control, spec in [*taught, *study.controls.items()]:
-            own = [teacher for teacher in study.teachers if fits(study, spec, student, teacher)]
-            teachers: list[str | None] = [None] if spec.together else [*own]
+            teachers = list_teachers(study, spec, student)
             arms += [Arm(student, spec.supervision, teacher, seed, task, control) for teacher in teachers]
     return arms

@@ -19,7 +19,7 @@ from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question
 from lightning_modules.model.pretrained import Dtype
 from studies.design.grid import StudentSpec, expand
-from studies.diagnostics import gradients, likelihood, logits, ranks, surface, tokenizers
+from studies.diagnostics import alignment, gradients, likelihood, logits, ranks, surface, tokenizers
 from studies.diagnostics.metrics import Diagnostic, Fit
 from studies.diagnostics.prediction import format_predictions, predict
 from studies.diagnostics.reader import StudentReader
@@ -34,6 +34,7 @@ METRICS: list[Diagnostic] = [
     *surface.METRICS,
     *tokenizers.METRICS,
     *logits.METRICS,
+    *alignment.METRICS,
     *gradients.METRICS,
 ]
 NUM_SHIFTED = 20
@@ -151,6 +152,7 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
             rewards=rewards,
             gradients=found,
             reward_weight=diagnosis.reward_weight,
+            aligned=reader.aligned,
         )
         places = np.array([numbers[reading.text.question.id] for reading in group])
         estimates = {metric.name: metric.estimate(fit, weights_RQ, places) for metric in METRICS}
@@ -216,7 +218,7 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
         if (
             arm.supervision == "rationale+logits"
             and arm.control is None
-            and (done := Path(plan.cache(arm).done)).exists()
+            and (done := Path(plan.caches(arm)[0].done)).exists()
         ):
             caches[arm.teacher, plan.task(arm)] = str(done.parent)
     tasks = {}

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from studies.diagnostics.texts import Reading
+from studies.diagnostics.texts import AlignedText, Reading
 
 Better = Literal["lower", "higher"] | None
 Values = np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -31,6 +31,7 @@ class Fit:
         rewards: By rationale id, from a reward model; empty without.
         gradients: Squared norm and projection of the student's gradient on a sample of the readings, by text key.
         reward_weight: How much the loss weighs in CAR.
+        aligned: How the readings' rows follow from the teacher's cached ones, by text key; empty without a cache.
     """
 
     teacher: str
@@ -43,6 +44,7 @@ class Fit:
     rewards: dict[str, float] = field(default_factory=dict)
     gradients: dict[str, tuple[float, np.ndarray]] = field(default_factory=dict)
     reward_weight: float = 1.0
+    aligned: dict[str, AlignedText] = field(default_factory=dict)
 
     def collect(self, function: Callable[[Reading], float]) -> np.ndarray:
         """Returns a value for each reading, float64 [N]."""

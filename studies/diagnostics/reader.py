@@ -19,16 +19,18 @@ from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt, get_prompt
 from datamodules.tasks.questions import Question
 from datamodules.text.thinking import split_thinking
+from datamodules.text.token_bytes import read_vocabulary
 from lightning_modules.model.generation import generate_completions
 from lightning_modules.model.pretrained import Dtype, check_model, identify_weights, load_causal_lm
 from lightning_modules.model.row_head import RowHead
 from lightning_modules.student.cached_targets import KINDS, build_target
 from losses.targets import SparseTarget
 from studies.design.grid import StudentSpec
+from studies.diagnostics.alignment import CacheAligner
 from studies.diagnostics.gradients import GradientSketch, compute_loss
 from studies.diagnostics.records import complete_records
 from studies.diagnostics.scoring import Span, score_spans
-from studies.diagnostics.texts import Reading, Text, build_texts
+from studies.diagnostics.texts import AlignedText, Reading, Text, build_texts
 
 PLANES = ("nll", "rank", "entropy", "alone", "local", "kl", "mass", "agreement")
 SCORES = pa.schema([("key", pa.string()), *((name, pa.list_(pa.float32())) for name in PLANES)])
@@ -90,18 +92,25 @@ class StudentReader:
         return texts
 
     def open_caches(self, caches: dict[str, LogitCache], texts: Sequence[Text]) -> None:
-        """Takes what of the texts is in teachers' caches; those of another tokenizer than the student's are left out.
+        """Takes what of the texts is in teachers' caches.
+
+        One of another tokenizer than the student's is only aligned with it; so is every other, if it knows its tokens'
+        bytes.
 
         Args:
             caches: By teacher.
             texts: What will be scored.
 
         Raises:
-            ValueError: A cache is of draws or hidden states, or was not made of these texts.
+            ValueError: A cache of the student's tokenizer is of draws or hidden states; a cache was not made of these
+                texts.
         """
         self.examples: dict[str, Example] = {}
         self.caches: dict[str, LogitCache] = {}
+        self.aligned: dict[str, AlignedText] = {}
         for teacher, cache in caches.items():
+            if cache.knows_bytes:
+                self._align([text for text in texts if text.rationale.teacher == teacher], cache)
             if not cache.shares_tokenizer(self.tokenizer):
                 continue
             if KINDS[cache.description.sparsity.kind] is not SparseTarget:
@@ -112,6 +121,14 @@ class StudentReader:
             cache.check(self.name, self.tokenizer, self.prompt.id, examples)
             self.examples |= {example.id: example for example in examples}
             self.caches |= {example.id: cache for example in examples}
+
+    def _align(self, texts: Sequence[Text], cache: LogitCache) -> None:
+        """Takes how a teacher's texts, as far as they are cached, are in its tokens and in the student's."""
+        aligner = CacheAligner(cache, read_vocabulary(self.tokenizer, find_end_tokens(self.tokenizer)))
+        cached = [text for text in texts if text.rationale.id in cache]
+        pairs = [(text.question, text.rationale) for text in cached]
+        cache.check_completions(build_examples(self.tokenizer, self.prompt, pairs))
+        self.aligned |= {text.key: aligner.align(text.rationale.id, text.token_ids) for text in cached}
 
     def read(self, texts: Sequence[Text], local_steps: int) -> list[Reading]:
         """Scores every text with its prompt, without it, and step by step.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -101,3 +102,22 @@ class Reading:
     kl: np.ndarray
     mass: np.ndarray
     agreement: np.ndarray
+
+
+class AlignedText(NamedTuple):
+    """How a completion's rows in the student's tokens follow from the teacher's.
+
+    Attributes:
+        counts: The student's rows by class, see `datamodules.examples.alignment.CLASSES`; all none where the tokens of
+            either side do not spell the text.
+        shared_mass: Sum over the teacher's rows of the probability of cached tokens that the student has, too.
+        cached_mass: Likewise of all cached tokens; nan of a cache without distributions over tokens, and so
+            `shared_mass`.
+        ends: Whether the teacher finds the end of its turn the most probable where the completion ends; None of such a
+            cache.
+    """
+
+    counts: dict[str, int]
+    shared_mass: float
+    cached_mass: float
+    ends: bool | None

@@ -133,7 +133,7 @@ def _answer(model: Any, tokenizer: Any, prompt_name: str, questions: list[Questi
             tokens = np.array([*ids, *completion, end_ids[0]], np.int32)
             segments = np.full(len(tokens), PROMPT + 1, np.int8)
             segments[: len(ids)] = PROMPT
-            examples.append(Example(f"{question.id}/own/0", question.id, tokens, segments, "0" * 16))
+            examples.append(Example(f"{question.id}/own/0", question.id, tokens, segments, "0" * 16, "0" * 16))
     return examples
 
 

@@ -4,8 +4,14 @@ from collections import defaultdict
 
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
-from studies.report.exhibits import show_diagnostics, show_learning_curves, show_loss_weights, show_samples
-from studies.report.gamma import show_formula
+from studies.report.exhibits import (
+    show_coverage,
+    show_diagnostics,
+    show_learning_curves,
+    show_loss_weights,
+    show_samples,
+)
+from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
@@ -33,6 +39,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Accuracy", _show_accuracy(results)),
         Section("Interaction", _show_interaction(results)),
         Section("Contrasts", _show_contrasts(results)),
+        Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),
         Section("Diagnostics", show_diagnostics(records)),
         Section("Learning curves", show_learning_curves(records)),
@@ -58,6 +65,10 @@ def _list_facts(results: dict) -> list[Fact]:
         row = rows[0]
         note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
         facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
+    for row in [row for row in results["gamma_differences"] if not row["holds_text"]][:1]:
+        gammas = f"γ {points(row['left_gamma'])} with them, {points(row['right_gamma'])} without"
+        note = f"{between(row['low'], row['high'])} ({row['left']}); {gammas}"
+        facts.append(Fact("What distributions add to γ", f"{points(row['estimate'])} points", note))
     trained = [cell for cell in results["cells"] if cell["gain"] is not None and cell["supervision"] != "untuned"]
     if trained:
         best = max(trained, key=lambda cell: cell["gain"])
@@ -85,8 +96,8 @@ def _describe_design(results: dict) -> list[Block]:
     text = (
         f"Every student learns from {', '.join(f'`{name}`' for name in study['supervisions'])}, with every teacher "
         "that fits, and answers the same held-out questions. `label` is the answer alone; `rationale+logits` adds the "
-        "teacher's next-token distributions, which need the student's own tokenizer; `untuned` is the student's "
-        "zero-shot answer to the same prompt."
+        "teacher's next-token distributions, which need the student's own tokenizer or an alignment; `untuned` is the "
+        "student's zero-shot answer to the same prompt."
     )
     if controls:
         text += f" Controls: {', '.join(f'`{name}`' for name in controls)}."
@@ -156,17 +167,26 @@ def _show_accuracy(results: dict) -> list[Block]:
 
 
 def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None, str | None, str]]:
-    """Returns the cells that other students have and a student lacks; logits only of its own family's teachers."""
+    """Returns the cells that other students have and a student lacks; logits only of teachers that others have them of.
+
+    These are of the student's own family, or of others, or both, whether there is an alignment.
+    """
     names = ("supervision", "teacher", "control", "trained_on", "task")
     conditions = dict.fromkeys(tuple(cell[name] for name in names) for cell in results["cells"])
     found = {(cell["student"], *(cell[name] for name in names)) for cell in results["cells"]}
     students, teachers = results["study"]["students"], results["study"]["teachers"]
+
+    def describe_kind(student: str, supervision: str, teacher: str | None, control: str | None, *_: object) -> tuple:
+        if supervision != "rationale+logits" or teacher is None:
+            return supervision, control
+        return supervision, control, teachers[teacher]["family"] == students[student]["family"]
+
+    kinds = {describe_kind(*cell) for cell in found}
     return [
         (student, *condition)
-        for student, spec in students.items()
+        for student in students
         for condition in conditions
-        if (student, *condition) not in found
-        if condition[0] != "rationale+logits" or teachers[condition[1]]["family"] == spec["family"]
+        if (student, *condition) not in found and describe_kind(student, *condition) in kinds
     ]
 
 
@@ -205,12 +225,13 @@ def _show_interaction(results: dict) -> list[Block]:
             Cell(row["method"], row["method"]),
             Cell(points(row["estimate"]), row["estimate"]),
             Cell(between(row["low"], row["high"]), row["low"]),
-            _p_cell(row["p"]),
+            p_cell(row["p"]),
             Cell(row["note"] or "", row["note"] or ""),
         ]
         for row in rows
     ]
     blocks.append(Table(["arms", "method", "γ", "95 %", "p", "note"], cells, "The same, in percentage points."))
+    blocks += show_differences(results)
     effects = [effect for effect in results["effects"] if is_plain(effect)]
     for (trained_on, task), found in _by_place(effects).items():
         marks = [
@@ -235,11 +256,6 @@ def _name_group(results: dict, row: dict) -> str:
     return name if len(results["num_questions"]) == 1 else f"{name_place(row['trained_on'], row['task'])}, {name}"
 
 
-def _p_cell(p: float | None) -> Cell:
-    text = "–" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}")
-    return Cell(text, p)
-
-
 def _show_contrasts(results: dict) -> list[Block]:
     if not results["contrasts"]:
         return []
@@ -252,9 +268,9 @@ def _show_contrasts(results: dict) -> list[Block]:
             Cell(f"{row['left']} − {row['right']}", row["left"]),
             Cell(points(row["estimate"]), row["estimate"]),
             Cell(between(row["low"], row["high"]), row["low"]),
-            _p_cell(row["p"]),
-            _p_cell(row["p_holm"]),
-            _p_cell(row["models"]["p"]),
+            p_cell(row["p"]),
+            p_cell(row["p_holm"]),
+            p_cell(row["models"]["p"]),
         ]
         for row in results["contrasts"]
     ]

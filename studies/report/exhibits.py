@@ -21,7 +21,7 @@ from studies.report.document import (
     Writing,
 )
 from studies.report.records import Run, StudyRecords
-from studies.report.words import NOT_RUN, is_plain, name_arm, name_file, name_place, plural, signed
+from studies.report.words import NOT_RUN, is_plain, name_arm, name_file, name_place, percent, plural, signed
 
 NUM_SCATTERS = 6
 
@@ -172,6 +172,36 @@ def _interval_cells(item: dict, name: str, digits: int) -> list[Cell]:
 
 def _number_cell(value: float | None) -> Cell:
     return Cell(NOT_RUN if value is None else f"{value:.3g}", value)
+
+
+def show_coverage(results: dict) -> list[Block]:
+    """Returns how much of what arms learned from another tokenizer's distributions had any.
+
+    Args:
+        results: Of the study.
+    """
+    aligned = [cell for cell in results["cells"] if cell["coverage"]]
+    if not aligned:
+        return []
+    names = list(aligned[0]["coverage"])
+    several = len({(cell["trained_on"], cell["task"]) for cell in aligned}) > 1
+    rows = [
+        [
+            Cell(name_arm(cell["supervision"], cell["teacher"], cell["control"]), cell["condition"]),
+            Cell(cell["student"], cell["student"], cell["student_family"]),
+            *([Cell(place := name_place(cell["trained_on"], cell["task"]), place)] if several else []),
+            *(Cell(percent(cell["coverage"][name]), cell["coverage"][name]) for name in names),
+        ]
+        for cell in aligned
+    ]
+    caption = (
+        "Share of the completions' tokens by how the teacher's tokens lie to them. `strict`: one token of each has the "
+        "same bytes. `exact`: the student's begins with the teacher's and ends inside it. `conditional`: it begins "
+        "inside one and ends no later. `spanning`: it begins with one and reaches beyond it. `none`: nothing says what "
+        "comes next; such rows have the text alone. Which of these have a target is the alignment's choice: `strict` "
+        "takes the first alone."
+    )
+    return [Table(["arm", "student", *(["task"] if several else []), *names], rows, caption)]
 
 
 def show_learning_curves(records: StudyRecords) -> list[Block]:

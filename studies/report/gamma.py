@@ -1,8 +1,9 @@
-"""The family interaction's formula in a study's own names."""
+"""The family interaction's formula in a study's own names, and how those of text and of distributions differ."""
 
+from studies.analysis.interactions import explain_difference
 from studies.inference.interaction import decompose, explain_unidentified
 from studies.report.document import Block, Cell, Table, Text
-from studies.report.words import NOT_RUN, is_plain, name_place
+from studies.report.words import NOT_RUN, between, is_plain, name_place, points
 
 # More terms are read in a table.
 _NUM_TERMS = 8
@@ -51,6 +52,51 @@ def show_formula(results: dict) -> list[Block]:
     where = name_place(row["trained_on"], row["task"])
     caption = f"Each cell's weight in γ of {where}: γ is the sum of the accuracies of students (rows) by teachers."
     return [Table(["student", *specs["teachers"]], rows, caption)]
+
+
+def p_cell(p: float | None) -> Cell:
+    """Returns a probability as a cell."""
+    text = "–" if p is None else ("< 0.001" if p < 0.001 else f"{p:.3f}")
+    return Cell(text, p)
+
+
+def show_differences(results: dict) -> list[Block]:
+    """Returns how family interactions of text and of distributions differ: a sentence for each pair, and a table.
+
+    Args:
+        results: Of the study.
+    """
+    rows = results["gamma_differences"]
+    if not rows:
+        return []
+    several = len({(row["trained_on"], row["task"]) for row in rows}) > 1
+    texts = [
+        Text(f"{name_place(row['trained_on'], row['task'])}: {said}" if several else said)
+        for row in rows
+        if row["method"] == rows[0]["method"]
+        for said in [explain_difference(row)]
+    ]
+    cells = [
+        [
+            *([Cell(place := name_place(row["trained_on"], row["task"]), place)] if several else []),
+            *(Cell(row[side], row[side]) for side in ("left", "right")),
+            Cell(row["method"], row["method"]),
+            *(Cell(points(row[name]), row[name]) for name in ("left_gamma", "right_gamma", "estimate")),
+            Cell(between(row["low"], row["high"]), row["low"]),
+            p_cell(row["p"]),
+            Cell(str(row["num_seeds"]), row["num_seeds"]),
+            Cell(row["note"] or "", row["note"] or ""),
+        ]
+        for row in rows
+    ]
+    caption = (
+        "Differences of γ, in percentage points, of the students and teachers that both have: one contrast of all "
+        "their cells, which answer the same questions, so that the interval is theirs jointly. Against `rationale`: "
+        "what the distributions add. Against arms in which all texts come with distributions of the student's own "
+        "family: what the distributions' family changes while the texts are the same."
+    )
+    columns = ["arms", "less arms", "method", "γ", "less γ", "difference", "95 %", "p", "seeds", "note"]
+    return [*texts, Table(["task", *columns] if several else columns, cells, caption)]
 
 
 def _weigh(weight: float | None) -> Cell:

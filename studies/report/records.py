@@ -13,7 +13,10 @@ from datamodules.rationales.store import Rationale, read_flat_rationales
 from datamodules.tasks.questions import Question, load_questions
 from lightning_modules.run.folder import read_metrics
 
-_RESULT_KEYS = {"study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma"}
+_RESULT_KEYS = {
+    "study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma",
+    "gamma_differences",
+}  # fmt: skip
 _PREDICTION_COLUMNS = ["arm", "seed", "question_id", "gold", "completion", "answer_neutral", "correct_neutral"]
 NUM_SAMPLES = 3
 

@@ -163,7 +163,9 @@ def examples(draw: st.DrawFn) -> list[Example]:
         ]
         ids = draw(st.lists(st.integers(2, 99), min_size=len(segments), max_size=len(segments)))
         made.append(
-            Example(f"q{number}/t/0", f"q{number}", np.array(ids, np.int32), np.array(segments, np.int8), "hash")
+            Example(
+                f"q{number}/t/0", f"q{number}", np.array(ids, np.int32), np.array(segments, np.int8), "hash", "hash"
+            )
         )
     return made
 

@@ -58,8 +58,8 @@ def test_a_batch_may_mix_caches(tmp_path: Path, first: str, second: str) -> None
 
 
 def test_kinds_whose_rows_mean_something_else_do_not_mix() -> None:
-    types = [describe(kind).row_type for kind in NAMES] + [describe(temperatures=(1.0,)).row_type]
-    assert len(set(types)) == 4
+    types = [describe(kind).row_type for kind in (*NAMES, "labels")] + [describe(temperatures=(1.0,)).row_type]
+    assert len(set(types)) == 5
 
 
 def test_rows_add_up_in_float32(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, kind: str) -> None:
                     pass
                 if path.stem == "head":
                     cache.read_head()
+                if path.stem == "vocabulary":
+                    cache.read_vocabulary()
             flipped[place] = whole[place]
         path.write_bytes(whole)
     LogitCache(folder).verify()
@@ -223,7 +225,7 @@ def test_a_full_disk_is_refused_and_the_old_content_stays(cache: Path) -> None:
             with pytest.raises(ValueError, match=message):
                 writer.flush()
             if size == 0:
-                with pytest.raises(ValueError, match=r"manifest\.json: cannot be written: File too large"):
+                with pytest.raises(ValueError, match=r"vocabulary\.safetensors: cannot be written: File too large"):
                     writer.finish(TOKENIZER, {})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -10,10 +10,13 @@ import pytest
 from safetensors import safe_open
 from tokenizers import AddedToken
 
+from datamodules.files.atomic import hash_path
 from datamodules.logit_cache.codec import decode_rows, encode_rows
-from datamodules.logit_cache.format import CacheDescription
+from datamodules.logit_cache.format import CacheDescription, list_planes, render_manifest
 from datamodules.logit_cache.reader import MISSING_EXAMPLES, LogitCache
+from datamodules.logit_cache.shard import write_shard
 from datamodules.logit_cache.writer import LogitCacheWriter, refuse_other_folder
+from datamodules.text.token_bytes import read_vocabulary
 from tests.logit_rows import ADDED, HEAD, TOKENIZER, VOCABULARY, describe, make_example, make_rows, write_cache
 from tests.tiny import build_tokenizer
 
@@ -69,7 +72,7 @@ def test_a_shard_is_a_safetensors_file_of_the_documented_planes(tmp_path: Path, 
     [path] = (tmp_path / "cache").iterdir()
     high = {"tokens_high"} if vocabulary > 65_536 else set()
     planes = {"tokens_low", "label_log_prob", "index.examples", "index.text_hash", "index.rows", "index.checksum"}
-    planes |= {"index.check"} | high
+    planes |= {"index.completion_hash", "index.check"} | high
     if kind in ("top_k", "adaptive", "hybrid"):
         planes |= {"support_low", "values", "log_tail", "log_normalizers"} | ({"support_high"} if high else set())
     if kind == "adaptive":
@@ -113,6 +116,85 @@ def test_the_head_of_hidden_states_is_kept(tmp_path: Path) -> None:
     for use in (cache.read_head, cache.verify):
         with pytest.raises(ValueError, match=r"head\.safetensors: missing, or not the file that manifest\.json lists"):
             use()
+
+
+def test_what_the_ids_mean_is_kept(cache: Path) -> None:
+    vocabulary = LogitCache(cache).read_vocabulary()
+    own = read_vocabulary(TOKENIZER, [TOKENIZER.eos_token_id])
+    assert vocabulary.hash == own.hash and vocabulary.ends == [TOKENIZER.eos_token_id]
+    path = cache / "vocabulary.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for use in (LogitCache(cache).read_vocabulary, LogitCache(cache).verify):
+        with pytest.raises(ValueError, match=r"vocabulary\.safetensors: missing, or not the file that manifest\.json"):
+            use()
+    path.unlink()
+    assert not LogitCacheWriter(cache, describe()).is_complete()
+    write_cache(cache, EXAMPLES)
+    LogitCache(cache).verify()
+
+
+def test_a_teacher_without_a_tokenizer_is_known_by_the_bytes_of_its_tokens(tmp_path: Path) -> None:
+    made = describe("labels")
+    writer = LogitCacheWriter(tmp_path / "cache", made)
+    writer.open()
+    writer.add([(example, make_rows(made, example)) for example in EXAMPLES])
+    writer.flush()
+    writer.finish(read_vocabulary(TOKENIZER, [TOKENIZER.eos_token_id]), {})
+    writer.close()
+    cache = LogitCache(tmp_path / "cache")
+    assert not cache.shares_tokenizer(TOKENIZER)
+    cache.require_token_bytes()
+    cache.check_completions(EXAMPLES)
+    np.testing.assert_array_equal(cache.read_tokens(EXAMPLES[3].id), EXAMPLES[3].token_ids[2:])
+
+
+def test_completions_are_compared_without_the_prompt(cache: Path) -> None:
+    opened = LogitCache(cache)
+    opened.check_completions([replace(EXAMPLES[4], text_hash="f" * 16)])
+    changed = [*EXAMPLES[:4], replace(EXAMPLES[4], completion_hash="f" * 16)]
+    with pytest.raises(ValueError, match="the text of 'q4/owner/teacher/0' was changed after its logits were cached"):
+        opened.check_completions(changed)
+    with pytest.raises(ValueError, match="1 of 1 examples are not cached, the first is 'q70/owner/teacher/0'"):
+        opened.check_completions([make_example(70)])
+
+
+def test_a_cache_of_the_schema_before_serves_its_own_tokenizer(cache: Path) -> None:
+    make_old(cache)
+    check(cache)
+    opened = LogitCache(cache)
+    opened.verify()
+    assert_rows_are(
+        opened.read(EXAMPLES[2]), decode_rows(describe(), encode_rows(describe(), make_rows(describe(), EXAMPLES[2])))
+    )
+    with pytest.raises(ValueError, match="captured by an earlier version, without the bytes of its tokens"):
+        opened.require_token_bytes()
+    writer = LogitCacheWriter(cache, describe())
+    assert len(writer.find_done()) == 20 and writer.is_complete()
+    with pytest.raises(
+        ValueError, match="begun by an earlier version, without the tokens' bytes; choose another output"
+    ):
+        writer.open()
+
+
+def make_old(folder: Path) -> None:
+    """Makes of a cache what the schema before would have written."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["shards"]:
+        path = folder / entry["file"]
+        with safe_open(path, framework="np") as file:
+            names = {name: file.get_tensor(name) for name in file.keys()}
+            signature = file.metadata()["signature"]
+        layout = list_planes(describe())
+        index = {
+            name: ({1: "U8", 4: "U32", 8: "U64"}[array.itemsize], array)
+            for name, array in names.items()
+            if name.startswith("index.") and name not in ("index.check", "index.completion_hash")
+        }
+        write_shard(path, {name: (layout[name].dtype, names[name]) for name in layout}, index, signature)
+        entry |= {"bytes": path.stat().st_size, "sha256": hash_path(path)}
+    (folder / "vocabulary.safetensors").unlink()
+    kept = {name: value for name, value in manifest.items() if name not in ("token_bytes", "checksum")}
+    (folder / "manifest.json").write_text(render_manifest({**kept, "schema": 2}))
 
 
 def _read(cache: LogitCache, connection) -> None:
@@ -227,7 +309,7 @@ def test_other_tokens_are_refused_when_read(cache: Path) -> None:
 def test_another_schema_is_refused(cache: Path) -> None:
     manifest = json.loads((cache / "manifest.json").read_text())
     (cache / "manifest.json").write_text(json.dumps({**manifest, "schema": 1}))
-    with pytest.raises(ValueError, match="schema 1, but this version reads 2; capture again"):
+    with pytest.raises(ValueError, match="schema 1, but this version reads 3; capture again"):
         LogitCache(cache)
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from studies.design.grid import (
@@ -52,6 +54,29 @@ def test_grid_is_crossed_and_logits_stay_in_the_family():
     ]
 
 
+def list_logits(**changes) -> list[str]:
+    arms = expand(make_study(seeds=1, supervisions=["rationale+logits"], **changes))
+    return [arm.id.removesuffix("-seed0") for arm in arms if arm.supervision == "rationale+logits"]
+
+
+def test_an_alignment_fills_the_cells_of_other_families_models():
+    # Published rationales still have no logits.
+    assert list_logits(alignment="refuse") == ["l-rationale+logits-L", "q-rationale+logits-Q"]
+    every = [f"{student}-rationale+logits-{teacher}" for student in "lq" for teacher in "LQ"]
+    for alignment in ("strict", "bytes", "chunks"):
+        assert list_logits(alignment=alignment) == every
+    bare = {
+        "bytes": ControlSpec("rationale+logits", alignment="bytes"),
+        "mixed": ControlSpec("rationale+logits", alignment="strict", shuffled=True),
+    }
+    # One that swaps only the logits leaves what the student's own family teaches as it is.
+    assert list_logits(controls=bare) == [
+        "l-rationale+logits-L", "l-rationale+logits-Q-bytes", "l-rationale+logits-L-mixed",
+        "l-rationale+logits-Q-mixed", "q-rationale+logits-Q", "q-rationale+logits-L-bytes",
+        "q-rationale+logits-L-mixed", "q-rationale+logits-Q-mixed",
+    ]  # fmt: skip
+
+
 def test_every_trained_arm_has_every_seed_and_the_untuned_one():
     arms = expand(make_study(seeds=3))
     assert len({arm.id for arm in arms}) == len(arms) == 2 + 3 * 2 * 5
@@ -82,6 +107,19 @@ def test_arm_is_named_without_student_and_seed():
         (
             {"controls": {"b": ControlSpec(shuffled=True)}, "teachers": {"a": TEACHER, "a-b": TEACHER}},
             "2 arms would be called l-rationale-a-b-seed0",
+        ),
+        ({"controls": {"c": ControlSpec(alignment="bytes")}}, "study.controls.c: alignment is of logits"),
+        (
+            {"controls": {"c": ControlSpec("rationale+logits", in_family_logits=True, alignment="bytes")}},
+            "study.controls.c: in_family_logits are of the student's own vocabulary",
+        ),
+        (
+            {
+                "controls": {"c": ControlSpec("rationale+logits", alignment="bytes")},
+                "students": {"q": StudentSpec("m", "qwen")},
+                "teachers": {"Q": TEACHER},
+            },
+            "study.controls.c: fits no student and teacher, since none of another family has a model",
         ),
         ({"tasks": TWO_TASKS}, r"G.rationales.*\['arc', 'obqa'\]"),
         ({"teachers": {"G": TeacherSpec("gpt", rationales={"arc": "g"}, name="n")}}, r"\['arc'\].*\['obqa'\]"),
@@ -280,6 +318,44 @@ def test_several_teachers_teach_one_arm_together():
     assert fit.needs == ["annotate-L-obqa"]
 
 
+def test_several_teachers_distributions_are_mixed_in_one_arm():
+    """Each scores every text, also the other's; what a plain arm has cached is read again."""
+    teachers = {name: TeacherSpec("llama", model=f"m/{name}") for name in ("L", "M")}
+    controls = {
+        "mixed": ControlSpec("rationale+logits", together=["L", "M"], logit_weights={"M": 2.0, "L": 1.0}),
+        "alike": ControlSpec("rationale+logits", together=["M", "L"], one_per_question=True),
+    }
+    options = {"controls": controls, "teachers": teachers, "seeds": 1}
+    arms = [arm for arm in expand(make_study(**options)) if arm.control]
+    assert [arm.id for arm in arms] == ["l-rationale+logits-mixed-seed0", "l-rationale+logits-alike-seed0"]
+    jobs = find_jobs(**options)
+    assert {name for name in jobs if name.startswith("cache_logits")} == {
+        *("cache_logits-L-obqa", "cache_logits-M-obqa", "cache_logits-L-obqa-of-M", "cache_logits-M-obqa-of-L")
+    }
+    of_m = jobs["cache_logits-L-obqa-of-M"]
+    assert {"--model.teacher=m/M", '--data.rationales=["runs/s/teachers/L/obqa.parquet"]'} <= set(of_m.args)
+    fit = jobs["fit-l-rationale+logits-mixed-seed0"]
+    folders = ["L/obqa-logits", "L/obqa-of-M-logits", "M/obqa-of-L-logits", "M/obqa-logits"]
+    assert {
+        f"--data.logits={json.dumps([f'runs/s/teachers/{folder}' for folder in folders])}",
+        '--data.logit_weights={"m/L": 1.0, "m/M": 2.0}',
+    } <= set(fit.args)
+    assert not any("logits_teacher" in arg for arg in fit.args) and of_m.name in fit.needs
+    alike = jobs["fit-l-rationale+logits-alike-seed0"].args
+    assert {'--data.logit_weights={"m/M": 1.0, "m/L": 1.0}', "--data.batches.samples_per_epoch=1"} <= set(alike)
+
+
+def test_teachers_of_several_families_are_mixed_with_an_alignment():
+    mixed = ControlSpec("rationale+logits", together=["L", "Q"])
+    with pytest.raises(ValueError, match="fits no student; all teachers of together need a model, of its family or"):
+        make_study(controls={"mixed": mixed})
+    jobs = find_jobs(controls={"mixed": mixed}, alignment="bytes", seeds=1)
+    for student in "lq":
+        assert "--data.alignment.kind=bytes" in jobs[f"fit-{student}-rationale+logits-mixed-seed0"].args
+    with pytest.raises(ValueError, match="alignment chunks has no distributions to mix"):
+        make_study(controls={"mixed": mixed}, alignment="chunks")
+
+
 def test_a_control_that_changes_texts_has_a_cache_of_its_own():
     jobs = find_jobs(controls=CONTROLS, seeds=1)
     plain, first = jobs["cache_logits-L-obqa"], jobs["cache_logits-L-obqa-first"]
@@ -296,7 +372,14 @@ def test_a_control_that_changes_texts_has_a_cache_of_its_own():
         (ControlSpec(paraphraser="P"), {}, "'P' is none of the teachers L, Q, G"),
         (ControlSpec(together=["L", "P"]), {}, "'P' is none of the teachers L, Q, G"),
         (ControlSpec(together=["L"]), {}, "two teachers at least"),
-        (ControlSpec("rationale+logits", together=["L", "Q"]), {}, "supervision: rationale"),
+        (ControlSpec("rationale+logits", together=["L", "G"]), {}, "fits no student; all teachers of together need"),
+        (ControlSpec("rationale+logits", together=["L", "Q"], in_family_logits=True), {}, "leave one out"),
+        (ControlSpec(together=["L", "Q"], logit_weights={"L": 1.0, "Q": 1.0}), {}, "needs supervision"),
+        (
+            ControlSpec("rationale+logits", together=["L", "Q"], logit_weights={"L": 1.0}),
+            {},
+            "a weight for each teacher",
+        ),
         (ControlSpec(one_per_question=True), {}, "name them with together"),
         (ControlSpec(paraphraser="G"), {}, "'G' is published"),
         (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),
@@ -329,3 +412,37 @@ def test_a_control_that_cannot_be_is_refused(control, changes, message):
 def test_a_grid_without_gamma_says_why(changes, reason):
     found = explain_missing_gamma(make_study(**changes))
     assert found is None if reason is None else reason in found
+
+
+def test_an_alignment_is_of_the_arms_that_need_it_and_their_caches_are_their_teachers():
+    controls = {
+        "own": ControlSpec("rationale+logits", in_family_logits=True),
+        "bytes": ControlSpec("rationale+logits", alignment="bytes"),
+    }
+    jobs = find_jobs(seeds=1, alignment="strict", controls=controls)
+    found = {
+        name.removeprefix("fit-").removesuffix("-seed0"): arg.removeprefix("--data.alignment.kind=")
+        for name, job in jobs.items()
+        for arg in job.args
+        if arg.startswith("--data.alignment.kind=")
+    }
+    crossed = {name: value for name, value in found.items() if value != "refuse"}
+    assert crossed == {
+        "l-rationale+logits-Q": "strict", "q-rationale+logits-L": "strict",
+        "l-rationale+logits-Q-bytes": "bytes", "q-rationale+logits-L-bytes": "bytes",
+    }  # fmt: skip
+    assert {"l-label", "l-rationale-Q", "l-rationale+logits-L", "l-rationale+logits-Q-own"} <= set(found)
+    # What the section `fit` says for one kind is no mistake of the others.
+    settings = {name: [arg for arg in jobs[f"fit-{name}-seed0"].args if "alignment" in arg][1:] for name in found}
+    assert settings["l-rationale+logits-Q-bytes"] == []
+    assert settings["l-rationale+logits-Q"] == ["--data.alignment.spans=null", "--data.alignment.whitespace=null"]
+    assert len(settings["l-label"]) == len(settings["l-rationale+logits-L"]) == 3
+    # The teacher scored its own text once, whoever learns from it.
+    assert [name for name in jobs if name.startswith("cache_logits")] == [
+        "cache_logits-L-obqa", "cache_logits-Q-obqa", "cache_logits-Q-obqa-of-L",
+        "cache_logits-G-obqa-of-L", "cache_logits-L-obqa-of-Q", "cache_logits-G-obqa-of-Q",
+    ]  # fmt: skip
+    fit = jobs["fit-l-rationale+logits-Q-seed0"]
+    assert "cache_logits-Q-obqa" in fit.needs
+    assert '--data.logits=["runs/s/teachers/Q/obqa-logits"]' in fit.args
+    assert not any("alignment" in arg for job in find_jobs().values() for arg in job.args)

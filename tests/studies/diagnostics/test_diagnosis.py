@@ -10,10 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.examples.tokenization import load_tokenizer
+from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import write_rationales
 from datamodules.tasks.prompts import get_prompt
+from datamodules.text.token_bytes import END, SPECIAL, VocabularyBytes
 from studies.design.grid import StudentSpec
 from studies.diagnostics import reader as reader_module
+from studies.diagnostics.alignment import find_shared
 from studies.diagnostics.diagnosis import Diagnosis, diagnose, parse
 from studies.diagnostics.reader import StudentReader
 from studies.diagnostics.sources import TaskSource, TeacherSource, load_task
@@ -77,6 +81,12 @@ def test_a_diagnosis_has_a_row_for_each_teacher_and_student(
         "kl", "covered_mass", "agreement",
     }  # fmt: skip
     assert not any("kl" in rows[key] for key in rows if key != ("s", "t"))
+    # What of it the student's tokens can take is known of either student.
+    shares = [f"aligned_{name}" for name in ("strict", "exact", "conditional", "spanning", "none")]
+    assert [rows["s", "t"][name] for name in shares] == [1, 0, 0, 0, 0] and rows["s", "t"]["shared_mass"] == 1
+    assert sum(rows["x", "t"][name] for name in shares) == pytest.approx(1) and 0.1 < rows["x", "t"][shares[0]] < 1
+    assert 0 < rows["x", "t"]["shared_mass"] < 1
+    assert not any(name in rows[key] for key in rows if key[1] != "t" for name in (*shares, "shared_mass"))
     assert rows["s", "t"]["vocabulary_overlap"] == 1 > rows["x", "t"]["vocabulary_overlap"]
     assert "vocabulary_overlap" not in rows["s", "u"]
     # u and v wrote the same.
@@ -106,6 +116,41 @@ def test_kl_is_that_of_both_models(diagnosis: Diagnosis) -> None:
         kls.append(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()))
     found = read_rows(diagnosis)["s", "t"]["kl"]
     assert 0.3 * np.mean(kls) < found <= np.mean(kls) + 1e-3
+
+
+def test_shared_mass_and_ends_are_those_of_the_teachers_rows(diagnosis: Diagnosis) -> None:
+    diagnose(diagnosis)
+    cache = LogitCache(Path(str(diagnosis.tasks["colours"].teachers["t"].logits)))
+    reader = StudentReader(diagnosis.students["x"], get_prompt("plain"), diagnosis.folder, "k", "float32", 64)
+    teacher = load_tokenizer(str(diagnosis.tasks["colours"].teachers["t"].tokenizer))
+    vocabulary = set(reader.tokenizer.get_vocab())
+    data = load_task("colours", diagnosis.tasks["colours"], 6, 0)
+    shared = cached = 0.0
+    agree = []
+    texts = reader.prepare(list(zip(data.questions, data.rationales["t"], strict=True)))
+    reader.open_caches({}, texts)
+    for text, reading in zip(texts, reader.read(texts, 1), strict=True):
+        rows = cache.read_foreign([text.rationale.id])
+        for support, log_probs in zip(rows["support"].tolist(), rows["log_probs"].tolist(), strict=True):
+            for token, log_prob in zip(support, log_probs, strict=True):
+                if token >= 0:
+                    cached += np.exp(log_prob)
+                    # Both are byte-level, so that equal bytes have equal names; "<pad>" is special.
+                    name = teacher.convert_ids_to_tokens(token)
+                    shared += np.exp(log_prob) * (name in vocabulary and name != "<pad>")
+        best = rows["support"][-1][rows["log_probs"][-1].argmax()]
+        agree.append((best == teacher.eos_token_id) == (reading.rank[-1] == 1))
+    row = read_rows(diagnosis)["x", "t"]
+    assert row["shared_mass"] == pytest.approx(shared / cached, rel=1e-6)
+    assert row["end_agreement"] == pytest.approx(np.mean(agree))
+
+
+def test_an_end_of_turn_is_shared_whatever_it_is_called() -> None:
+    student = VocabularyBytes.from_tokens([b"", b"a", b"bc", b""], [SPECIAL, 0, 0, SPECIAL | END])
+    teacher = VocabularyBytes.from_tokens([b"", b"bc", b"b", b"", b"a"], [SPECIAL | END, 0, 0, SPECIAL, 0])
+    assert find_shared(teacher, student).tolist() == [True, True, False, False, True]
+    endless = VocabularyBytes.from_tokens([b"a"], [0])
+    assert find_shared(teacher, endless).tolist() == [False, False, False, False, True]
 
 
 def test_a_second_run_computes_nothing_and_more_questions_only_what_is_missing(

@@ -40,6 +40,7 @@ def make_cells(rng: random.Random) -> list[dict]:
                 "gain": accuracy - 0.2 if trained else None, "gain_low": accuracy - 0.25 if trained else None,
                 "gain_high": accuracy - 0.15 if trained else None, "accuracy_by_extractor": {"neutral": accuracy},
                 "accuracy_by_seed": [accuracy - 0.02, accuracy + 0.02] if trained else [accuracy],
+                "coverage": {"none": 0.05, "strict": 0.8, "exact": 0.15} if supervision == "rationale+logits" else {},
             })  # fmt: skip
     return cells
 
@@ -50,6 +51,10 @@ def make_results() -> dict:
     gamma = {
         **where, "estimate": 0.149, "low": 0.117, "high": 0.179, "p": 0.0004, "families": ["a", "b"],
         "num_students": 2, "num_teachers": 2, "num_seeds": 2, "num_questions": 8,
+    }  # fmt: skip
+    difference = {
+        **gamma, "left": "rationale+logits", "left_gamma": 0.18, "right_gamma": 0.15, "estimate": 0.03, "low": 0.01,
+        "high": 0.05, "method": "difference in differences", "note": "one teacher of each family",
     }  # fmt: skip
     return {
         "study": {
@@ -82,6 +87,10 @@ def make_results() -> dict:
         "gamma": [
             {**gamma, "method": "difference in differences", "note": None},
             {**gamma, "method": "mixed model", "low": -0.01, "note": "2 teachers: wide by nature"},
+        ],
+        "gamma_differences": [
+            {**difference, "right": "rationale", "holds_text": False},
+            {**difference, "right": "rationale+logits-own", "holds_text": True, "low": -0.05},
         ],
     }  # fmt: skip
 

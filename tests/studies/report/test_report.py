@@ -15,11 +15,12 @@ from scripts.report import main
 from studies.report import write_html, write_markdown
 from studies.report.content import _show_accuracy, build_report
 from studies.report.document import Figure, HeatMap, Mark, Panel, Parallel, Report, Section, Table, Text
+from studies.report.exhibits import show_coverage
 from studies.report.gamma import show_formula
 from studies.report.html import render_html
 from studies.report.plots import plot
 from studies.report.records import read_study
-from tests.studies.report.report_study import make_results, write_study
+from tests.studies.report.report_study import TEACHERS, make_results, write_study
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -110,6 +111,43 @@ def test_gamma_is_first_read_and_drawn_against_zero(report: Report) -> None:
     gamma, effects = find(report, "Interaction", Figure)
     assert gamma.reference == effects.reference == 0
     assert [mark.estimate for mark in gamma.panels[0].marks] == pytest.approx([14.9, 14.9])
+
+
+def test_what_distributions_add_is_a_sentence_and_a_table(report: Report) -> None:
+    [fact] = [fact for fact in report.facts if fact.name == "What distributions add to γ"]
+    assert fact.value == "+3.0 points" and "[+1.0, +5.0]" in fact.note
+    texts = [text.text for text in find(report, "Interaction", Text)]
+    added, held = (text for text in texts if "(rationale+logits)" in text)
+    assert "the distributions add +3.0 points [+1.0, +5.0], so a teacher of the family helps more" in added
+    assert "whose distributions they are makes +3.0 points [-5.0, +5.0], which other seeds" in held
+    table = find(report, "Interaction", Table)[-1]
+    assert [cell.text for cell in table.rows[0][3:7]] == ["+18.0", "+15.0", "+3.0", "[+1.0, +5.0]"]
+    assert "joint" in table.caption
+
+
+def test_a_cell_with_another_familys_logits_is_missed_where_others_have_one() -> None:
+    def find_missing(results: dict) -> set[tuple]:
+        rows = _show_accuracy(results)[1].rows
+        return {tuple(cell.text for cell in row[:3]) for row in rows if row[3].text == "not run"}
+
+    results = make_results()
+    assert find_missing(results) == set()
+    cell = next(cell for cell in results["cells"] if cell["student"] == "s-a" and "logits" in cell["supervision"])
+    results["cells"].append({**cell, "teacher": "t-b", "teacher_family": "b"})
+    # Without the first's cell, nothing says that a student learns from the distributions of another family.
+    assert find_missing(results) == {("s-b", "rationale+logits", teacher) for teacher in TEACHERS}
+
+
+def test_coverage_is_a_row_for_each_aligned_arm(report: Report) -> None:
+    [table] = find(report, "Alignment", Table)
+    assert table.columns == ["arm", "student", "none", "strict", "exact"]
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["rationale+logits from t-a", "s-a", "5.0 %", "80.0 %", "15.0 %"]
+    ]
+    results = make_results()
+    for cell in results["cells"]:
+        cell["coverage"] = {}
+    assert show_coverage(results) == []
 
 
 def test_loss_weights_are_means_over_runs(folders: tuple[Path, Path], report: Report) -> None:
@@ -253,8 +291,8 @@ class TestWeightsAndBiases:
             main(["wandb", str(folders[0]), "--sweep", str(folders[1]), "--entity", "team"])
         spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
         headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
-        assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Loss weights", "Diagnostics",
-                            "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
+        assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Alignment", "Loss weights",
+                            "Diagnostics", "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
         grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
         panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
         kinds = {panel["viewType"] for panel in panels}

@@ -1,0 +1,52 @@
+"""Contrasts of a study's cells, each with what its variance over training seeds comes from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from studies.analysis.predictions import Answers, CellKey
+from studies.inference.statistics import Estimate, SeedSource, estimate_accuracy, estimate_contrast, find_seed_source
+
+
+class ContrastEstimator:
+    """Estimates sums of cells' accuracies, over seeds and questions.
+
+    Args:
+        answers: What the study's arms answered.
+    """
+
+    def __init__(self, answers: Answers):
+        self.cells, self.questions, self.groups = answers.cells, answers.questions, answers.groups
+
+    def contrast(self, weights: dict[CellKey, float]) -> Estimate:
+        """Returns the sum of weight times accuracy; the cells are of one test task."""
+        cells, trained, pool = self._find_seeds([*weights])
+        groups_Q = self.groups[next(iter(weights)).task]
+        return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool)
+
+    def accuracy(self, key: CellKey) -> tuple[float, float, float]:
+        """Returns a cell's accuracy and its interval."""
+        [cell], [is_trained], pool = self._find_seeds([key])
+        return estimate_accuracy(cell, is_trained, self.groups[key.task], pool)
+
+    def mean(self, key: CellKey) -> float:
+        """Returns a cell's accuracy alone."""
+        return float(self.cells[key].correct_SQ.mean())
+
+    def count_seeds(self, keys: Sequence[CellKey]) -> int:
+        """Returns the fewest training seeds of some cells."""
+        return min(len(self.cells[key].correct_SQ) for key in keys)
+
+    def seed_source(self, keys: Sequence[CellKey]) -> SeedSource:
+        """Says where a contrast's variance over seeds comes from."""
+        return find_seed_source(*self._find_seeds(keys))
+
+    def method(self, keys: Sequence[CellKey]) -> str:
+        """Names what an interval of a contrast of these cells is over."""
+        return "questions alone" if self.seed_source(keys) == "left out" else "seeds and questions"
+
+    def _find_seeds(self, keys: Sequence[CellKey]) -> tuple[list[np.ndarray], list[bool], list[np.ndarray]]:
+        """Returns cells' answers, whether each was trained, and the answers that seeds' variance may be pooled over."""
+        places = {(key.trained_on, key.task) for key in keys if key.trained_on}
+        pool = [cell.correct_SQ for key, cell in self.cells.items() if (key.trained_on, key.task) in places]
+        return [self.cells[key].correct_SQ for key in keys], [key.trained_on is not None for key in keys], pool

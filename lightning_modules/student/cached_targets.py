@@ -91,13 +91,10 @@ def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache, is_mix
         )
 
 
-def needs_teacher_head(cache: LogitCache | AlignedCache) -> bool:
-    """Whether the cache's rows are hidden states."""
-    return find_kind(cache) is FullTarget
-
-
-def load_teacher_head(cache: LogitCache | AlignedCache, device: torch.device) -> TeacherHead:
-    """Returns the teacher's output head of a cache of hidden states, cut to the tokenizer's vocabulary."""
+def load_teacher_head(cache: LogitCache | AlignedCache, device: torch.device) -> TeacherHead | None:
+    """Returns the teacher's output head, cut to the tokenizer's vocabulary; None where rows are no hidden states."""
+    if find_kind(cache) is not FullTarget:
+        return None
     own = cache.cache if isinstance(cache, AlignedCache) else cache
     tensors, facts = own.read_head(), own.manifest["head"]
     vocabulary = cache.description.vocabulary

@@ -94,7 +94,7 @@ def _read_records(path: Path) -> dict[str, dict[str, dict]]:
     if f"correct_{EXTRACTOR}" not in names:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
-    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group"} & {*names})]
+    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group", "language"} & {*names})]
     records = read_table(path, columns).to_pylist()
     for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
         if number > 1:
@@ -188,7 +188,7 @@ def read_answers(study: Study) -> Answers:
         facts = [read_sealed(path) for path in done]
         budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
         early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
-        shares = [fact["coverage"] for fact in facts if fact.get("coverage")]
+        shares = [fact["alignment"] for fact in facts if fact.get("alignment")]
         coverage = {name: float(np.mean([own[name] for own in shares])) for name in (shares[0] if shares else ())}
         cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget, coverage)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]

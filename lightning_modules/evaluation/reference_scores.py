@@ -13,7 +13,7 @@ from datamodules.evaluation import Reference
 from datamodules.examples.tokenization import PROMPT
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.model.row_head import RowHead
-from lightning_modules.student.cached_targets import TeacherHead, build_target, load_teacher_head, needs_teacher_head
+from lightning_modules.student.cached_targets import TeacherHead, build_target, load_teacher_head
 from losses.divergences import forward_kl
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
 from losses.targets import ChunkTarget
@@ -88,4 +88,4 @@ class ReferenceScorer:
         ]
 
     def _load_head(self, cache: LogitCache) -> TeacherHead | None:
-        return load_teacher_head(cache, self.model.device) if needs_teacher_head(cache) else None
+        return load_teacher_head([cache], self.model.device)

@@ -1,5 +1,6 @@
 """A batch's cached teacher rows as the loss's target, and whether a logit cache can give what a loss needs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -91,13 +92,11 @@ def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache, is_mix
         )
 
 
-def needs_teacher_head(cache: LogitCache | AlignedCache) -> bool:
-    """Whether the cache's rows are hidden states."""
-    return find_kind(cache) is FullTarget
-
-
-def load_teacher_head(cache: LogitCache | AlignedCache, device: torch.device) -> TeacherHead:
-    """Returns the teacher's output head of a cache of hidden states, cut to the tokenizer's vocabulary."""
+def load_teacher_head(caches: Sequence[LogitCache | AlignedCache], device: torch.device) -> TeacherHead | None:
+    """Returns the teacher's output head, cut to the tokenizer's vocabulary; None without a cache of hidden states."""
+    if not caches or find_kind(caches[0]) is not FullTarget:
+        return None
+    cache = caches[0]
     own = cache.cache if isinstance(cache, AlignedCache) else cache
     tensors, facts = own.read_head(), own.manifest["head"]
     vocabulary = cache.description.vocabulary

@@ -42,13 +42,7 @@ from lightning_modules.model.sharding import (
 )
 from lightning_modules.model.stored_weights import find_loading_dtype
 from lightning_modules.run.extent import check_extent
-from lightning_modules.student.cached_targets import (
-    TeacherHead,
-    build_target,
-    check_cache,
-    load_teacher_head,
-    needs_teacher_head,
-)
+from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import render_card
 from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
@@ -234,22 +228,14 @@ class DistillationModule(L.LightningModule):
         segments = ("answer",) if data.supervision == "label" else ("rationale", "answer")
         names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
         held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
-        coverage = [f"align/{name}" for name in data.coverage]
-        return [
-            "train/gradient_norm",
-            "train/learning_rate",
-            *(f"train/{name}" for name in names),
-            *held_out,
-            *coverage,
-        ]
+        taught = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
+        return [*taught, *held_out, *(f"align/{name}" for name in data.coverage)]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
         self._total_steps = int(self.trainer.estimated_stepping_batches)
-        caches = self.trainer.datamodule.caches
-        if caches and needs_teacher_head(caches[0]):
-            self._teacher_head = load_teacher_head(caches[0], self.device)
+        self._teacher_head = load_teacher_head(self.trainer.datamodule.caches, self.device)
 
     def compute_loss(self, batch: dict) -> LossSums:
         """Returns the loss sums over the batch's supervised tokens, at the training's present progress."""
@@ -328,13 +314,12 @@ class DistillationModule(L.LightningModule):
         # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
         torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
         means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
+        if self.global_step == 0:
+            means |= {f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()}
         # Lightning would send each number to the device, to fetch it again.
         self.log_dict({name: torch.tensor(value) for name, value in means.items()})
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
         self.log("train/learning_rate", torch.tensor(optimizer.param_groups[0]["lr"]))
-        if self.global_step == 0:
-            shares = self.trainer.datamodule.coverage.items()
-            self.log_dict({f"align/{name}": torch.tensor(share) for name, share in shares})
 
     def on_validation_epoch_start(self) -> None:
         """Starts new sums over tokens, whatever the batches and processes that they are spread over."""

@@ -105,7 +105,7 @@ def finish(cli: FitCLI, start: float) -> None:
             "train_examples": len(data.train_examples),
             "num_left": data.source.num_left,
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
-            "coverage": data.coverage,
+            "alignment": data.coverage,
         }
     )
     log_student(cli.trainer, run)

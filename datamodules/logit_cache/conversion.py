@@ -34,6 +34,10 @@ Spans = Literal["chain", "skip"]
 Whitespace = Literal["keep", "skip"]
 
 
+# A row without a target: the student's token (None) is certain.
+_FILLERS = (("support", -1, None), ("log_probs", -np.inf, 0), ("weights", 0, 1), ("log_tails", -np.inf, -np.inf))
+
+
 class RowConverter:
     """Turns a teacher's rows into rows in the student's vocabulary.
 
@@ -109,19 +113,18 @@ class RowConverter:
             return {"has_target": has_target, "hidden": rows["hidden"][row]}
         if "weights" in rows:
             planes = self._convert_weights(rows, row)
-            fill: dict[str, float] = {"weights": 1}
+            has_cells = (planes["support"] >= 0).any(1)
+            # Whether a row counts does not depend on what was drawn, or the mean over draws would.
+            planes["support"][~has_cells, 0] = labels[~has_cells]
         else:
             planes = self._convert_log_probs(rows, row, np.where(has_target, classes, STRICT), out, stops)
-            fill = {"log_probs": 0}
-        # Without one of the student's tokens there is nothing to teach, nor to renormalize.
-        has_target &= (planes["support"] >= 0).any(1)
+            # Without one of the student's tokens there is nothing to renormalize.
+            has_target &= (planes["support"] >= 0).any(1)
         empty = ~has_target
-        for name, rest in {"support": -1, "log_probs": -np.inf, "weights": 0, "log_tails": -np.inf}.items():
+        for name, rest, first in _FILLERS:
             if name in planes:
                 planes[name][empty] = rest
-        planes["support"][empty, 0] = labels[empty]
-        for name, value in fill.items():
-            planes[name][empty, 0] = value
+                planes[name][empty, 0] = labels[empty] if first is None else first
         return planes | {"has_target": has_target}
 
     def _convert_weights(self, rows: Arrays, row: np.ndarray) -> Arrays:

@@ -148,8 +148,10 @@ def check_texts(cache: LogitCache | AlignedCache, examples: ExampleView, source:
     """
     if isinstance(cache, AlignedCache):
         cache.check_completions(examples)
-    else:
-        cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
+        if cache.settings.kind == "chunks" or not cache.cache.shares_tokenizer(source.tokenizer):
+            return
+        cache = cache.cache
+    cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
 
 
 def align_caches(

@@ -5,14 +5,14 @@ from functools import cached_property
 
 import numpy as np
 
-from datamodules.text.token_bytes import VocabularyBytes
+from datamodules.text.token_bytes import FALLBACK, VocabularyBytes
 
 
 class TokenMap:
     """Maps between the vocabularies of a teacher and a student.
 
-    Of several tokens of a student with the same bytes, as SentencePiece's `a` and `<0x61>`, that of the highest id
-    stands for all: tokenizers emit it, and list the bytes they fall back to before their pieces.
+    Of several tokens of a student with the same bytes that which its tokenizer emits stands for all: none to fall back
+    to, as SentencePiece's `<0x61>` beside `a`, and of the others that of the highest id, which was added.
 
     Args:
         teacher: The teacher's vocabulary.
@@ -25,7 +25,9 @@ class TokenMap:
 
     def __init__(self, teacher: VocabularyBytes, student: VocabularyBytes, student_end: int):
         self.teacher, self.student, self.student_end = teacher, student, student_end
-        self._ids = {token: number for number, token in enumerate(student.tokens) if token}
+        # What comes later in the order replaces what came before.
+        order = np.argsort(student.flags & FALLBACK == 0, kind="stable").tolist()
+        self._ids = {student.tokens[number]: number for number in order if student.tokens[number]}
         self.longest = max(map(len, self._ids))
 
     @cached_property

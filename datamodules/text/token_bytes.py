@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-SPECIAL, END = 1, 2
+SPECIAL, END, FALLBACK = 1, 2, 4
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _BYTE_NAME = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WAY_OUT = "so the bytes of its tokens are unknown; set data.alignment to refuse, or take another model"
@@ -28,7 +28,7 @@ class VocabularyBytes:
     Attributes:
         offsets: uint32 [V + 1]; ascending from 0 to the length of `data`.
         data: uint8; the tokens' bytes, in the order of ids.
-        flags: uint8 [V]; SPECIAL, END, or both at once.
+        flags: uint8 [V]; SPECIAL, END with it, or FALLBACK of a byte that is written only where no other token can be.
     """
 
     offsets: np.ndarray
@@ -139,7 +139,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> 
         if is_byte_level and all(character in alphabet for character in name):
             tokens[number] = bytes(alphabet[character] for character in name)
         elif has_bytes and (byte := _BYTE_NAME.fullmatch(name)):
-            tokens[number] = bytes.fromhex(byte[1])
+            tokens[number], flags[number] = bytes.fromhex(byte[1]), FALLBACK
         else:
             # The byte-level decoder, too, takes a name that is not all of its alphabet as it stands.
             tokens[number] = (name if is_byte_level else name.replace(_SPACE, " ")).encode()

@@ -11,9 +11,8 @@ from datamodules.batches.packing import collate_examples, order_by_length, pack
 from datamodules.batches.teacher_rows import collate_targets
 from datamodules.evaluation import Reference
 from datamodules.examples.tokenization import PROMPT
-from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.model.row_head import RowHead
-from lightning_modules.student.cached_targets import TeacherHead, build_target, load_teacher_head
+from lightning_modules.student.cached_targets import build_target, load_teacher_head
 from losses.divergences import forward_kl
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
 from losses.targets import ChunkTarget
@@ -63,7 +62,8 @@ class ReferenceScorer:
         if cache is not None:
             planes = collate_targets(examples, {example.id: cache for example in examples})
             planes = {name: plane.to(self.model.device) for name, plane in planes.items()}
-            target, mixture = build_target(planes, cache.description.temperatures, self._load_head(cache)), FORWARD_KL
+            head = load_teacher_head(cache, self.model.device)
+            target, mixture = build_target(planes, cache.description.temperatures, head), FORWARD_KL
         assert not isinstance(target, ChunkTarget)
         parts, start = [], 0
         for logits_NV in self.head.run(batch).iterate_logits():
@@ -86,6 +86,3 @@ class ReferenceScorer:
             }
             for reference, count, (ce, *kl) in zip(references, counts, sums, strict=True)
         ]
-
-    def _load_head(self, cache: LogitCache) -> TeacherHead | None:
-        return load_teacher_head([cache], self.model.device)

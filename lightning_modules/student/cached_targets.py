@@ -1,6 +1,5 @@
 """A batch's cached teacher rows as the loss's target, and whether a logit cache can give what a loss needs."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -92,11 +91,10 @@ def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache, is_mix
         )
 
 
-def load_teacher_head(caches: Sequence[LogitCache | AlignedCache], device: torch.device) -> TeacherHead | None:
-    """Returns the teacher's output head, cut to the tokenizer's vocabulary; None without a cache of hidden states."""
-    if not caches or find_kind(caches[0]) is not FullTarget:
+def load_teacher_head(cache: LogitCache | AlignedCache, device: torch.device) -> TeacherHead | None:
+    """Returns the teacher's output head, cut to the tokenizer's vocabulary; None where rows are no hidden states."""
+    if find_kind(cache) is not FullTarget:
         return None
-    cache = caches[0]
     own = cache.cache if isinstance(cache, AlignedCache) else cache
     tensors, facts = own.read_head(), own.manifest["head"]
     vocabulary = cache.description.vocabulary

@@ -228,14 +228,16 @@ class DistillationModule(L.LightningModule):
         segments = ("answer",) if data.supervision == "label" else ("rationale", "answer")
         names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
         held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
-        taught = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
-        return [*taught, *held_out, *(f"align/{name}" for name in data.coverage)]
+        steps = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
+        return [*steps, *held_out, *(f"align/{name}" for name in data.coverage)]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
         self._total_steps = int(self.trainer.estimated_stepping_batches)
-        self._teacher_head = load_teacher_head(self.trainer.datamodule.caches, self.device)
+        caches = self.trainer.datamodule.caches
+        if caches:
+            self._teacher_head = load_teacher_head(caches[0], self.device)
 
     def compute_loss(self, batch: dict) -> LossSums:
         """Returns the loss sums over the batch's supervised tokens, at the training's present progress."""
@@ -314,8 +316,7 @@ class DistillationModule(L.LightningModule):
         # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
         torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
         means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
-        if self.global_step == 0:
-            means |= {f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()}
+        means |= {f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()}
         # Lightning would send each number to the device, to fetch it again.
         self.log_dict({name: torch.tensor(value) for name, value in means.items()})
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))

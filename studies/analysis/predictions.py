@@ -188,7 +188,7 @@ def read_answers(study: Study) -> Answers:
         facts = [read_sealed(path) for path in done]
         budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
         early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
-        shares = [fact["coverage"] for fact in facts if fact.get("coverage")]
+        shares = [fact["alignment"] for fact in facts if fact.get("alignment")]
         coverage = {name: float(np.mean([own[name] for own in shares])) for name in (shares[0] if shares else ())}
         cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget, coverage)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]

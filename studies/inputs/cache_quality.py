@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.batches.packing import PredictionSampler, collate_examples
 from datamodules.examples.tokenization import Example
 from datamodules.logit_cache.codec import decode_rows, encode_rows
-from datamodules.logit_cache.format import DEFAULTS, CacheDescription, Sparsity
+from datamodules.logit_cache.format import DEFAULTS, OTHER_FILES, CacheDescription, Sparsity
 from datamodules.logit_cache.writer import LogitCacheWriter
 from lightning_modules.model.row_head import RowHead
 from lightning_modules.teacher.sparsify import reduce_rows
@@ -194,7 +194,7 @@ class Variant:
         distance = (self.gradient_VD / self.gradient_VD.norm() - full_VD / full_VD.norm()).norm()
         angle = math.degrees(2 * math.asin(min(1.0, distance.item() / 2)))
         rows = sum(shard.bounds["rows"][-1] for shard in self.writer.find_shards())
-        size = sum(path.stat().st_size for path in self.folder.iterdir() if path.name != "head.safetensors")
+        size = sum(path.stat().st_size for path in self.folder.iterdir() if path.name not in OTHER_FILES.values())
         support_mean = torch.cat(self.supports).mean().item() if self.supports else math.nan
         return Quality(self.name, size / rows, kl_N.mean().item(), kl_N.quantile(0.99).item(), angle, support_mean)
 
@@ -227,7 +227,8 @@ def plot_qualities(curves: dict[str, list[Quality]], path: Path) -> None:
             ("KL(p || decoded), nats", "gradient angle to the full distribution, degrees"),
             strict=True,
         ):
-            for kind, marker in zip(DEFAULTS, "osv^D", strict=True):
+            # Labels alone are no distribution to be near to.
+            for kind, marker in zip([kind for kind in DEFAULTS if kind != "labels"], "osv^D", strict=True):
                 own = [q for q in qualities if q.name.startswith(kind) and not math.isnan(vars(q)[attribute])]
                 values = [max(vars(q)[attribute], 1e-9) for q in own]
                 axis.plot([q.bytes_per_token for q in own], values, marker, label=kind)

@@ -85,8 +85,9 @@ def inspect_cache(cache: LogitCache, questions: str | None = None) -> CacheRepor
         "revision": f"{made.revision}, run in {made.dtype}",
         "prompt": made.prompt_id,
         "kept": ", ".join(f"{name} {value}" for name, value in settings.items()),
-        "temperatures": ", ".join(f"{temperature:g}" for temperature in made.temperatures) or "any",
-        "vocabulary": f"{made.vocabulary:,}",
+        "temperatures": ", ".join(f"{temperature:g}" for temperature in made.temperatures)
+        or ("none" if made.sparsity.kind == "labels" else "any"),
+        "vocabulary": f"{made.vocabulary:,}, {'with' if cache.manifest.get('token_bytes') else 'without'} its bytes",
         "examples": f"{len(cache):,}",
         "tokens": f"{cache.num_rows:,}",
         "bytes": f"{size:,}",
@@ -131,8 +132,9 @@ def measure_error(
         ValueError: The teacher or the texts are not the cache's, or its rows are draws, which are near nothing.
     """
     made = cache.description
-    if made.sparsity.draws is not None:
-        raise ValueError(f"{cache.folder}: rows of kind {made.sparsity.kind} are draws; there is no error to measure")
+    if made.sparsity.draws is not None or made.sparsity.kind == "labels":
+        what = "draws" if made.sparsity.draws is not None else "no distributions"
+        raise ValueError(f"{cache.folder}: rows of kind {made.sparsity.kind} are {what}; there is no error to measure")
     if (name_model(teacher), identify_weights(teacher, revision)) != (made.teacher, made.revision):
         raise ValueError(f"{teacher}: is not the teacher of {cache.folder}, {made.teacher!r} of {made.revision}")
     data = RationaleDataModule(

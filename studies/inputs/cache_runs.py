@@ -147,19 +147,23 @@ def open_microworld(number: int) -> Run:
     return Run("microworld", teacher, model, student, tokenizer, examples)
 
 
+def build_published(tokenizer: Any, path: str, number: int) -> list[Example]:
+    """Returns examples of a published collection's first questions, one of a GPT's rationales each."""
+    questions = {question.id: question for question in load_questions(path)}
+    first = list(questions.values())[:number]
+    chosen: dict[str, Rationale] = {}
+    for rationale in drop_truncated(load_rationales([path], questions), path, keep=False):
+        if "gpt" in rationale.teacher:
+            chosen.setdefault(rationale.question_id, rationale)
+    pairs = [(question, chosen[question.id]) for question in first if question.id in chosen]
+    return build_examples(tokenizer, get_prompt("instruction"), pairs)
+
+
 def open_smollm2(path: str, rationales: Sequence[str], number: int) -> tuple[Run, Run]:
     """SmolLM2 reads a teacher's rationales of the first published collection, and its own greedy ones, on them all."""
     model, tokenizer = load_causal_lm(path), load_tokenizer(path)
     student = load_causal_lm(path, keep_layers=SMOLLM2_STUDENT)
-    questions = {question.id: question for question in load_questions(rationales[0])}
-    first = list(questions.values())[:number]
-    chosen: dict[str, Rationale] = {}
-    for rationale in drop_truncated(load_rationales([rationales[0]], questions), rationales[0], keep=False):
-        if "gpt" in rationale.teacher:
-            chosen.setdefault(rationale.question_id, rationale)
-    prompt = get_prompt("instruction")
-    pairs = [(question, chosen[question.id]) for question in first if question.id in chosen]
-    published = build_examples(tokenizer, prompt, pairs)
+    published = build_published(tokenizer, rationales[0], number)
     posed = [question for path_ in rationales for question in load_questions(path_)[: number // 2]]
     own = _answer(model, tokenizer, "cot", posed, 128)
     return (

@@ -23,6 +23,7 @@ SETTINGS = {
     "sampled": ["--model.kind=sampled", "--model.top_k=null", "--model.draws=30"],
     "hybrid": ["--model.kind=hybrid", "--model.draws=10"],
     "hidden": ["--model.kind=hidden", "--model.top_k=null"],
+    "labels": ["--model.kind=labels", "--model.top_k=null"],
 }
 
 
@@ -38,11 +39,12 @@ def report(bench, *args: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_inspect_says_what_a_cache_holds(bench, kind):
     bench.run("cache_logits", *SETTINGS[kind])
-    exact = kind not in ("sampled", "hybrid")
+    exact = kind not in ("sampled", "hybrid", "labels")
     png = bench.folder / "report.png"
     rows = report(bench, "out/logits", "--verify", f"--png={png}", *(RERUN if exact else [RERUN[1]]))
     cache = LogitCache(Path("out/logits"))
     assert rows["teacher"] == ["teacher"] and rows["examples"] == ["8"] and rows["tokens"] == [f"{cache.num_rows}"]
+    assert rows["vocabulary"][0].endswith("with its bytes")
     assert rows["kept"][0].startswith(f"kind {kind}") and rows["tasks"] == ["colours (8 examples)"]
     size = sum(path.stat().st_size for path in Path("out/logits").iterdir())
     assert float(rows["bytes per token"][0]) == pytest.approx(size / cache.num_rows, abs=0.05)
@@ -73,6 +75,8 @@ def test_inspect_refuses_what_it_cannot_compare(bench):
     assert shard.name in refuse("logits", "--verify") and "damaged" in refuse("logits")
     bench.run("cache_logits", *SETTINGS["sampled"])
     assert "are draws" in refuse("out/logits", *RERUN)
+    bench.run("cache_logits", *SETTINGS["labels"], "--output=labels")
+    assert "are no distributions" in refuse("labels", *RERUN)
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,38 @@ def test_a_worker_reads_what_the_process_reads(folder: Path, alignment: str) -> 
         np.testing.assert_array_equal(there.read(*data.examples[:3])[name], plane)
 
 
+TURNS = (
+    "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>model\n{% endif %}"
+)
+
+
+def test_each_side_has_its_own_template_and_end_of_turn(folder: Path, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(OTHER)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>", "<end>"]})
+    tokenizer.chat_template = TURNS
+    build_llama(len(tokenizer), seed=4).save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    # Somebody else wrote the texts.
+    store, whole = str(folder / "ada.parquet"), len(tokenizer)
+    questions = str(folder / "colours_train.jsonl")
+    capture(tmp_path / "cache", str(tmp_path / "chat"), questions, [store], top_k=whole, values="float16")
+    options = {"rationales": [store], "logits": [str(tmp_path / "cache")], "logits_teacher": "chat"}
+    data = make_data(folder, AlignmentSettings(kind="strict"), **options)
+    [cache] = data.caches
+    end, own_end = tokenizer.convert_tokens_to_ids("<end>"), data.tokenizer.eos_token_id
+    for example in data.examples:
+        teacher = LogitCache(tmp_path / "cache").read_foreign([example.id])
+        assert teacher["token_ids"][-1] == end and example.token_ids[-1] == own_end != end
+        assert cache.alignments.find(example.id).classes[-1] == STRICT
+        # What the teacher gives any of its ends is what the student's end should have.
+        ends = np.isin(teacher["support"][-1], [end, tokenizer.eos_token_id])
+        wanted = np.exp(teacher["log_probs"][-1][ends].astype(np.float64)).sum()
+        rows = cache.read(example)
+        place = rows["support"][-1] == own_end
+        assert np.exp(rows["log_probs"][-1, place, 0]).sum() == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("kind", "caches", "message"),
     [

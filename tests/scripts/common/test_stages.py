@@ -95,6 +95,26 @@ def test_meta_hashes_the_data_not_where_it_lies(inside, tmp_path):
     assert less["data"]["examples"] != meta["data"]["examples"]
 
 
+def test_a_student_of_another_family_learns_from_the_cache(inside, tmp_path):
+    options = [f"--model.student={MODELS}/b-student", f"--run.root={tmp_path}", "--run.id=across"]
+    with pytest.raises(
+        ValueError, match=r"do not share a tokenizer; a training can use its logits with data\.alignment"
+    ):
+        run_stage("fit", *options)
+    said = run_stage("fit", *options, "--data.alignment.kind=strict")
+    done = json.loads((tmp_path / "g" / "across" / "DONE").read_text())
+    assert sum(done["alignment"].values()) == pytest.approx(1) and done["alignment"]["strict"] > 0.8
+    assert (
+        f"tokens by alignment: {done['alignment']['none']:.1%} none, {done['alignment']['strict']:.1%} strict" in said
+    )
+    logged = [record for record in read_jsonl(tmp_path / "g" / "across" / "metrics.jsonl") if "train/loss" in record]
+    shares = {f"align/{name}": pytest.approx(share) for name, share in done["alignment"].items()}
+    assert all({name: record[name] for name in shares} == shares for record in logged)
+    with pytest.raises(ValueError, match="begun with another config: "):
+        run_stage("fit", *options, "--data.alignment.kind=bytes")
+    assert "done already" in run_stage("fit", *options, "--data.alignment.kind=strict")
+
+
 def test_config_of_a_run_runs_again(inside):
     before = list_files(inside)
     said = StringIO()

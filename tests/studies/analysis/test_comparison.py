@@ -191,7 +191,7 @@ def test_coverage_of_alignment_is_a_mean_over_seeds_of_the_arms_that_have_one(tm
     for arm in expand(study):
         is_aligned = arm.supervision == "rationale+logits" and arm.teacher != arm.student.upper()
         coverage = {"none": 0.1 * arm.seed, "strict": 1 - 0.1 * arm.seed} if is_aligned else {}
-        write_arm(study, arm, [True, False, True, False], coverage=coverage)
+        write_arm(study, arm, [True, False, True, False], alignment=coverage)
     results = analyze(study)
     found = {(cell["condition"], cell["student"]): cell["coverage"] for cell in results["cells"] if cell["coverage"]}
     assert set(found) == {("rationale+logits-B", "a"), ("rationale+logits-A", "b")}

@@ -1,0 +1,443 @@
+"""A teacher's rows in another vocabulary, against sums over the token strings of toy models, in float64."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.examples.alignment import CONDITIONAL, EXACT, NONE, SPANNING, STRICT, align
+from datamodules.logit_cache.conversion import RowConverter, convert_chunks
+from datamodules.logit_cache.converted_rows import find_duplicates
+from datamodules.logit_cache.token_map import TokenMap
+from datamodules.text.token_bytes import END, FALLBACK, SPECIAL, VocabularyBytes
+from losses.distillation import DistillationLoss
+from losses.fused_head import OutputHead
+from losses.targets import SampledTarget, SoftenedTarget, SparseTarget
+from tests.datamodules.logit_cache.toy_models import (
+    ToyModel,
+    align_toys,
+    cut_support,
+    draw_cut,
+    draw_vocabulary,
+    make_vocabulary,
+)
+from tests.losses.reference import DIVERGENCES
+
+BYTES = [bytes([value]) for value in range(256)]
+
+
+def make_converter(teacher: Sequence[bytes], student: Sequence[bytes], **options) -> RowConverter:
+    settings = {"kind": "top_k", "temperatures": (1.0,), "alignment": "bytes"} | options
+    return RowConverter(make_vocabulary(teacher), make_vocabulary(student), len(student), **settings)
+
+
+def to_dense(planes: dict[str, np.ndarray], size: int, index: int = 0) -> np.ndarray:
+    """Returns probabilities [N, size + 1] of the student's ids, the tail last."""
+    dense = np.zeros((len(planes["support"]), size + 1))
+    for row, (ids, log_probs) in enumerate(zip(planes["support"], planes["log_probs"][..., index], strict=True)):
+        used = ids >= 0
+        assert len(set(ids[used])) == used.sum(), "an id stands twice in a row"
+        assert np.isneginf(log_probs[~used]).all()
+        dense[row, ids[used]] = np.exp(log_probs[used])
+    dense[:, -1] = np.exp(planes["log_tails"][:, index])
+    return dense
+
+
+def longest_prefix(text: bytes, student: Sequence[bytes]) -> int:
+    """Returns the longest token that a text begins with; -1 for the tail, the last column."""
+    fits = [number for number, token in enumerate(student) if text.startswith(token)]
+    return max(fits, key=lambda number: len(student[number]), default=-1)
+
+
+def expect_row(
+    model: ToyModel, context: tuple[int, ...], out: bytes, student: Sequence[bytes], temperature: float
+) -> np.ndarray:
+    """Sums over all first tokens that begin with the bytes that are out."""
+    p = np.exp(model.log_probs(context) / temperature)
+    expected = np.zeros(len(student) + 2)
+    for number, token in enumerate(model.tokens):
+        if token.startswith(out):
+            expected[longest_prefix(token[len(out) :], student)] += p[number]
+    if not out:
+        expected[len(student)] += p[model.end]
+    return expected / expected.sum()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_rows_are_the_sums_over_token_strings(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    teacher, student = (draw_vocabulary(generator, int(generator.integers(3, 12))) for _ in range(2))
+    text = bytes(generator.choice(list(b"ab"), 14).tolist())
+    ids, student_ids = draw_cut(generator, text, teacher), draw_cut(generator, text, student)
+    model = ToyModel(teacher, seed)
+    alignment = align_toys(student, student_ids, teacher, ids)
+    planes = make_converter(teacher, student).convert(model.rows(ids, [1.0]), [alignment], np.array(student_ids))
+    cells = to_dense(planes, len(student) + 1)
+    np.testing.assert_array_equal(planes["has_target"], alignment.classes != NONE)
+    place = 0
+    for row, token in enumerate(student_ids):
+        kind, governing = alignment.classes[row], int(alignment.governing[row])
+        length = 0 if token == len(student) else len(student[token])
+        if kind != NONE:
+            context = tuple(ids[:governing])
+            np.testing.assert_allclose(cells[row].sum(), 1, atol=1e-12)
+            out = text[place - alignment.out[row] : place]
+            if kind != SPANNING:
+                np.testing.assert_allclose(cells[row], expect_row(model, context, out, student, 1.0), atol=1e-12)
+            if kind in (STRICT, EXACT, SPANNING):
+                for number, own in enumerate(student):
+                    assert cells[row, number] <= model.begins_with(own, context) + 1e-12
+            if kind == SPANNING:
+                base = expect_row(model, context, b"", student, 1.0)
+                lost = longest_prefix(teacher[ids[governing]], student)
+                gains = cells[row] - base
+                assert gains[token] > 0 > gains[lost] and (np.delete(gains, lost) >= -1e-12).all()
+        place += length
+
+
+def test_a_spanning_row_by_hand() -> None:
+    teacher, student = [b"a", b"b", b"c"], [b"a", b"ab", b"abc", b"b", b"c"]
+    model = ToyModel(teacher, 3)
+    ids, student_ids = [0, 1, 2, 3], [1, 4, 5]
+    alignment = align_toys(student, student_ids, teacher, ids)
+    planes = make_converter(teacher, student).convert(model.rows(ids, [1.0]), [alignment], np.array(student_ids))
+    p = [np.exp(model.log_probs(context)) for context in ((), (0,), (0, 1))]
+    ab, abc = p[0][0] * p[1][1], p[0][0] * p[1][1] * p[2][2]
+    expected = [p[0][0] - ab, ab - abc, abc, p[0][1], p[0][2], p[0][3], 0]
+    np.testing.assert_allclose(to_dense(planes, 6)[0], expected, atol=1e-14)
+    # With one way alone to write it, what is there is the whole probability that the text begins so.
+    np.testing.assert_allclose(ab, model.begins_with(b"ab", ()), atol=1e-14)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_student_of_bytes_has_the_byte_marginals(seed: int) -> None:
+    """No token of the teacher begins another: what it writes next is inside one token."""
+    generator = np.random.default_rng(seed)
+    letters = [[b"a", b"b", b"c"][number] for number in range(3)]
+    teacher = [b"x" + one + two for one in letters for two in letters] + [b"\xe0\xa4\xb9", b"\xe0\xa4\xb2"]
+    model, ids = ToyModel(teacher, seed), [int(n) for n in generator.integers(0, len(teacher), 6)] + [len(teacher)]
+    text = b"".join(teacher[number] for number in ids[:-1])
+    student_ids = [*text, 256]
+    alignment = align_toys(BYTES, student_ids, teacher, ids)
+    planes = make_converter(teacher, BYTES).convert(model.rows(ids, [1.0]), [alignment], np.array(student_ids))
+    cells = to_dense(planes, 257)
+    assert planes["has_target"].all() and (cells[:, -1] == 0).all()
+    for place in range(len(text)):
+        context, out = tuple(ids[: place // 3]), text[place - place % 3 : place]
+        whole = model.begins_with(out, context) if out else 1.0
+        expected = [model.begins_with(out + byte, context) / whole for byte in BYTES]
+        np.testing.assert_allclose(cells[place, :256], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_rows_are_softened_before_tokens_are_merged(temperature: float) -> None:
+    generator = np.random.default_rng(0)
+    teacher, student = draw_vocabulary(generator, 11), draw_vocabulary(generator, 4)
+    text = bytes(generator.choice(list(b"ab"), 30).tolist())
+    ids, student_ids = draw_cut(generator, text, teacher), draw_cut(generator, text, student)
+    model, temperatures = ToyModel(teacher, 0), [0.5, 1.0, 2.0]
+    alignment = align_toys(student, student_ids, teacher, ids)
+    converter = make_converter(teacher, student, temperatures=temperatures, spans="skip")
+    assert converter.temperatures == (0.5, 1.0, 2.0)
+    planes = converter.convert(model.rows(ids, temperatures), [alignment], np.array(student_ids))
+    cells = to_dense(planes, len(student) + 1, temperatures.index(temperature))
+    starts = np.cumsum([0, *(len(student[token]) for token in student_ids[:-1])])
+    exact = np.isin(alignment.classes, [STRICT, EXACT, CONDITIONAL])
+    np.testing.assert_array_equal(planes["has_target"], exact)
+    assert exact.sum() > 5 and (alignment.classes == CONDITIONAL).any()
+    for row in np.flatnonzero(exact):
+        out = text[starts[row] - alignment.out[row] : starts[row]]
+        context = tuple(ids[: alignment.governing[row]])
+        np.testing.assert_allclose(cells[row], expect_row(model, context, out, student, temperature), atol=1e-12)
+
+
+def test_the_realised_token_is_known_beside_a_narrow_support() -> None:
+    """Rows inside a token, and rows that end after one, ask most of the token that the text has."""
+    teacher, student = [b"a", b"b", b"ab", b"abb"], [b"a", b"b", b"bb", b"ba"]
+    ids, student_ids = [3, 0, 3, 1, 0, 4], [0, 2, 0, 0, 2, 3, 4]
+    model = ToyModel(teacher, 11)
+    full = model.rows(ids, [1.0])
+    alignment = align_toys(student, student_ids, teacher, ids)
+    assert {CONDITIONAL, SPANNING} <= set(alignment.classes.tolist())
+    narrow = cut_support(full, [1.0], 1)
+    assert (narrow["support"][:, 0] != narrow["token_ids"]).any()
+    cells = to_dense(make_converter(teacher, student).convert(narrow, [alignment], np.array(student_ids)), 5)
+    np.testing.assert_allclose(cells.sum(1), 1, atol=1e-12)
+    for row in np.flatnonzero(np.isin(alignment.classes, [CONDITIONAL, SPANNING])):
+        assert cells[row, student_ids[row]] > 0
+
+
+@pytest.mark.parametrize("alignment_kind", ["strict", "bytes"])
+def test_what_the_student_has_no_token_for_is_in_the_tail(alignment_kind: str) -> None:
+    teacher, student = [b"a", b"b", b"ab", b"\xff"], [b"a", b"b"]
+    model = ToyModel(teacher, 5)
+    rows = cut_support(model.rows([0, 1, 4], [1.0, 2.0]), [1.0, 2.0], 4)
+    converter = make_converter(teacher, student, alignment=alignment_kind, temperatures=(1.0, 2.0), spans="skip")
+    planes = converter.convert(rows, [align_toys(student, [0, 1, 2], teacher, [0, 1, 4])], np.array([0, 1, 2]))
+    for index, temperature in enumerate([1.0, 2.0]):
+        p = np.exp(np.stack([model.log_probs(context) for context in ((), (0,), (0, 1))]) / temperature)
+        p /= p.sum(1, keepdims=True)
+        a = p[:, 0] + (p[:, 2] if alignment_kind == "bytes" else 0)
+        in_support = np.stack([a, p[:, 1], p[:, 4]], 1)
+        # A token that the cache left out is in the tail whatever the student has.
+        lost = np.where(rows["support"][:, :, None] == np.arange(5), 1, 0).sum(1) == 0
+        in_support -= np.stack([lost[:, 0] * p[:, 0], lost[:, 1] * p[:, 1], lost[:, 4] * p[:, 4]], 1)
+        if alignment_kind == "bytes":
+            in_support[:, 0] -= lost[:, 2] * p[:, 2]
+        cells = to_dense(planes, 3, index)
+        np.testing.assert_allclose(cells[:, :3], in_support, atol=1e-12)
+        np.testing.assert_allclose(cells.sum(1), 1, atol=1e-12)
+
+
+def test_rows_without_a_target_hold_the_students_token() -> None:
+    teacher, student = [b"a", b" ", b"b", b"a b"], [b"a", b" ", b" b", b"b"]
+    ids, student_ids = [0, 1, 2, 3, 4], [0, 2, 0, 1, 3, 4]
+    model, labels = ToyModel(teacher, 1), np.array(student_ids)
+    alignment = align_toys(student, student_ids, teacher, ids)
+    rows = model.rows(ids, [1.0])
+    kept = make_converter(teacher, student, spans="skip").convert(rows, [alignment], labels)
+    assert kept["has_target"].tolist() == [True, False, True, True, True, True]
+    assert kept["support"][1, 0] == 2 and kept["log_probs"][1, 0, 0] == 0 and np.isneginf(kept["log_tails"][1, 0])
+    skipped = make_converter(teacher, student, whitespace="skip").convert(rows, [alignment], labels)
+    assert skipped["has_target"].tolist() == [True, True, True, False, True, True]
+    strict = make_converter(teacher, student, alignment="strict").convert(rows, [alignment], labels)
+    np.testing.assert_array_equal(strict["has_target"], alignment.classes == STRICT)
+    nothing = rows | {"support": np.full((5, 1), 3, np.int32), "log_probs": np.zeros((5, 1))}
+    unmatched = make_converter(teacher, student, alignment="strict").convert(nothing, [alignment], labels)
+    assert not unmatched["has_target"].any() and (unmatched["support"][:, 0] == labels).all()
+
+
+def draw_sparse(seed: int, rows: int, vocabulary: int, temperatures: tuple[float, ...]) -> dict[str, np.ndarray]:
+    """Draws rows as a cache of float32 decodes them, some places unused."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (rows, vocabulary))
+    logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+    model = {
+        "token_ids": generator.integers(0, vocabulary, rows).astype(np.int32),
+        "support": np.tile(np.arange(vocabulary, dtype=np.int32), (rows, 1)),
+        "log_probs": logits,
+        "log_normalizers": np.stack([np.log(np.exp(logits / T).sum(1)) for T in temperatures], 1),
+    }
+    cut = cut_support(model, temperatures, 5)
+    cut["label_log_prob"] = logits[np.arange(rows), cut["token_ids"]]
+    cut["log_normalizers"][:, temperatures.index(1.0)] = 0
+    return {name: value if value.dtype == np.int32 else value.astype(np.float32) for name, value in cut.items()}
+
+
+def measure(loss: DistillationLoss, target, labels: np.ndarray, order: Sequence[int], size: int, fused: bool) -> tuple:
+    """Returns the loss of a student whose ids are ordered so, in a head padded to `size`, and its gradient."""
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(len(labels), 6, generator=generator, requires_grad=True)
+    weight = torch.zeros(size, 6)
+    weight[list(order)] = torch.randn(len(order), 6, generator=generator)
+    head = OutputHead(weight.requires_grad_())
+    inputs = (torch.tensor(labels).long(), torch.arange(len(labels)) % 2 == 0, target)
+    step = loss.at(0.0)
+    sums = step.from_hidden(hidden, head, *inputs) if fused else step(head.project(hidden), *inputs)
+    sums.total.backward()
+    parts = {name: value.item() for name, (value, _) in sums.parts.items()}
+    return sums.total.detach(), hidden.grad, weight.grad, parts
+
+
+def soften(planes: dict[str, np.ndarray], temperatures: tuple[float, ...]) -> SoftenedTarget:
+    tensors = {name: torch.from_numpy(plane) for name, plane in planes.items()}
+    support = tensors["support"].long()
+    return SoftenedTarget(support, tensors["log_probs"], tensors["log_tails"], temperatures, tensors["has_target"])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "ignore"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_an_identical_tokenizer_changes_no_bit(divergence: str, tail: str, fused: bool) -> None:
+    tokens, temperatures = [bytes([65 + number]) for number in range(11)], (0.5, 1.0, 2.0)
+    rows = draw_sparse(0, 8, 12, temperatures)
+    ids = [*rows["token_ids"][:-1] % 11, 11]
+    rows["token_ids"] = np.array(ids, np.int32)
+    alignment = align_toys(tokens, ids, tokens, ids)
+    assert (alignment.classes == STRICT).all()
+    own = {name: torch.from_numpy(rows[name]) for name in ("support", "log_probs", "log_normalizers", "log_tails")}
+    sparse = SparseTarget(own["support"].long(), *list(own.values())[1:], temperatures)
+    for kind, spans in (("strict", "skip"), ("bytes", "skip"), ("bytes", "chain")):
+        converter = make_converter(tokens, tokens, alignment=kind, spans=spans, temperatures=temperatures)
+        converted = converter.convert(rows, [alignment], np.array(ids))
+        assert converted["has_target"].all()
+        target = soften(converted, converter.temperatures)
+        target.check(12)
+        for temperature in converter.temperatures:
+            loss = DistillationLoss(kl_weight=0.3, temperature=temperature, divergence=divergence, tail=tail)
+            total, *gradients, parts = measure(loss, target, np.array(ids), range(12), 12, fused)
+            expected, *wanted, wanted_parts = measure(loss, sparse, np.array(ids), range(12), 12, fused)
+            assert torch.equal(total, expected) and parts == wanted_parts
+            for gradient, one in zip(gradients, wanted, strict=True):
+                assert torch.equal(gradient, one)
+
+
+@pytest.mark.parametrize("kind", ["strict", "bytes"])
+def test_other_ids_and_a_padded_head_are_the_same_loss(kind: str) -> None:
+    tokens, temperatures = [bytes([65 + number]) for number in range(11)], (1.0, 2.0)
+    generator = np.random.default_rng(3)
+    order = generator.permutation(11)
+    student = [tokens[number] for number in np.argsort(order)]
+    rows = draw_sparse(4, 8, 12, temperatures)
+    ids = [*(rows["token_ids"][:-1] % 11).tolist(), 11]
+    rows["token_ids"] = np.array(ids, np.int32)
+    labels = [*(int(order[number]) for number in ids[:-1]), 11]
+    own = {name: torch.from_numpy(rows[name]) for name in ("support", "log_probs", "log_normalizers", "log_tails")}
+    sparse = SparseTarget(own["support"].long(), *list(own.values())[1:], temperatures)
+    converter = make_converter(tokens, student, alignment=kind, spans="skip", temperatures=temperatures)
+    alignment = align_toys(student, labels, tokens, ids)
+    target = soften(converter.convert(rows, [alignment], np.array(labels)), temperatures)
+    for divergence in DIVERGENCES:
+        loss = DistillationLoss(kl_weight=0.3, temperature=2.0, divergence=divergence)
+        # The padding's logits are 0 in both.
+        total, hidden_gradient, *_ = measure(loss, target, np.array(labels), [*order, 11], 16, True)
+        expected, wanted, *_ = measure(loss, sparse, np.array(ids), range(12), 16, True)
+        torch.testing.assert_close(total, expected)
+        torch.testing.assert_close(hidden_gradient, wanted)
+
+
+@pytest.mark.parametrize("kind", ["sampled", "hybrid"])
+def test_draws_are_unbiased_in_the_students_vocabulary(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    teacher, student = [b"a", b"b", b"ab", b"abb", b"ba", b"c"], [b"a", b"b", b"ab"]
+    model, ids, student_ids, num_draws = ToyModel(teacher, 2), [2, 0, 6], [2, 0, 3], 10_000
+    alignment = align_toys(student, student_ids, teacher, ids)
+    dense = model.rows(ids, [1.0])
+    expected = to_dense(make_converter(teacher, student).convert(dense, [alignment], np.array(student_ids)), 4)
+    p = np.exp(dense["log_probs"])
+    converter = make_converter(teacher, student, kind=kind)
+    head = np.argsort(-p, axis=1)[:, :2] if kind == "hybrid" else np.zeros((3, 0), np.int64)
+    tails = p.copy()
+    np.put_along_axis(tails, head, 0, 1)
+    counts = np.stack([generator.multinomial(4, tail / tail.sum(), num_draws) for tail in tails], 1)
+    # The rows of all draws in one batch, text after text.
+    weights = counts / 4 * tails.sum(1, keepdims=True)
+    head_p = np.broadcast_to(np.take_along_axis(p, head, 1), (num_draws, *head.shape))
+    drawn = np.where(counts > 0, np.arange(7), -1)
+    support = np.concatenate([np.broadcast_to(head, (num_draws, *head.shape)), drawn], 2)
+    rows = {
+        "token_ids": np.tile(dense["token_ids"], num_draws),
+        "support": support.reshape(3 * num_draws, -1).astype(np.int32),
+        "weights": np.concatenate([head_p, weights], 2).reshape(3 * num_draws, -1),
+    }
+    planes = converter.convert(rows, [alignment] * num_draws, np.tile(student_ids, num_draws))
+    assert planes["has_target"].all()
+    found = np.zeros((3 * num_draws, 5))
+    np.put_along_axis(found, planes["support"], planes["weights"], 1)
+    found = found[:, :4].reshape(num_draws, 3, 4)
+    error = found.std(0) / num_draws**0.5
+    assert (np.abs(found.mean(0) - expected[:, :4]) <= 4 * error + 1e-12).all()
+    assert error.max() > 1e-4
+
+
+def test_draws_have_targets_on_exact_rows_alone() -> None:
+    teacher, student = [b"ab", b"a", b"b"], [b"a", b"b", b"ab"]
+    ids, student_ids = [0, 1, 2, 3], [0, 1, 2, 3]
+    alignment = align_toys(student, student_ids, teacher, ids)
+    rows = {
+        "token_ids": np.array(ids, np.int32),
+        "support": np.array([[0, 1]] * 4, np.int32),
+        "weights": np.full((4, 2), 0.5, np.float32),
+        "hidden": np.arange(8, dtype=np.float32).reshape(4, 2),
+    }
+    sampled = make_converter(teacher, student, kind="sampled")
+    planes = sampled.convert(rows, [alignment], np.array(student_ids))
+    assert planes["has_target"].tolist() == [True, False, False, True]
+    # Both of the teacher's tokens are one of this student's, or two.
+    assert planes["weights"][0].tolist() == [0.5, 0.5] and planes["support"][0].tolist() == [2, 0]
+    SampledTarget(*(torch.from_numpy(planes[name]) for name in ("support", "weights", "has_target"))).check(4)
+    hidden = make_converter(teacher, student, kind="hidden").convert(rows, [alignment], np.array(student_ids))
+    assert hidden["hidden"].tolist() == [[0, 1], [0, 1], [0, 1], [6, 7]]
+    assert hidden["has_target"].tolist() == [True, False, False, True]
+
+
+def test_a_batchs_examples_are_independent() -> None:
+    """The last row of one text ends it, although the next text's rows follow."""
+    teacher, student = [b"a", b"b", b"ab"], [b"a", b"b", b"ab", b"aba", b"abab"]
+    generator = np.random.default_rng(8)
+    model, parts = ToyModel(teacher, 9), []
+    for text in (b"abab", b"abba", b"baab"):
+        # Cut off before its end.
+        ids, student_ids = (draw_cut(generator, text, tokens)[:-1] for tokens in (teacher, student))
+        parts.append((model.rows(ids, [1.0]), align_toys(student, student_ids, teacher, ids), np.array(student_ids)))
+    converter = make_converter(teacher, student)
+    alone = [to_dense(converter.convert(rows, [alignment], labels), 6) for rows, alignment, labels in parts]
+    joined = {name: np.concatenate([rows[name] for rows, _, _ in parts]) for name in parts[0][0]}
+    labels = np.concatenate([labels for _, _, labels in parts])
+    planes = converter.convert(joined, [alignment for _, alignment, _ in parts], labels)
+    np.testing.assert_allclose(to_dense(planes, 6), np.concatenate(alone), atol=1e-15)
+
+
+def test_spans_have_the_texts_probability() -> None:
+    generator = np.random.default_rng(2)
+    teacher, student = draw_vocabulary(generator, 8), draw_vocabulary(generator, 6)
+    parts, model = [], ToyModel(teacher, 4)
+    for text in (b"abbabaabab", b"ba", b"aabbab"):
+        ids, student_ids = draw_cut(generator, text, teacher), draw_cut(generator, text, student)
+        parts.append((model.rows(ids, [1.0]), align_toys(student, student_ids, teacher, ids)))
+    label_log_prob = np.concatenate([rows["label_log_prob"] for rows, _ in parts])
+    found = convert_chunks({"label_log_prob": label_log_prob}, [alignment for _, alignment in parts])
+    assert len(found["chunk_log_probs"]) == found["chunks"].max() + 1
+    start = 0
+    for rows, alignment in parts:
+        own = np.unique(found["chunks"][start : start + len(alignment.chunks)])
+        np.testing.assert_allclose(found["chunk_log_probs"][own].sum(), rows["label_log_prob"].sum())
+        start += len(alignment.chunks)
+
+
+def test_a_map_finds_prefixes_and_ranges() -> None:
+    generator = np.random.default_rng(0)
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        teacher, student = draw_vocabulary(generator, 12), draw_vocabulary(generator, 12)
+        teacher += [b"\xff", b"a\xff", b"a\xff\xff", b"\xff\xffb"]
+        tokens = TokenMap(make_vocabulary(teacher), make_vocabulary(student), len(student))
+        for prefix in [*teacher, *(token[:2] for token in teacher), b"bbbbbb"]:
+            low, high = tokens.find_range(prefix)
+            inside = (tokens.ranks >= low) & (tokens.ranks < high)
+            assert inside.tolist() == [*(token.startswith(prefix) for token in teacher), False]
+        text = bytes(generator.choice(list(b"ab"), 8).tolist())
+        found = tokens.find_prefixes(text, 1)
+        fits = [(n, len(t)) for n, t in enumerate(student) if text.startswith(t) and len(t) > 1]
+        assert found == sorted(fits, key=lambda pair: pair[1])
+
+
+def test_of_equal_tokens_that_which_a_tokenizer_emits_is_meant() -> None:
+    """An added token before one of the vocabulary, and both before a byte to fall back to, wherever its id is."""
+    student = VocabularyBytes.from_tokens([b"\n", b"a", b"b", b"a", b"\n", b""], [0, 0, 0, 0, FALLBACK, SPECIAL | END])
+    tokens = TokenMap(make_vocabulary([b"a", b"ab", b"\n"]), student, 5)
+    assert tokens.equal_tokens.tolist() == [3, -1, 0, 5] and tokens.prefix_tokens.tolist() == [3, 3, 0, 5]
+
+
+@pytest.mark.parametrize("largest", [5, 1 << 28])
+def test_duplicates_follow_the_first(largest: int) -> None:
+    generator = np.random.default_rng(0)
+    ids = generator.integers(-1, 5, (50, 9)).astype(np.int32)
+    ids[0, 0] = largest
+    place, leader = find_duplicates(ids)
+    flat = ids.reshape(-1)
+    expected = {
+        (row * 9 + column, row * 9 + ids[row].tolist().index(ids[row, column]))
+        for row in range(50)
+        for column in range(9)
+        if ids[row, column] >= 0 and ids[row, column] in ids[row, :column]
+    }
+    assert set(zip(place.tolist(), leader.tolist(), strict=True)) == expected and len(place) == len(expected)
+    assert (flat[place] == flat[leader]).all()
+
+
+def test_texts_of_two_real_scripts_align() -> None:
+    """Characters that one side splits: neither side's tokens are whole characters."""
+    text = "हाँ 👩‍👩‍👧\r\n\t201"
+    student = [bytes([value]) for value in sorted(set(text.encode()))]
+    pieces = [text.encode()[start : start + 3] for start in range(0, len(text.encode()), 3)]
+    teacher = sorted(set(pieces))
+    ids = [*(teacher.index(piece) for piece in pieces), len(teacher)]
+    student_ids = [*(student.index(bytes([value])) for value in text.encode()), len(student)]
+    alignment = align(student_ids, ids, make_vocabulary(student), make_vocabulary(teacher))
+    assert alignment is not None and set(alignment.classes.tolist()) <= {EXACT, STRICT, CONDITIONAL}
+    planes = make_converter(teacher, student).convert(
+        ToyModel(teacher, 0).rows(ids, [1.0]), [alignment], np.array(student_ids)
+    )
+    assert planes["has_target"].all()

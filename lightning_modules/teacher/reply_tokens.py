@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datamodules.logit_cache.format import Kind
 from datamodules.logit_cache.written_tokens import Meaning, WrittenToken
 from datamodules.text.token_bytes import SPECIAL, VocabularyBytes
 
@@ -16,6 +17,24 @@ LEAVE_OUT = "leave model.log_probs out, or serve the teacher with a server that 
 
 class NoLogProbsError(ValueError):
     """A reply is whole, but its server does not return what is to be kept."""
+
+
+def count_kept(log_probs: Kind | None, top_log_probs: int | None) -> int | None:
+    """Returns how many of the most probable tokens these settings of annotate keep; None where they keep nothing.
+
+    Raises:
+        ValueError: One is given that would be ignored, or a kind that nobody returns with a text.
+    """
+    if log_probs not in (None, "top_k", "labels"):
+        raise ValueError(
+            f"model.log_probs {log_probs} needs whole distributions, which nobody returns with a text; set top_k or "
+            "labels, or run python -m scripts.cache_logits on the rationales"
+        )
+    if top_log_probs is not None and log_probs != "top_k":
+        raise ValueError("model.top_log_probs would be ignored: it belongs to model.log_probs top_k")
+    if log_probs is None:
+        return None
+    return (top_log_probs or MOST_OF_ENDPOINTS) if log_probs == "top_k" else 0
 
 
 def _read_meaning(entry: dict[str, Any]) -> Meaning:

@@ -38,7 +38,7 @@ from lightning_modules.model.sharding import (
     shard_causal_lm,
 )
 from lightning_modules.teacher.backends import Backend, Decoding, Request, Source, TransformersBackend
-from lightning_modules.teacher.reply_tokens import MOST_OF_ENDPOINTS
+from lightning_modules.teacher.reply_tokens import count_kept
 from lightning_modules.teacher.sparsify import reduce_rows
 from lightning_modules.teacher.vllm_backend import VLLMBackend
 from lightning_modules.teacher.vllm_rows import refuse_unknown, score_sequences
@@ -151,15 +151,8 @@ class Annotator(TeacherModule):
         self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
         self.num_samples = num_samples
         self.log_probs = log_probs
-        if log_probs not in (None, "top_k", "labels"):
-            raise ValueError(
-                f"model.log_probs {log_probs} needs whole distributions, which nobody returns with a text; set top_k "
-                "or labels, or run python -m scripts.cache_logits on the rationales"
-            )
-        if top_log_probs is not None and log_probs != "top_k":
-            raise ValueError("model.top_log_probs would be ignored: it belongs to model.log_probs top_k")
-        if log_probs is not None:
-            self.backend.keep_log_probs((top_log_probs or MOST_OF_ENDPOINTS) if log_probs == "top_k" else 0)
+        if (number := count_kept(log_probs, top_log_probs)) is not None:
+            self.backend.keep_log_probs(number)
 
     @property
     def engine(self) -> VLLMBackend | None:

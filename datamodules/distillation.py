@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -17,7 +17,14 @@ from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.examples.tokenization import Supervision
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
-from datamodules.logit_cache.matching import align_caches, assign_caches, measure_coverage, open_caches
+from datamodules.logit_cache.matching import (
+    align_caches,
+    assign_caches,
+    assign_mixtures,
+    measure_coverage,
+    open_caches,
+)
+from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
 
@@ -103,6 +110,7 @@ class DistillationDataModule(L.LightningDataModule):
         supervision: Supervision = "rationale",
         rationales: list[str] | None = None,
         logits: list[str] | None = None,
+        logit_weights: dict[str, PositiveFloat] | None = None,
         alignment: AlignmentSettings = AlignmentSettings(),  # noqa: B008 (frozen)
         prompt: str = "instruction",
         limit: PositiveInt | None = None,
@@ -120,6 +128,8 @@ class DistillationDataModule(L.LightningDataModule):
             supervision: label, rationale, or rationale+logits.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             logits: Logit caches, one for each teacher; used with rationale+logits only.
+            logit_weights: Mixes the distributions of these teachers on every text, whoever wrote it, by weight; each
+                needs caches of all the rationales. Null: each text has its writer's distributions alone.
             alignment: How those of teachers with another tokenizer than the student's are used.
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions.
@@ -132,13 +142,14 @@ class DistillationDataModule(L.LightningDataModule):
         super().__init__()
         self.source = ExampleSource(tokenizer, questions, rationales or [], prompt, limit, encoding, filters, controls)
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
+        self.logit_weights = logit_weights
         self.alignment = alignment
         self.prompt, self.encoding, self.batches, self.validation = self.source.prompt, encoding, batches, validation
         self.examples: ExampleView
         self.train_examples: ExampleView
         self.val_examples: ExampleView
         self.caches: Sequence[LogitCache | AlignedCache] = []
-        self.cache_of_example: dict[str, LogitCache | AlignedCache] = {}
+        self.cache_of_example: dict[str, RowReader] = {}
         self.coverage: dict[str, float] = {}
         self.is_set_up = False
         self._train_loader: ResumableLoader | None = None
@@ -151,6 +162,15 @@ class DistillationDataModule(L.LightningDataModule):
             raise ValueError("supervision is rationale+logits, but data.logits names no logit cache")
         if self.supervision != "rationale+logits" and self.logit_paths:
             warnings.warn(f"data.logits is not read with supervision {self.supervision}", stacklevel=3)
+        if self.logit_weights is not None:
+            if self.supervision != "rationale+logits":
+                raise ValueError(f"data.logit_weights would be ignored: supervision {self.supervision} has no logits")
+            if len(self.logit_weights) < 2 or not np.isfinite(list(self.logit_weights.values())).all():
+                raise ValueError("data.logit_weights mixes two teachers at least, by finite weights")
+            if self.alignment.kind == "chunks":
+                raise ValueError("data.alignment.kind chunks has no distributions that data.logit_weights could mix")
+            if self.controls.logits_teacher is not None:
+                raise ValueError("data.controls.logits_teacher and data.logit_weights both say whose logits; leave one")
         if self.supervision != "rationale+logits" and self.alignment.kind != "refuse":
             raise ValueError(f"data.alignment is about logits; supervision {self.supervision} has none; leave it out")
         if self.supervision != "label":
@@ -177,9 +197,13 @@ class DistillationDataModule(L.LightningDataModule):
             raise ValueError(f"data.batches.teacher_weights names {named}")
         if self.supervision == "rationale+logits":
             whose = self.controls.logits_teacher
-            caches = open_caches(self.logit_paths, whose, teachers, self.source.rationales)
+            mixed = self.logit_weights
+            caches = open_caches(self.logit_paths, whose, teachers, self.source.rationales, mixed)
             self.caches = align_caches(caches, self.alignment, examples, self.source)
-            self.cache_of_example = assign_caches(self.caches, whose, examples, self.source)
+            if mixed is None:
+                self.cache_of_example |= assign_caches(self.caches, whose, examples, self.source)
+            else:
+                self.cache_of_example |= assign_mixtures(self.caches, mixed, examples, self.source)
             self.coverage = measure_coverage(self.cache_of_example, examples)
         self.examples, (self.train_examples, self.val_examples) = examples, self.validation.split(examples)
         self.is_set_up = True

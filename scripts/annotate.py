@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from datamodules.annotation import QuestionDataModule
 from datamodules.files.record_log import refuse_other_records
+from datamodules.logit_cache.writer import refuse_other_folder
 from datamodules.provenance import describe_creation
 from datamodules.rationales.store import Rationale, write_rationales
 from datamodules.tasks.benchmarks import format_tasks
@@ -35,6 +36,7 @@ from lightning_modules.teacher.vllm_backend import VLLMBackend  # noqa: F401
 from scripts.common.annotate_cli import AnnotateCLI
 from scripts.common.endings import describe_rationales
 from scripts.common.entry import run_main
+from scripts.common.kept_log_probs import name_cache, write_kept
 from studies.inputs.rationale_quality import summarize
 
 
@@ -85,10 +87,16 @@ def annotate(cli: AnnotateCLI, output: Path, config: dict, args: list[str]) -> N
         }
         if data.rewrites is not None and data.originals_saw_gold is not None:
             metadata["gold_conditioned"] = {records[0]["teacher"]: data.originals_saw_gold}
+        packed = [record.pop("tokens") for record in records if "tokens" in record]
         rationales = [Rationale(**record) for record in records]
+        if teacher.log_probs is not None:
+            # Before the store, after which nothing is asked again.
+            print(write_kept(name_cache(output), teacher, rationales, packed, metadata))
         write_rationales(output, rationales, metadata)
         print(describe_rationales(output, rationales, teacher.backend.is_local, args))
 
+    if teacher.log_probs is not None:
+        refuse_other_folder(name_cache(output))
     writer = RecordWriter(output, config, finish)
     data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
     if teacher.backend.takes_text:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from datamodules.text.token_bytes import VocabularyBytes
 from lightning_modules.model.generation import generate_completions
 
 
@@ -26,6 +28,9 @@ class ChatServer:
             headers); None to answer.
         dies_after: After this many answers the server is gone.
         delay: Of each answer, in seconds.
+        vocabulary: Of the model; set it to return log-probabilities to who asks.
+        returns_end: Whether they go on to the token that ended the answer, as vLLM's do, and OpenAI's do not.
+        change: Changes them before they are sent.
         reasoning: What each answer has as its `reasoning_content`; None has none.
         bodies: Of all requests.
         most_at_once: Most requests that were open at a time.
@@ -38,6 +43,9 @@ class ChatServer:
     dies_after: int | None = None
     delay: float = 0.0
     reasoning: str | None = None
+    vocabulary: VocabularyBytes | None = None
+    returns_end: bool = True
+    change: Callable[[list[dict]], object] = lambda content: content
     bodies: list[dict] = field(default_factory=list)
     num_answers: int = 0
     open_requests: int = 0
@@ -52,7 +60,22 @@ class ChatServer:
 def serve(folder: str) -> Iterator[ChatServer]:
     """Serves the model in a folder until the block ends."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    lock = threading.Lock()
+    lock, end = threading.Lock(), tokenizer.eos_token_id
+
+    @torch.no_grad()
+    def describe_tokens(prompt: list[int], written: list[int], number: int) -> list[dict]:
+        """Returns `logprobs.content` as OpenAI documents it."""
+        log_p = model(input_ids=torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+        def describe(token: int, row: torch.Tensor) -> dict:
+            name = tokenizer.convert_ids_to_tokens(token)
+            spelt = state.vocabulary.tokens[token] or name.encode()
+            return {"token": spelt.decode(errors="replace"), "bytes": list(spelt), "logprob": row[token].item()}
+
+        return [
+            describe(token, row) | {"top_logprobs": [describe(best, row) for best in row.topk(number).indices.tolist()]}
+            for token, row in zip(written, log_p, strict=True)
+        ]
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: Any) -> None:
@@ -94,12 +117,16 @@ def serve(folder: str) -> Iterator[ChatServer]:
             prompt = tokenizer(message["content"])["input_ids"]
             with lock:
                 [(ids, reason)] = generate_completions(
-                    model, [prompt], [1], body["max_tokens"], body["temperature"], [body.get("seed", 0)]
+                    model, [prompt], [end], body["max_tokens"], body["temperature"], [body.get("seed", 0)]
                 )
                 state.num_answers += 1
             message = {"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)}
             if state.reasoning is not None:
                 message["reasoning_content"] = state.reasoning
+            log_probs = None
+            if body.get("logprobs") and state.vocabulary is not None:
+                written = [*ids, end] if reason == "stop" and state.returns_end else ids
+                log_probs = {"content": state.change(describe_tokens(prompt, written, body.get("top_logprobs", 0)))}
             reply = {
                 "id": "x",
                 "object": "chat.completion",
@@ -110,6 +137,7 @@ def serve(folder: str) -> Iterator[ChatServer]:
                         "index": 0,
                         "message": message,
                         "finish_reason": reason,
+                        "logprobs": log_probs,
                     }
                 ],
                 "usage": {

@@ -19,8 +19,7 @@ from datamodules.batches.packing import MicroBatch, StepSampler, collate_example
 from datamodules.batches.teacher_rows import ExactTensors, collate_targets
 from datamodules.examples.tokenization import Example
 from datamodules.files.atomic import hash_json
-from datamodules.logit_cache.aligned import AlignedCache
-from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.mixture import RowReader
 
 # Loader processes of a process with a GPU.
 GPU_WORKERS = 2
@@ -42,7 +41,7 @@ class Collate:
         caches: By example id; empty where there are no logits.
     """
 
-    caches: Mapping[str, LogitCache | AlignedCache]
+    caches: Mapping[str, RowReader]
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""

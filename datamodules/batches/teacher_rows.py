@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from datamodules.examples.tokenization import Example
-from datamodules.logit_cache.aligned import AlignedCache
-from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.mixture import RowReader
 
 # What fills a row that has fewer entries than the batch's widest.
 FILLS = {"support": -1, "log_probs": -np.inf, "weights": 0}
@@ -56,9 +55,7 @@ def _join_rows(parts: list[dict[str, np.ndarray]], orders: list[np.ndarray]) -> 
     return joined
 
 
-def collate_targets(
-    examples: Sequence[Example], caches: Mapping[str, LogitCache | AlignedCache]
-) -> dict[str, torch.Tensor]:
+def collate_targets(examples: Sequence[Example], caches: Mapping[str, RowReader]) -> dict[str, torch.Tensor]:
     """Returns the teachers' rows of a batch, in the examples' order, one for each completion token.
 
     Args:
@@ -70,7 +67,8 @@ def collate_targets(
         there; `log_normalizers` float32 [N, T] (A_T) and `log_tails` float32 [N, T], so that log p_T(i) =
         log_probs / T - A_T and exp(log p_T).sum() + exp(log_tail_T) = 1 for every stored T, and A_1 = 0. sampled,
         hybrid: `support` int32 [N, m] and `weights` float32 [N, m], 0 where unused; each row sums to 1. hidden:
-        `hidden` float32 [N, d]. Of aligned caches, see `RowConverter.convert` and `convert_chunks`.
+        `hidden` float32 [N, d]. Of a mixture of teachers, see `mix_rows`; of aligned caches, `RowConverter.convert` and
+        `convert_chunks`.
 
     Raises:
         ValueError: An example's rows are damaged, or of other tokens.

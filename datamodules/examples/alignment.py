@@ -45,6 +45,7 @@ def align(
     teacher_ids: Sequence[int] | np.ndarray,
     student: VocabularyBytes,
     teacher: VocabularyBytes,
+    may_part: bool = False,
 ) -> Alignment | None:
     """Walks over the ends of both tokenizations of a completion.
 
@@ -56,13 +57,16 @@ def align(
         teacher_ids: Likewise of the teacher.
         student: The student's vocabulary.
         teacher: The teacher's vocabulary.
+        may_part: The texts may part, as where an answer sentence was added to what the teacher wrote: the student's
+            tokens that end beyond what both have in common are NONE.
 
     Returns:
-        The alignment; None where the tokens make different texts.
+        The alignment; None where the tokens make different texts, or, if they may part, have nothing in common.
     """
     assert len(student_ids) and len(teacher_ids), "a completion without tokens"
     student_ids, teacher_ids = np.asarray(student_ids), np.asarray(teacher_ids)
     text, teacher_text = student.join(student_ids), teacher.join(teacher_ids)
+    is_whole = True
     if text == teacher_text:
         start, teacher_start = 0, 0
     elif teacher_text == b" " + text:
@@ -70,22 +74,29 @@ def align(
     elif text == b" " + teacher_text:
         start, teacher_start = -1, 0
     else:
+        has_space, teacher_has_space = text.startswith(b" "), teacher_text.startswith(b" ")
+        start, teacher_start = -int(has_space > teacher_has_space), -int(teacher_has_space > has_space)
+        is_whole = False
+    shared = _count_shared(text[-start:], teacher_text[-teacher_start:])
+    if not is_whole and not (may_part and shared):
         return None
     lengths, teacher_lengths = student.lengths[student_ids], teacher.lengths[teacher_ids]
     ends, teacher_ends = start + np.cumsum(lengths), teacher_start + np.cumsum(teacher_lengths)
     begins, teacher_begins = ends - lengths, teacher_ends - teacher_lengths
     governing = np.searchsorted(teacher_ends, begins, side="right")
     common = np.intersect1d(ends[lengths > 0], teacher_ends[teacher_lengths > 0])
-    chunks = np.where(lengths > 0, np.searchsorted(common, ends), -1)
-    teacher_chunks = np.where(teacher_lengths > 0, np.searchsorted(common, teacher_ends), -1)
+    common = common[common <= shared]
+    last = common.max(initial=-1)
+    chunks = np.where((lengths > 0) & (ends <= last), np.searchsorted(common, ends), -1)
+    teacher_chunks = np.where((teacher_lengths > 0) & (teacher_ends <= last), np.searchsorted(common, teacher_ends), -1)
 
-    has_row = (lengths > 0) & (governing < len(teacher_ids)) & (begins >= teacher_start)
+    has_row = (lengths > 0) & (governing < len(teacher_ids)) & (begins >= teacher_start) & (ends <= shared)
     row = np.where(has_row, governing, 0)
     out, left = begins - teacher_begins[row], teacher_ends[row] - ends
     classes = np.where(left >= 0, np.where(out > 0, CONDITIONAL, EXACT), np.where(out > 0, NONE, SPANNING))
     classes[(out == 0) & (left == 0)] = STRICT
     classes, governing, out = (np.where(has_row, plane, fill) for plane, fill in ((classes, NONE), (row, -1), (out, 0)))
-    if student_ids[-1] in student.ends and teacher_ids[-1] in teacher.ends:
+    if is_whole and student_ids[-1] in student.ends and teacher_ids[-1] in teacher.ends:
         classes[-1], governing[-1] = STRICT, len(teacher_ids) - 1
         chunks[-1] = teacher_chunks[-1] = len(common)
     return Alignment(
@@ -95,6 +106,13 @@ def align(
         chunks.astype(np.int32),
         teacher_chunks.astype(np.int32),
     )
+
+
+def _count_shared(first: bytes, second: bytes) -> int:
+    """Returns the number of bytes with which both begin."""
+    number = min(len(first), len(second))
+    differs = np.frombuffer(first[:number], np.uint8) != np.frombuffer(second[:number], np.uint8)
+    return int(differs.argmax()) if differs.any() else number
 
 
 def count_classes(alignments: Iterable[Alignment]) -> dict[str, int]:

@@ -95,6 +95,9 @@ class AlignedCache:
             )
             self.description = replace(made, temperatures=self._converter.temperatures)
 
+    def __contains__(self, example_id: str) -> bool:
+        return example_id in self.cache
+
     @classmethod
     def open(
         cls,

@@ -19,6 +19,7 @@ from datamodules.examples.alignment import NONE, Alignment, align
 from datamodules.examples.store import ROWS_PER_BATCH, ExampleStore, write_once
 from datamodules.examples.tokenization import Example
 from datamodules.files.atomic import hash_path, hash_text
+from datamodules.logit_cache.format import UNKNOWN_TOKENIZER
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.text import token_bytes as bytes_code
 from datamodules.text.token_bytes import VocabularyBytes
@@ -89,14 +90,14 @@ class AlignmentStore:
 
 
 def _align_example(
-    example: Example, teacher_ids: np.ndarray, student: VocabularyBytes, teacher: VocabularyBytes
+    example: Example, teacher_ids: np.ndarray, student: VocabularyBytes, teacher: VocabularyBytes, may_part: bool
 ) -> Alignment | None:
     student_ids = example.token_ids[example.num_prompt_tokens :]
     spelt = student.join(student_ids)
     # SentencePiece writes a space before a text.
     if example.completion_hash not in (hash_text(spelt), hash_text(spelt.removeprefix(b" "))):
         return None
-    return align(student_ids, teacher_ids, student, teacher)
+    return align(student_ids, teacher_ids, student, teacher, may_part)
 
 
 def _leave_unaligned(num_student: int, num_teacher: int) -> Alignment:
@@ -134,7 +135,12 @@ def open_alignments(
         for start in range(0, len(rows), ROWS_PER_BATCH):
             part = [examples.read(row) for row in rows[start : start + ROWS_PER_BATCH]]
             tokens = [cache.read_tokens(example.id) for example in part]
-            found = [_align_example(example, ids, student, teacher) for example, ids in zip(part, tokens, strict=True)]
+            # To what a teacher wrote, a completion may have added an answer sentence.
+            may_part = cache.description.tokenizer_fingerprint == UNKNOWN_TOKENIZER
+            found = [
+                _align_example(example, ids, student, teacher, may_part)
+                for example, ids in zip(part, tokens, strict=True)
+            ]
             whole = [
                 own or _leave_unaligned(len(example.token_ids) - example.num_prompt_tokens, len(ids))
                 for own, example, ids in zip(found, part, tokens, strict=True)

@@ -18,7 +18,7 @@ LOG_RATIOS = (4 * np.log1p(-np.arange(256) / 256)).astype(np.float32)
 _LOG_RATIO_PAIRS = LOG_RATIOS[np.arange(1 << 16, dtype=np.uint16).view(np.uint8)].view(np.uint64)
 _BOUNDARIES = -(LOG_RATIOS[1:] + LOG_RATIOS[:-1]) / 2
 # 1 minus a sum of float32 probabilities knows no smaller tail.
-_SMALLEST_TAIL = np.float32(2.0**-24)
+SMALLEST_TAIL = np.float32(2.0**-24)
 
 
 def _pack_ids(ids: np.ndarray, num_high: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -183,7 +183,7 @@ def _decode_head(made: CacheDescription, planes: Arrays) -> Arrays:
             continue
         left = 1 - sums[temperature] * np.exp(-stored[:, index])
         # A support of the whole vocabulary has no tail at any temperature.
-        tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, _SMALLEST_TAIL)))
+        tails[:, index] = np.where(np.isneginf(log_tail), -np.inf, np.log(np.maximum(left, SMALLEST_TAIL)))
     if used is not None:
         log_probs[~used] = -np.inf
     return {

@@ -104,6 +104,11 @@ class RowConverter:
         if self._skips_space:
             has_target &= ~self._map.is_space[labels]
         row = np.where(has_target, governing, 0)
+        if (unknown := np.isneginf(rows["label_log_prob"])).any():
+            # Such a token is somewhere in the tail of what an endpoint returned: no quotient or product is known.
+            in_completion = np.add.reduceat(unknown, [0, *stops[:-1]])[np.searchsorted(stops, row, side="right")] > 0
+            has_target &= ~np.where(classes == SPANNING, in_completion, (classes == CONDITIONAL) & unknown[row])
+            row = np.where(has_target, row, 0)
         if self._kind == "hidden":
             return {"has_target": has_target, "hidden": rows["hidden"][row]}
         if "weights" in rows:
@@ -166,7 +171,8 @@ def convert_chunks(rows: Arrays, alignments: Sequence[Alignment]) -> Arrays:
         alignments: Of each completion, in this order.
 
     Returns:
-        `chunks` int32 [N]: the number of each of the student's rows' span, -1 for none; `chunk_log_probs` float32 [C].
+        `chunks` int32 [N]: the number of each of the student's rows' span, -1 for none, or where the teacher's
+        probability of one of its tokens is unknown (-inf); `chunk_log_probs` float32 [C].
     """
     chunks: list[np.ndarray] = []
     teacher_chunks: list[np.ndarray] = []
@@ -177,8 +183,12 @@ def convert_chunks(rows: Arrays, alignments: Sequence[Alignment]) -> Arrays:
         first += int(max(alignment.chunks.max(), alignment.teacher_chunks.max())) + 1
     own = np.concatenate(teacher_chunks)
     log_probs = np.bincount(own[own >= 0], rows["label_log_prob"][own >= 0], minlength=first)
+    numbers = np.concatenate(chunks)
+    if (is_unknown := np.isneginf(log_probs)).any():
+        numbers[(numbers >= 0) & is_unknown[numbers]] = -1
+        log_probs[is_unknown] = 0
     return {
-        "chunks": np.concatenate(chunks).astype(np.int32),
+        "chunks": numbers.astype(np.int32),
         "chunk_log_probs": log_probs.astype(rows["label_log_prob"].dtype),
     }
 

@@ -76,6 +76,8 @@ SCHEMA_VERSION = 3
 OLD_SCHEMA_VERSION = 2
 LOW_IDS = 1 << 16
 MAX_VOCABULARY = 4 * LOW_IDS
+# In place of the fingerprint of a teacher's tokenizer that nobody has, see `written_tokens`.
+UNKNOWN_TOKENIZER = "unknown"
 # A file of the cache's own folder: process, number.
 # By the manifest's field.
 OTHER_FILES = {"head": "head.safetensors", "token_bytes": "vocabulary.safetensors"}

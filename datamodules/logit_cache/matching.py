@@ -1,22 +1,28 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.examples.alignment import CLASSES
+from datamodules.examples.alignment import CLASSES, count_classes
 from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.files.tables import read_metadata
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
+from datamodules.logit_cache.mixture import CacheMixture, RowReader
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.text.token_bytes import read_vocabulary
 
 
 def open_caches(
-    paths: Sequence[str], logits_teacher: str | None, writers: set[str], rationales: Sequence[str]
+    paths: Sequence[str],
+    logits_teacher: str | None,
+    writers: set[str],
+    rationales: Sequence[str],
+    weights: Mapping[str, float] | None = None,
 ) -> list[LogitCache]:
     """Opens logit caches, one for each teacher whose distributions are wanted.
 
@@ -25,6 +31,7 @@ def open_caches(
         logits_teacher: Whose are wanted; None wants those of every rationale's writer.
         writers: Of the rationales.
         rationales: Their files.
+        weights: Of the teachers whose mixture is wanted, by name.
 
     Raises:
         ValueError: The caches are of another teacher, or of another revision of it, than wrote the rationales, or of
@@ -32,6 +39,9 @@ def open_caches(
     """
     caches = [LogitCache(Path(path)) for path in paths]
     cached = {cache.description.teacher for cache in caches}
+    if weights is not None:
+        _check_mixture(caches, cached, weights)
+        writers = cached
     wanted = writers if logits_teacher is None else {logits_teacher}
     if cached != wanted:
         raise ValueError(
@@ -51,6 +61,17 @@ def open_caches(
     return caches
 
 
+def _check_mixture(caches: Sequence[LogitCache], cached: set[str], weights: Mapping[str, float]) -> None:
+    if cached != set(weights):
+        raise ValueError(
+            f"data.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; name each "
+            "of these teachers"
+        )
+    for cache in caches:
+        if (kind := cache.description.sparsity.kind) in ("hidden", "labels"):
+            raise ValueError(f"{cache.folder}: kind {kind} does not mix with data.logit_weights; capture kind top_k")
+
+
 def assign_caches(
     caches: Sequence[LogitCache | AlignedCache],
     logits_teacher: str | None,
@@ -67,6 +88,52 @@ def assign_caches(
         own = examples
         if logits_teacher is None:
             own = examples.where(examples.column("teacher") == cache.description.teacher)
+        check_texts(cache, own, source)
+        found |= dict.fromkeys(own.column("id"), cache)
+    return found
+
+
+def assign_mixtures(
+    caches: Sequence[LogitCache | AlignedCache],
+    weights: Mapping[str, float],
+    examples: ExampleView,
+    source: ExampleSource,
+) -> dict[str, CacheMixture]:
+    """Returns, by example id, the mixture of all teachers' rows; a teacher may have a cache for each writer's texts.
+
+    Raises:
+        ValueError: A teacher's caches lack an example, hold one twice, or were made of other texts, or for another
+            tokenizer or prompt.
+    """
+    identifiers = examples.column("id")
+    found = [
+        _assign_one_teacher([cache for cache in caches if cache.description.teacher == teacher], examples, source)
+        for teacher in weights
+    ]
+    mixtures: dict[tuple[int, ...], CacheMixture] = {}
+    mixed = {}
+    for identifier in identifiers:
+        readers = [own[identifier] for own in found]
+        key = tuple(map(id, readers))
+        if key not in mixtures:
+            mixtures[key] = CacheMixture(readers, list(weights.values()))
+        mixed[identifier] = mixtures[key]
+    return mixed
+
+
+def _assign_one_teacher(
+    caches: Sequence[LogitCache | AlignedCache], examples: ExampleView, source: ExampleSource
+) -> dict[str, LogitCache | AlignedCache]:
+    holders = np.array([[identifier in cache for identifier in examples.column("id")] for cache in caches])
+    if (twice := holders.sum(0) > 1).any():
+        identifier = examples.column("id")[int(twice.argmax())]
+        both = [str(cache.folder) for cache, holds in zip(caches, holders[:, twice.argmax()], strict=True) if holds]
+        raise ValueError(f"{' and '.join(both)} both hold {identifier!r}; name one of them in data.logits")
+    # What no cache holds is the first one's to miss.
+    holders[0] |= ~holders.any(0)
+    found: dict[str, LogitCache | AlignedCache] = {}
+    for cache, holds in zip(caches, holders, strict=True):
+        own = examples.where(holds)
         check_texts(cache, own, source)
         found |= dict.fromkeys(own.column("id"), cache)
     return found
@@ -129,15 +196,15 @@ def align_caches(
     return [AlignedCache.open(cache, settings, cache_dir, examples.store, student, ends[0]) for cache in caches]
 
 
-def measure_coverage(
-    cache_of_example: Mapping[str, LogitCache | AlignedCache], examples: ExampleView
-) -> dict[str, float]:
-    """Returns the share of the completions' tokens that are of each class of alignment; none without one."""
-    pairs = ((identifier, cache_of_example[identifier]) for identifier in examples.column("id"))
-    classes = [
-        cache.alignments.find(identifier).classes for identifier, cache in pairs if isinstance(cache, AlignedCache)
-    ]
-    if not classes:
-        return {}
-    counts = np.bincount(np.concatenate(classes), minlength=len(CLASSES))
-    return dict(zip(CLASSES, (counts / counts.sum()).tolist(), strict=True))
+def measure_coverage(cache_of_example: Mapping[str, RowReader], examples: ExampleView) -> dict[str, float]:
+    """Returns the share of the completions' tokens that are of each class of alignment; none without one.
+
+    Of a mixture, each of its teachers counts alike.
+    """
+    counts = Counter[str]()
+    for identifier in examples.column("id"):
+        cache = cache_of_example[identifier]
+        for reader in cache.readers if isinstance(cache, CacheMixture) else [cache]:
+            if isinstance(reader, AlignedCache):
+                counts.update(count_classes([reader.alignments.find(identifier)]))
+    return {name: counts[name] / counts.total() for name in CLASSES} if counts else {}

@@ -44,13 +44,20 @@ def find_kind(cache: LogitCache | AlignedCache) -> type[Target]:
     return kind
 
 
-def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache) -> None:
+def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache, is_mixed: bool = False) -> None:
     """Refuses a loss that the cache's rows cannot give at some step.
+
+    Args:
+        loss: The loss.
+        cache: The cache.
+        is_mixed: Whether its rows are mixed with those of other teachers, whose normalisers are not one another's.
 
     Raises:
         ValueError: The cache's kind does not have the divergence or the tail, or the temperature is not stored.
     """
     kind = find_kind(cache)
+    if is_mixed and kind is SparseTarget:
+        kind = SoftenedTarget
     for progress in (0.0, 1.0):
         check_kind(loss.at(progress).mixture, kind)
     low, high = bounds(loss.temperature)
@@ -75,9 +82,12 @@ def check_cache(loss: DistillationLoss, cache: LogitCache | AlignedCache) -> Non
         fits = low in stored and high in stored and not moves
     if not fits:
         wanted = low if low == high else f"{low} to {high}"
+        otherwise = "set model.loss.unstored_temperature to interpolate between two"
+        if kind is SoftenedTarget:
+            otherwise = "choose one of these: rows that are mixed or aligned are not interpolated"
         raise ValueError(
             f"model.loss.temperature {wanted} is not in {cache.folder}, which has {stored}; capture again with it, or "
-            "set model.loss.unstored_temperature to interpolate between two"
+            f"{otherwise}"
         )
 
 

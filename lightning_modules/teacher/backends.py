@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import decode_completion, find_end_tokens
+from datamodules.logit_cache.written_tokens import WrittenToken
 from datamodules.tasks.prompts import TemplateOptions
 from lightning_modules.model.generation import derive_seed, generate_completions
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, identify_weights, load_causal_lm
@@ -78,6 +79,8 @@ class Completion:
         num_completion_tokens: Likewise, with an end token.
         revision: The weights that answered.
         thinking: What a backend told apart from the text as the model's thinking.
+        tokens: All that was written, with log-probabilities, where they are kept and there is a text; see
+            `Backend.keep_log_probs`.
     """
 
     text: str
@@ -87,6 +90,7 @@ class Completion:
     num_completion_tokens: int | None
     revision: str
     thinking: str = ""
+    tokens: Sequence[WrittenToken] = ()
 
 
 class Backend(ABC):
@@ -126,6 +130,20 @@ class Backend(ABC):
 
         Where the process is to stop (`is_stopping`), it begins nothing, yields what is under way, and ends.
         """
+
+    def keep_log_probs(self, number: int) -> None:
+        """Makes completions come with the log-probabilities of their tokens; call before anything is loaded.
+
+        Args:
+            number: Of the most probable tokens at each place; 0 keeps those of what was written alone.
+
+        Raises:
+            ValueError: The backend has none, or not so many.
+        """
+        raise ValueError(
+            f"model.log_probs: {type(self).__name__} returns none with its text; leave it out, and run python -m "
+            "scripts.cache_logits on the rationales"
+        )
 
     def summarize(self) -> str | None:
         """Returns a line about what was spent, if that is worth one."""

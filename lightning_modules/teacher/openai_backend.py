@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.tasks.prompts import TemplateOptions
 from lightning_modules.run.stop_signal import is_stopping
 from lightning_modules.teacher.backends import Backend, Completion, Decoding, FinishReason, Request, Source
+from lightning_modules.teacher.reply_tokens import MOST_OF_ENDPOINTS, NoLogProbsError, read_reply_tokens
 
 OPENAI = "api.openai.com"
 # What a chat template may add to a message, in tokens.
@@ -129,6 +130,15 @@ class OpenAIBackend(Backend):
             self.key_variable = "OPENAI_API_KEY"
         self.spending = Spending()
         self._failure: ValueError | None = None
+        self._log_probs: dict[str, Any] = {}
+
+    def keep_log_probs(self, number: int) -> None:
+        """Asks for log-probabilities: as the server gives them, OpenAI's own of at most 20 tokens a place."""
+        if number > MOST_OF_ENDPOINTS:
+            raise ValueError(
+                f"model.top_log_probs is {number}, but an endpoint returns {MOST_OF_ENDPOINTS} at most; lower it"
+            )
+        self._log_probs = {"logprobs": True} | ({"top_logprobs": number} if number else {})
 
     def _read_key(self) -> str:
         # The client insists on a key.
@@ -286,8 +296,12 @@ class OpenAIBackend(Backend):
                 **seed,
                 **stop,
                 **options,
+                **self._log_probs,
             )
-            text, thinking, reason, num_prompt, num_completion, revision = read_reply(raw.http_response.text)
+            body = raw.http_response.text
+            text, thinking, reason, num_prompt, num_completion, revision = read_reply(body)
+            has_best = "top_logprobs" in self._log_probs
+            tokens = read_reply_tokens(body, text, has_best) if self._log_probs and text.strip() else []
         except openai.APITimeoutError:
             return f"timeout of {self.timeout:g} s", 0.0, True
         except openai.APIConnectionError as error:
@@ -300,9 +314,11 @@ class OpenAIBackend(Backend):
             if status in (408, 409, 429) or status >= 500:
                 return said, self._read_wait(error.response.headers), False
             return said, None, False
+        except NoLogProbsError as error:
+            return str(error), None, True
         except ValueError as error:
             return str(error), 0.0, True
-        return Completion(text, None, reason, num_prompt, num_completion, revision, thinking)
+        return Completion(text, None, reason, num_prompt, num_completion, revision, thinking, tokens)
 
     def _send_options(self, options: TemplateOptions) -> dict[str, Any]:
         """Returns what tells a server the template's options; OpenAI has parameters (`reasoning_effort`) instead."""

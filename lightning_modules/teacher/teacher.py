@@ -15,6 +15,7 @@ from datamodules.answers.extractors import extract_neutral, find_stated_answer
 from datamodules.answers.grading import is_correct
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
+from datamodules.logit_cache.written_tokens import pack_tokens, trim_tokens
 from datamodules.model_cards import find_family
 from datamodules.model_sources import locate_pretrained, name_model
 from datamodules.rationales.store import Rationale, name_paraphrase
@@ -37,6 +38,7 @@ from lightning_modules.model.sharding import (
     shard_causal_lm,
 )
 from lightning_modules.teacher.backends import Backend, Decoding, Request, Source, TransformersBackend
+from lightning_modules.teacher.reply_tokens import MOST_OF_ENDPOINTS
 from lightning_modules.teacher.sparsify import reduce_rows
 from lightning_modules.teacher.vllm_backend import VLLMBackend
 from lightning_modules.teacher.vllm_rows import refuse_unknown, score_sequences
@@ -117,6 +119,8 @@ class Annotator(TeacherModule):
         num_samples: PositiveInt = 1,
         stop: tuple[str, ...] = (),
         seed: NonNegativeInt = 0,
+        log_probs: Kind | None = None,
+        top_log_probs: PositiveInt | None = None,
         **kwargs,
     ):
         """Stores the settings.
@@ -130,6 +134,10 @@ class Annotator(TeacherModule):
             num_samples: Rationales of each question; more than one needs a temperature.
             stop: Texts that end a rationale, which is cut before them.
             seed: Of the draws; each question and sample has its own, whatever the batch.
+            log_probs: Keeps the log-probabilities that an endpoint or vLLM returns with its text, as a logit cache
+                beside the rationales, for students of any tokenizer: top_k, of the most probable tokens; labels, of
+                the text's own alone.
+            top_log_probs: How many, if top_k; null is 20, the most that an endpoint returns.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
@@ -142,6 +150,16 @@ class Annotator(TeacherModule):
         self.backend = backend or TransformersBackend()
         self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
         self.num_samples = num_samples
+        self.log_probs = log_probs
+        if log_probs not in (None, "top_k", "labels"):
+            raise ValueError(
+                f"model.log_probs {log_probs} needs whole distributions, which nobody returns with a text; set top_k "
+                "or labels, or run python -m scripts.cache_logits on the rationales"
+            )
+        if top_log_probs is not None and log_probs != "top_k":
+            raise ValueError("model.top_log_probs would be ignored: it belongs to model.log_probs top_k")
+        if log_probs is not None:
+            self.backend.keep_log_probs((top_log_probs or MOST_OF_ENDPOINTS) if log_probs == "top_k" else 0)
 
     @property
     def engine(self) -> VLLMBackend | None:
@@ -177,6 +195,8 @@ class Annotator(TeacherModule):
     def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict]:
         """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample).
 
+        Where log-probabilities are kept, `tokens` are those of the text, see `pack_tokens`.
+
         A rewritten rationale keeps the answer it had, unless it now states another.
         """
         requests = []
@@ -211,7 +231,11 @@ class Annotator(TeacherModule):
                 num_completion_tokens=completion.num_completion_tokens,
                 thinking=thinking,
             )
-            yield {"revision": completion.revision, **vars(rationale)}
+            tokens = {}
+            if self.log_probs is not None:
+                has_ended = completion.finish_reason == "stop" and not self.decoding.stop
+                tokens["tokens"] = pack_tokens(*trim_tokens(completion.tokens, text, has_ended))
+            yield {"revision": completion.revision, **vars(rationale), **tokens}
 
 
 class LogitScorer(TeacherModule):

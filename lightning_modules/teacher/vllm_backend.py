@@ -1,10 +1,8 @@
 """A teacher in vLLM, in this process."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
@@ -15,27 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import decode_completion, find_end_tokens
 from datamodules.model_sources import resolve_model
+from datamodules.text.token_bytes import read_vocabulary
 from lightning_modules.model.adapters import find_base
 from lightning_modules.model.pretrained import check_model, identify_weights, read_end_ids
-from lightning_modules.run.stop_signal import is_stopping, leave, shielding_children
+from lightning_modules.run.stop_signal import leaving_if_stopped, shielding_children
 from lightning_modules.teacher.backends import Backend, Completion, Decoding, Request, Source, find_stop
-
-# The signal may reach an engine's processes first.
-SIGNAL_WAIT = 2.0
-
-
-@contextmanager
-def dying_in_order() -> Iterator[None]:
-    """Takes an engine's death for this process's stop where a scheduler has signalled both."""
-    try:
-        yield
-    except Exception:  # vLLM's own kinds are many
-        until = time.monotonic() + SIGNAL_WAIT
-        while not is_stopping() and time.monotonic() < until:
-            time.sleep(0.05)
-        if is_stopping():
-            leave("while vLLM was at work")
-        raise
+from lightning_modules.teacher.reply_tokens import read_output_tokens
 
 
 def import_vllm() -> Any:
@@ -51,14 +34,18 @@ def import_vllm() -> Any:
     return vllm
 
 
-def make_sampling(vllm: Any, request: Request, decoding: Decoding, end_ids: Sequence[int]) -> Any:
+def make_sampling(
+    vllm: Any, request: Request, decoding: Decoding, end_ids: Sequence[int], num_log_probs: int | None = None
+) -> Any:
     """Returns a request's `SamplingParams`; each of the end tokens ends it."""
+    kept = {} if num_log_probs is None else {"logprobs": num_log_probs}
     return vllm.SamplingParams(
         temperature=decoding.temperature,
         max_tokens=decoding.max_new_tokens,
         stop=list(decoding.stop),
         stop_token_ids=list(end_ids),
         seed=request.derive_seed(decoding.seed),
+        **kept,
     )
 
 
@@ -163,10 +150,12 @@ class VLLMBackend(Backend):
         self.tokenizer: Any = None
         self._model_end_ids: list[int] = []
         self._log_probs: dict[str, Any] = {}
+        self._num_kept: int | None = None
 
     def keep_log_probs(self, number: int) -> None:
         """Makes the engine, when it is loaded, able to return so many of each token's log-probabilities."""
-        self._log_probs = {"max_logprobs": number, "logprobs_mode": "raw_logprobs"}
+        self._num_kept = number
+        self._log_probs = {"max_logprobs": max(number, 1), "logprobs_mode": "raw_logprobs"}
 
     def place(self, trainer: L.Trainer) -> None:
         """Gives this process's engine GPUs of its own, where there are several on a node.
@@ -210,7 +199,7 @@ class VLLMBackend(Backend):
             options = {option: value for option, value in vars(self.options).items() if value is not None}
             # A fork of a process that has tokenized fails in its own ways.
             os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-            with shielding_children(), dying_in_order():
+            with shielding_children(), leaving_if_stopped("while vLLM was at work"):
                 self.engine = import_vllm().LLM(
                     model=name,
                     revision=revision,
@@ -227,7 +216,7 @@ class VLLMBackend(Backend):
         return None
 
     def _ask(self, prompts: Sequence[Any], sampling: Any) -> list[Any]:
-        with dying_in_order():
+        with leaving_if_stopped("while vLLM was at work"):
             return self.engine.generate(prompts, sampling, use_tqdm=False)
 
     def score(self, sequences: Sequence[Sequence[int]], number: int) -> list[Any]:
@@ -243,6 +232,14 @@ class VLLMBackend(Backend):
         """Generates the requests in one call."""
         vllm, end_ids = import_vllm(), [*find_end_tokens(self.tokenizer), *self._model_end_ids]
         prompts = [vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests]
-        sampling = [make_sampling(vllm, request, decoding, end_ids) for request in requests]
+        sampling = [make_sampling(vllm, request, decoding, end_ids, self._num_kept) for request in requests]
+        vocabulary = (
+            None if self._num_kept is None else read_vocabulary(self.tokenizer, find_end_tokens(self.tokenizer))
+        )
         for request, output in zip(requests, self._ask(prompts, sampling), strict=True):
-            yield request, read_output(output, self.weights_id, self.tokenizer, decoding.stop)
+            completion = read_output(output, self.weights_id, self.tokenizer, decoding.stop)
+            if vocabulary is not None and self._num_kept is not None:
+                [answer] = output.outputs
+                tokens = read_output_tokens(answer.token_ids, answer.logprobs, self._num_kept, vocabulary)
+                completion = replace(completion, tokens=tokens)
+            yield request, completion

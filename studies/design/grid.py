@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from datamodules.files.atomic import check_name
 from datamodules.logit_cache.aligned import AlignmentKind
@@ -104,6 +104,8 @@ class ControlSpec:
         alignment: How logits of a teacher of another family become the student's; null is what the study says.
         together: These teachers teach in one arm, all their rationales at once, rather than each in its own.
         one_per_question: Of those, each epoch draws one for each question, from all teachers alike.
+        logit_weights: Of those, how much each one's distributions count where they are mixed on every text; all count
+            alike where it is empty.
     """
 
     supervision: Literal["rationale", "rationale+logits"] = "rationale"
@@ -117,6 +119,7 @@ class ControlSpec:
     alignment: Literal["strict", "bytes", "chunks"] | None = None
     together: list[str] = field(default_factory=list)
     one_per_question: bool = False
+    logit_weights: dict[str, PositiveFloat] = field(default_factory=dict)
 
     @property
     def compares(self) -> bool:
@@ -211,16 +214,35 @@ class Study:
                 raise ValueError(f"{where}: {name!r} is none of the teachers {', '.join(self.teachers)}")
         if control.one_per_question and not control.together:
             raise ValueError(f"{where}: one_per_question draws from several teachers; name them with together")
-        if control.together and (len(set(control.together)) < 2 or control.supervision != "rationale"):
-            raise ValueError(f"{where}: together needs two teachers at least, and supervision: rationale")
+        if control.together and len(set(control.together)) < 2:
+            raise ValueError(f"{where}: together needs two teachers at least")
+        if control.together and control.in_family_logits:
+            raise ValueError(f"{where}: in_family_logits are one teacher's, together mixes several; leave one out")
+        if control.logit_weights and (
+            set(control.logit_weights) != set(control.together) or control.supervision != "rationale+logits"
+        ):
+            raise ValueError(
+                f"{where}: logit_weights needs supervision: rationale+logits, and a weight for each teacher of together"
+            )
+        if control.together and control.supervision == "rationale+logits":
+            self._check_mixture(where, control)
         if control.paraphraser is not None and self.teachers[control.paraphraser].model is None:
             raise ValueError(f"{where}.paraphraser: {control.paraphraser!r} is published; a model is to rewrite")
         for student in self.students if control.in_family_logits else ():
             if len(own := find_scorers(self, student)) > 1:
                 raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
-        if not any(fits(self, control, student, teacher) for student in self.students for teacher in self.teachers):
+        if not any(list_teachers(self, control, student) for student in self.students):
             kind = "another" if control.alignment else "one"
             raise ValueError(f"{where}: fits no student and teacher, since none of {kind} family has a model")
+
+    def _check_mixture(self, where: str, control: ControlSpec) -> None:
+        fitting = [student for student in self.students if list_teachers(self, control, student)]
+        if not fitting:
+            raise ValueError(
+                f"{where}: fits no student; all teachers of together need a model, of its family or with an alignment"
+            )
+        if any(find_alignment(self, control, student, None) == "chunks" for student in fitting):
+            raise ValueError(f"{where}: alignment chunks has no distributions to mix; set strict or bytes")
 
 
 def find_scorers(study: Study, student: str) -> list[str]:
@@ -231,7 +253,10 @@ def find_scorers(study: Study, student: str) -> list[str]:
 
 def find_alignment(study: Study, control: ControlSpec, student: str, teacher: str | None) -> AlignmentKind:
     """Returns how an arm's logits become the student's; `refuse` where they are so already, or there are none."""
-    if control.in_family_logits or teacher is None:
+    if teacher is None:
+        found = {find_alignment(study, control, student, name) for name in control.together} - {"refuse"}
+        return found.pop() if found else "refuse"
+    if control.in_family_logits:
         return "refuse"
     if study.teachers[teacher].family == study.students[student].family:
         return "refuse"
@@ -253,6 +278,13 @@ def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool
         has_model = study.teachers[teacher].model is not None
         return has_model and find_alignment(study, control, student, teacher) != "refuse"
     return teacher in scorers and not (control.alignment and control.swaps_logits)
+
+
+def list_teachers(study: Study, control: ControlSpec, student: str) -> list[str | None]:
+    """Returns whom a student learns from under a control, an arm each; None stands for several together."""
+    if control.together:
+        return [None] if all(fits(study, control, student, teacher) for teacher in control.together) else []
+    return [teacher for teacher in study.teachers if fits(study, control, student, teacher)]
 
 
 def explain_missing_gamma(study: Study) -> str | None:
@@ -301,7 +333,6 @@ def expand(study: Study) -> list[Arm]:
             arms.append(Arm(student, "label", None, seed, task))
         taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
         for control, spec in [*taught, *study.controls.items()]:
-            own = [teacher for teacher in study.teachers if fits(study, spec, student, teacher)]
-            teachers: list[str | None] = [None] if spec.together else [*own]
+            teachers = list_teachers(study, spec, student)
             arms += [Arm(student, spec.supervision, teacher, seed, task, control) for teacher in teachers]
     return arms

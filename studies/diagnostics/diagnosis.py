@@ -218,7 +218,7 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
         if (
             arm.supervision == "rationale+logits"
             and arm.control is None
-            and (done := Path(plan.cache(arm).done)).exists()
+            and (done := Path(plan.caches(arm)[0].done)).exists()
         ):
             caches[arm.teacher, plan.task(arm)] = str(done.parent)
     tasks = {}

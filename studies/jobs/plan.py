@@ -96,9 +96,14 @@ class StudyPlan:
         )  # fmt: skip
         return Job(text.job, "annotate", args, done=text.path, needs=[source.job] if source.job else [])
 
-    def cache(self, arm: Arm) -> Job:
-        """Returns the job in which a teacher scores the rationales that an arm learns from."""
-        control, text, scorer, task = self._control(arm), self._text(arm), self._scorer(arm), self.task(arm)
+    def caches(self, arm: Arm) -> list[Job]:
+        """Returns the jobs in which teachers score the rationales that an arm learns from: several together, all."""
+        scorers = self._control(arm).together or [self._scorer(arm)]
+        return [self._cache(arm, author, scorer) for author in self._authors(arm) for scorer in scorers]
+
+    def _cache(self, arm: Arm, author: str, scorer: str) -> Job:
+        control, task = self._control(arm), self.task(arm)
+        text = self.text(author, task, control.paraphraser)
         # What changes texts, or takes in wrong ones, needs a cache of its own.
         changes = _describe_texts(control)
         name = "-".join(
@@ -106,26 +111,22 @@ class StudyPlan:
                 task,
                 f"by-{control.paraphraser}" if control.paraphraser else None,
                 arm.control if changes else None,
-                f"of-{scorer}" if scorer != arm.teacher else None,
+                f"of-{scorer}" if scorer != author else None,
             ))
         )  # fmt: skip
-        output = str(self.folder / "teachers" / str(arm.teacher) / f"{name}-logits")
+        output = str(self.folder / "teachers" / author / f"{name}-logits")
         args = self._command(
             [], model__teacher=self.study.teachers[scorer].model, data__questions=self.study.tasks[task].train,
             data__rationales=[text.path], data__filters__teachers=[text.writer], **changes, output=output,
         )  # fmt: skip
         needs = [text.job] if text.job else []
-        return Job(f"cache_logits-{arm.teacher}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
+        return Job(f"cache_logits-{author}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
 
     def _control(self, arm: Arm) -> ControlSpec:
         return self.study.controls[arm.control] if arm.control else ControlSpec()
 
     def _authors(self, arm: Arm) -> list[str]:
         return self._control(arm).together or [*filter(None, [arm.teacher])]
-
-    def _text(self, arm: Arm) -> Text:
-        assert arm.teacher is not None
-        return self.text(arm.teacher, self.task(arm), self._control(arm).paraphraser)
 
     def _scorer(self, arm: Arm) -> str:
         assert arm.teacher is not None
@@ -168,11 +169,16 @@ class StudyPlan:
                 settings["data__batches__teacher_weights"] = dict.fromkeys(writers, 1.0)
             needs += [text.job for text in texts if text.job]
         if arm.supervision == "rationale+logits":
-            cache, scorer = self.cache(arm), self._scorer(arm)
-            settings["data__logits"] = [str(Path(cache.done).parent)]
-            if (name := self.text(scorer, task).writer) != writers[0]:
+            caches = self.caches(arm)
+            settings["data__logits"] = [str(Path(cache.done).parent) for cache in caches]
+            if control.together:
+                weights = control.logit_weights or dict.fromkeys(control.together, 1.0)
+                settings["data__logit_weights"] = {
+                    self.text(teacher, task).writer: weights[teacher] for teacher in control.together
+                }
+            elif (name := self.text(self._scorer(arm), task).writer) != writers[0]:
                 settings["data__controls__logits_teacher"] = name
-            needs.append(cache.name)
+            needs += [cache.name for cache in caches]
         else:
             settings["model__loss__kl_weight"] = 0.0
         if self.aligns:
@@ -220,7 +226,7 @@ class StudyPlan:
             if (control := self._control(arm)).paraphraser:
                 teachers = self.study.teachers if control.compares else self._authors(arm)
                 found += [self.paraphrase(teacher, self.task(arm), control.paraphraser) for teacher in teachers]
-        found += [self.cache(arm) for arm in arms if arm.supervision == "rationale+logits"]
+        found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
         for arm in arms:
             found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
         # Arms share what their teachers write.

@@ -3,6 +3,7 @@
 import gzip
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 from datamodules.batches.packing import StepSampler, count_padded
+from datamodules.batches.teacher_rows import collate_targets
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.examples.tokenization import ANSWER, PROMPT
+from datamodules.logit_cache.mixture import mix_rows
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import write_rationales
 from tests.tiny import (
@@ -51,13 +54,15 @@ def logits(folder: Path) -> Path:
     return folder
 
 
-def make_data(folder: Path, stores: tuple = ("ada",), logits: tuple = (), **options) -> DistillationDataModule:
+def make_data(
+    folder: Path, stores: tuple = ("ada",), logits: tuple = (), more_logits: Sequence[str] = (), **options
+) -> DistillationDataModule:
     data = build(
         DistillationDataModule,
         str(folder / "ada"),
         str(folder / "colours_train.jsonl"),
         rationales=[str(folder / f"{name}.parquet") for name in stores],
-        logits=[str(folder / f"{name}-logits") for name in logits],
+        logits=[*(str(folder / f"{name}-logits") for name in logits), *more_logits],
         **{"prompt": "plain", "supervision": "rationale+logits" if logits else "rationale", **options},
     )
     data.setup("fit")
@@ -192,6 +197,72 @@ def test_logits_of_the_wrong_teacher_are_refused(logits: Path) -> None:
         make_data(logits, ("ada", "bob"), ("ada",))
     with pytest.raises(ValueError, match=r"data\.logits names no logit cache"):
         make_data(logits, supervision="rationale+logits")
+
+
+def test_logits_of_several_teachers_are_mixed_on_every_text(logits: Path, tmp_path: Path) -> None:
+    """One of them has a cache for each writer's texts."""
+    questions = str(logits / "colours_train.jsonl")
+    parts = [
+        capture(tmp_path / name, str(logits / "bob"), questions, [str(logits / f"{name}.parquet")], top_k=4)
+        for name in ("ada", "bob")
+    ]
+    for paths in ([str(logits / "bob-logits")], parts):
+        data = make_data(
+            logits, ("ada", "bob"), logits=("ada",), logit_weights={"bob": 3.0, "ada": 1.0}, more_logits=paths
+        )
+        assert len({id(reader) for reader in data.cache_of_example.values()}) == len(paths)
+        for example in data.examples:
+            rows = [LogitCache(logits / f"{name}-logits").read(example) for name in ("bob", "ada")]
+            labels = example.token_ids[example.num_prompt_tokens :]
+            expected = mix_rows(rows, np.array([0.75, 0.25]), (1.0, 2.0), labels)
+            found = collate_targets([example], data.cache_of_example)
+            assert set(found) == set(expected)
+            for name, plane in expected.items():
+                np.testing.assert_array_equal(found[name], plane)
+        everything = list(data.examples)
+        joined = collate_targets(everything[::-1], data.cache_of_example)
+        assert joined["log_probs"].shape == (*joined["support"].shape, 2)
+        last = collate_targets(everything[:1], data.cache_of_example)
+        count, width = last["support"].shape
+        np.testing.assert_array_equal(joined["support"][-count:, :width], last["support"])
+        np.testing.assert_array_equal(joined["log_probs"][-count:, :width], last["log_probs"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"logit_weights": {"ada": 1.0, "eve": 1.0}}, r"names \['ada', 'eve'\], but data.logits holds .*'ada', 'bob'"),
+        ({"logit_weights": {"ada": 1.0}}, "two teachers at least"),
+        ({"logit_weights": {"ada": 1.0, "bob": float("inf")}}, "finite weights"),
+        ({"logit_weights": {"ada": 1.0, "bob": 1.0}, "logits_teacher": "ada"}, "both say whose logits"),
+        ({"logit_weights": {"ada": 1.0, "bob": 1.0}, "supervision": "rationale"}, "logit_weights would be ignored"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:data.logits is not read")
+def test_weights_that_make_no_mixture_are_refused(logits: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_data(logits, ("ada", "bob"), ("ada", "bob"), **options)
+
+
+def test_caches_that_make_no_mixture_are_refused(logits: Path, tmp_path: Path) -> None:
+    questions, weights = str(logits / "colours_train.jsonl"), {"ada": 1.0, "bob": 1.0}
+
+    def mix(name: str, stores: list[str], **options) -> None:
+        paths = [str(logits / f"{store}.parquet") for store in stores]
+        made = capture(tmp_path / name, str(logits / "bob"), questions, paths, **{"top_k": 4, **options})
+        more = [str(logits / "bob-logits"), made] if name == "twice" else [made]
+        make_data(logits, ("ada", "bob"), ("ada",), logit_weights=weights, more_logits=more)
+
+    with pytest.raises(ValueError, match="20 of 40 examples are not cached, the first is 'q0/ada/0'"):
+        mix("part", ["bob"])
+    with pytest.raises(ValueError, match=r"bob-logits and .*twice both hold 'q0/ada/0'; name one"):
+        mix("twice", ["ada"])
+    with pytest.raises(ValueError, match="captured with different temperatures or kinds of rows"):
+        mix("cold", ["ada", "bob"], temperatures=(1.0,))
+    with pytest.raises(ValueError, match="captured with different temperatures or kinds of rows"):
+        mix("drawn", ["ada", "bob"], kind="sampled", top_k=None, draws=9, temperatures=None)
+    with pytest.raises(ValueError, match=r"hidden: kind hidden does not mix with data\.logit_weights"):
+        mix("hidden", ["ada", "bob"], kind="hidden", top_k=None, temperatures=None)
 
 
 def test_logits_of_another_revision_are_refused(logits: Path, tmp_path: Path) -> None:

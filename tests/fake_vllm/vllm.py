@@ -57,7 +57,17 @@ class LLM:
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
         reason = "stop" if written[-1] in sampling["stop_token_ids"] else "length"
-        answer = SimpleNamespace(token_ids=written, text="", finish_reason=reason)
+        log_probs = None
+        if "logprobs" in sampling:
+            log_p = self.model(input_ids=torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 : -1]
+            log_probs = [
+                {
+                    token_id: SimpleNamespace(logprob=row[token_id].item())
+                    for token_id in [own, *row.topk(sampling["logprobs"]).indices.tolist()]
+                }
+                for own, row in zip(written, log_p.log_softmax(-1), strict=True)
+            ]
+        answer = SimpleNamespace(token_ids=written, text="", finish_reason=reason, logprobs=log_probs)
         return SimpleNamespace(request_id="0", prompt_token_ids=prompt, outputs=[answer])
 
     def _score(self, ids: list[int], number: int) -> SimpleNamespace:

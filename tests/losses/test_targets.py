@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from losses.divergences import forward_kl, get_divergence
 from losses.mixture import Mixture, mix_rows
-from losses.targets import FullTarget, SampledTarget, SparseTarget
+from losses.targets import FullTarget, SampledTarget, SoftenedTarget, SparseTarget
 from tests.losses.conftest import TEMPERATURES, VOCABULARY, draw, make_sparse_target, pad_support
 
 
@@ -128,3 +128,33 @@ def test_wrong_planes_are_refused(target, message: str) -> None:
 def test_right_planes_pass() -> None:
     broken().check(VOCABULARY)
     broken().rows(0, 0).check(VOCABULARY)
+
+
+def soften_target(target: SparseTarget) -> SoftenedTarget:
+    planes = [target.at_temperature(temperature) for temperature in target.temperatures]
+    log_probs, log_tails = (torch.stack(plane, -1) for plane in zip(*planes, strict=True))
+    return SoftenedTarget(target.support_NK, log_probs, log_tails, target.temperatures)
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalize", "ignore"])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_distributions_that_stand_one_by_one_give_the_same_rows(tail: str, temperature: float) -> None:
+    student, teacher, labels, _ = draw(seed=5)
+    logits, labels = torch.tensor(student), torch.from_numpy(labels)
+    target = pad_support(make_sparse_target(teacher, 4), 2)
+    softened = soften_target(target)
+    softened.check(VOCABULARY)
+    mixture = Mixture(0.5, temperature, get_divergence("jsd"), tail)
+    expected, found = (mix_rows(logits, labels, made, mixture) for made in (target, softened))
+    assert torch.equal(found.loss_N, expected.loss_N)
+    assert torch.equal(softened.rows(1, 4).log_probs_NKT, softened.log_probs_NKT[1:4])
+
+
+def test_wrong_distributions_that_stand_one_by_one_are_refused() -> None:
+    softened = soften_target(make_sparse_target(draw(seed=5)[1], 4))
+    with pytest.raises(ValueError, match=r"temperature 1\.5 is not in the logit cache"):
+        softened.at_temperature(1.5, "interpolate")
+    with pytest.raises(ValueError, match="target planes disagree"):
+        softened._replace(log_tails_NT=softened.log_tails_NT[:, :1]).check(VOCABULARY)
+    with pytest.raises(ValueError, match="off 1 by"):
+        softened._replace(log_tails_NT=softened.log_tails_NT - 1).check(VOCABULARY)

@@ -44,6 +44,7 @@ def read_rationales(folder: Path, teacher: str, name: str = "microworld") -> lis
 def test_every_control_has_its_arms(folder):
     expected = {f"rationale-{teacher}-{control}" for teacher in "ab" for control in ONE_EACH}
     expected |= {"rationale-both_teachers", "rationale+logits-b-family_logits", "rationale+logits-a-shuffled_logits"}
+    expected |= {"rationale+logits-both_logits"}
     expected |= {"untuned", "label", "rationale-a", "rationale-b", "rationale+logits-a"}
     found = {path.stem.removeprefix("a-").removesuffix("-seed0") for path in (folder / "predictions").glob("*.parquet")}
     assert found == expected
@@ -74,8 +75,15 @@ def test_arms_learn_from_as_many_rationales_as_their_control_leaves(folder):
 def test_texts_are_whose_they_should_be(folder):
     configs = {
         arm: yaml.safe_load((folder / f"a-{arm}-seed0" / "config.yaml").read_text())["data"]
-        for arm in ("rationale+logits-b-family_logits", "rationale-a-by_b", "rationale-a-shuffled")
+        for arm in (
+            *("rationale+logits-b-family_logits", "rationale+logits-both_logits"),
+            *("rationale-a-by_b", "rationale-a-shuffled"),
+        )
     }
+    mixed = configs["rationale+logits-both_logits"]
+    assert mixed["logit_weights"] == {"a-teacher": 1.0, "b-teacher": 1.0} and mixed["alignment"]["kind"] == "strict"
+    assert len(mixed["logits"]) == 4
+    assert read_done(folder, "rationale+logits-both_logits")["coverage"]["strict"] > 0.5
     cross = configs["rationale+logits-b-family_logits"]
     assert (cross["filters"]["teachers"], cross["controls"]["logits_teacher"]) == (["b-teacher"], "a-teacher")
     assert configs["rationale-a-by_b"]["filters"]["teachers"] == ["a-teacher-by-b-teacher"]
@@ -88,4 +96,4 @@ def test_texts_are_whose_they_should_be(folder):
 
 def test_results_name_the_controls(folder):
     results = (folder / "results.json").read_text()
-    assert all(control in results for control in [*ONE_EACH, "family_logits", "shuffled_logits"])
+    assert all(control in results for control in [*ONE_EACH, "both_logits", "family_logits", "shuffled_logits"])

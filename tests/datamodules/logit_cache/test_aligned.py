@@ -14,6 +14,7 @@ from datamodules.batches.teacher_rows import collate_targets
 from datamodules.distillation import DistillationDataModule
 from datamodules.examples.alignment import CLASSES, STRICT
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
+from datamodules.logit_cache.mixture import mix_rows
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.logit_cache.writer import LogitCacheWriter
 from datamodules.text.token_bytes import END, VocabularyBytes, read_vocabulary
@@ -119,6 +120,35 @@ def test_chunks_need_the_labels_alone(folder: Path, kind: str) -> None:
     whole = sum(LogitCache(folder / f"eve-{kind}").read_foreign([e.id])["label_log_prob"].sum() for e in examples)
     assert planes["chunk_log_probs"].sum().item() == pytest.approx(whole, rel=1e-3)
     assert planes["chunks"].max() < len(planes["chunk_log_probs"])
+
+
+def test_teachers_of_several_families_are_mixed_on_one_text(folder: Path, tmp_path: Path) -> None:
+    """A row of which one teacher says nothing is the other's."""
+    questions, texts = str(folder / "colours_train.jsonl"), [str(folder / "eve.parquet")]
+    own = capture(tmp_path / "ada-of-eve", str(folder / "ada"), questions, texts, **KINDS["top_k"])
+    settings = AlignmentSettings(kind="bytes", spans="skip", whitespace="keep")
+    paths = {"rationales": texts, "logits": [str(folder / "eve-top_k"), own]}
+    data = make_data(folder, settings, logit_weights={"eve": 3.0, "ada": 1.0}, **paths)
+    # Each of the teachers counts.
+    assert sum(data.coverage.values()) == pytest.approx(1) and data.coverage["strict"] > 0.5
+    num_alone = 0
+    for example in data.examples:
+        mixed = collate_targets([example], data.cache_of_example)
+        parts = [reader.read(example) for reader in data.cache_of_example[example.id].readers]
+        labels = example.token_ids[example.num_prompt_tokens :]
+        expected = mix_rows(parts, np.array([0.75, 0.25]), (1.0, 2.0), labels)
+        for name, plane in expected.items():
+            np.testing.assert_array_equal(mixed[name], plane)
+        assert mixed["has_target"].all() and parts[1]["has_target"].all()
+        mass = mixed["log_probs"].exp().sum(1) + mixed["log_tails"].exp()
+        np.testing.assert_allclose(mass, 1, atol=1e-5)
+        for row in np.flatnonzero(~parts[0]["has_target"]):
+            support = parts[1]["support"][row]
+            np.testing.assert_array_equal(np.sort(support), np.sort(mixed["support"][row][mixed["support"][row] >= 0]))
+            num_alone += 1
+    assert num_alone > 0
+    with pytest.raises(ValueError, match=r"chunks has no distributions that data\.logit_weights could mix"):
+        make_data(folder, AlignmentSettings(kind="chunks"), logit_weights={"eve": 3.0, "ada": 1.0}, **paths)
 
 
 def test_caches_of_several_families_share_a_batch(folder: Path) -> None:

@@ -6,12 +6,13 @@ import pytest
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.rationales.controls import DistillationControls
 from lightning_modules.student.cached_targets import check_cache
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from losses.schedules import Schedule
 from tests.lightning_modules.conftest import World
-from tests.tiny import build, capture, fit
+from tests.tiny import build, capture, fit, save_model
 
 KINDS = {
     "top_k": {"top_k": 300, "values": "float16"},
@@ -31,14 +32,18 @@ def caches(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-def measure(world: World, logits: str, loss: DistillationLoss, **options) -> dict[str, float]:
+def measure(
+    world: World, logits: str | list[str], loss: DistillationLoss, weights: dict | None = None, **options
+) -> dict[str, float]:
     """Returns what one step logs of a student that does not move."""
     data = build(
         DistillationDataModule,
         world.student,
         world.questions,
         "rationale+logits",
-        logits=[logits],
+        logits=[logits] if isinstance(logits, str) else logits,
+        logit_weights=weights,
+        controls=DistillationControls(logits_teacher=None if weights or "friend" not in str(logits) else "friend"),
         rationales=[world.rationales],
         prompt="plain",
     )
@@ -79,6 +84,41 @@ def test_other_kinds_come_near_it(world: World, caches: dict, kind: str) -> None
 def test_hidden_states_teach_at_any_temperature(world: World, caches: dict) -> None:
     loss = DistillationLoss(kl_weight=1.0, temperature=Schedule(shape="linear", start=1.7, end=1.2))
     assert measure(world, caches["hidden"], loss)["train/divergence_answer"] > 0.01
+
+
+@pytest.fixture(scope="module")
+def friends(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Another teacher's caches of the same texts."""
+    folder = tmp_path_factory.mktemp("friends")
+    model = save_model(folder / "friend", seed=5)
+    return {
+        kind: capture(folder / f"friend-{kind}", model, world.questions, [world.rationales], **KINDS[kind])
+        for kind in ("top_k", "sampled")
+    }
+
+
+@pytest.mark.parametrize(("kind", "temperature"), [("top_k", 1.0), ("top_k", 2.0), ("sampled", 1.0)])
+@pytest.mark.parametrize("fused_head", [True, False])
+def test_a_mixture_teaches_what_its_teachers_do_by_weight(
+    world, caches, friends, kind: str, temperature: float, fused_head: bool
+) -> None:
+    """The soft cross-entropy is linear in the teacher's softened distribution."""
+    loss = DistillationLoss(kl_weight=1.0, temperature=temperature, divergence="soft_cross_entropy")
+    both, weights = [caches[kind], friends[kind]], {"friend": 3.0, "teacher": 1.0}
+    mixed = measure(world, both, loss, weights, fused_head=fused_head)
+    own, other = (measure(world, path, loss, fused_head=fused_head) for path in both)
+    for segment in ("rationale", "answer"):
+        key = f"train/divergence_{segment}"
+        assert mixed[key] == pytest.approx(0.25 * own[key] + 0.75 * other[key], rel=2e-6), key
+        assert abs(own[key] - other[key]) > 1e-3
+
+
+def test_a_mixture_is_not_interpolated(world: World, caches: dict, friends: dict) -> None:
+    loss = DistillationLoss(kl_weight=1.0, temperature=1.5, unstored_temperature="interpolate")
+    with pytest.raises(
+        ValueError, match=r"1\.5 is not in .*; capture again with it, or choose one of these: rows that are mixed"
+    ):
+        measure(world, [caches["top_k"], friends["top_k"]], loss, {"friend": 1.0, "teacher": 1.0})
 
 
 @pytest.mark.parametrize(

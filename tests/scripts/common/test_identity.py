@@ -31,7 +31,7 @@ COUNTED = {
         *("use_distributed_sampler", "barebones", "plugins", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
     },
     "data": {
-        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits"),
+        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(f"encoding.{name}" for name in ("max_length", "skip_too_long", "template_options", "revision")),
         *(f"filters.{name}" for name in ("teachers", "correct_only", "keep_truncated", "samples_per_question")),

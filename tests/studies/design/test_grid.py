@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from studies.design.grid import (
@@ -316,6 +318,44 @@ def test_several_teachers_teach_one_arm_together():
     assert fit.needs == ["annotate-L-obqa"]
 
 
+def test_several_teachers_distributions_are_mixed_in_one_arm():
+    """Each scores every text, also the other's; what a plain arm has cached is read again."""
+    teachers = {name: TeacherSpec("llama", model=f"m/{name}") for name in ("L", "M")}
+    controls = {
+        "mixed": ControlSpec("rationale+logits", together=["L", "M"], logit_weights={"M": 2.0, "L": 1.0}),
+        "alike": ControlSpec("rationale+logits", together=["M", "L"], one_per_question=True),
+    }
+    options = {"controls": controls, "teachers": teachers, "seeds": 1}
+    arms = [arm for arm in expand(make_study(**options)) if arm.control]
+    assert [arm.id for arm in arms] == ["l-rationale+logits-mixed-seed0", "l-rationale+logits-alike-seed0"]
+    jobs = find_jobs(**options)
+    assert {name for name in jobs if name.startswith("cache_logits")} == {
+        *("cache_logits-L-obqa", "cache_logits-M-obqa", "cache_logits-L-obqa-of-M", "cache_logits-M-obqa-of-L")
+    }
+    of_m = jobs["cache_logits-L-obqa-of-M"]
+    assert {"--model.teacher=m/M", '--data.rationales=["runs/s/teachers/L/obqa.parquet"]'} <= set(of_m.args)
+    fit = jobs["fit-l-rationale+logits-mixed-seed0"]
+    folders = ["L/obqa-logits", "L/obqa-of-M-logits", "M/obqa-of-L-logits", "M/obqa-logits"]
+    assert {
+        f"--data.logits={json.dumps([f'runs/s/teachers/{folder}' for folder in folders])}",
+        '--data.logit_weights={"m/L": 1.0, "m/M": 2.0}',
+    } <= set(fit.args)
+    assert not any("logits_teacher" in arg for arg in fit.args) and of_m.name in fit.needs
+    alike = jobs["fit-l-rationale+logits-alike-seed0"].args
+    assert {'--data.logit_weights={"m/M": 1.0, "m/L": 1.0}', "--data.batches.samples_per_epoch=1"} <= set(alike)
+
+
+def test_teachers_of_several_families_are_mixed_with_an_alignment():
+    mixed = ControlSpec("rationale+logits", together=["L", "Q"])
+    with pytest.raises(ValueError, match="fits no student; all teachers of together need a model, of its family or"):
+        make_study(controls={"mixed": mixed})
+    jobs = find_jobs(controls={"mixed": mixed}, alignment="bytes", seeds=1)
+    for student in "lq":
+        assert "--data.alignment.kind=bytes" in jobs[f"fit-{student}-rationale+logits-mixed-seed0"].args
+    with pytest.raises(ValueError, match="alignment chunks has no distributions to mix"):
+        make_study(controls={"mixed": mixed}, alignment="chunks")
+
+
 def test_a_control_that_changes_texts_has_a_cache_of_its_own():
     jobs = find_jobs(controls=CONTROLS, seeds=1)
     plain, first = jobs["cache_logits-L-obqa"], jobs["cache_logits-L-obqa-first"]
@@ -332,7 +372,14 @@ def test_a_control_that_changes_texts_has_a_cache_of_its_own():
         (ControlSpec(paraphraser="P"), {}, "'P' is none of the teachers L, Q, G"),
         (ControlSpec(together=["L", "P"]), {}, "'P' is none of the teachers L, Q, G"),
         (ControlSpec(together=["L"]), {}, "two teachers at least"),
-        (ControlSpec("rationale+logits", together=["L", "Q"]), {}, "supervision: rationale"),
+        (ControlSpec("rationale+logits", together=["L", "G"]), {}, "fits no student; all teachers of together need"),
+        (ControlSpec("rationale+logits", together=["L", "Q"], in_family_logits=True), {}, "leave one out"),
+        (ControlSpec(together=["L", "Q"], logit_weights={"L": 1.0, "Q": 1.0}), {}, "needs supervision"),
+        (
+            ControlSpec("rationale+logits", together=["L", "Q"], logit_weights={"L": 1.0}),
+            {},
+            "a weight for each teacher",
+        ),
         (ControlSpec(one_per_question=True), {}, "name them with together"),
         (ControlSpec(paraphraser="G"), {}, "'G' is published"),
         (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),

@@ -70,10 +70,9 @@ def read_accuracies(folder: Path) -> dict[tuple[str, str], tuple[float, float]]:
 
 def test_every_arm_answered_every_test_question(folder):
     predictions = {path.stem: pq.read_table(path).to_pylist() for path in (folder / "predictions").glob("*.parquet")}
-    conditions = ["label", "rationale-a", "rationale-b"]
+    conditions = ["label", *(f"{name}-{teacher}" for name in ("rationale", "rationale+logits") for teacher in "ab")]
     expected = {f"{student}-untuned-seed0" for student in "ab"}
     expected |= {f"{student}-{name}-seed0" for student in "ab" for name in conditions}
-    expected |= {f"{family}-rationale+logits-{family}-seed0" for family in "ab"}
     assert set(predictions) == expected
     assert len({tuple(record["question_id"] for record in records) for records in predictions.values()}) == 1
 
@@ -98,9 +97,15 @@ def test_results_agree_with_the_predictions(folder):
         assert cell["gain"] == (gain if gain is None else pytest.approx(gain))
     own, other = [recomputed[f"rationale-{f}", f][0] for f in "ab"], [recomputed["rationale-a", "b"][0]]
     other.append(recomputed["rationale-b", "a"][0])
-    [gamma] = results["gamma"]
+    gamma, with_logits = results["gamma"]
     assert gamma["estimate"] == pytest.approx((sum(own) - sum(other)) / 2)
     assert gamma["low"] <= gamma["estimate"] <= gamma["high"] and gamma["families"] == ["a", "b"]
+    [difference] = results["gamma_differences"]
+    assert difference["estimate"] == pytest.approx(with_logits["estimate"] - gamma["estimate"])
+    # Of the four arms with distributions, two needed an alignment.
+    coverage = {key: cell["coverage"] for key, cell in cells.items() if cell["coverage"]}
+    assert set(coverage) == {("rationale+logits-b", "a"), ("rationale+logits-a", "b")}
+    assert all(sum(shares.values()) == pytest.approx(1) and shares["strict"] > 0.3 for shares in coverage.values())
     assert any("one training seed" in warning for warning in results["warnings"])
 
 
@@ -121,7 +126,7 @@ def test_table_shows_the_results(study, folder):
     for (arm, student), cell in cells.items():
         shown = rows[arm].strip("| ").split(" | ")[1 + "ab".index(student)]
         assert shown.startswith(f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]")
-    assert rows["rationale+logits-a"].strip("| ").endswith("–")
+    assert " – " not in rows["rationale+logits-a"] and "the distributions add" in table
     assert f"γ = {100 * results['gamma'][0]['estimate']:+.1f} points" in table
 
 

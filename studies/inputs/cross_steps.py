@@ -82,7 +82,7 @@ def _time_steps(folder: Path, questions: str, family: str, kind: Any) -> list[fl
         "rationale+logits",
         [str(folder / "texts.parquet")],
         [str(folder / family)],
-        AlignmentSettings(kind=kind),
+        alignment=AlignmentSettings(kind=kind),
         prompt="plain",
         encoding=ExampleEncoding(500, cache_dir=str(folder / "tokenized")),
         controls=DistillationControls(logits_teacher=f"{family}-teacher"),

@@ -46,6 +46,7 @@ from datamodules.rationales.controls import AS_WRITTEN, TextControls, shuffle_ra
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
+from datamodules.text.languages import ENGLISH, FOLDER, resolve_tag
 
 ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
@@ -216,6 +217,12 @@ def _tokenize(
         yield pa.record_batch(columns, schema=SCHEMA)
 
 
+def _identify_languages(questions: list[Question]) -> dict[str, Any]:
+    """Returns what the texts depend on where questions are in other languages than English: those files."""
+    tags = sorted({resolve_tag(question.language) for question in questions} - {ENGLISH})
+    return {"languages": {tag: hash_path(FOLDER / f"{tag}.yaml") for tag in tags}} if tags else {}
+
+
 def open_store(
     cache_dir: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -247,6 +254,7 @@ def open_store(
         "tokenizers": version("tokenizers"),
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,
+        **_identify_languages(questions),
         "control": control.identity,
         "questions": hash_json([question.content for question in questions]),
         "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],

@@ -218,12 +218,18 @@ def hash_path(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def part_language(source: str) -> tuple[str, str | None]:
+    """Returns the file of a source `FILE:LANGUAGE` and the language's tag; of another source itself, and None."""
+    path, _, language = source.rpartition(":")
+    return (path, language) if Path(path).is_file() else (source, None)
+
+
 def hash_source(source: str) -> str | None:
     """Returns the hash of what a setting names, None where no file is there: for a hub's name, or what is not yet made.
 
     A logit cache's manifest, which has its shards' hashes, stands for its folder.
     """
-    path = Path(source)
+    path = Path(part_language(source)[0])
     if path.is_dir():
         path = path / "manifest.json"
     return hash_path(path) if path.is_file() else None

@@ -5,6 +5,7 @@ the process.
 """
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +14,8 @@ from typing import NoReturn
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 # BSD's EX_TEMPFAIL: stopped as asked, with everything saved; the same command continues.
 EXIT_STOPPED = 75
+# Seconds by which the signal may reach the other process first.
+SIGNAL_WAIT = 2.0
 
 
 class StopListener:
@@ -51,6 +54,24 @@ def leave(where: str) -> NoReturn:
         f"stopped by {is_stopping() or 'a signal to another process'} {where}; the same command continues", flush=True
     )
     raise SystemExit(EXIT_STOPPED)
+
+
+@contextmanager
+def leaving_if_stopped(where: str) -> Iterator[None]:
+    """Leaves where another process, an engine's or a peer, has ended for the signal that this one has got, too.
+
+    Args:
+        where: See `leave`.
+    """
+    try:
+        yield
+    except Exception:  # each library has its own for a process that is gone
+        until = time.monotonic() + SIGNAL_WAIT
+        while not is_stopping() and time.monotonic() < until:
+            time.sleep(0.05)
+        if is_stopping():
+            leave(where)
+        raise
 
 
 @contextmanager

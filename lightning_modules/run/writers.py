@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from datamodules.files.record_log import RecordLog
 from datamodules.logit_cache.writer import LogitCacheWriter
 from datamodules.provenance import describe_creation
+from lightning_modules.run.stop_signal import leaving_if_stopped
 
 
 class RecordWriter(BasePredictionWriter):
@@ -33,7 +34,8 @@ class RecordWriter(BasePredictionWriter):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Merges the parts of all processes, once."""
-        trainer.strategy.barrier()
+        with leaving_if_stopped("while it waited for the others"):
+            trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.records.merge()
 
@@ -66,7 +68,8 @@ class CacheWriter(BasePredictionWriter):
         self.writer.flush()
         if not trainer.is_global_zero:
             self.writer.close()
-        trainer.strategy.barrier()
+        with leaving_if_stopped("while it waited for the others"):
+            trainer.strategy.barrier()
         if trainer.is_global_zero:
             data = trainer.datamodule
             sources = {"questions": data.source.questions, "rationales": data.source.rationales}

@@ -1,9 +1,7 @@
 """A teacher in vLLM, in this process."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,26 +16,9 @@ from datamodules.model_sources import resolve_model
 from datamodules.text.token_bytes import read_vocabulary
 from lightning_modules.model.adapters import find_base
 from lightning_modules.model.pretrained import check_model, identify_weights, read_end_ids
-from lightning_modules.run.stop_signal import is_stopping, leave, shielding_children
+from lightning_modules.run.stop_signal import leaving_if_stopped, shielding_children
 from lightning_modules.teacher.backends import Backend, Completion, Decoding, Request, Source, find_stop
 from lightning_modules.teacher.reply_tokens import read_output_tokens
-
-# The signal may reach an engine's processes first.
-SIGNAL_WAIT = 2.0
-
-
-@contextmanager
-def dying_in_order() -> Iterator[None]:
-    """Takes an engine's death for this process's stop where a scheduler has signalled both."""
-    try:
-        yield
-    except Exception:  # vLLM's own kinds are many
-        until = time.monotonic() + SIGNAL_WAIT
-        while not is_stopping() and time.monotonic() < until:
-            time.sleep(0.05)
-        if is_stopping():
-            leave("while vLLM was at work")
-        raise
 
 
 def import_vllm() -> Any:
@@ -218,7 +199,7 @@ class VLLMBackend(Backend):
             options = {option: value for option, value in vars(self.options).items() if value is not None}
             # A fork of a process that has tokenized fails in its own ways.
             os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-            with shielding_children(), dying_in_order():
+            with shielding_children(), leaving_if_stopped("while vLLM was at work"):
                 self.engine = import_vllm().LLM(
                     model=name,
                     revision=revision,
@@ -235,7 +216,7 @@ class VLLMBackend(Backend):
         return None
 
     def _ask(self, prompts: Sequence[Any], sampling: Any) -> list[Any]:
-        with dying_in_order():
+        with leaving_if_stopped("while vLLM was at work"):
             return self.engine.generate(prompts, sampling, use_tqdm=False)
 
     def score(self, sequences: Sequence[Sequence[int]], number: int) -> list[Any]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files.atomic import check_place, hash_json, remove_torn
@@ -14,6 +16,9 @@ from datamodules.files.locks import hold
 from datamodules.files.record_log import find_parts
 from datamodules.files.tables import read_metadata
 from scripts.common.stage_cli import StageCLI
+
+# By how much processes with an engine each may end apart.
+LONGEST_WAIT = timedelta(days=7)
 
 
 def is_complete(output: Path, config: dict) -> bool:
@@ -80,7 +85,11 @@ class PredictCLI(StageCLI):
             if (given := self.config.trainer.accelerator) not in ("auto", "cpu"):
                 raise ValueError(f"trainer.accelerator={given}: vLLM takes the GPUs itself; leave it out")
             kwargs["accelerator"] = "cpu"
-        return super().instantiate_trainer(**kwargs)
+        built = super().instantiate_trainer(**kwargs)
+        if kwargs.get("accelerator") == "cpu" and isinstance(built.strategy, DDPStrategy):
+            # Engines end at different times, and the first waits for the last; one that is gone is noticed at once.
+            built.strategy._timeout = LONGEST_WAIT
+        return built
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Adds `--output`."""

@@ -183,7 +183,7 @@ def test_a_hub_model_without_revision_is_identified_by_the_commit_in_the_local_h
 def test_what_transformers_needs_on_a_gpu_is_always_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning lets a model be built under the GPU's device context, where transformers asks for accelerate."""
     monkeypatch.setattr(accelerate, "is_accelerate_available", lambda *_: False)
-    with FakeTensorMode(), torch.device("cuda:0"), pytest.raises(ValueError, match="requires `?accelerate"):
+    with FakeTensorMode(), torch.device("cuda:0"), pytest.raises(ValueError, match=r"requires `?accelerate"):
         accelerate.check_and_set_device_map(None)
     content = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
     assert any(need.startswith("accelerate>=") for need in content["project"]["dependencies"])

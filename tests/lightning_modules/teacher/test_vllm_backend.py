@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
-from lightning_modules.run.stop_signal import StopListener, shielding_children
+from lightning_modules.run.stop_signal import StopListener, leaving_if_stopped, shielding_children
+from lightning_modules.run.writers import RecordWriter
 from lightning_modules.teacher.backends import Source
-from lightning_modules.teacher.vllm_backend import EngineOptions, VLLMBackend, choose_gpus, dying_in_order
+from lightning_modules.teacher.vllm_backend import EngineOptions, VLLMBackend, choose_gpus
 from tests.lightning_modules.conftest import World
 
 
@@ -77,7 +79,7 @@ def test_what_vllm_does_not_load_is_refused(teacher: str, tmp_path: Path) -> Non
         VLLMBackend().check(Source(str(tmp_path / teacher), None, "float32", None), 64, 7)
 
 
-def test_a_child_outlives_the_signal_and_this_process_hears_of_it() -> None:
+def test_a_child_outlives_the_signal_and_this_process_hears_of_it(tmp_path: Path) -> None:
     listener, before = StopListener(), [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)]
     try:
         listener.listen()
@@ -88,9 +90,14 @@ def test_a_child_outlives_the_signal_and_this_process_hears_of_it() -> None:
         child.send_signal(signal.SIGUSR1)
         child.communicate(b"\n", timeout=20)
         assert child.returncode == 0
-        # So the engine's death is the scheduler's doing.
-        with pytest.raises(SystemExit) as left, dying_in_order():
+        # So the engine's death is the scheduler's doing, and so is a peer's.
+        with pytest.raises(SystemExit) as left, leaving_if_stopped("while vLLM was at work"):
             raise RuntimeError("EngineDeadError")
+        assert left.value.code == 75
+        gone = Mock(side_effect=RuntimeError("Connection closed by peer"))
+        trainer = SimpleNamespace(strategy=SimpleNamespace(barrier=gone), is_global_zero=True)
+        with pytest.raises(SystemExit) as left:
+            RecordWriter(tmp_path / "r.parquet", {}, lambda records: None).teardown(trainer, None, "predict")
         assert left.value.code == 75
     finally:
         for number, handler in zip((signal.SIGUSR1, signal.SIGTERM), before, strict=True):
@@ -98,6 +105,6 @@ def test_a_child_outlives_the_signal_and_this_process_hears_of_it() -> None:
 
 
 def test_an_engine_that_dies_by_itself_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_modules.teacher.vllm_backend.SIGNAL_WAIT", 0.0)
-    with pytest.raises(RuntimeError, match="EngineDeadError"), dying_in_order():
+    monkeypatch.setattr("lightning_modules.run.stop_signal.SIGNAL_WAIT", 0.0)
+    with pytest.raises(RuntimeError, match="EngineDeadError"), leaving_if_stopped("while vLLM was at work"):
         raise RuntimeError("EngineDeadError")

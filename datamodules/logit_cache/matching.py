@@ -1,6 +1,5 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

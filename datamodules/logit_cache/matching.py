@@ -1,12 +1,11 @@
 """Which logit cache has a training's rows: opened, and held against the rationales and the student."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from datamodules.examples.alignment import CLASSES, count_classes
+from datamodules.examples.alignment import CLASSES
 from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
@@ -201,10 +200,13 @@ def measure_coverage(cache_of_example: Mapping[str, RowReader], examples: Exampl
 
     Of a mixture, each of its teachers counts alike.
     """
-    counts = Counter[str]()
+    classes = []
     for identifier in examples.column("id"):
         cache = cache_of_example[identifier]
         for reader in cache.readers if isinstance(cache, CacheMixture) else [cache]:
             if isinstance(reader, AlignedCache):
-                counts.update(count_classes([reader.alignments.find(identifier)]))
-    return {name: counts[name] / counts.total() for name in CLASSES} if counts else {}
+                classes.append(reader.alignments.find(identifier).classes)
+    if not classes:
+        return {}
+    counts = np.bincount(np.concatenate(classes), minlength=len(CLASSES))
+    return dict(zip(CLASSES, (counts / counts.sum()).tolist(), strict=True))

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from datamodules.batches.teacher_rows import ExactTensors
 from lightning_modules.model.output_head import find_head_settings
+from lightning_modules.student.cached_targets import TeacherHead
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from losses.fused_head import OutputHead
@@ -94,7 +95,7 @@ def step(name: str, loss: DistillationLoss, kind: str, mask: bool = False) -> No
     module.model, module._device = real.to("meta").train(), torch.device("meta")
     module._total_steps, module._has_checked_target = 10, True
     if kind == "hidden":
-        module._teacher_head = OutputHead(torch.zeros(V, D, device="meta"))
+        module._teacher_head = TeacherHead(OutputHead(torch.zeros(V, D, device="meta")), None)
     strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor, backward=lambda loss, _: loss.backward())
     data = SimpleNamespace(coverage={"share": 0.5})
     module._trainer = SimpleNamespace(strategy=strategy, world_size=1, global_step=0, datamodule=data)

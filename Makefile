@@ -1,7 +1,7 @@
 # Everything runs in a virtual environment that is made once, and again when its requirements change.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,gguf,peft,docs
+EXTRAS ?= dev,gguf,peft,languages,docs
 SEEDS ?=
 MODULE ?=
 NUMBER ?= 40
@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.kindred-installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test mutate check docs format clean
+.PHONY: help install demo test gpu mutate check docs format clean
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, ARGS="
 
 test: $(INSTALLED)  ## Run the tests that need minutes and a CPU; TESTS=PATH, ARGS='-m "not gpu"' for more
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+gpu: $(INSTALLED)  ## Measure what only a GPU shows, into docs/results/; ARGS=--cpu shows that it runs, into build/
+	$(BIN)/python -m scripts.benchmark gpu --page $(if $(findstring --cpu,$(ARGS)),build,docs/results)/gpu.md $(ARGS)
 
 mutate: $(INSTALLED)  ## Change a module in small ways, and see what its tests miss; MODULE=PATH, NUMBER=N, SEED=N
 	$(BIN)/python -m tests.mutate $(MODULE) --number=$(NUMBER) --seed=$(SEED) $(if $(TESTS),--tests $(TESTS)) $(ARGS)

@@ -88,7 +88,8 @@ class QuestionDataModule(L.LightningDataModule):
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default. Null, for a teacher that takes
                 text, leaves prompts untokenized and their length unchecked.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a list of these.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a
+                list of these.
             prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions of each source.
             encoding: How prompts are tokenized.
@@ -101,7 +102,7 @@ class QuestionDataModule(L.LightningDataModule):
         super().__init__()
         self.tokenizer_name, self.encoding, self.batches = tokenizer, encoding, batches
         self.questions_source, self.limit = questions, limit
-        self.prompt = get_prompt(prompt, rewrites is not None, encoding.template_options)
+        self.prompt = get_prompt(prompt, rewrites is not None, encoding.template_options, encoding.prompt_language)
         self.rewrites, self.rewrites_of, self.keep_truncated = rewrites, rewrites_of, keep_truncated
         if keep_truncated and rewrites is None:
             raise ValueError("data.keep_truncated is given without data.rewrites, and would be ignored")

@@ -55,7 +55,7 @@ class RationaleDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions.
@@ -124,7 +124,7 @@ class DistillationDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the student's own by default.
-            questions: A file, `task:NAME:SPLIT[@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             supervision: label, rationale, or rationale+logits.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             logits: Logit caches, one for each teacher; used with rationale+logits only.
@@ -205,7 +205,8 @@ class DistillationDataModule(L.LightningDataModule):
             else:
                 self.cache_of_example |= assign_mixtures(self.caches, mixed, examples, self.source)
             self.coverage = measure_coverage(self.cache_of_example, examples)
-        self.examples, (self.train_examples, self.val_examples) = examples, self.validation.split(examples)
+        self.examples = examples
+        self.train_examples, self.val_examples = self.validation.split(examples, self.source.clusters)
         self.is_set_up = True
 
     def make_sampler(self, examples: ExampleView, seed: int, draw: EpochDraw | None = None) -> StepSampler:

@@ -22,6 +22,7 @@ from datamodules.files.record_log import refuse_other_records
 from datamodules.files.tables import read_table, write_table
 from datamodules.provenance import describe_creation
 from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator
+from lightning_modules.evaluation.fidelity import LanguageIdentifier
 from lightning_modules.evaluation.metrics import format_table, measure, to_json
 from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.wandb_mode import choose_mode
@@ -36,9 +37,11 @@ class EvaluateCLI(PredictCLI):
     """The stage's command line."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
-        """Adds `--bert_model` and `--wandb.*`."""
+        """Adds `--bert_model`, `--language_fidelity` and `--wandb.*`."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--bert_model", type=str | None, default=None, help="Local folder of BERTScore's model.")
+        what = "Also measure how many rationales are in their question's language; needs py3langid."
+        parser.add_argument("--language_fidelity", type=bool, default=False, help=what)
         parser.add_argument("--wandb", type=EvaluationLog, default=EvaluationLog())
 
 
@@ -82,12 +85,24 @@ def main(args: list[str] | None = None) -> None:
         choose_mode(settings.enabled)
     data.setup("predict")
     student.check(data)
+    load_identifier(cli)
     # A student folder may have been trained anew under the same name.
     weights = identify_weights(student.student, student.student_revision)
     output, config = Path(cli.config.output), {**cli.result_config(), "weights": weights}
     with cli.claim_output(config) as is_needed:
         if is_needed:
             evaluate(cli, output, config)
+
+
+def load_identifier(cli: EvaluateCLI) -> LanguageIdentifier | None:
+    """Returns what tells the language of rationales, if that is asked for.
+
+    Raises:
+        ValueError: It is not installed, or does not know a question's language.
+    """
+    if not cli.config.language_fidelity:
+        return None
+    return LanguageIdentifier({item.question.language for item in cli.datamodule.posed.values()})
 
 
 def evaluate(cli: EvaluateCLI, output: Path, config: dict) -> None:
@@ -105,7 +120,7 @@ def evaluate(cli: EvaluateCLI, output: Path, config: dict) -> None:
             "prompt": vars(data.prompt),
             "creation": describe_creation(config),
         }
-        metrics = measure(records, data.collect_reference_texts(), bert_model)
+        metrics = measure(records, data.collect_reference_texts(), bert_model, load_identifier(cli))
         # First, since predictions that are there are complete.
         write_json(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
         write_table(output, records, metadata, PREDICTION_SCHEMA)

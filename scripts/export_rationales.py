@@ -22,7 +22,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line."""
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rationales", nargs="+", help="rationale stores, or other files of rationales")
-    parser.add_argument("--questions", required=True, help="task:NAME:SPLIT[@FOLDER], or a file")
+    parser.add_argument("--questions", required=True, help="task:NAME:SPLIT[:LANGUAGE][@FOLDER], or a file")
     parser.add_argument("--prompt", default="instruction", help="how the user poses a question")
     parser.add_argument("--correct_only", action="store_true", help="only rationales that reached the gold answer")
     parser.add_argument("--output", type=Path, required=True, help="the file (jsonl)")

@@ -5,6 +5,7 @@
 
 Collections: eit, tinyllm, palm, chatqa, zeroeval, mentor_kd, gsm8k_solutions, jsonl, and records: messages,
 ShareGPT, Alpaca, R1 traces.
+With `--translations` they become those of the questions' translations, as English pivots.
 Models' texts are under their providers' terms as well as under the collection's licence, which the store records.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from datamodules.files.atomic import check_place
 from datamodules.files.command_line import CommandLine
 from datamodules.provenance import describe_creation
+from datamodules.rationales.pivots import give_translations
 from datamodules.rationales.published import COLLECTIONS, import_rationales
 from datamodules.rationales.store import write_rationales
 from datamodules.tasks.questions import load_questions
@@ -35,7 +37,8 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("collection", choices=sorted(COLLECTIONS))
     parser.add_argument("clone", type=Path, help="local clone of the collection's repository; for jsonl, a folder")
-    parser.add_argument("--questions", required=True, help="task:NAME:SPLIT[@FOLDER], or a jsonl or parquet file")
+    parser.add_argument("--questions", required=True, help="a task's source or a file, see annotate")
+    parser.add_argument("--translations", help="translations of the questions, which get the rationales as theirs")
     parser.add_argument("--files", help="glob below the clone, for some of the collection's files")
     parser.add_argument("--output", type=Path, required=True, help="the store (parquet)")
     return parser.parse_args(args)
@@ -49,13 +52,18 @@ def main(args: list[str] | None = None) -> None:
     rationales, conditions, counts = import_rationales(parsed.collection, parsed.clone, questions, parsed.files)
     if not rationales:
         raise ValueError(f"{parsed.clone}: no rationale of the questions of {parsed.questions}: {dict(counts)}")
+    if parsed.translations:
+        rationales, left_out = give_translations(rationales, questions, load_questions(parsed.translations))
+        counts.update(left_out)
     metadata = {
         "collection": parsed.collection,
         "commit": find_commit(parsed.clone),
         "licence": COLLECTIONS[parsed.collection].licence,
         "gold_conditioned": conditions,
         "counts": dict(counts),
-        "creation": describe_creation({"data": {"questions": parsed.questions, "files": parsed.files}}),
+        "creation": describe_creation(
+            {"data": {"questions": parsed.questions, "files": parsed.files, "translations": parsed.translations}}
+        ),
     }
     write_rationales(parsed.output, rationales, metadata)
     print(f"{parsed.output}: {len(rationales)} rationales; {', '.join(f'{n} {what}' for what, n in counts.items())}")

@@ -11,14 +11,16 @@ extractor's version up; artefacts record it.
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from datamodules.answers.free_answers import find_last_formula, find_last_number
+from datamodules.answers.localization import LocalText, localize
 from datamodules.answers.options import list_forms, list_polar_forms
 from datamodules.answers.replies import find_reply
 from datamodules.answers.statements import find_last_statement, list_statements
 from datamodules.tasks.questions import AnswerKind, Question
+from datamodules.text.folding import Folded
 from datamodules.text.sentences import NEGATION, SENTENCE_END, Extraction, squash
 
 Rule = Callable[[str, Question], Extraction | None]
@@ -36,11 +38,14 @@ class Extractor:
         name: What configs and columns name.
         version: Counted up with every change that reads some completion differently.
         rules: For each kind of answer, what is tried in turn.
+        local_rules: The same for texts in other languages, once `localization` has put them into English; None reads
+            them as they are.
     """
 
     name: str
     version: int
     rules: dict[AnswerKind, tuple[Rule, ...]]
+    local_rules: dict[AnswerKind, tuple[Rule, ...]] | None = None
 
     @property
     def id(self) -> str:
@@ -49,18 +54,26 @@ class Extractor:
 
     def __call__(self, text: str, question: Question) -> Extraction | None:
         """Returns the answer that a completion's reply ends up with, or None."""
-        text = text.rstrip()
-        start, end = find_reply(text, question)
-        reply = text[start:end].rstrip()
-        for rule in self.rules[question.kind]:
-            if found := rule(reply, question):
-                if found.answer:
-                    return found._replace(start=found.start + start, end=found.end + start)
-                # Several answers were announced: what the sentence and all before it say does not count.
-                sentence_end = SENTENCE_END.search(reply, found.end)
-                skipped = sentence_end.end() if sentence_end else len(reply)
-                start, reply = start + skipped, reply[skipped:]
-        return None
+        local = localize(text, question) if self.local_rules else None
+        if local is None or self.local_rules is None:
+            return _read(text, question, self.rules)
+        found = _read(local.folded.text, local.question, self.local_rules if local.tags else self.rules)
+        return local.restore(found) if found else None
+
+
+def _read(text: str, question: Question, rules: dict[AnswerKind, tuple[Rule, ...]]) -> Extraction | None:
+    text = text.rstrip()
+    start, end = find_reply(text, question)
+    reply = text[start:end].rstrip()
+    for rule in rules[question.kind]:
+        if found := rule(reply, question):
+            if found.answer:
+                return found._replace(start=found.start + start, end=found.end + start)
+            # Several answers were announced: what the sentence and all before it say does not count.
+            sentence_end = SENTENCE_END.search(reply, found.end)
+            skipped = sentence_end.end() if sentence_end else len(reply)
+            start, reply = start + skipped, reply[skipped:]
+    return None
 
 
 def _find_named_option(text: str, question: Question) -> Extraction | None:
@@ -108,6 +121,16 @@ def _find_line_letter(text: str, question: Question) -> Extraction | None:
     return Extraction(letter.group(1), "line letter", start, len(text))
 
 
+def _find_whole_option(text: str, question: Question) -> Extraction | None:
+    """Returns the option whose text is the last line, or all of its last sentence."""
+    start = text.rstrip().rfind("\n") + 1
+    for begin in sorted({start, *(match.end() for match in SENTENCE_END.finditer(text, start))}):
+        said = squash(text[begin:])
+        if named := next((letters for form, letters in list_forms(question) if form == said), None):
+            return Extraction(next(iter(named)), "named option", begin, len(text)) if len(named) == 1 else None
+    return None
+
+
 def _match_paper(text: str, question: Question) -> Extraction | None:
     """The paper's released scorer: one regular expression, then a fuzzy match against the options.
 
@@ -129,7 +152,8 @@ def _match_paper(text: str, question: Question) -> Extraction | None:
 
 
 _OPTION_RULES = (find_last_statement, _find_line_letter, _find_named_option)
-extract_neutral = Extractor(
+# Which reads English alone.
+extract_neutral_3 = Extractor(
     name="neutral",
     version=3,
     rules={
@@ -139,6 +163,11 @@ extract_neutral = Extractor(
         "expression": (find_last_statement, find_last_formula),
     },
 )
+# In other languages it is not known which words keep a sentence from naming its answer: it has to consist of it.
+_LOCAL_OPTION_RULES = (find_last_statement, _find_line_letter, _find_whole_option)
+extract_neutral = replace(
+    extract_neutral_3, version=4, local_rules={**extract_neutral_3.rules, "choice": _LOCAL_OPTION_RULES}
+)
 extract_paper = Extractor(
     name="paper",
     version=2,
@@ -147,18 +176,53 @@ extract_paper = Extractor(
 EXTRACTORS = {extractor.name: extractor for extractor in (extract_neutral, extract_paper)}
 
 
+def get_extractor(identifier: str) -> Extractor:
+    """Returns an extractor by name and version, `neutral-3`; earlier versions stay, for what was read with them.
+
+    Raises:
+        ValueError: There is none.
+    """
+    known = {extractor.id: extractor for extractor in (*EXTRACTORS.values(), extract_neutral_3)}
+    if identifier not in known:
+        raise ValueError(f"extractor {identifier!r} is unknown; there are: {', '.join(known)}")
+    return known[identifier]
+
+
+def _localize(text: str, question: Question) -> LocalText:
+    return localize(text, question) or LocalText(Folded(text, [*range(len(text) + 1)]), question)
+
+
 def find_statements(text: str, question: Question) -> list[Extraction]:
     """Returns all statements of an answer in a completion's reply; places are those in the completion."""
-    start, end = find_reply(text, question)
-    found = list_statements(text[start:end], question)
-    return [statement._replace(start=statement.start + start, end=statement.end + start) for statement in found]
+    local = _localize(text, question)
+    own = local.folded.text
+    start, end = find_reply(own, local.question)
+    found = list_statements(own[start:end], local.question)
+    return [
+        local.restore(statement._replace(start=statement.start + start, end=statement.end + start))
+        for statement in found
+    ]
 
 
 def find_stated_answer(text: str, question: Question) -> Extraction | None:
     """Returns the answer that a completion's reply states last; None if it states none, or several at once."""
-    start, end = find_reply(text, question)
-    last = find_last_statement(text[start:end].rstrip(), question)
+    local = _localize(text, question)
+    found = _find_stated(local)
+    return local.restore(found) if found else None
+
+
+def _find_stated(local: LocalText) -> Extraction | None:
+    text = local.folded.text
+    start, end = find_reply(text, local.question)
+    last = find_last_statement(text[start:end].rstrip(), local.question)
     return last._replace(start=last.start + start, end=last.end + start) if last and last.answer else None
+
+
+def find_breaks(text: str, question: Question) -> list[int]:
+    """Returns where a completion's sentences begin, and its end; together they are all of it."""
+    local = _localize(text, question)
+    ends = (local.restore_place(match.end()) for match in SENTENCE_END.finditer(local.folded.text))
+    return sorted({0, len(text), *ends})
 
 
 def split_answer_sentence(text: str, question: Question) -> tuple[str, str] | None:
@@ -168,11 +232,13 @@ def split_answer_sentence(text: str, question: Question) -> tuple[str, str] | No
         (rationale, answer sentence), or None if the text does not end with a stated answer.
     """
     text = text.rstrip()
-    begin, end = find_reply(text, question)
-    last = find_stated_answer(text, question)
+    local = _localize(text, question)
+    own = local.folded.text.rstrip()
+    begin, end = find_reply(own, local.question)
+    last = _find_stated(local)
     # More reasoning, or more inventions, after the answer mean that the text does not end with it.
-    if last is None or end < len(text) or SENTENCE_END.search(text, last.end):
+    if last is None or end < len(own) or SENTENCE_END.search(own, last.end):
         return None
-    ends = [match.end() for match in SENTENCE_END.finditer(text, begin, last.start + 1)]
-    start = ends[-1] if ends else begin
+    ends = [match.end() for match in SENTENCE_END.finditer(own, begin, last.start + 1)]
+    start = local.restore_place(ends[-1] if ends else begin)
     return text[:start].strip(), text[start:].strip()

@@ -51,7 +51,9 @@ def list_forms(question: Question) -> Forms:
         exact.setdefault(squash(question.choice(letter)), set()).add(letter)
     forms = dict(exact)
     for form, letters in exact.items():
-        forms.setdefault(_strip_article(form), letters)
+        # What is left of "A = B" is a letter, which names another option.
+        if not re.fullmatch(r"[a-z]", stripped := _strip_article(form)):
+            forms.setdefault(stripped, letters)
     return sorted(((form, letters) for form, letters in forms.items() if form), key=lambda item: -len(item[0]))
 
 

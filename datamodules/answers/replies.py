@@ -6,6 +6,7 @@ another task of its training data. What it answers there is no answer to what it
 
 import re
 
+from datamodules.answers.localization import localize
 from datamodules.answers.statements import find_last_statement
 from datamodules.tasks.questions import Question
 from datamodules.text.sentences import SENTENCE_END, squash
@@ -68,7 +69,11 @@ def find_reply(text: str, question: Question, answered: bool = False) -> tuple[i
 
 def cut_run_on(text: str, question: Question) -> str:
     """Returns a completion without what the model invented after its reply; the thinking stays."""
-    return text[: find_reply(text, question, answered=True)[1]].rstrip()
+    local = localize(text, question)
+    if local is None:
+        return text[: find_reply(text, question, answered=True)[1]].rstrip()
+    end = find_reply(local.folded.text, local.question, answered=True)[1]
+    return text[: local.restore_place(end)].rstrip()
 
 
 def _find_end(text: str, start: int, question: Question, answered: bool) -> int:

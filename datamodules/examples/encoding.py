@@ -11,7 +11,7 @@ from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.tasks.prompts import TemplateOptions
+from datamodules.tasks.prompts import PromptLanguage, TemplateOptions
 from datamodules.text.plain_text import describe_error
 from datamodules.text.thinking import MARKS
 
@@ -30,12 +30,15 @@ class PromptEncoding:
         skip_too_long: Leave out what is longer, counted in a warning, rather than refuse it.
         template_options: What the chat template is told beside the message, such as {enable_thinking: false}; an
             endpoint is sent them.
+        prompt_language: Whether a question is posed in its own language, or with English instructions; worked examples
+            and answer sentences are in its own.
         revision: Commit of a hub tokenizer.
     """
 
     max_length: PositiveInt = 1024
     skip_too_long: bool = False
     template_options: TemplateOptions | None = None
+    prompt_language: PromptLanguage = "question"
     revision: str | None = None
 
 

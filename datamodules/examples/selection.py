@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,26 +48,30 @@ class RationaleFilters:
 
 @dataclass(frozen=True)
 class ValidationSplit:
-    """Which questions are held out of training.
+    """Which questions are held out of training: each with its translations, and with the others of its group.
 
     Args:
-        fraction: Share of the questions that is held out for `val/` metrics.
+        fraction: Share of the questions, or of groups of them, that is held out for `val/` metrics.
         seed: Chooses them.
     """
 
     fraction: ClosedUnitInterval = 0.0
     seed: NonNegativeInt = 0
 
-    def split(self, examples: ExampleView) -> tuple[ExampleView, ExampleView]:
+    def split(self, examples: ExampleView, clusters: Mapping[str, str]) -> tuple[ExampleView, ExampleView]:
         """Returns what is trained on, and what is held out.
+
+        Args:
+            examples: Of any questions.
+            clusters: By question id, what a question shares with those that go with it.
 
         Raises:
             ValueError: Nothing is left to train on.
         """
-        question_ids = examples.column("question_id")
-        ids = sorted(set(question_ids), key=lambda identifier: hash_text(f"{self.seed}{identifier}"))
-        held_out = set(ids[: round(self.fraction * len(ids))])
-        is_held_out = np.array([question_id in held_out for question_id in question_ids])
+        shared = [clusters[question_id] for question_id in examples.column("question_id")]
+        names = sorted(set(shared), key=lambda name: hash_text(f"{self.seed}{name}"))
+        held_out = set(names[: round(self.fraction * len(names))])
+        is_held_out = np.array([name in held_out for name in shared])
         if is_held_out.all():
             raise ValueError(f"data.validation.fraction={self.fraction} leaves no question to learn from")
         return examples.where(~is_held_out), examples.where(is_held_out)

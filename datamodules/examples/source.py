@@ -44,6 +44,7 @@ class ExampleSource:
 
     Attributes:
         num_left: How many rationales are left after each filter, once they are read.
+        clusters: By question's id, what it shares with its translations or its group, once they are read; else its id.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class ExampleSource:
         controls: TextControls,
     ):
         self.tokenizer_name, self.questions, self.rationales, self.limit = tokenizer, questions, rationales, limit
-        self.prompt = get_prompt(prompt, template_options=encoding.template_options)
+        self.prompt = get_prompt(prompt, template_options=encoding.template_options, language=encoding.prompt_language)
         self.encoding, self.filters, self.controls = encoding, filters, controls
         self.num_left: dict[str, int] = {}
+        self.clusters: dict[str, str] = {}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -102,6 +104,7 @@ class ExampleSource:
     def _open(self, rationales: list[str] | None) -> ExampleView:
         """Returns the examples of the first `limit` questions: one a rationale, or, without, one a question."""
         questions = load_questions(self.questions)
+        self.clusters = {question.id: question.cluster or question.id for question in questions}
         controls = self.controls if rationales else AS_WRITTEN
         cache_dir = Path(self.encoding.cache_dir)
         store = open_store(cache_dir, self.tokenizer, self.prompt, questions, rationales, controls)

@@ -37,6 +37,8 @@ from datamodules.files.atomic import (
     check_place,
     hash_json,
     hash_path,
+    hash_source,
+    part_language,
     remove_torn,
     require_file,
     write_json,
@@ -46,6 +48,7 @@ from datamodules.rationales.controls import AS_WRITTEN, TextControls, shuffle_ra
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
+from datamodules.text.languages import ENGLISH, FOLDER, resolve_tag
 
 ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
@@ -216,6 +219,17 @@ def _tokenize(
         yield pa.record_batch(columns, schema=SCHEMA)
 
 
+def _hash_input(source: str) -> str:
+    require_file(Path(part_language(source)[0]), "input")
+    return str(hash_source(source))
+
+
+def _identify_languages(questions: list[Question]) -> dict[str, Any]:
+    """Returns what the texts depend on where questions are in other languages than English: those files."""
+    tags = sorted({resolve_tag(question.language) for question in questions} - {ENGLISH})
+    return {"languages": {tag: hash_path(FOLDER / f"{tag}.yaml") for tag in tags}} if tags else {}
+
+
 def open_store(
     cache_dir: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -247,9 +261,10 @@ def open_store(
         "tokenizers": version("tokenizers"),
         "tokenizer": hash_tokenizer(tokenizer),
         "prompt": prompt.id,
+        **_identify_languages(questions),
         "control": control.identity,
         "questions": hash_json([question.content for question in questions]),
-        "rationales": rationales and [hash_path(require_file(Path(path), "input")) for path in rationales],
+        "rationales": rationales and [_hash_input(path) for path in rationales],
     }
 
     def write(temporary: Path) -> None:

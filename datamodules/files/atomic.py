@@ -218,15 +218,22 @@ def hash_path(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def part_language(source: str) -> tuple[str, str | None]:
+    """Returns the file of a source `FILE:LANGUAGE` and the language's tag; of another source itself, and None."""
+    path, _, language = source.rpartition(":")
+    return (path, language) if Path(path).is_file() else (source, None)
+
+
 def hash_source(source: str) -> str | None:
     """Returns the hash of what a setting names, None where no file is there: for a hub's name, or what is not yet made.
 
     A logit cache's manifest, which has its shards' hashes, stands for its folder.
     """
-    path = Path(source)
+    own, language = part_language(source)
+    path = Path(own)
     if path.is_dir():
         path = path / "manifest.json"
-    return hash_path(path) if path.is_file() else None
+    return "".join((hash_path(path), f":{language}" if language else "")) if path.is_file() else None
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -251,19 +258,21 @@ def read_whole_lines(path: Path) -> list[dict[str, Any]]:
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (`file:line`, `file:row` or `file:record`, record) from a jsonl, jsonl.gz, json or parquet file.
 
-    A .json file is a list of objects, or has one on each line, as a jsonl file does.
+    A .json file is a list of objects, or has one on each line, as a jsonl file does. `FILE:LANGUAGE` is the records of
+    a file that have this `language`.
 
     Raises:
         ValueError: The file is missing, damaged or has another ending, or a line is no JSON object.
     """
-    require_file(path, "input")
+    own, language = part_language(str(path))
+    path = require_file(Path(own), "input")
     if not path.is_file() or not path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".parquet")):
         raise ValueError(f"{path}: not a .jsonl, .jsonl.gz, .json or .parquet file")
     try:
-        if path.suffix == ".parquet":
-            yield from _read_rows(path)
-        else:
-            yield from _read_list(path) if path.suffix == ".json" else _read_lines(path)
+        read = {".parquet": _read_rows, ".json": _read_list}.get(path.suffix, _read_lines)
+        for where, record in read(path):
+            if language is None or record.get("language") == language:
+                yield where, record
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read: {describe_error(error)}") from None
 

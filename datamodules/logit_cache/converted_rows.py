@@ -238,6 +238,8 @@ def _measure(
     has_realised = is_realised.any(1)
     in_support = np.take_along_axis(log_probs, is_realised.argmax(1)[:, None], 1)[:, 0]
     own = np.where(has_realised, in_support, rows["label_log_prob"])
+    # Unknown: no row of its completion is here, yet the sum runs through all completions of the batch.
+    own[np.isneginf(own)] = 0
     sums = np.concatenate([[0.0], np.cumsum(own)])
     product = np.exp(sums[start + inside] - sums[start])
     partial = high > low

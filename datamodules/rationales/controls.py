@@ -14,12 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from jsonargparse.typing import NonNegativeInt
 
-from datamodules.answers.extractors import extract_neutral, find_statements
+from datamodules.answers.extractors import extract_neutral, find_breaks, find_statements
 from datamodules.answers.replies import cut_run_on
 from datamodules.files.atomic import hash_text
 from datamodules.rationales.store import Rationale
 from datamodules.tasks.questions import Question
-from datamodules.text.sentences import SENTENCE_END
 
 AnswerPosition = Literal["first", "last"]
 Pair = tuple[Question, Rationale]
@@ -86,10 +85,11 @@ def remove_answer(text: str, question: Question, answer: str | None) -> str:
     if (last := extract_neutral(text, question)) and last.rule == "line letter":
         stated.append(last)
     spans = [(found.start, found.end) for found in stated if found.answer == answer]
-    breaks = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     kept = [
-        text[start:end] for start, end in pairwise(breaks) if not any(a < end and start < b for a, b in spans)
-    ]  # fmt: skip
+        text[start:end]
+        for start, end in pairwise(find_breaks(text, question))
+        if not any(a < end and start < b for a, b in spans)
+    ]
     return "".join(kept).strip()
 
 

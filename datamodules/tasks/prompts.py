@@ -1,24 +1,18 @@
-"""Every prompt text, versioned: an id, and a hash that artefacts carry, so that an edited prompt is noticed."""
+"""Every prompt text, versioned: an id, and a hash that artefacts carry, so that an edited prompt is noticed.
+
+The words of each language are in `configs/languages`; how a prompt puts them together is here.
+"""
 
 from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Literal, NamedTuple
 
 from datamodules.files.atomic import hash_json
-from datamodules.tasks.exemplars import EXEMPLARS
 from datamodules.tasks.questions import AnswerKind, Question
+from datamodules.text.languages import ENGLISH, KINDS, get_language, resolve_tag
 
 TemplateOptions = dict[str, str | bool | int | float]
-INSTRUCTIONS: dict[AnswerKind, str] = {
-    "choice": "Choose the answer to the question only from options {letters}.",
-    "boolean": "Choose the answer to the question only from options {letters}.",
-    "number": "Answer the question with a number.",
-    "expression": "Answer the question, and put the final answer in \\boxed{{}}.",
-}
-QUESTIONS: dict[AnswerKind, str] = {
-    "choice": "Question: {question}\nChoices:\n{choices}",
-    "boolean": "Question: {question}\nChoices:\n{choices}",
-    "number": "Question: {question}",
-    "expression": "Question: {question}",
-}
+PromptLanguage = Literal["question", "en"]
 
 
 def _fill(template: str, question: Question, rationale: str = "") -> str:
@@ -43,6 +37,8 @@ class Prompt:
         cue_in_chat: A chat template marks the reply itself; then a bare `Answer:` is only noise.
         answer: The answer sentence of a multiple-choice question: `{letter}`, `{text}`.
         template_options: What the chat template is told beside the message, such as `enable_thinking`.
+        language: Whether a question is posed in its own language or with English instructions; worked examples and
+            answer sentences are in the question's. The fields above are the English form.
     """
 
     name: str
@@ -51,12 +47,23 @@ class Prompt:
     cue_in_chat: bool
     answer: str = "The answer is {letter}) {text}."
     template_options: TemplateOptions = field(default_factory=dict)
+    language: PromptLanguage = "question"
 
     @property
     def id(self) -> str:
         """Name and content hash, as artefacts record it."""
-        *text, options = vars(self).values()
-        return f"{self.name}-{hash_json([*text, options] if options else text)[:8]}"
+        *text, options, language = vars(self).values()
+        chosen = [*([options] if options else []), *([language] if language != "question" else [])]
+        return f"{self.name}-{hash_json([*text, *chosen])[:8]}"
+
+    def _word(self, question: Question) -> "_Wording":
+        try:
+            tag = resolve_tag(question.language)
+        except ValueError as error:
+            raise ValueError(f"{question.place or f'question {question.id!r}'}: {error}") from None
+        if tag == ENGLISH:
+            return _Wording(self.texts, self.cue, self.answer, *word_prompt(self.name, ENGLISH, ENGLISH)[3:])
+        return word_prompt(self.name, tag, tag if self.language == "question" else ENGLISH)
 
     @property
     def rewrites(self) -> bool:
@@ -74,111 +81,146 @@ class Prompt:
             chat: Whether a chat template surrounds the text.
             rationale: What is to be rewritten.
         """
-        text = _fill(self.texts[question.kind], question, rationale)
+        own = self._word(question)
+        text = _fill(own.texts[question.kind], question, rationale)
         if chat:
-            return text + self.cue if self.cue_in_chat else text
-        return text + self.cue + "\n"
+            return text + own.cue if self.cue_in_chat else text
+        return text + own.cue + "\n"
 
     def answer_sentence(self, question: Question, answer: str) -> str:
         """Returns the sentence that ends a completion, for an option's letter, a number or an expression."""
-        if question.expression:
-            return f"The answer is $\\boxed{{{answer}}}$."
+        own = self._word(question)
         if question.choices is None:
-            return f"The answer is {answer}."
+            return (own.expression if question.expression else own.number).format(answer=answer)
         # Many options (ARC's) are sentences; the template has the full stop.
-        return self.answer.format(letter=answer, text=question.choice(answer).removesuffix("."))
+        return own.answer.format(letter=answer, text=question.choice(answer).removesuffix("."))
 
 
-def _with_instruction(instruction: str, body: str) -> dict[AnswerKind, str]:
-    """Returns, for each kind, a template of which `{instruction}` and `{body}` are the kind's own."""
-    return {
-        kind: instruction.replace("{instruction}", INSTRUCTIONS[kind]) + body.replace("{body}", QUESTIONS[kind])
-        for kind in INSTRUCTIONS
-    }
+class _Wording(NamedTuple):
+    """A prompt in one language: its texts by kind, its cue, and the answer sentences."""
+
+    texts: dict[AnswerKind, str]
+    cue: str
+    answer: str
+    number: str
+    expression: str
 
 
-# Ranaldi & Freitas (EACL 2024), their repository's figure; zero-shot, no exemplars. They print only the form for
-# multiple choice; the other kinds' instructions are ours, under the same cue.
-_COT = Prompt(
-    name="cot",
-    texts=_with_instruction("{instruction}\n", "{body}"),
-    cue="\nAnswer: Let's think step-by-step",
-    cue_in_chat=True,
-)
+# How a prompt puts a language's texts together, the cue it ends with, whether a chat has it, and the answer sentence.
+_FORMS: dict[str, tuple[str, str, bool, str]] = {
+    # Ranaldi & Freitas (EACL 2024), their repository's figure; zero-shot, no exemplars. They print only the form for
+    # multiple choice; the other kinds' instructions are ours, under the same cue.
+    "cot": ("<instruction>\n<body>", "step_by_step_cue", True, "choice"),
+    # Chain of thought after Wei et al. (2022): fixed worked examples in the same form, then the question.
+    "few_shot": ("<instruction>\n\n<exemplars>\n\n<body>", "answer_cue", True, "choice"),
+    # The answer alone: the baseline that chain of thought is compared with.
+    "direct": ("<instruction> <answer_only>\n<body>", "answer_cue", False, "choice"),
+    # The paper's student format: the fields Instruction, Input and Output. It does not print the wrapper
+    # around the fields; plain headers are used.
+    "instruction": ("<instruction_label> <instruction>\n<input_label> <body>", "output_cue", False, "choice"),
+    # The same content in another's words, as a control.
+    "paraphrase": ("<rewrite>\n<body>\n<explanation>", "rewritten_cue", False, "choice"),
+    # For models too small to read instructions, which find an option's text more easily than its letter.
+    "plain": ("<body>", "answer_cue", False, "text"),
+}
 
 
-def _write_exemplars(kind: AnswerKind) -> str:
+@cache
+def word_prompt(name: str, tag: str, instructions: str) -> _Wording:
+    """Returns a prompt in a language.
+
+    Args:
+        name: Of the prompt.
+        tag: The question's language, and that of worked examples and answer sentences.
+        instructions: The language of everything else.
+    """
+    form, cue, _, answer = _FORMS[name]
+    own, instructing = get_language(tag), get_language(instructions)
+    texts: dict[AnswerKind, str] = {}
+    for kind in KINDS:
+        parts = dict(instructing.prompts)
+        body = parts["question"] + ("\n" + parts["choices"] if kind in ("choice", "boolean") else "")
+        parts |= {"instruction": parts[f"instruction_{kind}"], "body": body}
+        if "<exemplars>" in form:
+            parts["exemplars"] = _write_exemplars(kind, tag, body, parts["answer_cue"])
+        text = form
+        for part, content in parts.items():
+            text = text.replace(f"<{part}>", content)
+        texts[kind] = text
+    answers = own.answers
+    return _Wording(texts, "\n" + instructing.prompts[cue], answers[answer], answers["number"], answers["expression"])
+
+
+@cache
+def list_exemplars(kind: AnswerKind, tag: str) -> tuple[tuple[Question, str, str], ...]:
+    """Returns a language's worked examples, none of them from a benchmark: the question, the reasoning, the answer."""
+    return tuple(
+        (
+            Question(
+                id=f"{kind}-{number}",
+                task="exemplars",
+                split="train",
+                question=own.question,
+                choices=own.choices,
+                gold=own.answer,
+                language=tag,
+                expression=kind == "expression",
+            ),
+            own.reasoning,
+            own.answer,
+        )
+        for number, own in enumerate(get_language(tag).exemplars[kind])
+    )
+
+
+def _write_exemplars(kind: AnswerKind, tag: str, body: str, cue: str) -> str:
     """Returns the worked examples of this kind, as part of a template."""
-    texts = [
-        f"{_fill(QUESTIONS[kind], question)}\nAnswer: {reasoning} {_COT.answer_sentence(question, answer)}"
-        for question, reasoning, answer in EXEMPLARS[kind]
-    ]
+    answers = get_language(tag).answers
+    texts = []
+    for question, reasoning, answer in list_exemplars(kind, tag):
+        if question.choices is None:
+            sentence = answers["expression" if question.expression else "number"].format(answer=answer)
+        else:
+            sentence = answers["choice"].format(letter=answer, text=question.choice(answer))
+        texts.append(f"{_fill(body, question)}\n{cue} {reasoning} {sentence}")
     return "\n\n".join(texts).replace("{", "{{").replace("}", "}}")
 
 
-_PROMPTS = [
-    _COT,
-    # Chain of thought after Wei et al. (2022): fixed worked examples in the same form, then the question.
-    Prompt(
-        name="few_shot",
-        texts={kind: f"{INSTRUCTIONS[kind]}\n\n{_write_exemplars(kind)}\n\n{QUESTIONS[kind]}" for kind in INSTRUCTIONS},
-        cue="\nAnswer:",
-        cue_in_chat=True,
-    ),
-    # The answer alone: the baseline that chain of thought is compared with.
-    Prompt(
-        name="direct",
-        texts=_with_instruction("{instruction} Give only the answer, without an explanation.\n", "{body}"),
-        cue="\nAnswer:",
-        cue_in_chat=False,
-    ),
-    # The paper's student format: the fields Instruction, Input and Output. It does not print the wrapper
-    # around the fields; plain headers are used.
-    Prompt(
-        name="instruction",
-        texts=_with_instruction("Instruction: {instruction}\n", "Input: {body}"),
-        cue="\nOutput:",
-        cue_in_chat=False,
-    ),
-    # The same content in another's words, as a control.
-    Prompt(
-        name="paraphrase",
-        texts=_with_instruction(
-            "Rewrite the explanation in your own words. Keep its steps, their order and its answer, and add nothing.\n",
-            "{body}\nExplanation: {rationale}",
-        ),
-        cue="\nThe explanation, rewritten:",
-        cue_in_chat=False,
-    ),
-    # For models too small to read instructions, which find an option's text more easily than its letter.
-    Prompt(
-        name="plain",
-        texts=QUESTIONS,
-        cue="\nAnswer:",
-        cue_in_chat=False,
-        answer="The answer is {text}.",
-    ),
-]
-PROMPTS = {prompt.name: prompt for prompt in _PROMPTS}
+def _make_prompt(name: str) -> Prompt:
+    english = word_prompt(name, ENGLISH, ENGLISH)
+    return Prompt(name, english.texts, english.cue, _FORMS[name][2], english.answer)
 
 
-def get_prompt(name: str, rewrites: bool = False, template_options: TemplateOptions | None = None) -> Prompt:
+@cache
+def list_prompts() -> dict[str, Prompt]:
+    """Returns all prompts by name."""
+    return {name: _make_prompt(name) for name in _FORMS}
+
+
+def get_prompt(
+    name: str,
+    rewrites: bool = False,
+    template_options: TemplateOptions | None = None,
+    language: PromptLanguage = "question",
+) -> Prompt:
     """Returns the prompt of this name.
 
     Args:
         name: The prompt's name.
         rewrites: Whether there are rationales to be rewritten, which only some prompts show, and those always.
         template_options: What a chat template is told beside the message; part of the prompt's id.
+        language: Whether instructions are in a question's language or in English.
 
     Raises:
         ValueError: No prompt has this name, or it does not fit.
     """
-    if name not in PROMPTS:
-        raise ValueError(f"prompt {name!r} is unknown; there are: {', '.join(PROMPTS)}")
-    prompt = PROMPTS[name]
+    prompts = list_prompts()
+    if name not in prompts:
+        raise ValueError(f"prompt {name!r} is unknown; there are: {', '.join(prompts)}")
+    prompt = prompts[name]
     if prompt.rewrites and not rewrites:
         raise ValueError(f"prompt {name!r} shows a rationale to be rewritten: set data.rewrites, in annotate")
     if rewrites and not prompt.rewrites:
-        fitting = ", ".join(other.name for other in _PROMPTS if other.rewrites)
+        fitting = ", ".join(other.name for other in prompts.values() if other.rewrites)
         raise ValueError(f"data.rewrites needs a prompt that shows rationales, not {name!r}; there are: {fitting}")
-    return replace(prompt, template_options=template_options or {})
+    return replace(prompt, template_options=template_options or {}, language=language)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.files.atomic import read_records
+from datamodules.files.atomic import part_language, read_records
 from datamodules.files.field_types import check_id, check_text, shorten
-from datamodules.tasks.benchmarks import read_task
+from datamodules.tasks.benchmarks import ask_why, read_task
 from datamodules.tasks.microworld import generate_questions
 from datamodules.tasks.records import LETTERS, AmbiguousIndexError, find_index_convention, make_id, read_record
+from datamodules.tasks.translations import Translations, check_tag
 from datamodules.text.expressions import normalize_expression, normalize_number
 from datamodules.text.sentences import squash
 
@@ -33,6 +34,11 @@ class Question:
         gold: The right option's letter; where there are no options, the number or the expression as text,
             normalised; None if unknown.
         language: BCP 47 tag.
+        parallel: What it has in common with the same question in other languages, and with no other question; None
+            where it is in one language alone.
+        original: Id of the question that it is the translation of, in a set of its own: GSM8K's of MGSM's, SVAMP's of
+            MSVAMP's. Rationales of that one are English pivots of this.
+        replaced_in_rev2: Whether MGSM-Rev2 (arXiv 2511.05162) has another wording of it, since this one is wrong.
         group: What other questions it is asked with, as those of one passage, paraphrases or translations: a study's
             intervals then are over groups. None where it stands alone.
         expression: Whether a free answer is a LaTeX expression (MATH) rather than a decimal number.
@@ -48,12 +54,20 @@ class Question:
     language: str = "en"
     expression: bool = False
     group: str | None = None
+    parallel: str | None = None
+    original: str | None = None
+    replaced_in_rev2: bool = False
     place: str = field(default="", compare=False, repr=False)
 
     @property
     def content(self) -> dict[str, Any]:
         """All that it is, wherever it was read."""
         return {name: value for name, value in vars(self).items() if name != "place"}
+
+    @property
+    def cluster(self) -> str | None:
+        """What it shares with the questions that are drawn with it: its group, or else its translations."""
+        return self.group or self.parallel
 
     @property
     def kind(self) -> AnswerKind:
@@ -160,9 +174,14 @@ def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
         raise ValueError(f"all {len(choices)} options are {shorten(choices[0])}; none of them can be right alone")
     named = {
         name: value if value is None or value == "" else check_text(value, name)
-        for name in ("task", "split", "language", "group")
+        for name in ("task", "split", "language", "group", "parallel", "original", "asks")
         for value in [own[name]]
     }
+    language = check_tag(named["language"] or "en")
+    if not isinstance(own["replaced_in_rev2"], bool | None):
+        raise ValueError(f"`replaced_in_rev2` must be true or false, found {shorten(own['replaced_in_rev2'])}")
+    if named["asks"]:
+        text = ask_why(text, named["asks"], language)
     try:
         gold = normalize_gold(own["gold"], choices, expression)
     except ValueError as error:
@@ -178,9 +197,12 @@ def _make_question(own: dict[str, Any], task: str, split: str) -> Question:
         question=text,
         choices=choices,
         gold=gold,
-        language=named["language"] or "en",
+        language=language,
         expression=expression,
         group=named["group"] or None,
+        parallel=named["parallel"] or None,
+        original=named["original"] or None,
+        replaced_in_rev2=own["replaced_in_rev2"] or False,
     )
 
 
@@ -208,8 +230,9 @@ def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
 def load_questions(sources: str | list[str], limit: int | None = None) -> list[Question]:
     """Loads questions from tasks' hub files, from the microworld's generator, or from files.
 
-    Sources are `task:NAME:SPLIT[@FOLDER]` (see `benchmarks`), `microworld:SPLIT:NUMBER:SEED`, and paths of jsonl,
-    jsonl.gz, json or parquet files, whose records `records` describes.
+    Sources are `task:NAME:SPLIT[:LANGUAGE][@FOLDER]` (see `benchmarks`), `microworld:SPLIT:NUMBER:SEED`, and paths of
+    jsonl, jsonl.gz, json or parquet files, whose records `records` describes; `FILE:LANGUAGE` is the questions of a
+    file that are in one language.
 
     A file's record that names no task or split takes them from the file's name: `obqa_train.jsonl.gz`. One without an
     id has a hash of its text and options. A record may repeat a question only to add another rationale to it.
@@ -219,13 +242,17 @@ def load_questions(sources: str | list[str], limit: int | None = None) -> list[Q
         limit: Keep the first so many of each source; None keeps all.
 
     Raises:
-        ValueError: A source is missing or empty, a record is malformed, or an id is there twice.
+        ValueError: A source is missing or empty, a record is malformed, an id is there twice, or what should be a
+            question's translation is none.
     """
     questions: dict[str, Question] = {}
+    translations = Translations()
     for source in [sources] if isinstance(sources, str) else sources:
         own = _load_source(source, limit, questions)
         if not own:
-            raise ValueError(f"{source}: no questions")
+            raise ValueError(f"{source}: no questions{_describe_languages(source)}")
+        for question in own:
+            translations.add(question)
         if not source.startswith(("task:", "microworld:")):
             _warn_without_gold(source, own)
     if twins := [question.id for question in questions.values() if question.choices and has_twins(question.choices)]:
@@ -261,11 +288,20 @@ def _load_source(source: str, limit: int | None, questions: dict[str, Question])
     return [*own.values()]
 
 
+def _describe_languages(source: str) -> str:
+    """Returns which languages a file's questions are in, of which a source wants another; nothing else."""
+    file, language = part_language(source)
+    if language is None:
+        return ""
+    known = sorted({str(record.get("language")) for _, record in read_records(Path(file))})
+    return f" in language {language!r}; there are {', '.join(known)}"
+
+
 def _warn_without_gold(source: str, questions: list[Question]) -> None:
     """Says that no answer can be right where no question of a file has a gold answer."""
     if all(question.gold is None for question in questions):
         ignored = Counter[str]()
-        for (_, record), _ in zip(read_records(Path(source)), questions, strict=False):
+        for (_, record, _, _), _ in zip(_read_source(source), questions, strict=False):
             ignored.update(set(record) - read_record(record, True).used)
         unread = f" (not read: {', '.join(sorted(ignored))})" if ignored else ""
         warnings.warn(

@@ -39,7 +39,9 @@ THINKING = ("thinking", "reasoning_content", "reasoning")
 RATIONALES = ("rationale", "rationales", "generations", "generated_solution", "response", "completion")
 CONVERSATION = ("messages", "conversations")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
-_SAME = ("id", "task", "split", "language", "group", "expression")
+_SAME = ("id", "task", "split", "language", "group", "parallel", "asks", "replaced_in_rev2", "expression")
+# Of which question of another set a question is the translation: its own field, or MGSM's and MSVAMP's.
+_ORIGINAL = ("original", "gsm8k_id", "svamp_id")
 # OpenThoughts' marks around what follows its thoughts.
 _SOLUTION_MARKS = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 _LETTERED = re.compile(r"\(?([A-Za-z])(?:[).:]+\s*(.*))?", re.DOTALL)
@@ -131,7 +133,7 @@ def read_record(record: dict[str, Any], ints_are_indices: bool | None = None) ->
         ValueError: A field is of a wrong type.
     """
     fields = _Fields(record)
-    own = {name: fields.take(name) for name in _SAME}
+    own = {name: fields.take(name) for name in _SAME} | {"original": fields.take(*_ORIGINAL)}
     if (identifier := fields.take("question_id")) is not None:
         own["id"] = identifier
     if type(own["id"]) is int:

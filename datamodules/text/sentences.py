@@ -6,6 +6,8 @@ from typing import NamedTuple
 # Of a sentence's words, which have lost their apostrophes.
 NEGATION = re.compile(r"\b(?:not|cannot|never|neither|nor|incorrect|wrong|unlikely|eliminated?)\b|n t\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+# Likewise in any script, where no space has to follow.
+ANY_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।])\s*|\n+")
 _WORD = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*|\w+")
 
 

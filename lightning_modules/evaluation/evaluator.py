@@ -42,7 +42,8 @@ REFERENCE_SCORE = pa.struct(
 )
 PREDICTION_SCHEMA = pa.schema(
     [pa.field("arm", pa.string()), pa.field("seed", pa.int32())]
-    + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "group", "gold")]
+    + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "group", "language", "gold")]
+    + [pa.field("replaced_in_rev2", pa.bool_())]
     + [pa.field(name, pa.string()) for name in ("completion", "finish_reason")]
     + [pa.field(f"answer_{name}", pa.string()) for name in (*EXTRACTORS, *LIKELIHOODS)]
     + [pa.field(f"correct_{name}", pa.bool_()) for name in (*EXTRACTORS, *LIKELIHOODS)]
@@ -160,7 +161,9 @@ class Evaluator(L.LightningModule):
                     "task": question.task,
                     "split": question.split,
                     "question_id": question.id,
-                    "group": question.group,
+                    "group": question.cluster,
+                    "language": question.language,
+                    "replaced_in_rev2": question.replaced_in_rev2,
                     "gold": question.gold,
                     "completion": texts[place],
                     "finish_reason": finish_reason,

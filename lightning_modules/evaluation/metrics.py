@@ -21,6 +21,7 @@ from datamodules.answers.extractors import EXTRACTORS
 from datamodules.files.tables import read_table
 from datamodules.tasks.records import LETTERS
 from datamodules.text.plain_text import align_columns
+from lightning_modules.evaluation.fidelity import LanguageIdentifier
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import group_interval, number_groups
 from lightning_modules.evaluation.text_similarity import compare_texts, separate_characters
@@ -74,6 +75,7 @@ def measure(
     records: Sequence[dict],
     references: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     bert_model: str | None = None,
+    identifier: LanguageIdentifier | None = None,
 ) -> dict[str, Metrics]:
     """Returns the metrics of each task, or of each split where a task has several, by name.
 
@@ -81,6 +83,7 @@ def measure(
         records: Of PREDICTION_SCHEMA.
         references: By question id and teacher, the texts of rationales, without their answer sentences.
         bert_model: Local folder of the model that BERTScore embeds with; None leaves BERTScore out.
+        identifier: Tells a rationale's language; None leaves its fidelity out.
 
     Raises:
         ValueError: A question is there twice.
@@ -97,6 +100,7 @@ def measure(
             **measure_rationales(own),
             **measure_against(own, references or {}, bert_model),
             **measure_references(own),
+            **(measure_fidelity(own, identifier) if identifier else {}),
         }
         for task, own in group_by_task(records).items()
     }
@@ -110,7 +114,8 @@ def measure_answers(records: Sequence[dict]) -> Metrics:
     `accuracy`: how many answers are right by their normal form, without the grader of expressions. `acc`, `acc_norm`,
     `acc_bytes`: accuracy of the likeliest option (see LIKELIHOODS); `ece`: expected calibration error in 15 bins of
     equal width (Guo et al. 2017, arXiv 1706.04599), and `brier`: squared distance from the right option, summed over
-    the options (Brier 1950), both of the options' likelihoods, normalised to probabilities.
+    the options (Brier 1950), both of the options' likelihoods, normalised to probabilities. `accuracy_NAME_kept`, where
+    MGSM-Rev2 replaced some of the questions: of the others.
     """
     metrics: Metrics = {}
     graded = [record for record in records if record["gold"] is not None]
@@ -120,6 +125,9 @@ def measure_answers(records: Sequence[dict]) -> Metrics:
         metrics[f"extraction_rate_{name}"] = estimate_share(answers, [record.get("group") for record in records])
         if graded:
             metrics[f"accuracy_{name}"] = count_share(graded, itemgetter(f"correct_{name}"))
+            kept = [record for record in graded if not record.get("replaced_in_rev2")]
+            if 0 < len(kept) < len(graded):
+                metrics[f"accuracy_{name}_kept"] = count_share(kept, itemgetter(f"correct_{name}"))
             same = [record[f"answer_{name}"] == record["gold"] for record in graded]
             if same != [record[f"correct_{name}"] for record in graded]:
                 metrics[f"same_notation_{name}"] = estimate_share(same, [record.get("group") for record in graded])
@@ -168,7 +176,8 @@ def measure_rationales(records: Sequence[dict]) -> Metrics:
     """Returns what the rationales are like.
 
     `completion_tokens` of the student's tokenizer and `rationale_words`, both means (words are between spaces; of
-    scripts without them, each character); `truncated`, the share that was
+    scripts without them, each character); `fertility`, tokens a word of all completions (Rust et al. 2021, arXiv
+    2012.15613), which says what a language costs; `truncated`, the share that was
     cut off; `stated`, the share that ends with a sentence that states an answer; `consistency`, of those whose
     reasoning names an answer without that sentence, too, by the same extractor, the share where both are the same;
     `distinct_1` and `distinct_2`, different n-grams by all n-grams of all rationales (Li et al. 2016, arXiv
@@ -178,6 +187,7 @@ def measure_rationales(records: Sequence[dict]) -> Metrics:
     metrics = {
         "completion_tokens": Estimate(fmean(record["num_completion_tokens"] for record in records), len(records)),
         "rationale_words": Estimate(fmean(map(len, words)), len(records)),
+        **_measure_fertility(records),
         "truncated": count_share(records, lambda record: record["finish_reason"] == "length"),
         "stated": count_share(records, lambda record: record["sentence_answer"] is not None),
     }
@@ -193,6 +203,31 @@ def measure_rationales(records: Sequence[dict]) -> Metrics:
     voted = [record["num_votes"] / len(record["samples"]) for record in records if record["samples"]]
     if voted:
         metrics["votes"] = Estimate(fmean(voted), len(voted))
+    return metrics
+
+
+def _measure_fertility(records: Sequence[dict]) -> Metrics:
+    words = sum(len(separate_characters(record["completion"]).split()) for record in records)
+    tokens = sum(record["num_completion_tokens"] for record in records)
+    return {"fertility": Estimate(tokens / words, words)} if words else {}
+
+
+def measure_fidelity(records: Sequence[dict], identifier: LanguageIdentifier) -> Metrics:
+    """Returns how many rationales are in their question's language, and how many in English instead.
+
+    `language_fidelity` and `language_english`, of rationales with at least one letter; the latter of questions that
+    are not in English.
+    """
+    metrics: Metrics = {}
+    foreign = [record for record in records if record["language"] != "en"]
+    for name, own, tags in (
+        ("language_fidelity", records, [record["language"] for record in records]),
+        ("language_english", foreign, ["en"] * len(foreign)),
+    ):
+        hits = identifier.is_in([get_rationale(record) for record in own], tags)
+        told = [(hit, record.get("group")) for hit, record in zip(hits, own, strict=True) if hit is not None]
+        if told:
+            metrics[name] = estimate_share([hit for hit, _ in told], [group for _, group in told])
     return metrics
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from datamodules.model_cards import UNKNOWN, ModelCard, find_card, list_models
 from datamodules.model_sources import name_model, resolve_model
-from datamodules.tasks.benchmarks import Task, find_task
+from datamodules.tasks.benchmarks import Task, find_source
 
 NAME = "README.md"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -43,10 +43,10 @@ def choose_license(card: ModelCard | None) -> dict[str, str]:
 
 def describe_data(questions: str) -> tuple[Task | None, dict[str, str]]:
     """Returns the task of a source of questions, if it is one, and the source and its licence."""
-    task = find_task(questions)
-    if task is not None:
-        split = questions.partition("@")[0].rpartition(":")[2]
-        return task, {"questions": f"task:{task.name}:{split}", "licence": task.licence, "citation": task.citation}
+    source = find_source(questions)
+    if source is not None:
+        task = source.task
+        return task, {"questions": source.name, "licence": task.licence, "citation": task.citation}
     if questions.startswith("microworld:"):
         return None, {"questions": questions, "licence": "Apache-2.0"}
     return None, {"questions": Path(questions).name, "licence": f"{UNKNOWN}: ask who made this file"}

@@ -23,7 +23,8 @@ METHODS = {
     "change",
     "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
     "t-interval over training seeds and questions, the models are taken as given",
-    "teachers": "the same; t-interval over teachers within families; the students are taken as given",
+    "less γ after TASK": "γ less that of the arms that learned TASK, whose rationales are others; t-interval likewise",
+    "teachers": "the family interaction; t-interval over teachers within families; the students are taken as given",
     "mixed model": "students and teachers fixed, pairs random; t-interval on the residual degrees of freedom",
     "questions": "these trained models only: exact McNemar test (with several seeds the sign test over questions, with "
     "groups of questions the sign-flip test over groups), paired bootstrap over questions or groups, 10,000 resamples",
@@ -55,6 +56,9 @@ class Analysis:
 
     def _family(self, teacher: str | None) -> str | None:
         return None if teacher is None else self.study.teachers[teacher].family
+
+    def _against(self, key: CellKey) -> str | None:
+        return self.study.tasks[key.trained_on].against if key.trained_on else None
 
     def describe_cells(self) -> list[dict[str, Any]]:
         """Returns each cell's accuracy, and its gain over the untuned student's zero-shot answers."""
@@ -109,6 +113,8 @@ class Analysis:
                 others = [("logits", [text])]
             elif key.supervision == "rationale":
                 others = [("rationale", [key._replace(supervision="label", teacher=None)])]
+            if key.teacher and (against := self._against(key)):
+                others.append(("task", [key._replace(trained_on=against)]))
             yield from ((kind, [key], right) for kind, right in others if all(other in self.cells for other in right))
         for members in group_cells(self.cells).values():
             for student in dict.fromkeys(key.student for key in members):
@@ -126,6 +132,8 @@ class Analysis:
             left, right = pair
             weights = {key: 1 / len(left) for key in left} | {key: -1 / len(right) for key in right}
             names = [", ".join(key.condition for key in side) for side in pair]
+            if kind == "task":
+                names = [f"{name} after {side[0].trained_on}" for name, side in zip(names, pair, strict=True)]
             correct = [np.concatenate([self.cells[key].correct_SQ for key in side]) for side in pair]
             key = left[0]
             rows.append({

@@ -94,7 +94,7 @@ def _read_records(path: Path) -> dict[str, dict[str, dict]]:
     if f"correct_{EXTRACTOR}" not in names:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
-    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group"} & {*names})]
+    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group", "language"} & {*names})]
     records = read_table(path, columns).to_pylist()
     for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
         if number > 1:

@@ -33,10 +33,15 @@ class TaskSpec:
     Attributes:
         train: The questions that the arms learn from.
         test: Sources of the questions that they answer: the task's own and, as tests out of domain, others'.
+        against: Another task of the study with the same questions and other rationales, of another language say: each
+            arm, and the family interaction, is compared with that task's.
+        annotate: Further arguments when teachers write for this task, for example `--data.prompt_language=en`.
     """
 
     train: str
     test: list[str]
+    against: str | None = None
+    annotate: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,8 @@ class Study:
         for name, task in self.tasks.items():
             if not task.test:
                 raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")
+            if task.against is not None:
+                self._check_against(name, task, task.against)
         for name, spec in self.teachers.items():
             files = spec.rationales
             if isinstance(files, str) and len(self.tasks) > 1:
@@ -192,6 +199,19 @@ class Study:
         for arm, number in Counter(arm.id for arm in expand(self)).items():
             if number > 1:
                 raise ValueError(f"study: {number} arms would be called {arm}; name teachers and controls otherwise")
+
+    def _check_against(self, name: str, task: TaskSpec, against: str) -> None:
+        """Refuses a task that another one cannot be compared with.
+
+        Raises:
+            ValueError: See there.
+        """
+        other = self.tasks.get(against)
+        if other is None or against == name:
+            known = ", ".join(own for own in self.tasks if own != name) or "none"
+            raise ValueError(f"study.tasks.{name}.against: {against!r} is no other task of the study: {known}")
+        if (task.train, task.test) != (other.train, other.test):
+            raise ValueError(f"study.tasks.{name}.against: {against} has other questions; train and test must be alike")
 
     def _check_control(self, where: str, control: ControlSpec) -> None:
         """Refuses a control that the grid's teachers cannot give.

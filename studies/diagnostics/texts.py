@@ -14,7 +14,7 @@ from datamodules.files.atomic import hash_text
 from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
-from datamodules.text.sentences import SENTENCE_END
+from datamodules.text.sentences import ANY_SENTENCE_END
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Text:
 
 def split_steps(text: str) -> list[tuple[int, int]]:
     """Returns where the steps of a text, its sentences and lines, begin and end."""
-    breaks = [(0, 0), *(match.span() for match in SENTENCE_END.finditer(text)), (len(text), len(text))]
+    breaks = [(0, 0), *(match.span() for match in ANY_SENTENCE_END.finditer(text)), (len(text), len(text))]
     spans = [(start, end) for (_, start), (end, _) in pairwise(breaks)]
     return [(start, end) for start, end in spans if text[start:end].strip()]
 

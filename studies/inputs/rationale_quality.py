@@ -14,6 +14,7 @@ from datamodules.files.command_line import CommandLine
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales, read_flat_rationales
 from datamodules.tasks.questions import Question, load_questions
 from datamodules.tasks.records import read_record
+from datamodules.text.sentences import ANY_SENTENCE_END
 from lightning_modules.evaluation.text_similarity import split_words
 from studies.text_table import format_table
 
@@ -27,7 +28,6 @@ first/last the first, or the last, of several sentences alone yields the answer 
 options    names at least two options, by text or by letter
 same       repeats a text that the same teacher already gave in this task
 twice      repeats a text that the same teacher already gave to the same question"""
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def locate_answer(text: str, question: Question) -> tuple[bool, bool] | None:
 
     None for a text without an answer or with one sentence.
     """
-    sentences = [part for part in _SENTENCE_END.split(text.strip()) if part]
+    sentences = [part for part in ANY_SENTENCE_END.split(text.strip()) if part]
     answer = extract_neutral(text, question)
     if answer is None or len(sentences) < 2:
         return None

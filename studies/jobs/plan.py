@@ -79,7 +79,7 @@ class StudyPlan:
         spec, text = self.study.teachers[teacher], self.text(teacher, task)
         assert text.job is not None
         args = self._command(
-            spec.annotate, model__teacher=spec.model, model__family=spec.family,
+            [*spec.annotate, *self.study.tasks[task].annotate], model__teacher=spec.model, model__family=spec.family,
             data__questions=self.study.tasks[task].train, output=text.path,
         )  # fmt: skip
         return Job(text.job, "annotate", args, done=text.path, needs=[])
@@ -90,7 +90,7 @@ class StudyPlan:
         text = self.text(teacher, task, paraphraser)
         assert text.job is not None
         args = self._command(
-            spec.annotate, model__teacher=spec.model, model__family=spec.family,
+            [*spec.annotate, *self.study.tasks[task].annotate], model__teacher=spec.model, model__family=spec.family,
             data__questions=self.study.tasks[task].train, data__prompt="paraphrase", data__rewrites=source.path,
             data__rewrites_of=source.writer, output=text.path,
         )  # fmt: skip

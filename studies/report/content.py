@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+from lightning_modules.evaluation.groups import find_languages
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
 from studies.report.exhibits import (
@@ -12,6 +13,7 @@ from studies.report.exhibits import (
     show_samples,
 )
 from studies.report.gamma import p_cell, show_differences, show_formula
+from studies.report.languages import show_languages
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
@@ -37,6 +39,7 @@ def build_report(records: StudyRecords) -> Report:
     sections = [
         Section("Design", _describe_design(results)),
         Section("Accuracy", _show_accuracy(results)),
+        Section("Languages", show_languages(results)),
         Section("Interaction", _show_interaction(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),
@@ -61,15 +64,18 @@ def build_report(records: StudyRecords) -> Report:
 
 def _list_facts(results: dict) -> list[Fact]:
     facts = []
-    for (_, task), rows in _by_place([row for row in results["gamma"] if is_plain(row)]).items():
+    in_languages = _list_single_languages(results)
+    gammas = [row for row in results["gamma"] if is_plain(row) and row["task"] not in in_languages]
+    for (_, task), rows in _by_place(gammas).items():
         row = rows[0]
         note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
         facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
     for row in [row for row in results["gamma_differences"] if not row["holds_text"]][:1]:
-        gammas = f"γ {points(row['left_gamma'])} with them, {points(row['right_gamma'])} without"
-        note = f"{between(row['low'], row['high'])} ({row['left']}); {gammas}"
+        both = f"γ {points(row['left_gamma'])} with them, {points(row['right_gamma'])} without"
+        note = f"{between(row['low'], row['high'])} ({row['left']}); {both}"
         facts.append(Fact("What distributions add to γ", f"{points(row['estimate'])} points", note))
     trained = [cell for cell in results["cells"] if cell["gain"] is not None and cell["supervision"] != "untuned"]
+    trained = [cell for cell in trained if cell["task"] not in in_languages]
     if trained:
         best = max(trained, key=lambda cell: cell["gain"])
         interval = between(best["gain_low"], best["gain_high"])
@@ -78,10 +84,15 @@ def _list_facts(results: dict) -> list[Fact]:
     seeds = max(cell["num_seeds"] for cell in results["cells"])
     study = results["study"]
     size = f"{plural(len(study['students']), 'student')}, {plural(len(study['teachers']), 'teacher')}"
-    numbers = results["num_questions"]
+    numbers = {task: number for task, number in results["num_questions"].items() if task not in in_languages}
     facts.append(Fact("Measured on", f"{sum(numbers.values())} questions",
                       f"of {', '.join(numbers)}; {size}, {plural(seeds, 'training seed')}"))  # fmt: skip
     return facts
+
+
+def _list_single_languages(results: dict) -> set[str]:
+    """Returns the tasks in one language that are also there in several together, which are shown by themselves."""
+    return {name for names in find_languages(results["num_questions"]).values() for name in names.values()}
 
 
 def _describe_design(results: dict) -> list[Block]:
@@ -116,7 +127,10 @@ def _by_place(rows: list[dict]) -> dict[tuple[str | None, str], list[dict]]:
 def _show_accuracy(results: dict) -> list[Block]:
     blocks: list[Block] = []
     places = _by_place([cell for cell in results["cells"] if cell["trained_on"]])
+    in_languages = _list_single_languages(results)
     for (trained_on, task), trained in places.items():
+        if task in in_languages:
+            continue
         untuned = [cell for cell in results["cells"] if not cell["trained_on"] and cell["task"] == task]
         panels = [
             Panel(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.files.atomic import hash_text
+from datamodules.files.atomic import hash_text, part_language
 from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import check_run_file, read_sealed
 from datamodules.files.tables import read_table
@@ -201,5 +201,9 @@ def _sample_rationales(written: list[Rationale]) -> dict[str, list[Rationale]]:
 
 def _load_local_questions(sources: set[str], ids: set[str]) -> dict[str, Question]:
     """Returns the wanted questions of the sources that need no network."""
-    local = [source for source in sorted(sources) if source.startswith("microworld:") or Path(source).is_file()]
+    local = [
+        source
+        for source in sorted(sources)
+        if source.startswith("microworld:") or Path(part_language(source)[0]).is_file()
+    ]
     return {item.id: item for source in local for item in load_questions(source) if item.id in ids}

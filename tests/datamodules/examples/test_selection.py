@@ -193,6 +193,24 @@ def test_a_share_of_the_questions_is_held_out_whatever_the_filters(folder: Path)
     assert len(make_data(folder, "u").train_examples) == 8
 
 
+def test_a_question_is_held_out_with_its_translations_and_its_group(folder: Path, tmp_path: Path) -> None:
+    same = [replace(item, choices=QUESTIONS[0].choices, gold=QUESTIONS[0].gold) for item in QUESTIONS]
+    languages = [replace(item, parallel=f"p{n // 2}", language=("de", "fr")[n % 2]) for n, item in enumerate(same)]
+    groups = [replace(item, group=f"g{n // 4}") for n, item in enumerate(QUESTIONS)]
+    for name, questions, size in (("languages", languages, 2), ("groups", groups, 4)):
+        write_questions(tmp_path / f"{name}.jsonl", questions)
+        write_rationales(tmp_path / f"{name}.parquet", [make_rationale(question, "u") for question in questions], {})
+        for seed in range(4):
+            settings = {"prompt": "plain", "cache_dir": str(tmp_path / "tokenized"), "fraction": 0.5, "seed": seed}
+            paths = [f"{tmp_path}/{name}.parquet"]
+            data = build(
+                DistillationDataModule, str(folder / "model"), f"{tmp_path}/{name}.jsonl", rationales=paths, **settings
+            )
+            data.setup("fit")
+            held_out = [int(identifier[1:]) // size for identifier in data.val_examples.column("question_id")]
+            assert len(held_out) == 4 and all(held_out.count(number) == size for number in held_out)
+
+
 def test_only_published_rationales_may_be_empty(folder: Path, tmp_path: Path) -> None:
     records = [
         {"id": question.id, "rationales": {"t": {"text": "" if number < 3 else "It is so."}}}

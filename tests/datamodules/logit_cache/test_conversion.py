@@ -318,6 +318,7 @@ def test_draws_are_unbiased_in_the_students_vocabulary(kind: str) -> None:
     support = np.concatenate([np.broadcast_to(head, (num_draws, *head.shape)), drawn], 2)
     rows = {
         "token_ids": np.tile(dense["token_ids"], num_draws),
+        "label_log_prob": np.tile(dense["label_log_prob"], num_draws),
         "support": support.reshape(3 * num_draws, -1).astype(np.int32),
         "weights": np.concatenate([head_p, weights], 2).reshape(3 * num_draws, -1),
     }
@@ -337,6 +338,7 @@ def test_draws_have_targets_on_exact_rows_alone() -> None:
     alignment = align_toys(student, student_ids, teacher, ids)
     rows = {
         "token_ids": np.array(ids, np.int32),
+        "label_log_prob": np.full(4, -0.5, np.float32),
         "support": np.array([[0, 1]] * 4, np.int32),
         "weights": np.full((4, 2), 0.5, np.float32),
         "hidden": np.arange(8, dtype=np.float32).reshape(4, 2),
@@ -367,6 +369,25 @@ def test_a_batchs_examples_are_independent() -> None:
     labels = np.concatenate([labels for _, _, labels in parts])
     planes = converter.convert(joined, [alignment for _, alignment, _ in parts], labels)
     np.testing.assert_allclose(to_dense(planes, 6), np.concatenate(alone), atol=1e-15)
+
+
+def test_an_unknown_token_leaves_other_completions_alone() -> None:
+    """An endpoint does not say how probable a token in its tail is; products stop at the completion's own rows."""
+    teacher, student = [b"a", b"b", b"c"], [b"a", b"ab", b"abc", b"b", b"c"]
+    model, ids, student_ids = ToyModel(teacher, 3), [0, 1, 2, 3], np.array([1, 4, 5])
+    alignment, converter = align_toys(student, student_ids.tolist(), teacher, ids), make_converter(teacher, student)
+    known = model.rows(ids, [1.0])
+    unknown = cut_support(known, [1.0], 1)
+    assert unknown["support"][1, 0] != ids[1]
+    unknown["label_log_prob"] = known["label_log_prob"].copy()
+    unknown["label_log_prob"][1] = -np.inf
+    for name, fill in (("support", -1), ("log_probs", -np.inf)):
+        unknown[name] = np.pad(unknown[name], ((0, 0), (0, 3)), constant_values=fill)
+    rows = {name: np.concatenate([unknown[name], known[name]]) for name in known}
+    planes = converter.convert(rows, [alignment] * 2, np.tile(student_ids, 2))
+    alone = converter.convert(known, [alignment], student_ids)
+    assert planes["has_target"].tolist() == [False, True, True, True, True, True]
+    np.testing.assert_allclose(to_dense(planes, 6)[3:], to_dense(alone, 6), atol=1e-15)
 
 
 def test_spans_have_the_texts_probability() -> None:

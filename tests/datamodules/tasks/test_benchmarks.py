@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.tasks.benchmarks import find_commit, format_tasks, list_tasks, load_task
+from datamodules.tasks.benchmarks import ask_why, find_commit, find_source, format_tasks, list_tasks, load_task
 from datamodules.tasks.questions import Question, load_questions
 
 LABELLED = {"text": ["cat", "dog", "fish", "bird"], "label": ["A", "B", "C", "D"]}
@@ -124,6 +124,107 @@ ROWS: dict[str, tuple[str, list[dict], list[tuple[str, tuple | None, str | None]
         ],
         [("Half?", None, "0.5"), ("Set?", None, r"\{x^2\}")],
     ),
+    "mgsm": (
+        "test",
+        [
+            {
+                "question": "Wie viele?",
+                "answer": None,
+                "answer_number": 70000,
+                "equation_solution": None,
+            }
+        ],
+        [("Wie viele?", None, "70000")],
+    ),
+    "msvamp": ("test", [{"m_query": "Wie viele?", "response": "8.0"}], [("Wie viele?", None, "8")]),
+    "xcopa": (
+        "validation",
+        [
+            {
+                "premise": "Ese oli mullikilesse mässitud.",
+                "choice1": "See oli õrn.",
+                "choice2": "See oli väike.",
+                "question": "cause",
+                "label": 0,
+                "idx": 7,
+                "changed": False,
+            }
+        ],
+        [("Ese oli mullikilesse mässitud sest", ("See oli õrn.", "See oli väike."), "A")],
+    ),
+    "belebele": (
+        "test",
+        [
+            {
+                "link": "https://en.wikibooks.org/x",
+                "question_number": 2,
+                "flores_passage": "Es regnet.",
+                "question": "Was fällt?",
+                "mc_answer1": "Schnee",
+                "mc_answer2": "Regen",
+                "mc_answer3": "Laub",
+                "mc_answer4": "Licht",
+                "correct_answer_num": "2",
+                "dialect": "deu_Latn",
+            }
+        ],
+        [("Es regnet.\nWas fällt?", ("Schnee", "Regen", "Laub", "Licht"), "B")],
+    ),
+    "xcsqa": (
+        "validation",
+        [{"id": "b1", "lang": "de", "question": {"stem": "Was fliegt?", "choices": FIVE}, "answerKey": "E"}],
+        [("Was fliegt?", ("cat", "dog", "fish", "bird", "fly"), "E")],
+    ),
+    "jcommonsenseqa": (
+        "train",
+        [{"q_id": 3, "question": "鳴くのは？", **{f"choice{n}": f"犬{n}" for n in range(5)}, "label": 4}],
+        [("鳴くのは？", ("犬0", "犬1", "犬2", "犬3", "犬4"), "E")],
+    ),
+    "global_mmlu_lite": (
+        "test",
+        [
+            {
+                "sample_id": "law/test/3",
+                "subject": "law",
+                "question": "Was gilt?",
+                "option_a": "a",
+                "option_b": "b",
+                "option_c": "c",
+                "option_d": "d",
+                "answer": "C",
+            }
+        ],
+        [("Was gilt?", ("a", "b", "c", "d"), "C")],
+    ),
+    "mmlu_prox": (
+        "test",
+        [
+            {
+                "question_id": 70,
+                "question": "Was gilt?",
+                **{f"option_{n}": f"Text {n}" if n < 3 else None for n in range(10)},
+                "answer": "C",
+                "answer_index": 2,
+            }
+        ],
+        [("Was gilt?", ("Text 0", "Text 1", "Text 2"), "C")],
+    ),
+    "arc_multilingual": (
+        "test",
+        [
+            {
+                "id": "Mercury_1",
+                "instruction": "Was?",
+                "option_a": "eins",
+                "option_b": "zwei",
+                "option_c": "drei",
+                "option_d": "vier",
+                "option_e": None,
+                "answer": "D",
+            }
+        ],
+        [("Was?", ("eins", "zwei", "drei", "vier"), "D")],
+    ),
 }
 
 
@@ -140,6 +241,12 @@ def write(folder: Path, split: str, rows: list[dict]) -> Path:
     return folder
 
 
+def name_source(name: str, split: str, folder: Path) -> str:
+    """A task in several languages is asked in the first of them that is not English."""
+    languages = [tag for tag in load_task(name).languages if tag != "en"]
+    return ":".join(["task", name, split, *languages[:1]]) + f"@{folder}"
+
+
 def test_every_task_has_hand_made_rows() -> None:
     assert {task.name for task in list_tasks()} == set(ROWS)
 
@@ -149,11 +256,16 @@ def test_hand_made_rows_of_the_hubs_schema_since_the_hub_is_out_of_reach(tmp_pat
     split, rows, expected = ROWS[name]
     task = load_task(name)
     folder = write(tmp_path / "clone", task.splits[split], rows)
-    questions = load_questions(f"task:{name}:{split}@{folder}")
+    source = name_source(name, split, folder)
+    questions = load_questions(source)
     assert [(question.question, question.choices, question.gold) for question in questions] == expected
     first = questions[0]
     assert (first.task, first.split, first.kind) == (name, split, task.answer)
-    assert first.id == str(rows[0][task.fields["id"]]) if "id" in task.fields else f"{name}-{split}-0"
+    own = find_source(source)
+    assert own is not None and first.language == (own.language or "en")
+    identifier = str(rows[0][task.fields["id"]]) if "id" in task.fields else f"{name}-{split}-0"
+    assert first.id == (f"{identifier}-{own.language}" if own.language else identifier)
+    assert (first.parallel is None) == ("parallel" not in task.fields)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -202,7 +314,45 @@ def test_a_row_that_is_not_as_the_task_says_is_named(tmp_path: Path, name: str, 
     split, rows, _ = ROWS[name]
     write(tmp_path, split, [{**rows[0], **change}])
     with pytest.raises(ValueError, match=message):
-        load_questions(f"task:{name}:{split}@{tmp_path}")
+        load_questions(name_source(name, split, tmp_path))
+
+
+def test_languages_share_what_is_parallel_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    for language, text in (("de", "Wie viele?"), ("th", "กี่ตัว")):
+        write(folder / language, "test", [{"question": text, "answer_number": number} for number in (3, 4, 5)])
+    german, thai = (load_questions(f"task:mgsm:test:{language}@{folder}") for language in ("de", "th"))
+    assert [question.parallel for question in german] == [f"mgsm-test-{row}" for row in range(3)]
+    assert [question.parallel for question in thai] == [question.parallel for question in german]
+    assert german[0].question == "Wie viele?" and not {item.id for item in german} & {item.id for item in thai}
+    assert german[1].original == thai[1].original == "gsm8k-test-1"
+    # Number 3 of both, of 1 to 250, is among those that the revision corrects.
+    assert [question.replaced_in_rev2 for question in german] == [False, False, True]
+    both = load_questions([f"task:mgsm:test:{language}@{folder}" for language in ("de", "th")])
+    assert [question.language for question in both] == ["de"] * 3 + ["th"] * 3
+
+
+def test_the_revision_of_mgsm_corrects_as_many_questions_as_it_says() -> None:
+    replaced = load_task("mgsm").replaced_in_rev2
+    assert (len(replaced["en"]), len(replaced["te"]), set(replaced)) == (22, 52, set(load_task("mgsm").languages))
+    assert all(rows == sorted(set(rows)) and 0 <= rows[0] and rows[-1] < 250 for rows in replaced.values())
+
+
+def test_every_language_of_a_causal_task_has_its_words() -> None:
+    task = load_task("xcopa")
+    assert all({*task.connectives[tag]} == {"cause", "effect"} for tag in task.languages)
+    assert ask_why("物品用泡沫包装起来了。", "cause", "zh") == "物品用泡沫包装起来了 因为"
+    assert ask_why("It rained.", "effect", "en") == "It rained therefore"
+    with pytest.raises(ValueError, match="`asks` 'why' in language 'et': write cause or effect; there is en, et"):
+        ask_why("Ese.", "why", "et")
+    with pytest.raises(ValueError, match="`asks` 'cause' in language 'fr'"):
+        ask_why("Il pleut.", "cause", "fr")
+
+
+def test_a_card_names_a_source_without_its_folder(tmp_path: Path) -> None:
+    source = find_source(f"task:mgsm:test:de@{tmp_path}")
+    assert source is not None and source.name == "task:mgsm:test:de" and source.configs == ["de"]
+    assert find_source("microworld:train:4:0") is None
 
 
 def test_a_missing_field_is_named(tmp_path: Path) -> None:
@@ -214,7 +364,12 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("task:gsm8k", "write task:NAME:SPLIT or task:NAME:SPLIT@FOLDER"),
+        ("task:gsm8k", "write task:NAME:SPLIT, task:NAME:SPLIT:LANGUAGE, or either with @FOLDER"),
+        ("task:mgsm:test", "mgsm has several languages; add one, like task:mgsm:test:bn; there are bn, de, en, es"),
+        ("task:mgsm:test:et", "mgsm has no language 'et'; there are bn, de"),
+        ("task:mgsm:test:de,fr", "mgsm has no language 'de,fr'; there are bn, de"),
+        ("task:mgsm:train:de", "mgsm has no split 'train' with answers; there are test"),
+        ("task:gsm8k:test:de", "gsm8k has no language 'de'; it is in one, which is not named"),
         ("task:gsm9k:train", "task 'gsm9k' is unknown; there are: aqua_rat, arc_challenge"),
         ("task:piqa:test", "piqa has no split 'test' with answers; there are train, validation"),
         ("task:piqa:train@nowhere", "no such folder: nowhere"),
@@ -252,6 +407,8 @@ def test_the_table_names_every_task_with_sizes_and_licence() -> None:
     assert len(lines) == 1 + len(ROWS)
     [line] = [line for line in lines if line.startswith("gsm8k")]
     assert "train 7473, test 1319" in line and "MIT" in line and "openai/gsm8k@740312a" in line
+    [line] = [line for line in lines if line.startswith("mgsm")]
+    assert "bn de en es fr ja ru sw te th zh" in line
 
 
 @pytest.mark.parametrize(

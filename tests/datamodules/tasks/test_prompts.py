@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 import pytest
 
 from datamodules.answers.extractors import extract_neutral
-from datamodules.tasks.exemplars import EXEMPLARS
-from datamodules.tasks.prompts import PROMPTS, Prompt, get_prompt
+from datamodules.tasks.prompts import Prompt, get_prompt, list_exemplars, list_prompts
 from datamodules.tasks.questions import Question
 
+PROMPTS = list_prompts()
 CANALS = Question(
     "q",
     "csqa",
@@ -83,9 +83,10 @@ POSED = {
 def test_few_shot_shows_worked_examples_that_the_extractor_reads(kind: str) -> None:
     question = POSED[kind]
     assert question.kind == kind
+    exemplars = list_exemplars(question.kind, "en")
     blocks = get_prompt("few_shot").render(question, chat=False).split("\n\n")
-    assert len(blocks) == 2 + len(EXEMPLARS[kind]) and len(EXEMPLARS[kind]) >= 4
-    for block, (example, _, answer) in zip(blocks[1:-1], EXEMPLARS[kind], strict=True):
+    assert len(blocks) == 2 + len(exemplars) and len(exemplars) >= 4
+    for block, (example, _, answer) in zip(blocks[1:-1], exemplars, strict=True):
         assert example.kind == kind and example.gold == answer
         body, _, completion = block.partition("\nAnswer: ")
         assert example.question in body

@@ -63,6 +63,50 @@ def test_splits_of_a_task_are_apart() -> None:
     assert metrics["t/dev"]["accuracy_neutral"].value == 1 / 2
 
 
+def test_languages_are_apart_and_keep_their_names() -> None:
+    languages = ["de", "de", "th", "en", "en"]
+    records = [make_record(number, "A", language=language) for number, language in enumerate(languages)]
+    sizes = {name: own["accuracy_neutral"].n for name, own in measure(records).items()}
+    assert sizes == {"t/de": 2, "t/th": 1, "t": 2, "t/de+en+th": 5}
+    assert list(measure(records[2:3])) == ["t/th"]
+    splits = [{**record, "split": split} for record, split in zip(records[:2], ("dev", "test"), strict=True)]
+    assert list(measure(splits)) == ["t/dev/de", "t/test/de"]
+
+
+def test_languages_together_have_intervals_over_questions_not_translations() -> None:
+    languages = ["bn", "de", "en", "fr"]
+    # Each question is answered right in all of its languages, or in none.
+    records = [
+        make_record(n, "A" if n // 4 < 12 else "B", language=languages[n % 4], group=f"p{n // 4}") for n in range(80)
+    ]
+    metrics = measure(records)
+    whole, german = metrics["t/bn+de+en+fr"]["accuracy_neutral"], metrics["t/de"]["accuracy_neutral"]
+    assert (whole.value, german.value, whole.n, german.n) == (0.6, 0.6, 80, 20)
+    assert whole.low == pytest.approx(german.low, abs=0.02) and whole.high == pytest.approx(german.high, abs=0.02)
+
+
+def test_questions_that_a_revision_replaced_are_also_left_out() -> None:
+    answers = [("A", True), ("B", True), ("A", False)]
+    records = [make_record(n, answer, replaced_in_rev2=replaced) for n, (answer, replaced) in enumerate(answers)]
+    metrics = measure(records)["t"]
+    assert (metrics["accuracy_neutral"].value, metrics["accuracy_neutral"].n) == (2 / 3, 3)
+    assert (metrics["accuracy_neutral_kept"].value, metrics["accuracy_neutral_kept"].n) == (1, 1)
+    assert not [name for name in measure(records[2:])["t"] if name.endswith("_kept")]
+
+
+def test_fertility_is_tokens_a_word_and_a_character_where_nothing_separates_words() -> None:
+    records = [
+        make_record(0, "A", completion="It is so.", num_completion_tokens=6, language="en"),
+        make_record(1, "A", completion="是这样。", num_completion_tokens=8, language="zh"),
+        make_record(2, "A", completion="", num_completion_tokens=1, language="th"),
+    ]
+    metrics = measure(records)
+    assert (metrics["t"]["fertility"].value, metrics["t"]["fertility"].n) == (2, 3)
+    # Three characters and a full stop.
+    assert (metrics["t/zh"]["fertility"].value, metrics["t/zh"]["fertility"].n) == (2, 4)
+    assert "fertility" not in metrics["t/th"]
+
+
 def test_shares_of_questions_in_groups_are_over_groups() -> None:
     # Ten passages of eight questions, which are all answered right or all wrong.
     groups = [f"passage {number // 8}" for number in range(80)]

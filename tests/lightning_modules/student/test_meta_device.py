@@ -96,7 +96,8 @@ def step(name: str, loss: DistillationLoss, kind: str, mask: bool = False) -> No
     if kind == "hidden":
         module._teacher_head = OutputHead(torch.zeros(V, D, device="meta"))
     strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor, backward=lambda loss, _: loss.backward())
-    module._trainer = SimpleNamespace(strategy=strategy, world_size=1, global_step=0)
+    data = SimpleNamespace(coverage={"share": 0.5})
+    module._trainer = SimpleNamespace(strategy=strategy, world_size=1, global_step=0, datamodule=data)
     logged: dict[str, Any] = {}
     module.log = lambda name, value: logged.update({name: value})
     module.log_dict = logged.update

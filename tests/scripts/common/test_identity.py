@@ -41,7 +41,7 @@ COUNTED = {
         *(f"batches.{name}" for name in ("tokens_per_step", "order_seed", "samples_per_epoch", "teacher_weights")),
         *(f"validation.{name}" for name in ("fraction", "seed")),
     },
-    "": {"seed_everything", "trainer", "model", "data", "bert_model"},
+    "": {"seed_everything", "trainer", "model", "data", "bert_model", "language_fidelity"},
 }
 DATA = (DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
 

@@ -298,6 +298,37 @@ def test_tasks_are_kept_apart(tmp_path):
     assert format_results(results).count("Trained on") == 4
 
 
+def test_rationales_in_another_language_are_another_task_that_arms_are_compared_with(tmp_path):
+    tasks = {"same": TaskSpec("train", ["x"], against="pivot"), "pivot": TaskSpec("train", ["x"])}
+    study = make_study(tmp_path, tasks=tasks, supervisions=["label", "rationale"])
+    for arm in expand(study):
+        # Native rationales help by 4 questions of 40, and 6 more within a family.
+        right = 10 + (arm.supervision == "rationale") * (4 * (arm.task == "same"))
+        right += 6 * (arm.task == "same" and arm.teacher == arm.student.upper())
+        records = [
+            {"task": "mgsm", "split": "test", "question_id": f"{n}-{language}", "language": language,
+             "correct_neutral": n < right, "answer_neutral": "1", "group": f"mgsm-{n}"}
+            for language in ("de", "th") for n in range(40)
+        ]  # fmt: skip
+        write_table(predictions_path(study, arm), records, {})
+        if arm.supervision != "untuned":
+            write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET)
+    results = analyze(study)
+    places = ("mgsm/de", "mgsm/th", "mgsm/de+th")
+    rows = [row for row in results["contrasts"] if row["kind"] == "task"]
+    assert {(row["trained_on"], row["task"]) for row in rows} == {("same", place) for place in places}
+    row = find(rows, student="a", left="rationale-A after same", task="mgsm/de+th")
+    assert row["right"] == "rationale-A after pivot" and row["estimate"] == pytest.approx(10 / 40)
+    assert find(rows, student="b", left="rationale-A after same", task="mgsm/de")["estimate"] == pytest.approx(4 / 40)
+    alone, together = (
+        find(results["gamma"], method="less γ after pivot", task=place) for place in ("mgsm/de", "mgsm/de+th")
+    )
+    assert alone["estimate"] == together["estimate"] == pytest.approx(6 / 40)
+    assert together["low"] == pytest.approx(alone["low"], abs=0.01)
+    assert not [row for row in results["gamma"] if row["trained_on"] == "pivot" and "less" in row["method"]]
+    assert "less γ after pivot" in format_results(results)
+
+
 def test_splits_of_a_task_are_kept_apart(tmp_path):
     study = make_study(tmp_path)
     fill(study)
@@ -400,6 +431,33 @@ def test_intervals_are_over_groups_of_questions(tmp_path):
         assert row["models"]["high"] - row["models"]["low"] > 2 * (other["models"]["high"] - other["models"]["low"])
         assert row["models"]["p"] >= other["models"]["p"]
     assert "80 questions of t in 8 groups" in format_results(found)
+
+
+def test_translations_are_compared_by_language_and_together_as_one_question(tmp_path):
+    study = make_study(tmp_path)
+    for arm in expand(study):
+        # Each question is answered alike in both languages.
+        rng = np.random.default_rng([*f"{arm.student} {arm.condition} {arm.seed}".encode()])
+        correct = (rng.random(40) < 0.5).tolist()
+        records = [
+            {"task": "mgsm", "split": "test", "question_id": f"{number}-{language}", "language": language,
+             "correct_neutral": right, "answer_neutral": "1", "group": f"mgsm-{number}"}
+            for language in ("de", "th") for number, right in enumerate(correct)
+        ]  # fmt: skip
+        write_table(predictions_path(study, arm), records, {})
+        if arm.supervision != "untuned":
+            write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET)
+    results = analyze(study)
+    assert results["num_questions"] == {"mgsm/de": 40, "mgsm/th": 40, "mgsm/de+th": 80}
+    assert results["num_groups"] == {"mgsm/de+th": 40}
+    for kind in ("gamma", "contrasts"):
+        german, together = ([row for row in results[kind] if row["task"] == f"mgsm/{name}"] for name in ("de", "de+th"))
+        assert german and len(german) == len(together)
+        for row, other in zip(german, together, strict=True):
+            for name in ("estimate", "low", "high"):
+                # Twice the questions, and not a narrower interval.
+                assert other[name] == pytest.approx(row[name], abs=0.015)
+    assert "80 questions of mgsm/de+th in 40 groups" in format_results(results)
 
 
 def test_groups_that_differ_between_arms_are_refused(tmp_path):

@@ -102,6 +102,18 @@ def test_arm_is_named_without_student_and_seed():
         ({"teachers": {}}, "teachers"),
         ({"tasks": {}}, "tasks"),
         ({"tasks": {"obqa": TaskSpec("train.jsonl", [])}}, "obqa.test"),
+        (
+            {"tasks": {"same": TaskSpec("t", ["x"], against="pivot")}},
+            "study.tasks.same.against: 'pivot' is no other task of the study: none",
+        ),
+        (
+            {"tasks": {"same": TaskSpec("t", ["x"], against="same"), "pivot": TaskSpec("t", ["x"])}},
+            "study.tasks.same.against: 'same' is no other task of the study: pivot",
+        ),
+        (
+            {"tasks": {"same": TaskSpec("t", ["x"], against="pivot"), "pivot": TaskSpec("t", ["y"])}},
+            "study.tasks.same.against: pivot has other questions; train and test must be alike",
+        ),
         ({"students": {"a/b": StudentSpec("m", "x")}}, "'a/b'"),
         ({"supervisions": ["label", "rationale", "rationale"]}, "study.supervisions: .*: name each once"),
         (

@@ -1,0 +1,58 @@
+"""English pivots: a question's rationales, given to its translations; they reason in the language they are in."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from datamodules.answers.grading import is_correct
+from datamodules.rationales.store import Rationale
+from datamodules.tasks.questions import Question
+
+
+def give_translations(
+    rationales: Iterable[Rationale], originals: Iterable[Question], translations: Sequence[Question]
+) -> tuple[list[Rationale], Counter[str]]:
+    """Returns the rationales of questions' originals as the questions' own.
+
+    Args:
+        rationales: Of the originals.
+        originals: What the rationales are about.
+        translations: Questions that name their `original`.
+
+    Returns:
+        The rationales, by translation, and how many translations were left out, and why.
+
+    Raises:
+        ValueError: No translation has an original among these.
+    """
+    by_question, known = defaultdict(list), {question.id: question for question in originals}
+    for rationale in rationales:
+        by_question[rationale.question_id].append(rationale)
+    counts, given = Counter[str](), list[Rationale]()
+    for question in translations:
+        original = known.get(question.original or "")
+        if original is None:
+            counts["translations left out: of no question here"] += 1
+        elif (original.gold, len(original.choices or ())) != (question.gold, len(question.choices or ())):
+            counts["translations left out: another gold answer than the original"] += 1
+        elif not by_question[original.id]:
+            counts["translations left out: no rationale"] += 1
+        else:
+            counts["translations"] += 1
+            given += [
+                replace(
+                    rationale,
+                    question_id=question.id,
+                    task=question.task,
+                    split=question.split,
+                    correct=is_correct(rationale.answer, question),
+                )
+                for rationale in by_question[original.id]
+            ]
+    if counts["translations left out: of no question here"] == len(translations):
+        first = translations[0]
+        raise ValueError(
+            f"{first.place}: question {first.id!r} and {len(translations) - 1} others translate none of these "
+            f"questions; `original` of the first is {first.original!r}"
+        )
+    return given, counts

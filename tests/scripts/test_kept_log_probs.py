@@ -1,12 +1,14 @@
 """Log-probabilities that an endpoint returns while it annotates: the cache they make, kills, refusals, a training."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -300,7 +302,8 @@ def test_an_answer_sentence_that_was_added_has_no_target(bench: Bench, server: C
 @pytest.mark.parametrize(("options", "kind"), [(["--model.top_log_probs=30"], "top_k"), ([], "labels")])
 def test_vllm_keeps_what_it_returns(bench: Bench, monkeypatch: pytest.MonkeyPatch, options: list, kind: str) -> None:
     """vLLM itself does not run here; its calls are answered by the same teacher in transformers."""
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "fake_vllm"))
+    fake = SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "fake_vllm" / "vllm.py")))
+    monkeypatch.setattr("lightning_modules.teacher.vllm_backend.import_vllm", lambda: fake)
     (bench.folder / "out").mkdir()
     annotate.main([
         f"--model.teacher={TEACHER}", "--model.family=a", "--model.max_new_tokens=96", "--model.backend=VLLMBackend",

@@ -83,7 +83,7 @@ def test_texts_are_whose_they_should_be(folder):
     mixed = configs["rationale+logits-both_logits"]
     assert mixed["logit_weights"] == {"a-teacher": 1.0, "b-teacher": 1.0} and mixed["alignment"]["kind"] == "strict"
     assert len(mixed["logits"]) == 4
-    assert read_done(folder, "rationale+logits-both_logits")["coverage"]["strict"] > 0.5
+    assert read_done(folder, "rationale+logits-both_logits")["alignment"]["strict"] > 0.5
     cross = configs["rationale+logits-b-family_logits"]
     assert (cross["filters"]["teachers"], cross["controls"]["logits_teacher"]) == (["b-teacher"], "a-teacher")
     assert configs["rationale-a-by_b"]["filters"]["teachers"] == ["a-teacher-by-b-teacher"]

@@ -33,7 +33,10 @@ COUNTED = {
     "data": {
         *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
-        *(f"encoding.{name}" for name in ("max_length", "skip_too_long", "template_options", "revision")),
+        *(
+            f"encoding.{name}"
+            for name in ("max_length", "skip_too_long", "template_options", "revision", "prompt_language")
+        ),
         *(f"filters.{name}" for name in ("teachers", "correct_only", "keep_truncated", "samples_per_question")),
         *(f"filters.{name}" for name in ("answered_by", "solved_by", "matched_with", "match_seed")),
         *(f"alignment.{name}" for name in ("kind", "spans", "whitespace", "max_unaligned")),

@@ -92,7 +92,7 @@ def serve(folder: str) -> Iterator[ChatServer]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                if state.dies_after is not None and state.num_answers >= state.dies_after:
+                if state.dies_after is not None and state.num_answers + state.open_requests >= state.dies_after:
                     self.close_connection = True
                     return
                 number = len(state.bodies)

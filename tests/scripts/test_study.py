@@ -206,12 +206,12 @@ def test_jobs_are_lines_of_json_that_name_what_exists(folder, capsys):
         assert (ROOT / "scripts" / f"{job['stage']}.py").is_file() and Path(job["done"]).is_file()
         assert seen.issuperset(job["needs"]) and job["name"] not in seen
         seen.add(job["name"])
-    assert jobs[-1]["args"] == ["analyze", *ARGS] and len(jobs[-1]["needs"]) == 10
+    assert jobs[-1]["args"] == ["analyze", *ARGS] and len(jobs[-1]["needs"]) == 12
 
 
 def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
     script.main(["status", *ARGS])
-    assert capsys.readouterr().out.splitlines()[-1].endswith("23 jobs: 23 done")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("27 jobs: 27 done")
     logs = folder.parent / "new" / "logs"
     logs.mkdir(parents=True)
     (logs / "annotate-a-microworld.log").write_text("$ python -m scripts.annotate\nerror: no such model\n")
@@ -224,4 +224,4 @@ def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
         ["stopped", "annotate-b-microworld", "20%|"],
     ]
     assert any(line.split()[:2] == ["running", "evaluate-a-untuned-seed0"] for line in lines)
-    assert lines[-1].endswith("23 jobs: 1 running, 20 pending, 1 stopped, 1 failed")
+    assert lines[-1].endswith("27 jobs: 1 running, 24 pending, 1 stopped, 1 failed")

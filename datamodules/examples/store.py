@@ -77,14 +77,7 @@ class ExampleStore:
 
     def __init__(self, folder: Path, verify: bool = True):
         self.folder = folder
-        path = folder / "examples.arrow"
-        try:
-            checksum = json.loads((folder / "manifest.json").read_text())["sha256"]
-            if verify and hash_path(path) != checksum:
-                raise ValueError("it is not the file that manifest.json lists")
-            self._batches = pa.ipc.open_stream(pa.memory_map(str(path))).read_all().to_batches()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: the tokenized examples are damaged ({error}); delete their folder") from None
+        self._batches = map_batches(folder / "examples.arrow", "tokenized examples", verify)
         # One array for each record batch; none of them is copied from the map.
         self._values = {name: [batch[name].values.to_numpy() for batch in self._batches] for name in _LISTS}
         self._offsets = [batch["token_ids"].offsets.to_numpy() for batch in self._batches]
@@ -274,6 +267,27 @@ def open_store(
                 out.write_batch(batch)
 
     return ExampleStore(write_once(cache_dir, "examples.arrow", depends_on, write))
+
+
+def map_batches(path: Path, what: str, verify: bool) -> list[pa.RecordBatch]:
+    """Returns the record batches of a file that `write_once` wrote, mapped into memory.
+
+    Args:
+        path: The file.
+        what: Names what it holds, for the message.
+        verify: Check it against its checksum.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        checksum = json.loads((path.parent / "manifest.json").read_text())["sha256"]
+        if verify and hash_path(path) != checksum:
+            raise ValueError("it is not the file that manifest.json lists")
+        batches: list[pa.RecordBatch] = pa.ipc.open_stream(pa.memory_map(str(path))).read_all().to_batches()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: the {what} are damaged ({error}); delete their folder") from None
+    return batches
 
 
 def write_once(cache_dir: Path, name: str, depends_on: dict[str, Any], write: Callable[[Path], None]) -> Path:

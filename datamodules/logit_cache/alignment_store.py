@@ -5,7 +5,6 @@ is mapped into memory: `id`, `agrees` and, as lists, the fields of an `Alignment
 tokens of one side do not spell the completion.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from datamodules.examples import alignment as alignment_code
 from datamodules.examples.alignment import NONE, Alignment, align
-from datamodules.examples.store import ROWS_PER_BATCH, ExampleStore, write_once
+from datamodules.examples.store import ROWS_PER_BATCH, ExampleStore, map_batches, write_once
 from datamodules.examples.tokenization import Example
 from datamodules.files.atomic import hash_path, hash_text
 from datamodules.logit_cache.format import UNKNOWN_TOKENIZER
@@ -50,14 +49,7 @@ class AlignmentStore:
 
     def __init__(self, folder: Path, verify: bool = True):
         self.folder = folder
-        path = folder / "alignments.arrow"
-        try:
-            checksum = json.loads((folder / "manifest.json").read_text())["sha256"]
-            if verify and hash_path(path) != checksum:
-                raise ValueError("it is not the file that manifest.json lists")
-            self._batches = pa.ipc.open_stream(pa.memory_map(str(path))).read_all().to_batches()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: the alignments are damaged ({error}); delete their folder") from None
+        self._batches = map_batches(folder / "alignments.arrow", "alignments", verify)
         self._values = {name: [batch[name].values.to_numpy() for batch in self._batches] for name in _LISTS}
         self._offsets = {name: [batch[name].offsets.to_numpy() for batch in self._batches] for name in _LISTS}
 

@@ -1,0 +1,134 @@
+"""Tests of the family interactions of text and of distributions, and of their difference."""
+
+from pathlib import Path
+
+import pytest
+
+from studies.analysis.comparison import analyze, format_results
+from studies.analysis.predictions import predictions_path
+from studies.design.grid import ControlSpec, Study, TeacherSpec, expand
+from tests.studies.analysis.small_study import fill, make_study, write_arm
+
+RIGHT = {  # of 40 questions, by the control, the supervision, the student and the teacher
+    (None, "rationale"): {"aA": 20, "aB": 16, "bA": 12, "bB": 24},
+    (None, "rationale+logits"): {"aA": 30, "aB": 20, "bA": 14, "bB": 32},
+    ("own", "rationale+logits"): {"aB": 26, "bA": 18},
+    ("bytes", "rationale+logits"): {"aB": 22, "bA": 15},
+}
+
+
+def fill_both(study: Study) -> None:
+    """Cells whose accuracies are round numbers; two seeds that differ by a question."""
+    for arm in expand(study):
+        number = RIGHT[arm.control, arm.supervision][f"{arm.student}{arm.teacher}"] if arm.teacher else 10
+        write_arm(study, arm, [question < number + arm.seed for question in range(40)])
+
+
+def make_crossed(root: Path, **changes) -> Study:
+    controls = {
+        "own": ControlSpec("rationale+logits", in_family_logits=True),
+        "bytes": ControlSpec("rationale+logits", alignment="bytes"),
+    }
+    fields = {"supervisions": ["rationale", "rationale+logits"], "alignment": "strict", "controls": controls}
+    return make_study(root, **{**fields, **changes})
+
+
+def test_gammas_of_text_and_of_distributions_and_their_difference_by_hand(tmp_path):
+    study = make_crossed(tmp_path)
+    fill_both(study)
+    results = analyze(study)
+    assert results["warnings"] == []
+    gammas = {(row["supervision"], row["control"]): row["estimate"] for row in results["gamma"]}
+    by_hand = {
+        ("rationale", None): (20 + 24 - 16 - 12) / 80,
+        ("rationale+logits", None): (30 + 32 - 20 - 14) / 80,
+        # Within the family these have the plain arms.
+        ("rationale+logits", "own"): (30 + 32 - 26 - 18) / 80,
+        ("rationale+logits", "bytes"): (30 + 32 - 22 - 15) / 80,
+    }
+    assert gammas == pytest.approx(by_hand)
+    found = {(row["left"], row["right"]): row for row in results["gamma_differences"]}
+    sides = {"rationale+logits": ("rationale+logits", None), "rationale+logits-bytes": ("rationale+logits", "bytes")}
+    others = {"rationale": ("rationale", None), "rationale+logits-own": ("rationale+logits", "own")}
+    assert set(found) == {(left, right) for left in sides for right in others}
+    for (left, right), row in found.items():
+        assert row["estimate"] == pytest.approx(by_hand[sides[left]] - by_hand[others[right]])
+        assert (row["left_gamma"], row["right_gamma"]) == pytest.approx((by_hand[sides[left]], by_hand[others[right]]))
+        assert row["low"] < row["estimate"] < row["high"] and row["holds_text"] == (right != "rationale")
+        assert (row["method"], row["num_seeds"], row["num_questions"]) == ("difference in differences", 2, 40)
+    table = format_results(results)
+    assert "γ = +35.0 points (rationale+logits), text alone γ = +20.0 points (rationale)" in table
+    assert "the distributions add +15.0 points [" in table
+    pairs = {(row["kind"], row["left"], row["right"]) for row in results["contrasts"] if row["student"] == "a"}
+    assert {
+        ("logits", "rationale+logits-B", "rationale-B"),
+        ("control", "rationale+logits-B-own", "rationale+logits-B"),
+        ("control", "rationale+logits-B-bytes", "rationale+logits-B"),
+        ("logits", "rationale+logits-B-bytes", "rationale-B"),
+    } <= pairs
+
+
+def test_coverage_of_alignment_is_a_mean_over_seeds_of_the_arms_that_have_one(tmp_path):
+    study = make_study(tmp_path, supervisions=["rationale", "rationale+logits"], alignment="strict")
+    for arm in expand(study):
+        is_aligned = arm.supervision == "rationale+logits" and arm.teacher != arm.student.upper()
+        coverage = {"none": 0.1 * arm.seed, "strict": 1 - 0.1 * arm.seed} if is_aligned else {}
+        write_arm(study, arm, [True, False, True, False], alignment=coverage)
+    results = analyze(study)
+    found = {(cell["condition"], cell["student"]): cell["coverage"] for cell in results["cells"] if cell["coverage"]}
+    assert set(found) == {("rationale+logits-B", "a"), ("rationale+logits-A", "b")}
+    assert found["rationale+logits-B", "a"] == pytest.approx({"none": 0.05, "strict": 0.95})
+    line = "- rationale+logits-B, student a: of its tokens the teacher's lie 5.0% none, 95.0% strict"
+    assert line in format_results(results).splitlines()
+
+
+def test_a_difference_of_gammas_has_the_interval_of_one_contrast_of_all_cells(tmp_path):
+    # Questions that are hard for the text are as hard with distributions: what both grids share must cancel.
+    study = make_study(tmp_path, supervisions=["rationale", "rationale+logits"], alignment="chunks", seeds=3)
+    fill_both(study)
+    results = analyze(study)
+    [row] = results["gamma_differences"]
+    apart = sum((gamma["high"] - gamma["estimate"]) ** 2 for gamma in results["gamma"]) ** 0.5
+    assert row["high"] - row["estimate"] < apart
+
+
+def test_the_teachers_that_both_grids_have_are_compared(tmp_path):
+    teachers = {name: TeacherSpec(name.lower(), model="m") for name in "AB"}
+    teachers["G"] = TeacherSpec("gpt", rationales="g.jsonl", name="gpt-4o")
+    study = make_study(
+        tmp_path, supervisions=["rationale", "rationale+logits"], alignment="strict", teachers=teachers, seeds=1
+    )
+    fill(study)
+    results = analyze(study)
+    cells = {cell["condition"][-1] + cell["student"]: cell for cell in results["cells"]}
+    assert "Ga" in cells and {row["num_teachers"] for row in results["gamma"]} == {2, 3}
+    accuracies = {(row["condition"], row["student"]): row["accuracy"] for row in results["cells"]}
+    text = {pair: accuracies[f"rationale-{pair[0]}", pair[1]] for pair in ("Aa", "Ab", "Ba", "Bb")}
+    for row in results["gamma_differences"]:
+        assert row["right_gamma"] == pytest.approx((text["Aa"] + text["Bb"] - text["Ab"] - text["Ba"]) / 2)
+        assert row["num_teachers"] == 2
+
+
+def test_a_difference_that_is_not_identified_is_named(tmp_path):
+    study = make_study(tmp_path, supervisions=["rationale", "rationale+logits"])
+    fill(study)
+    results = analyze(study)
+    assert results["gamma_differences"] == []
+    [warning] = results["warnings"]
+    assert warning.startswith("rationale+logits, obqa, t: the family interaction is not identified: logits come from")
+    # Each grid alone would do, but they have no two teachers in common.
+    study = make_study(
+        tmp_path / "apart", families="abc", supervisions=["rationale", "rationale+logits"], alignment="bytes", seeds=1
+    )
+    fill(study)
+    lost = {"rationale": "A", "rationale+logits": "B"}
+    for arm in expand(study):
+        if arm.student == "a" and arm.teacher == lost.get(arm.supervision):
+            predictions_path(study, arm).unlink()
+    results = analyze(study)
+    assert {row["supervision"] for row in results["gamma"]} == {"rationale", "rationale+logits"}
+    assert results["gamma_differences"] == []
+    assert any(
+        "the difference of family interactions is not identified: all teachers are of the family c" in warning
+        for warning in results["warnings"]
+    )

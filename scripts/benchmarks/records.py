@@ -22,8 +22,8 @@ _PAGE = """# Benchmarks
 
 Each against its baseline in the same run, which took turns with it, call by call. A plain name is by the wall's time
 of the fastest call, `_median` by the median's, `_cpu` by the processor's, user and system. **Where the ratios of the
-wall's and the processor's time are more than a tenth apart, other work disturbed, and the line says so.** Of a ratio whose
-unit is seconds or bytes less is better, of `.../s` more.
+wall's and the processor's time are more than a tenth apart, other work disturbed, and the line says so.** Of a ratio
+whose unit is seconds or bytes less is better, of `.../s` more.
 
 This page is written by `python -m scripts.benchmark page`, from what `python -m scripts.benchmark NAME --record
 docs/benchmarks` measured; `python -m scripts.benchmark NAME --help` says what a line means. Older and longer

@@ -12,7 +12,8 @@ no teacher of that vocabulary here: SmolLM2's ids, or else the microworld's, are
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from datamodules.batches.teacher_rows import collate_targets
+from datamodules.examples.tokenization import Example
 from datamodules.logit_cache.reader import LogitCache
 from scripts.benchmarks.inputs import make_parser
 from scripts.benchmarks.measure import Costs, Measurement, compare
@@ -52,6 +54,11 @@ def unpack_bits(packed: torch.Tensor) -> torch.Tensor:
     return (bits * (1 << torch.arange(ID_BITS - 1, -1, -1))).sum(-1)
 
 
+def read_cache(caches: dict[str, LogitCache], examples: list[Example]) -> int:
+    """Reads a batch of examples; returns its number of rows."""
+    return len(collate_targets(examples, caches)["support"])
+
+
 def read_as_trainer(data: datasets.Dataset, number: int) -> int:
     """Reads one example as the peer's trainer does; returns its number of rows."""
     row = data[number]
@@ -76,7 +83,7 @@ def read_vectorised(file: pq.ParquetFile, group: int) -> int:
     return len(ids)
 
 
-def race_readers(readers: list[list[Callable[[], int]]], seconds: float) -> list[Costs]:
+def race_readers(readers: Sequence[list[partial[int]]], seconds: float) -> list[Costs]:
     """Runs readers, lists of calls that return tokens, in turns of some calls; returns what each turn took."""
     costs = [Costs() for _ in readers]
     position = 0
@@ -104,9 +111,9 @@ def measure_readers(run: Run, folder: Path, copies: int, seconds: float) -> Iter
     batches = [[examples[n] for n in order[start : start + 32]] for start in range(0, len(order), 32)]
     ours, trainer, vectorised = race_readers(
         [
-            [lambda batch=batch: len(collate_targets(batch, caches)["support"]) for batch in batches],
-            [lambda number=int(number): read_as_trainer(data, number) for number in order],
-            [lambda group=group: read_vectorised(file, group) for group in range(file.num_row_groups)],
+            [partial(read_cache, caches, batch) for batch in batches],
+            [partial(read_as_trainer, data, int(number)) for number in order],
+            [partial(read_vectorised, file, group) for group in range(file.num_row_groups)],
         ],
         seconds,
     )

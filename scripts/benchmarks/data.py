@@ -249,9 +249,8 @@ def run(args: list[str]) -> Iterator[Measurement]:
         student = sum(costs["sft"].amounts) / sum(costs["sft"].wall)
         yield Measurement.against("data_vs_student", run_apart(measure_loader, setting), student, "tokens/s")
         # The same batches in the same order: a step is a step.
-        yield from compare(
-            "kd_step_vs_sft_step", *(replace(costs[side], amounts=[]) for side in ("kd", "sft")), "s/step"
-        )
+        kd, sft = (replace(costs[side], amounts=[]) for side in ("kd", "sft"))
+        yield from compare("kd_step_vs_sft_step", kd, sft, "s/step")
         if "trl" in costs:
             yield from compare("train_tokens_vs_trl_gkd", costs["kd"], costs["trl"], "tokens/s")
             yield Measurement.against("train_memory_vs_trl_gkd", found["kd"][1], found["trl"][1], "bytes")

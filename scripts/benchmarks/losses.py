@@ -178,10 +178,11 @@ def run(args: list[str]) -> Iterator[Measurement]:
         left_out |= set(PACKAGES) if given.smoke else set()
         names = [name for name in VARIANTS if name not in left_out and is_installed(name)]
         found = race_apart({name: (measure, name, size, repeats) for name in names})
-        costs, peaks = ({name: own[number] for name, own in found.items()} for number in (0, 1))
+        costs = {name: own for name, (own, _) in found.items()}
+        peaks: dict[str, float] = {name: peak for name, (_, peak) in found.items()}
+        seconds = {name: statistics.median(own.wall) for name, own in costs.items()}
         for name in names:
-            seconds = [statistics.median(costs[one].wall) for one in (name, "fused")]
-            yield Measurement.against(f"head_time_{name} {size}", *seconds, "s")
+            yield Measurement.against(f"head_time_{name} {size}", seconds[name], seconds["fused"], "s")
             yield Measurement.against(f"head_memory_{name} {size}", peaks[name], peaks["fused"], "MiB")
         if size == standard:
             fastest = min({"torch_ce", "cce"} & costs.keys(), key=lambda name: min(costs[name].wall))

@@ -121,11 +121,12 @@ def race(
     ours: Callable[[], Any], baseline: Callable[[], Any], repeats: int, amount: float | None = None
 ) -> tuple[Costs, Costs, Any, Any]:
     """Calls both in turns; returns what each one's calls took, and what each returned last."""
-    costs, found = (Costs(), Costs()), [None, None]
+    our_costs, its_costs = Costs(), Costs()
+    our_result = its_result = None
     for _ in range(repeats):
-        for side, call in enumerate((ours, baseline)):
-            found[side] = costs[side].time(call, amount)
-    return *costs, *found
+        our_result = our_costs.time(ours, amount)
+        its_result = its_costs.time(baseline, amount)
+    return our_costs, its_costs, our_result, its_result
 
 
 def time_calls(call: Callable[[], Any], repeats: int, warmups: int = 1) -> float:

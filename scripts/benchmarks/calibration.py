@@ -7,12 +7,12 @@ seeds, as papers print them; lines `pairs differ` are of the methods that genera
 of the parts of a family, on grids of 4 and 8 families with unequal effects, of which the last part's is 0.
 """
 
-import argparse
 from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 
+from scripts.benchmarks.inputs import make_parser
 from scripts.benchmarks.measure import Measurement
 from studies.design.calibration import (
     PART_EFFECTS,
@@ -29,9 +29,10 @@ from studies.design.calibration import (
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the coverage of each interval in each scenario."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark calibration")
+    parser = make_parser("calibration", __doc__)
     parser.add_argument("--simulations", type=int, default=1000)
-    number = parser.parse_args(args).simulations
+    given = parser.parse_args(args)
+    number = 2 if given.smoke else given.simulations
     for scenario in SCENARIOS:
         own = measure_coverage(scenario, estimate_interval, number)
         bootstrap = partial(bootstrap_interval, rng=np.random.default_rng(1))

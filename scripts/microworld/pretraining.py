@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.files.atomic import atomic_path, hash_json, hash_text, write_json
+from datamodules.provenance import find_git_commit
 from datamodules.tasks.microworld import KINDS, Role, pretraining_pairs
 from scripts.microworld.families import SPACE, Parts, Size, build_model, grow
 from scripts.microworld.measuring import Row, encode, evaluate, lookups, padded
@@ -270,4 +272,6 @@ def finish(
                 f"{folder}: is not written, since its accuracy is {found:.3f} on {held_out} held-out questions, not "
                 f"{recipe.at_least} to {recipe.at_most}; change the recipe's stages or the seed"
             )
-        write_json(temporary / RECORD, {"made_by": made_by, "accuracy": found, "held_out": held_out})
+        record = {"made_by": made_by, "accuracy": found, "held_out": held_out}
+        versions = {name: version(name) for name in ("torch", "transformers", "sentencepiece")}
+        write_json(temporary / RECORD, {**record, "git_commit": find_git_commit(), "versions": versions})

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import auto_cli
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.files.atomic import require_file, write_jsonl
 from datamodules.files.locks import hold
@@ -78,14 +78,17 @@ def pretrain_family(
     """
     torch.set_num_threads(threads)
     parts = Parts(tokenizer, architecture, phrasing, seed)
-    trained, start = None, None
+    trained: PreTrainedTokenizerBase | None = None
+    start: Role | None = None
     recipes: dict[Role, Recipe] = {"student": student, "teacher": teacher}
     for role, recipe in recipes.items():
         folder, kept = out / f"{parts.name}-{role}", state / f"{parts.name}-{role}.safetensors"
         made_by = {"family": asdict(parts), "role": role, "recipe": asdict(recipe)}
         if not folder.exists():
             trained = trained or train_tokenizer(tokenizer)
-            begun = AutoModelForCausalLM.from_pretrained(out / f"{parts.name}-{start}") if start else None
+            begun: PreTrainedModel | None = (
+                AutoModelForCausalLM.from_pretrained(out / f"{parts.name}-{start}") if start else None
+            )
             with hold(kept.with_suffix(".lock"), f"{folder}: another process makes it"):
                 model = pretrain(trained, parts, role, recipe, kept, begun, every)
                 finish(model, trained, folder, made_by, recipe, held_out)

@@ -68,8 +68,10 @@ def test_a_killed_pretraining_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 def test_families_are_named_by_their_parts_and_differ_in_nothing_else() -> None:
     families = {file.stem: yaml.safe_load(file.read_text()) for file in FAMILIES.glob("*.yaml")}
     recipes = {name: (family.pop("student"), family.pop("teacher")) for name, family in families.items()}
+    for shipped in ("unigram-llama-a", "bpe-neox-b"):
+        assert recipes.pop(shipped) == ("recipes/long-student.yaml", "recipes/long-teacher.yaml")
     assert {Parts(**family).name: family for family in families.values()} == families
-    assert len(set(recipes.values())) == 1
+    assert set(recipes.values()) == {("recipes/student.yaml", "recipes/teacher.yaml")}
     assert len({(f["tokenizer"], f["architecture"], f["phrasing"]) for f in families.values()}) == 8
 
 
@@ -98,8 +100,8 @@ def test_the_recipe_makes_a_teacher_of_a_shipped_student(tmp_path: Path) -> None
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "b-student")
     start = AutoModelForCausalLM.from_pretrained(MODELS / "b-student")
-    recipe = Recipe(Size(layers=4, width=64, heads=4), [Stage(200, documents=0.3)], lr=1e-3, batch=16)
+    recipe = Recipe(Size(layers=4, width=64, heads=4), [Stage(200, documents=0.3)], lr=2e-3, warmup=50, batch=16)
     teacher = pretrain(tokenizer, Parts("bpe", "neox", "b"), "teacher", recipe, tmp_path / "state", start)
     save(teacher, tokenizer, tmp_path / "teacher")
     assert evaluate(MODELS / "b-student", 100)[0] <= 0.4
-    assert evaluate(tmp_path / "teacher", 100)[0] >= 0.8
+    assert evaluate(tmp_path / "teacher", 100)[0] >= 0.9

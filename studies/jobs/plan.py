@@ -8,7 +8,8 @@ from typing import NamedTuple
 from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase
 from studies.analysis.predictions import predictions_path
-from studies.design.grid import Arm, ControlSpec, Study, expand, find_alignment, find_scorers
+from studies.design.controls import ControlSpec
+from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
 from studies.jobs.job import Job
 
 
@@ -30,6 +31,14 @@ def _describe_texts(control: ControlSpec) -> dict[str, object]:
     if control.shuffled:
         settings["data__controls__shuffled"] = True
     return settings
+
+
+def _describe_start(control: ControlSpec, seed: int) -> dict[str, object]:
+    """Returns the settings by which a control changes a student's weights before training, if it does."""
+    if control.reset is None and not control.permuted_units:
+        return {}
+    changes = {"reset": control.reset, "permuted_units": control.permuted_units, "seed": seed}
+    return {f"model__start__{name}": value for name, value in changes.items()}
 
 
 def format_settings(settings: Mapping[str, object]) -> list[str]:
@@ -98,7 +107,8 @@ class StudyPlan:
 
     def caches(self, arm: Arm) -> list[Job]:
         """Returns the jobs in which teachers score the rationales that an arm learns from: several together, all."""
-        scorers = self._control(arm).together or [self._scorer(arm)]
+        control = self._control(arm)
+        scorers = control.together or [*filter(None, [self._scorer(arm), control.rows_against])]
         return [self._cache(arm, author, scorer) for author in self._authors(arm) for scorer in scorers]
 
     def _cache(self, arm: Arm, author: str, scorer: str) -> Job:
@@ -156,7 +166,7 @@ class StudyPlan:
             read = self.study.teachers if control.compares else authors
             texts = [self.text(teacher, task, control.paraphraser) for teacher in read]
             writers = [self.text(teacher, task, control.paraphraser).writer for teacher in authors]
-            settings |= _describe_texts(control)
+            settings |= _describe_texts(control) | _describe_start(control, arm.seed)
             if control.questions:
                 settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
@@ -170,7 +180,10 @@ class StudyPlan:
             needs += [text.job for text in texts if text.job]
         if arm.supervision == "rationale+logits":
             caches = self.caches(arm)
-            settings["data__logits"] = [str(Path(cache.done).parent) for cache in caches]
+            folders = [str(Path(cache.done).parent) for cache in caches]
+            if control.rows:
+                settings |= {"data__rows": control.rows, "data__rows_against": [folders.pop()]}
+            settings["data__logits"] = folders
             if control.together:
                 weights = control.logit_weights or dict.fromkeys(control.together, 1.0)
                 settings["data__logit_weights"] = {

@@ -32,6 +32,7 @@ COUNTED = {
     },
     "data": {
         *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
+        *("rows", "rows_against"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(
             f"encoding.{name}"

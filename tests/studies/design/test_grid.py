@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from studies.design.controls import ControlSpec
 from studies.design.grid import (
     Arm,
-    ControlSpec,
     StudentSpec,
     Study,
     TaskSpec,
@@ -368,6 +368,42 @@ def test_teachers_of_several_families_are_mixed_with_an_alignment():
         make_study(controls={"mixed": mixed}, alignment="chunks")
 
 
+def test_a_students_start_is_changed_by_the_arms_own_seed():
+    controls = {"new_head": ControlSpec(reset="head"), "permuted": ControlSpec("rationale+logits", permuted_units=True)}
+    jobs = find_jobs(controls=controls)
+    new_head, permuted = jobs["fit-l-rationale-G-new_head-seed1"], jobs["fit-q-rationale+logits-Q-permuted-seed0"]
+    assert {"--model.start.reset=head", "--model.start.permuted_units=false", "--model.start.seed=1"} <= set(
+        new_head.args
+    )
+    assert {"--model.start.reset=null", "--model.start.permuted_units=true", "--model.start.seed=0"} <= set(
+        permuted.args
+    )
+    assert permuted.needs == jobs["fit-q-rationale+logits-Q-seed0"].needs
+    assert not any("start" in arg for arg in jobs["fit-q-rationale+logits-Q-seed0"].args)
+
+
+def test_rows_are_chosen_by_another_teachers_cache_of_the_same_text():
+    teachers = {name: TeacherSpec("llama", model=f"m/{name}") for name in ("L", "M")}
+    controls = {"divergent": ControlSpec("rationale+logits", rows="divergent", rows_against="M")}
+    options = {"controls": controls, "teachers": teachers, "seeds": 1}
+    arms = [arm.id for arm in expand(make_study(**options)) if arm.control]
+    assert arms == ["l-rationale+logits-L-divergent-seed0"]
+    jobs = find_jobs(**options)
+    fit = jobs[f"fit-{arms[0]}"]
+    assert {
+        "--data.rows=divergent",
+        '--data.logits=["runs/s/teachers/L/obqa-logits"]',
+        '--data.rows_against=["runs/s/teachers/L/obqa-of-M-logits"]',
+    } <= set(fit.args)
+    assert {"cache_logits-L-obqa", "cache_logits-L-obqa-of-M"} <= set(fit.needs)
+    assert "--model.teacher=m/M" in jobs["cache_logits-L-obqa-of-M"].args
+    # Of another family, where logits are aligned: then for both teachers' families' students.
+    across = {"d": ControlSpec("rationale+logits", rows="agreeing", rows_against="Q")}
+    jobs = find_jobs(controls=across, alignment="strict", seeds=1)
+    for student in "lq":
+        assert "--data.alignment.kind=strict" in jobs[f"fit-{student}-rationale+logits-L-d-seed0"].args
+
+
 def test_a_control_that_changes_texts_has_a_cache_of_its_own():
     jobs = find_jobs(controls=CONTROLS, seeds=1)
     plain, first = jobs["cache_logits-L-obqa"], jobs["cache_logits-L-obqa-first"]
@@ -393,6 +429,15 @@ def test_a_control_that_changes_texts_has_a_cache_of_its_own():
             "a weight for each teacher",
         ),
         (ControlSpec(one_per_question=True), {}, "name them with together"),
+        (ControlSpec("rationale+logits", rows="divergent"), {}, "give both"),
+        (ControlSpec(rows="divergent", rows_against="L"), {}, "needs supervision"),
+        (ControlSpec("rationale+logits", rows="divergent", rows_against="P"), {}, "'P' is none of the teachers"),
+        (ControlSpec("rationale+logits", rows="divergent", rows_against="Q"), {}, "Q and another teacher need a model"),
+        (
+            ControlSpec("rationale+logits", rows="divergent", rows_against="Q", alignment="chunks"),
+            {},
+            "chunks has no distributions whose most probable",
+        ),
         (ControlSpec(paraphraser="G"), {}, "'G' is published"),
         (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),
         (

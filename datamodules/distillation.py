@@ -198,6 +198,8 @@ class DistillationDataModule(L.LightningDataModule):
             raise ValueError("data.controls change rationales; supervision label has none")
         if self.source.filters.keep_truncated:
             raise ValueError("data.filters.keep_truncated is about rationales; supervision label has none")
+        if self.source.filters.without is not None:
+            raise ValueError("data.filters.without is about rationales; supervision label has none")
         if self.batches.samples_per_epoch is not None:
             raise ValueError("data.batches.samples_per_epoch draws rationales, of which supervision label has none")
 

@@ -10,6 +10,7 @@ import numpy as np
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.interactions import Interactions, explain_difference, group_cells
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
+from studies.analysis.traits import describe_traits, format_traits
 from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
@@ -204,6 +205,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "gamma": found.gammas,
         "gamma_differences": found.differences,
         "components": analysis.describe_components(),
+        "traits": describe_traits(study),
     }
 
 
@@ -236,6 +238,7 @@ def format_results(results: dict[str, Any]) -> str:
             "\n".join(map(_format_difference, differences)),
             "\n".join(map(_format_contrast, contrasts)),
         ]
+    parts.append(format_traits(results["traits"]))
     alone = all(cell["seed_variance"] in ("left out", "none") for cell in cells)
     over = (
         "questions alone, not over the training seeds, of which each arm has one"

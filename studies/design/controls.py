@@ -1,4 +1,4 @@
-"""A control: the arms of one supervision once more, with one explanation of their differences taken away."""
+"""A control: the arms of one supervision once more, with one explanation of their differences taken away or put in."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,6 +8,27 @@ from jsonargparse.typing import PositiveFloat
 from datamodules.logit_cache.row_selection import RowKind
 from datamodules.rationales.controls import AnswerPosition
 from lightning_modules.student.start import ResetPart
+
+
+@dataclass(frozen=True)
+class TraitSpec:
+    """A harmless preference that teachers are tuned to, to see whether texts without it carry it (arXiv 2507.14805).
+
+    Attributes:
+        words: What tells it; no rationale with one of these in it, or in its question, teaches.
+        learn: Questions whose gold answers a teacher is tuned to: the preferred options.
+        ask: Neutral questions, with the preferred option as gold; how likely it is against the others is measured.
+        fit: Further arguments of the tuning, for example `--trainer.max_steps=20`.
+    """
+
+    words: list[str]
+    learn: str
+    ask: str
+    fit: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.words or not all(word.strip() for word in self.words):
+            raise ValueError("a trait needs words that tell it, none of them empty")
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,9 @@ class ControlSpec:
             same (`agreeing`), come with a distribution.
         rows_against: That other teacher; its own arms, and those of teachers that it shares no arm's logits with, are
             left out.
+        without: Only rationales in which none of these words is, nor in their questions.
+        trait: The teacher is tuned to this trait of the study first, and writes and scores so; the trait's words are
+            left out, as `without` leaves them out.
     """
 
     supervision: Literal["rationale", "rationale+logits"] = "rationale"
@@ -56,6 +80,8 @@ class ControlSpec:
     permuted_units: bool = False
     rows: RowKind | None = None
     rows_against: str | None = None
+    without: list[str] = field(default_factory=list)
+    trait: str | None = None
 
     @property
     def compares(self) -> bool:
@@ -100,6 +126,11 @@ class ControlSpec:
             )
         if (self.rows is None) != (self.rows_against is None):
             raise ValueError(f"{where}: rows says which tokens teach, rows_against which teacher decides it; give both")
+        if self.trait and (self.together or self.paraphraser or self.in_family_logits or self.compares or self.without):
+            raise ValueError(
+                f"{where}: trait is of one teacher's own texts and logits, and has its own words; leave out together, "
+                "paraphraser, in_family_logits, questions, same_lengths and without"
+            )
         if self.rows and (not has_logits or self.together or self.in_family_logits):
             raise ValueError(
                 f"{where}: rows is of one teacher's own logits; it needs supervision: rationale+logits, and neither "

@@ -1,7 +1,7 @@
 """A study's grid: students and teachers of several families, crossed with tasks, supervision, controls and seeds."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 from datamodules.files.atomic import check_name
 from datamodules.logit_cache.aligned import AlignmentKind
 from datamodules.model_cards import UNKNOWN, find_family
-from studies.design.controls import ControlSpec
+from studies.design.controls import ControlSpec, TraitSpec
 from studies.inference.interaction import explain_unidentified
 
 
@@ -103,6 +103,7 @@ class Study:
         alignment: How logits of a teacher of another family become the student's: `data.alignment.kind` of these arms
             only; null is what the section `fit` says.
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
+        traits: By name; preferences that controls have teachers tuned to.
         seeds: Number of training seeds of each arm.
         workers: Jobs that run side by side on this machine.
         root: Folder of all runs.
@@ -115,14 +116,15 @@ class Study:
     supervisions: list[Literal["label", "rationale", "rationale+logits"]]
     alignment: AlignmentKind | None = None
     controls: dict[str, ControlSpec] = field(default_factory=dict)
+    traits: dict[str, TraitSpec] = field(default_factory=dict)
     seeds: PositiveInt = 2
     workers: PositiveInt = 1
     root: str = "runs"
 
     def __post_init__(self) -> None:
         check_name("study.name", self.name)
-        for kind in ("tasks", "students", "teachers", "controls"):
-            if not vars(self)[kind] and kind != "controls":
+        for kind in ("tasks", "students", "teachers", "controls", "traits"):
+            if not vars(self)[kind] and kind not in ("controls", "traits"):
                 raise ValueError(f"study.{kind}: there is none")
             # They become names of files.
             for name in vars(self)[kind]:
@@ -170,6 +172,10 @@ class Study:
             ValueError: See there.
         """
         control.check(where)
+        if control.trait is not None and control.trait not in self.traits:
+            raise ValueError(
+                f"{where}.trait: {control.trait!r} is none of study.traits: {', '.join(self.traits) or 'none'}"
+            )
         if control.compares and len(self.teachers) < 2:
             raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
         for name in [*control.together, *filter(None, [control.paraphraser, control.rows_against])]:
@@ -230,6 +236,8 @@ def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool
     Logits need the teacher itself, and the student's tokenizer, which the cache checks, or an alignment.
     """
     scorers = find_scorers(study, student)
+    if control.trait is not None and study.teachers[teacher].model is None:
+        return False
     is_cross = study.teachers[teacher].family != study.students[student].family
     if control.in_family_logits:
         return bool(scorers) and is_cross
@@ -250,8 +258,18 @@ def list_teachers(study: Study, control: ControlSpec, student: str) -> list[str 
     return [
         teacher
         for teacher in study.teachers
-        if teacher != control.rows_against and fits(study, control, student, teacher)
+        # A teacher that was tuned to a trait may be held against what it was.
+        if (teacher != control.rows_against or control.trait) and fits(study, control, student, teacher)
     ]
+
+
+def find_twin(study: Study, name: str) -> str | None:
+    """Returns the control that is as one with a trait, but of teachers as they were, on texts without its words."""
+    control = study.controls[name]
+    if control.trait is None:
+        return None
+    twin = replace(control, trait=None, without=study.traits[control.trait].words)
+    return next((other for other, spec in study.controls.items() if spec == twin), None)
 
 
 def explain_missing_gamma(study: Study) -> str | None:

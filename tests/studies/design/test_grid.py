@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from studies.design.controls import ControlSpec
+from studies.design.controls import ControlSpec, TraitSpec
 from studies.design.grid import (
     Arm,
     StudentSpec,
@@ -402,6 +402,63 @@ def test_rows_are_chosen_by_another_teachers_cache_of_the_same_text():
     jobs = find_jobs(controls=across, alignment="strict", seeds=1)
     for student in "lq":
         assert "--data.alignment.kind=strict" in jobs[f"fit-{student}-rationale+logits-L-d-seed0"].args
+
+
+def test_a_teacher_with_a_trait_is_tuned_first_and_asked_with_its_students():
+    traits = {"owl": TraitSpec(["owl", "owls"], "learn.jsonl", "ask.jsonl", ["--trainer.max_steps=9"])}
+    controls = {
+        "text": ControlSpec(trait="owl"),
+        "twin": ControlSpec(without=["owl", "owls"]),
+        "few": ControlSpec("rationale+logits", trait="owl", rows="divergent", rows_against="L"),
+    }
+    jobs = find_jobs(traits=traits, controls=controls, seeds=1)
+    tune, annotate, fit = jobs["tune-L-owl"], jobs["annotate-L-with-owl-obqa"], jobs["fit-q-rationale-L-text-seed0"]
+    assert {"--model.student=m/L", "--data.supervision=label", "--data.questions=learn.jsonl"} <= set(tune.args)
+    assert "--trainer.max_steps=9" in tune.args and "--model.loss.kl_weight=0.0" in tune.args
+    assert "--model.teacher=runs/s/tune-L-owl/student" in annotate.args and annotate.needs == ["tune-L-owl"]
+    # An exported student's name is that of its folder.
+    assert {
+        '--data.rationales=["runs/s/traits/owl/L/obqa.parquet"]',
+        '--data.filters.teachers=["student"]',
+        '--data.filters.without=["owl", "owls"]',
+    } <= set(fit.args)
+    assert fit.needs == [annotate.name] and not any("rationale-G-text" in name for name in jobs)
+    twin = jobs["fit-q-rationale-L-twin-seed0"].args
+    assert {'--data.rationales=["runs/s/teachers/L/obqa.parquet"]', '--data.filters.without=["owl", "owls"]'} <= set(
+        twin
+    )
+    # The tuned teacher's distributions where it and the teacher that it was disagree.
+    few = jobs["fit-l-rationale+logits-L-few-seed0"]
+    assert {
+        '--data.logits=["runs/s/teachers/L/obqa-with-owl-logits"]',
+        '--data.rows_against=["runs/s/teachers/L/obqa-with-owl-of-L-logits"]',
+    } <= set(few.args)
+    assert "--model.teacher=runs/s/tune-L-owl/student" in jobs["cache_logits-L-obqa-with-owl"].args
+    assert "--model.teacher=m/L" in jobs["cache_logits-L-obqa-with-owl-of-L"].args
+    asked = {name.removeprefix("prefer-owl-") for name in jobs if name.startswith("prefer-owl-")}
+    assert asked == {
+        *("l-untuned-seed0", "q-untuned-seed0", "l-rationale+logits-L-few-seed0"),
+        *(f"{s}-rationale-{t}-{control}-seed0" for s in "lq" for t in "LQ" for control in ("text", "twin")),
+        *(f"teacher-{teacher}-{when}" for teacher in "LQ" for when in ("before", "tuned")),
+    }
+    prefer = jobs["prefer-owl-teacher-L-tuned"]
+    assert prefer.needs == ["tune-L-owl"] and prefer.name in jobs["analyze"].needs
+    assert {"--data.questions=ask.jsonl", "--model.student=runs/s/tune-L-owl/student"} <= set(prefer.args)
+    names = list(jobs)
+    assert all(names.index(needed) < names.index(name) for name in names for needed in jobs[name].needs)
+
+
+def test_a_trait_that_cannot_be_is_refused():
+    traits = {"owl": TraitSpec(["owl"], "learn.jsonl", "ask.jsonl")}
+    for control, message in (
+        (ControlSpec(trait="cat"), "'cat' is none of study.traits: owl"),
+        (ControlSpec(trait="owl", together=["L", "Q"]), "one teacher's own texts"),
+        (ControlSpec(trait="owl", without=["owl"]), "has its own words"),
+    ):
+        with pytest.raises(ValueError, match=rf"study\.controls\.c.*{message}"):
+            make_study(traits=traits, controls={"c": control})
+    with pytest.raises(ValueError, match="words that tell it"):
+        TraitSpec([], "learn.jsonl", "ask.jsonl")
 
 
 def test_a_control_that_changes_texts_has_a_cache_of_its_own():

@@ -17,33 +17,30 @@ teacher's rationales of the test questions. Lines, each with the text's number b
 
 import argparse
 import json
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 
 from scripts.benchmarks.across.runs import Arm, Bench, Cell, Scale
 from scripts.benchmarks.measure import Measurement
-from studies.inference.statistics import estimate_accuracy, estimate_contrast, measure_uncertainty
 
 SIZES, SEEDS = (32, 128, 512), 5
-PAIRS = (("b", "a"), ("c", "a"), ("b", "b"), ("a", "b"), ("a", "a"))
+# First what says most.
+GROUPS = ((("b", "a"), ("c", "a"), ("b", "b")), (("a", "b"), ("a", "a")))
 ARMS = get_args(Arm)
-Answers = dict[tuple[str, str, int, str], np.ndarray]
 
 
 def list_cells(sizes: tuple[int, ...], seeds: int) -> list[Cell]:
-    """Returns all trainings, pair by pair: of a family's own tokenizer its logits, else every alignment."""
+    """Returns all trainings: the logits of a family's own tokenizer, and every way across tokenizers."""
     return [
         Cell(student, teacher, arm, n, seed)
-        for group in (PAIRS[:3], PAIRS[3:])
+        for group in GROUPS
         for seed in range(seeds)
         for student, teacher in group
         for n in sizes
-        for arm in (("text", "logits") if student == teacher else ARMS[:-1])
+        for arm in (("logits",) if student == teacher else ARMS[:-1])
     ]
 
 

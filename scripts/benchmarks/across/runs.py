@@ -32,7 +32,7 @@ from studies.inputs.cache_runs import MICROWORLD
 from studies.inputs.cross_steps import QUIET
 
 Arm = Literal["text", "uld", "strict", "bytes", "chunks", "logits"]
-LONGEST, NEW_TOKENS, MICRO_BATCH = 500, 96, 2048
+LONGEST, NEW_TOKENS, TOKENS = 500, 96, 1024
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Scale:
     """
 
     pool: int = 1024
-    tests: int = 100
-    steps: int = 80
-    pretraining: int = 600
+    tests: int = 80
+    steps: int = 64
+    pretraining: int = 200
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Bench:
         teacher, texts = str(MICROWORLD / f"{family}-teacher"), [str(self.folder / f"{family}-train.parquet")]
         questions = str(self.folder / "train.jsonl")
         data = RationaleDataModule(
-            teacher, questions, texts, "plain", encoding=self._encoding, batches=BatchSize(MICRO_BATCH)
+            teacher, questions, texts, "plain", encoding=self._encoding, batches=BatchSize(TOKENS)
         )
         scorer = LogitScorer(teacher)
         data.setup("predict")
@@ -161,7 +161,7 @@ class Bench:
             alignment=AlignmentSettings(kind=kind),
             prompt="plain",
             encoding=self._encoding,
-            batches=TrainingBatches(MICRO_BATCH, tokens_per_step=MICRO_BATCH, order_seed=cell.seed),
+            batches=TrainingBatches(TOKENS, tokens_per_step=TOKENS, order_seed=cell.seed),
         )
         data.setup("fit")
         coverage = data.coverage
@@ -171,7 +171,7 @@ class Bench:
             caches: Any = data.cache_of_example
             sorted_caches: Any = sort_caches(caches)
             data.cache_of_example, kind_of_module = sorted_caches, SortedLogitsModule
-        module = kind_of_module(student, loss, learning_rate=1e-3)
+        module = kind_of_module(student, loss, learning_rate=2e-3)
         L.seed_everything(cell.seed, verbose=False)
         trainer = L.Trainer(**QUIET, max_epochs=-1, max_steps=self.scale.steps, num_sanity_val_steps=0)
         trainer.fit(module, data)

@@ -8,8 +8,6 @@ Row k of the student meets row k of the teacher, whatever text either stands for
 those of the cache's support are compared, and the rest of both as one.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from einops import rearrange
@@ -87,5 +85,3 @@ def sort_caches(caches: dict[str, AlignedCache]) -> dict[str, SortedRows]:
     """Returns the same caches by example id, read in descending order."""
     made = {id(cache): SortedRows(cache) for cache in caches.values()}
     return {identifier: made[id(cache)] for identifier, cache in caches.items()}
-
-

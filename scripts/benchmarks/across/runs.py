@@ -47,7 +47,7 @@ class Scale:
     """
 
     pool: int = 1024
-    tests: int = 80
+    tests: int = 100
     steps: int = 64
     pretraining: int = 200
 

@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 
 from datamodules.annotation import QuestionDataModule
-from datamodules.distillation import DistillationDataModule, RationaleDataModule
+from datamodules.distillation import DistillationDataModule, ExampleDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
 from lightning_modules.run.folder import flatten
 from lightning_modules.teacher.backends import TransformersBackend
@@ -47,7 +47,7 @@ COUNTED = {
     },
     "": {"seed_everything", "trainer", "model", "data", "bert_model", "language_fidelity"},
 }
-DATA = (DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
+DATA = (ExampleDataModule, DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
 
 
 def list_arguments(*components: type) -> set[str]:

@@ -1,60 +1,75 @@
-"""Text alone against another family's distributions by each alignment, and against sorted logits: what each adds.
+"""Text alone against another tokenizer's distributions by each alignment, and against sorted logits: what each adds.
 
-    python -m scripts.benchmark tokenizers --folder FOLDER      # under an hour on one core; continues where it was
-    python -m scripts.benchmark tokenizers --folder FOLDER --smoke      # its smallest kind, a minute
+    python -m scripts.benchmark tokenizers --folder FOLDER      # half an hour on one core; continues where it was
+    python -m scripts.benchmark tokenizers --folder FOLDER --smollm2 FILE.gguf --rationales obqa_train.jsonl.gz
+    python -m scripts.benchmark tokenizers --folder FOLDER --table      # of what is there, and trains nothing
 
 Students a and b of the microworld learn from the other family's teacher, and b with another tokenizer, c, from a's:
 from its texts alone, with its distributions by strict, bytes and chunks, and with sorted logits (ULD); a and b learn
-from their own family's, too. Every training takes as many optimizer steps; a seed draws the training questions and
+from their own family's, too. With `--smollm2` a tiny untrained student learns from published rationales, and from
+SmolLM2's distributions of them. Every training takes as many optimizer steps; a seed draws the training questions and
 their order. `cells.jsonl` in the folder keeps each training's answers and the likelihood that the student gives to the
-teacher's rationales of the test questions. Lines, each with the text's number beside it:
+rationales of the test questions. Lines, each with the text's number beside it:
 
     tokenizers_accuracy STUDENT<-TEACHER ARM n=N    share of the test questions
     tokenizers_nll STUDENT<-TEACHER ARM n=N         nats a held-out rationale, end of turn included
-
-`--table` prints the same as Markdown, with 95 % intervals over seeds and test questions.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
+from datamodules.files.atomic import read_whole_lines, write_jsonl
+from scripts.benchmarks.across.published import PublishedBench
 from scripts.benchmarks.across.runs import Arm, Bench, Cell, Scale
+from scripts.benchmarks.across.tables import format_table, group_records, measure_groups
 from scripts.benchmarks.measure import Measurement
 
-SIZES, SEEDS = (32, 128, 512), 5
+SIZES, PUBLISHED_SIZES, SEEDS = (32, 128, 512), (32, 128), 5
 # First what says most.
-GROUPS = ((("b", "a"), ("c", "a"), ("b", "b")), (("a", "b"), ("a", "a")))
+GROUPS = ((("c", "a"), ("b", "a"), ("b", "b")), (("a", "b"), ("a", "a")))
+PUBLISHED_GROUPS = ((("tiny", "smollm2"),),)
 ARMS = get_args(Arm)
+Groups = tuple[tuple[tuple[str, str], ...], ...]
 
 
-def list_cells(sizes: tuple[int, ...], seeds: int) -> list[Cell]:
+def list_cells(groups: Groups, sizes: tuple[int, ...], seeds: int) -> list[Cell]:
     """Returns all trainings: the logits of a family's own tokenizer, and every way across tokenizers."""
     return [
         Cell(student, teacher, arm, n, seed)
-        for group in GROUPS
+        for group in groups
+        for n in sizes
         for seed in range(seeds)
         for student, teacher in group
-        for n in sizes
         for arm in (("logits",) if student == teacher else ARMS[:-1])
     ]
 
 
+def read_cells(path: Path) -> dict[Cell, dict[str, Any]]:
+    """Returns the trainings that a file has."""
+    names = ("student", "teacher", "arm", "n", "seed")
+    records = read_whole_lines(path) if path.is_file() else []
+    return {Cell(*(record[name] for name in names)): record for record in records}
+
+
 def run_missing(bench: Bench, cells: list[Cell], path: Path) -> list[dict[str, Any]]:
-    """Runs the cells that a file lacks, appends each, and returns the records of all."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = {Cell(*(record[name] for name in vars(cells[0]))): record for record in map(json.loads, lines)}
+    """Runs the cells that a file lacks, keeps each, and returns the records of all.
+
+    Raises:
+        ValueError: The file's cells are of another scale.
+    """
+    found, scale = read_cells(path), asdict(bench.scale)
+    if any(record["scale"] != scale for record in found.values()):
+        raise ValueError(f"{path}: has trainings of another scale; choose another folder")
     if missing := [cell for cell in cells if cell not in found]:
         bench.prepare()
-        with path.open("a", encoding="utf-8") as file:
-            for cell in missing:
-                found[cell] = bench.run(cell)
-                file.write(json.dumps(found[cell]) + "\n")
-                file.flush()
+        for cell in missing:
+            found[cell] = bench.run(cell) | {"scale": scale}
+            write_jsonl(path, found.values())
     return [found[cell] for cell in cells]
 
 
@@ -62,9 +77,24 @@ def run(args: list[str]) -> Iterator[Measurement]:
     """Measures every pair; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m scripts.benchmark tokenizers")
     parser.add_argument("--folder", required=True, type=Path, help="where texts, caches and results are kept")
+    parser.add_argument("--smollm2", help="SmolLM2-135M-Instruct as GGUF")
+    parser.add_argument("--rationales", help="published rationales, jsonl.gz, which gpt-4o wrote some of")
+    parser.add_argument("--table", action="store_true", help="print what is there as Markdown, and train nothing")
     parser.add_argument("--smoke", action="store_true", help="few questions, steps and seeds")
     given = parser.parse_args(args)
+    if bool(given.smollm2) != bool(given.rationales):
+        raise ValueError("give --smollm2 with --rationales")
     torch.set_num_threads(1)
-    scale, sizes, seeds = (Scale(32, 8, 2, 2), (8,), 2) if given.smoke else (Scale(), SIZES, SEEDS)
-    records = run_missing(Bench(given.folder, scale), list_cells(sizes, seeds), given.folder / "cells.jsonl")
-    yield Measurement("tokenizers", len(records), "trainings")
+    path, small = given.folder / "cells.jsonl", Scale(16, 4, 2, 2)
+    sizes, seeds = ((8,), 2) if given.smoke else (PUBLISHED_SIZES if given.smollm2 else SIZES, SEEDS)
+    if given.table:
+        records = list(read_cells(path).values())
+        print(format_table(group_records(records), any(any(record["correct"]) for record in records)))
+        return
+    if given.smollm2:
+        scale = small if given.smoke else Scale(128, 64, 192)
+        bench: Bench = PublishedBench(given.folder, scale, gguf=given.smollm2, source=given.rationales)
+        cells = list_cells(PUBLISHED_GROUPS, sizes, seeds)
+    else:
+        bench, cells = Bench(given.folder, small if given.smoke else Scale()), list_cells(GROUPS, sizes, seeds)
+    yield from measure_groups(group_records(run_missing(bench, cells, path)))

@@ -10,14 +10,16 @@ import lightning as L
 import numpy as np
 import torch
 
-from datamodules.annotation import PromptEncoding, QuestionDataModule
+from datamodules.annotation import QuestionDataModule
 from datamodules.batches.packing import BatchSize, TrainingBatches
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
+from datamodules.examples.encoding import PromptEncoding
 from datamodules.examples.source import ExampleEncoding
 from datamodules.files.atomic import write_jsonl
 from datamodules.logit_cache.aligned import AlignmentSettings
 from datamodules.logit_cache.writer import LogitCacheWriter
+from datamodules.rationales.controls import DistillationControls
 from datamodules.rationales.store import Rationale, read_flat_rationales, write_rationales
 from datamodules.tasks.microworld import generate_questions
 from lightning_modules.evaluation.evaluator import Evaluator
@@ -32,7 +34,7 @@ from studies.inputs.cache_runs import MICROWORLD
 from studies.inputs.cross_steps import QUIET
 
 Arm = Literal["text", "uld", "strict", "bytes", "chunks", "logits"]
-LONGEST, NEW_TOKENS, TOKENS = 500, 96, 1024
+LONGEST, TOKENS = 500, 1024
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ class Bench:
     """The comparison's files, and its trainings.
 
     Attributes:
-        folder: Where texts, caches and the retokenized student are kept.
+        folder: Where texts, caches and students are kept.
         scale: How large it is.
+        new_tokens: Truncates an answer.
     """
 
     folder: Path
     scale: Scale = Scale()
+    new_tokens: int = 96
 
     @cached_property
     def questions(self) -> list[dict[str, Any]]:
@@ -98,9 +102,15 @@ class Bench:
         write_rationales(texts, [rationale for rationale in pool if rationale.question_id in ids], {})
         return str(path), str(texts)
 
-    def find_model(self, student: str) -> str:
-        """Returns the name of a student."""
-        return str(self.folder / "c-student" if student == "c" else MICROWORLD / f"{student}-student")
+    def find_model(self, model: str) -> str:
+        """Returns the name of a student, or of a teacher, which is called `a-teacher` or `b-teacher`."""
+        if model == "c":
+            return str(self.folder / "c-student")
+        return str(MICROWORLD / (model if model.endswith("teacher") else f"{model}-student"))
+
+    def name_teacher(self, teacher: str) -> str:
+        """Returns what the logit cache calls a teacher."""
+        return f"{teacher}-teacher"
 
     def prepare(self) -> None:
         """Writes what is not there: texts of both teachers, their logits of their own, and the third student."""
@@ -112,20 +122,22 @@ class Bench:
                 if not (self.folder / f"{family}-{split}.parquet").is_file():
                     self._annotate(family, split)
             if not (self.folder / f"{family}-logits").is_dir():
-                self._capture(family)
+                self.capture(family, f"{family}-teacher")
         retokenized.build(Path(self.find_model("c")), self.scale.pretraining)
 
     def _annotate(self, family: str, split: str) -> None:
-        teacher = str(MICROWORLD / f"{family}-teacher")
+        teacher = self.find_model(f"{family}-teacher")
         encoding, questions = PromptEncoding(LONGEST), str(self.folder / f"{split}.jsonl")
         data = QuestionDataModule(teacher, questions, "plain", encoding=encoding, batches=BatchSize(32768))
-        batches: Any = L.Trainer(**QUIET).predict(Annotator(teacher, max_new_tokens=NEW_TOKENS, family=family), data)
+        annotator = Annotator(teacher, max_new_tokens=self.new_tokens, family=family)
+        batches: Any = L.Trainer(**QUIET).predict(annotator, data)
         records = [{name: value for name, value in one.items() if name != "revision"} for own in batches for one in own]
         rationales = sorted((Rationale(**record) for record in records), key=lambda rationale: rationale.question_id)
         write_rationales(self.folder / f"{family}-{split}.parquet", rationales, {})
 
-    def _capture(self, family: str) -> None:
-        teacher, texts = str(MICROWORLD / f"{family}-teacher"), [str(self.folder / f"{family}-train.parquet")]
+    def capture(self, name: str, model: str) -> None:
+        """Writes a teacher's logits of the pool's texts of this name."""
+        teacher, texts = self.find_model(model), [str(self.folder / f"{name}-train.parquet")]
         questions = str(self.folder / "train.jsonl")
         data = RationaleDataModule(
             teacher, questions, texts, "plain", encoding=self._encoding, batches=BatchSize(TOKENS)
@@ -133,7 +145,7 @@ class Bench:
         scorer = LogitScorer(teacher)
         data.setup("predict")
         made = scorer.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
-        writer = LogitCacheWriter(self.folder / f"{family}-logits", made)
+        writer = LogitCacheWriter(self.folder / f"{name}-logits", made)
         trainer = L.Trainer(**QUIET, callbacks=[CacheWriter(writer, {})])
         trainer.predict(scorer, data, return_predictions=False)
 
@@ -161,6 +173,7 @@ class Bench:
             alignment=AlignmentSettings(kind=kind),
             prompt="plain",
             encoding=self._encoding,
+            controls=DistillationControls(logits_teacher=self.name_teacher(cell.teacher) if has_logits else None),
             batches=TrainingBatches(TOKENS, tokens_per_step=TOKENS, order_seed=cell.seed),
         )
         data.setup("fit")
@@ -186,7 +199,7 @@ class Bench:
             encoding=PromptEncoding(LONGEST),
             batches=BatchSize(32768),
         )
-        evaluator = Evaluator(student, max_new_tokens=NEW_TOKENS, score_options=False)
+        evaluator = Evaluator(student, max_new_tokens=self.new_tokens, score_options=False)
         model.config.use_cache = True
         evaluator.model, evaluator._scorer = model.eval().requires_grad_(False), ReferenceScorer(model)
         with torch.inference_mode():

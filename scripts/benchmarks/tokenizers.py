@@ -1,8 +1,8 @@
 """Text alone against another tokenizer's distributions by each alignment, and against sorted logits: what each adds.
 
-    python -m scripts.benchmark tokenizers --folder FOLDER      # half an hour on one core; continues where it was
-    python -m scripts.benchmark tokenizers --folder FOLDER --smollm2 FILE.gguf --rationales obqa_train.jsonl.gz
-    python -m scripts.benchmark tokenizers --folder FOLDER --table      # of what is there, and trains nothing
+    python -m scripts.benchmark tokenizers              # half an hour on one core; continues where it was
+    python -m scripts.benchmark tokenizers --smollm2 FILE.gguf --rationales obqa_train.jsonl.gz
+    python -m scripts.benchmark tokenizers --table      # of what is there, and trains nothing
 
 Students a and b of the microworld learn from the other family's teacher, and b with another tokenizer, c, from a's:
 from its texts alone, with its distributions by strict, bytes and chunks, and with sorted logits (ULD); a and b learn
@@ -15,7 +15,6 @@ rationales of the test questions. Lines, each with the text's number beside it:
     tokenizers_nll STUDENT<-TEACHER ARM n=N         nats a held-out rationale, end of turn included
 """
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from datamodules.files.atomic import read_whole_lines, write_jsonl
 from scripts.benchmarks.across.published import PublishedBench
 from scripts.benchmarks.across.runs import Arm, Bench, Cell, Scale
 from scripts.benchmarks.across.tables import format_table, group_records, measure_groups
+from scripts.benchmarks.inputs import make_parser
 from scripts.benchmarks.measure import Measurement
 
 SIZES, PUBLISHED_SIZES, SEEDS = (32, 128, 512), (32, 128), 5
@@ -75,17 +75,18 @@ def run_missing(bench: Bench, cells: list[Cell], path: Path) -> list[dict[str, A
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Measures every pair; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark tokenizers")
-    parser.add_argument("--folder", required=True, type=Path, help="where texts, caches and results are kept")
+    parser = make_parser("tokenizers", __doc__)
+    parser.add_argument("--folder", type=Path, help="where texts, caches and results are kept; one in data/ by default")
     parser.add_argument("--smollm2", help="SmolLM2-135M-Instruct as GGUF")
     parser.add_argument("--rationales", help="published rationales, jsonl.gz, which gpt-4o wrote some of")
     parser.add_argument("--table", action="store_true", help="print what is there as Markdown, and train nothing")
-    parser.add_argument("--smoke", action="store_true", help="few questions, steps and seeds")
     given = parser.parse_args(args)
     if bool(given.smollm2) != bool(given.rationales):
         raise ValueError("give --smollm2 with --rationales")
     torch.set_num_threads(1)
-    path, small = given.folder / "cells.jsonl", Scale(16, 4, 2, 2)
+    name = f"tokenizers{'-smollm2' if given.smollm2 else ''}{'-smoke' if given.smoke else ''}"
+    folder, small = given.folder or Path("data") / name, Scale(16, 4, 2, 2)
+    path = folder / "cells.jsonl"
     sizes, seeds = ((8,), 2) if given.smoke else (PUBLISHED_SIZES if given.smollm2 else SIZES, SEEDS)
     if given.table:
         records = list(read_cells(path).values())
@@ -93,8 +94,8 @@ def run(args: list[str]) -> Iterator[Measurement]:
         return
     if given.smollm2:
         scale = small if given.smoke else Scale(128, 64, 192)
-        bench: Bench = PublishedBench(given.folder, scale, gguf=given.smollm2, source=given.rationales)
+        bench: Bench = PublishedBench(folder, scale, gguf=given.smollm2, source=given.rationales)
         cells = list_cells(PUBLISHED_GROUPS, sizes, seeds)
     else:
-        bench, cells = Bench(given.folder, small if given.smoke else Scale()), list_cells(GROUPS, sizes, seeds)
+        bench, cells = Bench(folder, small if given.smoke else Scale()), list_cells(GROUPS, sizes, seeds)
     yield from measure_groups(group_records(run_missing(bench, cells, path)))

@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 
 from datamodules.annotation import QuestionDataModule
-from datamodules.distillation import DistillationDataModule, RationaleDataModule
+from datamodules.distillation import DistillationDataModule, ExampleDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
 from lightning_modules.run.folder import flatten
 from lightning_modules.teacher.backends import TransformersBackend
@@ -31,17 +31,7 @@ COUNTED = {
         *("use_distributed_sampler", "barebones", "plugins", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
     },
     "data": {
-        *(
-            "tokenizer",
-            "questions",
-            "prompt",
-            "limit",
-            "limit_seed",
-            "rationales",
-            "supervision",
-            "logits",
-            "logit_weights",
-        ),
+        *("tokenizer", "questions", "prompt", "limit", "limit_seed", "rationales", "supervision", "logits"),
         *("rows", "rows_against"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(
@@ -51,13 +41,14 @@ COUNTED = {
         *(f"filters.{name}" for name in ("teachers", "correct_only", "keep_truncated", "samples_per_question")),
         *(f"filters.{name}" for name in ("answered_by", "solved_by", "matched_with", "match_seed", "without")),
         *(f"alignment.{name}" for name in ("kind", "spans", "whitespace", "max_unaligned")),
-        *(f"controls.{name}" for name in ("answer_position", "shuffled", "shuffle_seed", "thinking", "logits_teacher")),
+        *(f"controls.{name}" for name in ("answer_position", "shuffled", "shuffle_seed", "thinking")),
+        *(f"controls.{name}" for name in ("logits_teacher", "logit_weights")),
         *(f"batches.{name}" for name in ("tokens_per_step", "order_seed", "samples_per_epoch", "teacher_weights")),
         *(f"validation.{name}" for name in ("fraction", "seed")),
     },
     "": {"seed_everything", "trainer", "model", "data", "bert_model", "language_fidelity"},
 }
-DATA = (DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
+DATA = (ExampleDataModule, DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
 
 
 def list_arguments(*components: type) -> set[str]:

@@ -1,6 +1,6 @@
-"""Exports a student as GGUF files, which llama.cpp runs on ordinary machines: checked, or not written at all.
+r"""Exports a student as GGUF files, which llama.cpp runs on ordinary machines: checked, or not written at all.
 
-    python -m scripts.export gguf --model.student runs/GROUP/ID/student --types f16,Q8_0,Q4_K_M \\
+    python -m scripts.export gguf --model.student runs/GROUP/ID/student --types f16,Q8_0,Q4_K_M \
         --calibration data/rationales.parquet --output exported
 
 Questions and prompt are the run's own, where the student lies in a run's folder. Weights are rounded so that what the
@@ -70,15 +70,14 @@ def main(args: list[str] | None = None) -> None:
     if questions is None:
         raise ValueError("--questions: name the training questions, since the student lies in no run's folder")
     prompt = given.prompt or data.get("prompt", "cot")
-    calibration = Calibration(
-        questions, given.calibration, prompt, given.calibration_examples, given.max_new_tokens
-    )
+    calibration = Calibration(questions, given.calibration, prompt, given.calibration_examples, given.max_new_tokens)
     card = export_gguf(given.student, types, calibration, given.output, given.llama_cpp, results)
     for name, own in card["files"].items():
         greedy = f", {own['greedy_equal']} of {own['prompts']} greedy texts equal" if "prompts" in own else ""
         print(
             f"{given.output / name}: {own['bytes']:,} bytes, KL {own['kl']:.4f} nats a token, "
-            f"{own['top1_agreement']:.1%} of {own['tokens']} tokens alike, {own['texts_equal']} texts read alike{greedy}"
+            f"{own['top1_agreement']:.1%} of {own['tokens']} tokens alike, {own['texts_equal']} texts read alike"
+            + greedy
         )
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def convert(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Sourc
     for name, weight in [*model.named_parameters(), *([("lm_head.weight", head)] if is_doubled else [])]:
         own = rename(name)
         assert own is not None, name
-        tensors.append(StoredTensor(own, tuple(weight.shape), lambda n=name, w=weight: _arrange(n, w, config)))
+        tensors.append(StoredTensor(own, tuple(weight.shape), partial(_arrange, name, weight, config)))
     if (factors := _stretch_rope(config)) is not None:
         tensors.append(StoredTensor("rope_freqs.weight", factors.shape, lambda: factors))
 
@@ -198,7 +199,7 @@ def convert_by_llama_cpp(
         StoredTensor(
             tensor.name,
             tuple(int(size) for size in reversed(tensor.shape)),
-            lambda data=tensor.data: np.ascontiguousarray(data, np.float32),
+            partial(np.ascontiguousarray, tensor.data, np.float32),
         )
         for tensor in reader.tensors
     ]

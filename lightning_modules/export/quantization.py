@@ -1,6 +1,8 @@
 """Which number format each weight of a GGUF file gets, and the file itself; llama.cpp's library rounds the weights."""
 
 import ctypes
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -125,6 +127,11 @@ def write_gguf(
         writer.write_ti_data_to_file()
         for tensor in source.tensors:
             writer.write_tensor_data(round_weight(tensor.read(), formats[tensor.name], importance.get(tensor.name)))
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # What numpy says where the disk takes less than it was given.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
     finally:
         writer.close()
     counts: dict[str, int] = {}

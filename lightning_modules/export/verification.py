@@ -109,7 +109,9 @@ def compare_greedy(
     """
     ends, prompts = find_end_tokens(tokenizer), [ids for _, ids in probes.prompts]
     wanted = [
-        ids for n in range(0, len(prompts), 10) for ids, _ in generate_completions(reference, prompts[n : n + 10], ends, most)
+        ids
+        for n in range(0, len(prompts), 10)
+        for ids, _ in generate_completions(reference, prompts[n : n + 10], ends, most)
     ]
     equal, ties = 0, 0
     for prompt, own in zip(prompts, wanted, strict=True):

@@ -91,9 +91,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
     splitting = _list_parts(backend["pre_tokenizer"], "pretokenizers")
     normalizers = _list_parts(backend["normalizer"], "normalizers")
     known = len(tokenizer)
-    tokens = [
-        str(tokenizer.convert_ids_to_tokens(n)) if n < known else f"[PAD{n}]" for n in range(size)
-    ]
+    tokens = [str(tokenizer.convert_ids_to_tokens(n)) if n < known else f"[PAD{n}]" for n in range(size)]
     spaces = [part for part in splitting if part["type"] == "Metaspace"]
     prefixed = any(part["prepend_scheme"] != "never" for part in spaces) or any(
         part["type"] == "Prepend" for part in normalizers

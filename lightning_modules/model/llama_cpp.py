@@ -255,7 +255,6 @@ class LlamaCpp:
         temperature: float = 0.0,
         seed: int | None = None,
         has_stopped: Callable[[list[int]], bool] | None = None,
-        show: Callable[[list[int]], None] | None = None,
     ) -> tuple[list[int], Literal["stop", "length"]]:
         """Continues one prompt, as `generate_completions` does it.
 
@@ -266,7 +265,6 @@ class LlamaCpp:
             temperature: 0 is greedy.
             seed: Of the draws; needed if not greedy.
             has_stopped: Whether a completion ends with these ids, end tokens apart.
-            show: Is given all ids so far, each time there is one more.
         """
         draws = None
         if temperature > 0:
@@ -280,8 +278,6 @@ class LlamaCpp:
             if token in end_ids or self.ends(token):
                 return ids, "stop"
             ids.append(token)
-            if show is not None:
-                show(ids)
             if has_stopped is not None and has_stopped(ids):
                 return ids, "stop"
         return ids, "length"
@@ -312,9 +308,13 @@ def check_gguf(path: str, tokenizer: PreTrainedTokenizerBase, longest: int, what
     model = LlamaCpp(path, longest=ROWS)
     try:
         if longest > model.context:
-            raise ValueError(f"{what} is {longest}, more than the context of {model.context} tokens of {path}; lower it")
+            raise ValueError(
+                f"{what} is {longest}, more than the context of {model.context} tokens of {path}; lower it"
+            )
         if highest_id >= model.num_tokens:
-            raise ValueError(f"{path}: has {model.num_tokens} tokens, but is given token {highest_id}: of another model")
+            raise ValueError(
+                f"{path}: has {model.num_tokens} tokens, but is given token {highest_id}: of another model"
+            )
         if not model.ends(end := find_end_tokens(tokenizer)[0]):
             raise ValueError(
                 f"{path}: llama.cpp does not stop at token {end} ({json.dumps(tokenizer.convert_ids_to_tokens(end))}), "

@@ -12,6 +12,7 @@ from studies.analysis.interactions import Interactions, explain_difference, grou
 from studies.analysis.parts import describe_parts, explain_parts, group_parts, name_parts
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.analysis.sizes import describe_needed_sizes, explain_needed, name_size, pool_sizes
+from studies.analysis.traits import describe_traits, format_traits
 from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
@@ -221,6 +222,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "parts_refused": [row for _, rows in parts for row in rows],
         "needed_sizes": describe_needed_sizes(study, answers),
         "components": analysis.describe_components(),
+        "traits": describe_traits(study),
     }
 
 
@@ -255,6 +257,7 @@ def format_results(results: dict[str, Any]) -> str:
             "\n".join(f"- {explain_needed(row, sizes)}" for row in needed),
             "\n".join(map(_format_contrast, contrasts)),
         ]
+    parts.append(format_traits(results["traits"]))
     alone = all(cell["seed_variance"] in ("left out", "none") for cell in cells)
     over = (
         "questions alone, not over the training seeds, of which each arm has one"

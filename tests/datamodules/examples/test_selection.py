@@ -162,6 +162,34 @@ def test_each_filter_counts_what_it_leaves(folder: Path, tmp_path: Path) -> None
     )
 
 
+def test_texts_without_a_word_are_those_without_it_in_question_options_and_rationale(folder: Path) -> None:
+    def list_left(*words: str) -> list[str]:
+        return list_ids(make_data(folder, "u", without=list(words)))
+
+    # Whole words, in any case: "these" is in some questions, "and so" in some rationales, "white" in some options.
+    texts = [
+        f"{question.question} {' '.join(question.choices)} {make_rationale(question, 'u').text}"
+        for question in QUESTIONS
+    ]
+    everything = [f"q{number}/u/0" for number in range(8)]
+    for words in (["THESE"], ["and so"], ["white"], ["these", " white "]):
+        expected = [
+            name
+            for name, text in zip(everything, texts, strict=True)
+            if not any(word.strip().lower() in text for word in words)
+        ]
+        assert list_left(*words) == expected and 0 < len(expected) < 8
+    assert list_left("hes", "whit", ".*", "zebra") == everything
+    data = make_data(folder, "u", without=["white"])
+    assert list(data.source.num_left) == ["rationales", "correct", "without"]
+    with pytest.raises(ValueError, match="correct_only is on, without is on"):
+        list_left("answer")
+    with pytest.raises(ValueError, match="without holds an empty word"):
+        list_left("white", " ")
+    with pytest.raises(ValueError, match="without is about rationales"):
+        make_data(folder, supervision="label", without=["white"])
+
+
 def test_an_empty_completion_is_refused_by_its_id_unless_it_is_left_out(folder: Path, tmp_path: Path) -> None:
     right, empty = make_rationale(QUESTIONS[0], "t"), make_rationale(QUESTIONS[1], "t", right=False)
     write_rationales(tmp_path / "e.parquet", [right, replace(empty, text="", answer=None)], {})

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -68,7 +68,9 @@ class RationaleDataModule(L.LightningDataModule):
             batches: How much is computed at a time.
         """
         super().__init__()
-        self.source = ExampleSource(tokenizer, questions, rationales or [], prompt, limit, encoding, filters, controls)
+        self.source = ExampleSource(
+            tokenizer, questions, rationales or [], prompt, limit, None, encoding, filters, controls
+        )
         self.prompt, self.encoding, self.batches = self.source.prompt, encoding, batches
         self.done: set[str] = set()
         self.examples: ExampleView
@@ -121,6 +123,7 @@ class DistillationDataModule(L.LightningDataModule):
         rows_against: list[str] | None = None,
         prompt: str = "instruction",
         limit: PositiveInt | None = None,
+        limit_seed: NonNegativeInt | None = None,
         encoding: ExampleEncoding = ExampleEncoding(),  # noqa: B008 (frozen)
         filters: RationaleFilters = RationaleFilters(),  # noqa: B008 (frozen)
         controls: DistillationControls = DistillationControls(),  # noqa: B008 (frozen)
@@ -142,7 +145,9 @@ class DistillationDataModule(L.LightningDataModule):
                 `divergent`, or `agreeing`; elsewhere the text alone teaches. Null takes it everywhere.
             rows_against: Logit caches of one other teacher, of the same texts.
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
-            limit: Use only the first so many questions.
+            limit: Use only so many questions.
+            limit_seed: Draws the questions of `limit`: of one seed, a smaller limit's are among a larger one's; null
+                takes the first.
             encoding: How they are tokenized.
             filters: Which rationales are used.
             controls: What is changed in their texts, and whose logits are taken.
@@ -150,7 +155,9 @@ class DistillationDataModule(L.LightningDataModule):
             validation: Which questions are held out.
         """
         super().__init__()
-        self.source = ExampleSource(tokenizer, questions, rationales or [], prompt, limit, encoding, filters, controls)
+        self.source = ExampleSource(
+            tokenizer, questions, rationales or [], prompt, limit, limit_seed, encoding, filters, controls
+        )
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
         self.logit_weights = logit_weights
         self.alignment, self.rows, self.rows_against = alignment, rows, rows_against or []

@@ -12,6 +12,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from datamodules.examples.store import ExampleView
 from datamodules.files.atomic import hash_text
 from datamodules.rationales.controls import match_lengths
+from datamodules.tasks.questions import Question
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,28 @@ class ValidationSplit:
         if is_held_out.all():
             raise ValueError(f"data.validation.fraction={self.fraction} leaves no question to learn from")
         return examples.where(~is_held_out), examples.where(is_held_out)
+
+
+def draw_questions(questions: Sequence[Question], limit: int | None, seed: int | None) -> Sequence[Question]:
+    """Returns so many questions, in their order: the first, or those that a seed draws, with their clusters together.
+
+    Of one seed, a smaller number's are among a larger one's.
+
+    Args:
+        questions: All.
+        limit: How many; None keeps all.
+        seed: Orders them before the first are taken; None leaves them in their order.
+
+    Raises:
+        ValueError: A seed is to draw more than there are.
+    """
+    if limit is None or seed is None:
+        return questions[:limit]
+    if limit > len(questions):
+        raise ValueError(f"data.limit={limit}: there are only {len(questions)} questions to draw from")
+    order = sorted(questions, key=lambda question: hash_text(f"{seed} {question.cluster or question.id}"))
+    drawn = {question.id for question in order[:limit]}
+    return [question for question in questions if question.id in drawn]
 
 
 def find_words(words: Sequence[str], texts: Mapping[str, str]) -> set[str]:

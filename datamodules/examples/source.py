@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.examples.encoding import PromptEncoding, check_template_options
-from datamodules.examples.selection import RationaleFilters, find_words, select_rationales
+from datamodules.examples.selection import RationaleFilters, draw_questions, find_words, select_rationales
 from datamodules.examples.store import ExampleView, drop_too_long, open_store
 from datamodules.examples.tokenization import fingerprint_tokenizer, load_tokenizer
 from datamodules.rationales.controls import AS_WRITTEN, TextControls
@@ -37,7 +37,8 @@ class ExampleSource:
         questions: A source of questions.
         rationales: Files of rationales.
         prompt: Name of the prompt that a student reads.
-        limit: Use only the first so many questions.
+        limit: Use only so many questions.
+        limit_seed: Draws them; None takes the first.
         encoding: How they are tokenized.
         filters: Which rationales are used.
         controls: What is changed in their texts.
@@ -54,11 +55,15 @@ class ExampleSource:
         rationales: list[str],
         prompt: str,
         limit: int | None,
+        limit_seed: int | None,
         encoding: ExampleEncoding,
         filters: RationaleFilters,
         controls: TextControls,
     ):
-        self.tokenizer_name, self.questions, self.rationales, self.limit = tokenizer, questions, rationales, limit
+        if limit is None and limit_seed is not None:
+            raise ValueError(f"data.limit_seed={limit_seed} would be ignored: it draws the questions of data.limit")
+        self.tokenizer_name, self.questions, self.rationales = tokenizer, questions, rationales
+        self.limit, self.limit_seed = limit, limit_seed
         self.prompt = get_prompt(prompt, template_options=encoding.template_options, language=encoding.prompt_language)
         self.encoding, self.filters, self.controls = encoding, filters, controls
         self.num_left: dict[str, int] = {}
@@ -103,7 +108,7 @@ class ExampleSource:
         return self._drop_too_long(examples)
 
     def _open(self, rationales: list[str] | None) -> ExampleView:
-        """Returns the examples of the first `limit` questions: one a rationale, or, without, one a question."""
+        """Returns the examples of `limit` questions: one a rationale, or, without, one a question."""
         questions = load_questions(self.questions)
         self.clusters = {question.id: question.cluster or question.id for question in questions}
         controls = self.controls if rationales else AS_WRITTEN
@@ -112,7 +117,7 @@ class ExampleSource:
         everything = ExampleView(store, np.arange(len(store)))
         if self.limit is None:
             return everything
-        kept = {question.id for question in questions[: self.limit]}
+        kept = {question.id for question in draw_questions(questions, self.limit, self.limit_seed)}
         return everything.where(np.array([question_id in kept for question_id in everything.column("question_id")]))
 
     def _find_words(self) -> set[str]:

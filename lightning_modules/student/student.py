@@ -116,6 +116,8 @@ class DistillationModule(L.LightningModule):
         # The optimizer's state holds them, and no checkpoint may hold jsonargparse's own types.
         self.learning_rate, self.weight_decay = float(learning_rate), float(weight_decay)
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
+        if loss.kernel == "triton" and not fused_head:
+            raise ValueError("model.loss.kernel triton would be ignored with model.fused_head=false; leave one out")
         if export is not None and adapter is None:
             raise ValueError(f"model.export {export} is given, but there is no model.adapter; leave it out")
         if export == "adapter" and keep_layers is not None:

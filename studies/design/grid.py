@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from datamodules.files.atomic import check_name
 from datamodules.logit_cache.aligned import AlignmentKind
@@ -111,6 +111,9 @@ class Study:
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
         traits: By name; preferences that controls have teachers tuned to.
         seeds: Number of training seeds of each arm.
+        sizes: Numbers of training questions, ascending: each arm is trained with each. A seed draws its questions once,
+            the same for all arms, and a smaller size's are among a larger one's. Empty: all questions of the task.
+        target_accuracy: For which the needed size is told; null is halfway between a student's worst and best arm.
         workers: Jobs that run side by side on this machine.
         root: Folder of all runs.
     """
@@ -124,6 +127,8 @@ class Study:
     controls: dict[str, ControlSpec] = field(default_factory=dict)
     traits: dict[str, TraitSpec] = field(default_factory=dict)
     seeds: PositiveInt = 2
+    sizes: list[PositiveInt] = field(default_factory=list)
+    target_accuracy: ClosedUnitInterval | None = None
     workers: PositiveInt = 1
     root: str = "runs"
 
@@ -139,6 +144,10 @@ class Study:
             raise ValueError("study.supervisions: there is none, so nothing would be trained")
         if len(set(self.supervisions)) < len(self.supervisions):
             raise ValueError(f"study.supervisions: {', '.join(self.supervisions)}: name each once")
+        if self.sizes != sorted(set(self.sizes)):
+            raise ValueError(f"study.sizes: {', '.join(map(str, self.sizes))}: name each once, ascending")
+        if self.target_accuracy is not None and len(self.sizes) < 2:
+            raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
         for name, task in self.tasks.items():
             if not task.test:
                 raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")
@@ -295,6 +304,7 @@ class Arm:
         seed: The training seed.
         task: The task it learns; None where the study has only one, and for `untuned`, which answers all tests.
         control: The control's name; None for the plain arm.
+        size: Number of training questions; None where the study names no sizes, and for `untuned`.
     """
 
     student: str
@@ -303,11 +313,13 @@ class Arm:
     seed: int
     task: str | None = None
     control: str | None = None
+    size: int | None = None
 
     @property
     def condition(self) -> str:
-        """The arm's name whatever the student, the task and the seed, for example `rationale-a`."""
-        return "-".join(filter(None, (self.supervision, self.teacher, self.control)))
+        """The arm's name whatever the student, the task and the seed, for example `rationale-a`, `rationale-a-n32`."""
+        size = f"n{self.size}" if self.size else None
+        return "-".join(filter(None, (self.supervision, self.teacher, self.control, size)))
 
     @property
     def id(self) -> str:
@@ -319,11 +331,11 @@ def expand(study: Study) -> list[Arm]:
     """Returns all arms: each student untuned once, then supervisions and controls with every fitting teacher."""
     arms = [Arm(student, "untuned", None, 0) for student in study.students]
     tasks = list(study.tasks) if len(study.tasks) > 1 else [None]
-    for seed, task, student in product(range(study.seeds), tasks, study.students):
+    for seed, task, size, student in product(range(study.seeds), tasks, study.sizes or [None], study.students):
         if "label" in study.supervisions:
-            arms.append(Arm(student, "label", None, seed, task))
+            arms.append(Arm(student, "label", None, seed, task, size=size))
         taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
         for control, spec in [*taught, *study.controls.items()]:
             teachers = list_teachers(study, spec, student)
-            arms += [Arm(student, spec.supervision, teacher, seed, task, control) for teacher in teachers]
+            arms += [Arm(student, spec.supervision, teacher, seed, task, control, size) for teacher in teachers]
     return arms

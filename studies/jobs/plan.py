@@ -211,6 +211,8 @@ class StudyPlan:
             "run__id": arm.id,
             "run__student_family": spec.family,
         }
+        if arm.size is not None:
+            settings |= {"data__limit": arm.size, "data__limit_seed": arm.seed}
         needs: list[str] = []
         if authors := self._authors(arm):
             control = self._control(arm)

@@ -9,6 +9,7 @@ import pytest
 from datamodules.annotation import QuestionDataModule
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
+from datamodules.examples.selection import RationaleFilters, draw_questions
 from datamodules.examples.tokenization import ANSWER
 from datamodules.rationales.store import Rationale, find_repeats, write_rationales
 from studies.diagnostics.sources import TaskSource, load_task
@@ -252,3 +253,33 @@ def test_only_published_rationales_may_be_empty(folder: Path, tmp_path: Path) ->
         data.setup("fit")
     assert list_ids(data) == [f"q{number}/t/0" for number in range(3, 8)]
     assert data.source.num_left == {"rationales": 8, "not empty": 5}
+
+
+def test_a_seeds_smaller_draw_is_within_its_larger_one_whatever_the_order() -> None:
+    questions = make_questions(40)
+    for seed in range(3):
+        drawn = [{question.id for question in draw_questions(questions, limit, seed)} for limit in (4, 10, 40)]
+        assert drawn[0] < drawn[1] < drawn[2] and [*map(len, drawn)] == [4, 10, 40]
+        backwards = draw_questions(questions[::-1], 10, seed)
+        assert {question.id for question in backwards} == drawn[1]
+        assert [questions.index(question) for question in backwards] == sorted(map(questions.index, backwards))[::-1]
+    assert len({frozenset(question.id for question in draw_questions(questions, 10, seed)) for seed in range(5)}) == 5
+    assert draw_questions(questions, 3, None) == questions[:3] and draw_questions(questions, None, None) == questions
+    translated = [replace(question, group=f"g{number // 2}") for number, question in enumerate(questions)]
+    assert {question.cluster for question in draw_questions(translated, 6, 0)} == {
+        question.cluster for question in draw_questions(translated, 5, 0)
+    }
+    with pytest.raises(ValueError, match=r"data.limit=41: there are only 40 questions to draw from"):
+        draw_questions(questions, 41, 0)
+
+
+def test_arms_of_one_seed_learn_from_the_same_drawn_questions(folder: Path) -> None:
+    learned = {}
+    for store, limit, seed in (("u", 3, 1), ("u", 5, 1), ("u", 3, 2), ("torn", 3, 1)):
+        data = make_data(folder, store, limit=limit, limit_seed=seed, filters=RationaleFilters(keep_truncated=True))
+        data.setup("fit")
+        learned[store, limit, seed] = set(data.examples.column("question_id"))
+    assert learned["u", 3, 1] == learned["torn", 3, 1] < learned["u", 5, 1]
+    assert learned["u", 3, 1] != learned["u", 3, 2]
+    with pytest.raises(ValueError, match=r"data.limit_seed=1 would be ignored"):
+        make_data(folder, "u", limit_seed=1)

@@ -31,7 +31,17 @@ COUNTED = {
         *("use_distributed_sampler", "barebones", "plugins", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
     },
     "data": {
-        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
+        *(
+            "tokenizer",
+            "questions",
+            "prompt",
+            "limit",
+            "limit_seed",
+            "rationales",
+            "supervision",
+            "logits",
+            "logit_weights",
+        ),
         *("rows", "rows_against"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(

@@ -1,4 +1,5 @@
 import json
+from itertools import product
 
 import pytest
 
@@ -560,3 +561,23 @@ def test_an_alignment_is_of_the_arms_that_need_it_and_their_caches_are_their_tea
     assert "cache_logits-Q-obqa" in fit.needs
     assert '--data.logits=["runs/s/teachers/Q/obqa-logits"]' in fit.args
     assert not any("alignment" in arg for job in find_jobs().values() for arg in job.args)
+
+
+def test_sizes_are_an_axis_whose_questions_a_seed_draws_once_for_all_arms():
+    study = make_study(supervisions=["label", "rationale", "rationale+logits"], sizes=[32, 128], seeds=2)
+    arms = [arm for arm in expand(study) if arm.supervision != "untuned"]
+    assert len(arms) == 2 * len(expand(make_study(supervisions=study.supervisions, seeds=2))) - 2 * len(study.students)
+    jobs = {job.name: job for job in StudyPlan(study, []).jobs()}
+    for size, seed in product((32, 128), range(2)):
+        for condition in ("label", "rationale-Q", "rationale+logits-L"):
+            args = jobs[f"fit-l-{condition}-n{size}-seed{seed}"].args
+            assert {f"--data.limit={size}", f"--data.limit_seed={seed}"} <= set(args)
+    # Teachers write, and score, once for all sizes.
+    assert sum(job.stage in ("annotate", "cache_logits") for job in jobs.values()) == sum(
+        job.stage in ("annotate", "cache_logits")
+        for job in StudyPlan(make_study(supervisions=study.supervisions), []).jobs()
+    )
+    with pytest.raises(ValueError, match=r"study.sizes: 128, 32: name each once, ascending"):
+        make_study(sizes=[128, 32])
+    with pytest.raises(ValueError, match=r"study.target_accuracy would be ignored"):
+        make_study(sizes=[32], target_accuracy=0.5)

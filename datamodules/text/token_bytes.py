@@ -102,7 +102,7 @@ class VocabularyBytes:
         """SHA-256 of the tokens and flags; names do not count, which caches of earlier versions do not have."""
         digest = hashlib.sha256(np.uint64(len(self)).tobytes())
         digest.update(np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.uint32).tobytes())
-        digest.update(np.ascontiguousarray(self.flags))
+        digest.update(self.flags.tobytes())
         digest.update(b"".join(self.tokens))
         return digest.hexdigest()
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.interactions import Interactions, explain_difference, group_cells
+from studies.analysis.parts import describe_parts, explain_parts, group_parts, name_parts
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
@@ -23,6 +24,8 @@ METHODS = {
     "change",
     "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
     "t-interval over training seeds and questions, the models are taken as given",
+    "parts": "γ of each part of the family, least squares over the same cells: Acc(s, t) = mu + a_s + b_t + the sum of "
+    "γ_part for the parts that both share; intervals as γ's; p_holm is over the parts of one grid and method",
     "less γ after TASK": "γ less that of the arms that learned TASK, whose rationales are others; t-interval likewise",
     "teachers": "the family interaction; t-interval over teachers within families; the students are taken as given",
     "mixed model": "students and teachers fixed, pairs random; t-interval on the residual degrees of freedom",
@@ -189,6 +192,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     analysis = Analysis(study, answers, seed)
     cells, contrasts = analysis.describe_cells(), analysis.describe_contrasts()
     found = Interactions(study, analysis.estimator)
+    parts, refused = describe_parts(study, analysis.estimator, found.grids)
     return {
         "study": asdict(study),
         "num_questions": answers.questions,
@@ -203,6 +207,8 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "effects": found.effects,
         "gamma": found.gammas,
         "gamma_differences": found.differences,
+        "parts": parts,
+        "parts_refused": refused,
         "components": analysis.describe_components(),
     }
 
@@ -223,9 +229,9 @@ def format_results(results: dict[str, Any]) -> str:
         rows = []
         for condition in dict.fromkeys(condition for condition, _ in shown):
             rows.append([condition, *(_format_cell(shown.get((condition, student))) for student in students)])
-        gammas, differences, contrasts = (
+        gammas, differences, effects, refused, contrasts = (
             [row for row in results[name] if (row["trained_on"], row["task"]) == place]
-            for name in ("gamma", "gamma_differences", "contrasts")
+            for name in ("gamma", "gamma_differences", "parts", "parts_refused", "contrasts")
         )
         parts += [
             f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}"
@@ -234,6 +240,7 @@ def format_results(results: dict[str, Any]) -> str:
             _format_coverage(list(shown.values())),
             "\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.",
             "\n".join(map(_format_difference, differences)),
+            _format_parts(effects, refused),
             "\n".join(map(_format_contrast, contrasts)),
         ]
     alone = all(cell["seed_variance"] in ("left out", "none") for cell in cells)
@@ -283,6 +290,20 @@ def _format_gamma(row: dict[str, Any]) -> str:
         f"- Family interaction γ = {_format_points(row)}, p = {row['p']:.2g} "
         f"({what}; {', '.join(row['families'])}; {row['method']}{note})"
     )
+
+
+def _format_parts(effects: list[dict[str, Any]], refused: list[dict[str, Any]]) -> str:
+    """Returns a line for each effect of a part, and what each grid says of which part of the family it was."""
+    refusals, lines = group_parts(refused), list[str]()
+    for group, rows in {**{own: [] for own in refusals}, **group_parts(effects)}.items():
+        for row in rows:
+            notes = filter(None, (row["note"], SEED_NOTES.get(row["seed_variance"])))
+            lines.append(
+                f"- γ of {name_parts(row)} = {_format_points(row)}, p = {row['p_holm']:.2g} "
+                f"({group.condition}; {row['method']}{''.join(f'; {note}' for note in notes)})"
+            )
+        lines.append(f"- {group.condition}: {explain_parts(rows, refusals.get(group, []))}")
+    return "\n".join(lines)
 
 
 def _format_difference(row: dict[str, Any]) -> str:

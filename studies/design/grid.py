@@ -9,7 +9,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from datamodules.files.atomic import check_name
 from datamodules.logit_cache.aligned import AlignmentKind
-from datamodules.model_cards import UNKNOWN, find_family
+from datamodules.model_cards import UNKNOWN, Parts, find_family, find_parts
 from datamodules.rationales.controls import AnswerPosition
 from studies.inference.interaction import explain_unidentified
 
@@ -53,15 +53,18 @@ class StudentSpec:
         family: As the teachers' families are called; empty is what the model's name tells (`configs/families.yaml`).
         keep_layers: Keep only these decoder layers.
         fit: Further arguments of its trainings, for example `--model.learning_rate=1e-4`.
+        parts: What of the family it has; what is not stated is what `configs/models` says of the model.
     """
 
     model: str
     family: str = ""
     keep_layers: list[int] | None = None
     fit: list[str] = field(default_factory=list)
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", _tell_family("student", self.model, self.family))
+        object.__setattr__(self, "parts", find_parts(self.model, self.parts))
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class TeacherSpec:
         rationales: File of published rationales, or one for each task; null for a model.
         name: The teacher's name in these files.
         annotate: Further arguments when it writes, for example `--model.backend=OpenAIBackend`.
+        parts: As a student's.
     """
 
     family: str = ""
@@ -81,6 +85,7 @@ class TeacherSpec:
     rationales: str | dict[str, str] | None = None
     name: str | None = None
     annotate: list[str] = field(default_factory=list)
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.rationales is None):
@@ -88,6 +93,7 @@ class TeacherSpec:
         if (self.rationales is None) != (self.name is None):
             raise ValueError("a teacher's name says whose rationales in the file are meant; give both or neither")
         object.__setattr__(self, "family", _tell_family("teacher", self.model or self.name or "", self.family))
+        object.__setattr__(self, "parts", find_parts(self.model, self.parts))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from studies.report.exhibits import (
 )
 from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.languages import show_languages
+from studies.report.parts import show_parts
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
@@ -41,6 +42,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Accuracy", _show_accuracy(results)),
         Section("Languages", show_languages(results)),
         Section("Interaction", _show_interaction(results)),
+        Section("Parts", show_parts(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),

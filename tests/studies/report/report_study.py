@@ -52,6 +52,7 @@ def make_results() -> dict:
         **where, "estimate": 0.149, "low": 0.117, "high": 0.179, "p": 0.0004, "families": ["a", "b"],
         "num_students": 2, "num_teachers": 2, "num_seeds": 2, "num_questions": 8,
     }  # fmt: skip
+    part = {**gamma, "note": "", "seed_variance": "own"}
     difference = {
         **gamma, "left": "rationale+logits", "left_gamma": 0.18, "right_gamma": 0.15, "estimate": 0.03, "low": 0.01,
         "high": 0.05, "method": "difference in differences", "note": "one teacher of each family",
@@ -92,6 +93,12 @@ def make_results() -> dict:
             {**difference, "right": "rationale", "holds_text": False},
             {**difference, "right": "rationale+logits-own", "holds_text": True, "low": -0.05},
         ],
+        "parts": [
+            {**part, "parts": ["tokenizer", "lineage"], "p_holm": 0.004, "method": "difference in differences"},
+            {**part, "parts": ["style"], "low": -0.02, "p_holm": 0.3, "method": "difference in differences"},
+            {**part, "parts": ["tokenizer", "lineage"], "low": -0.01, "p_holm": 0.1, "method": "mixed model"},
+        ],
+        "parts_refused": [{**where, "parts": ["architecture"], "reason": "all students are of the architecture <x>"}],
     }  # fmt: skip
 
 

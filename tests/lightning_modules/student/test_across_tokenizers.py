@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from datamodules.batches.teacher_rows import collate_targets
 from datamodules.distillation import DistillationDataModule
 from datamodules.logit_cache.aligned import AlignmentSettings
 from datamodules.logit_cache.reader import LogitCache
@@ -126,6 +127,22 @@ def test_a_student_learns_from_a_teacher_of_another_family(families: Families, a
     assert set(shares) == {f"align/{name}" for name in ("strict", "exact", "conditional", "spanning", "none")}
     assert sum(shares.values()) == pytest.approx(1) and shares["align/strict"] > 0.8
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_rows_of_two_teachers_are_compared_in_the_students_tokens(families: Families, tmp_path: Path) -> None:
+    """One of them of the student's own tokenizer; where an aligned row says nothing, it is of neither kind."""
+    against = capture(tmp_path / "own", STUDENT, QUESTIONS, [families.rationales], max_length=500, top_k=32)
+    parts = {
+        kind: make_data(families, "strict", rows=kind, rows_against=[against]) for kind in ("divergent", "agreeing")
+    }
+    plain = make_data(families, "strict")
+    for data in (plain, *parts.values()):
+        data.setup("fit")
+    examples = [*plain.examples]
+    masks = [collate_targets(examples, data.cache_of_example)["has_target"] for data in (plain, *parts.values())]
+    assert torch.equal(masks[1] ^ masks[2], masks[0]) and masks[1].any() and masks[2].any()
+    shares = parts["agreeing"].row_shares
+    assert shares["unknown"] == pytest.approx(1 - masks[0].float().mean().item(), abs=1e-6) and shares["unknown"] > 0
 
 
 def test_chunks_of_labels_are_those_of_any_kind(families: Families) -> None:

@@ -31,14 +31,25 @@ COUNTED = {
         *("use_distributed_sampler", "barebones", "plugins", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
     },
     "data": {
-        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
+        *(
+            "tokenizer",
+            "questions",
+            "prompt",
+            "limit",
+            "limit_seed",
+            "rationales",
+            "supervision",
+            "logits",
+            "logit_weights",
+        ),
+        *("rows", "rows_against"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(
             f"encoding.{name}"
             for name in ("max_length", "skip_too_long", "template_options", "revision", "prompt_language")
         ),
         *(f"filters.{name}" for name in ("teachers", "correct_only", "keep_truncated", "samples_per_question")),
-        *(f"filters.{name}" for name in ("answered_by", "solved_by", "matched_with", "match_seed")),
+        *(f"filters.{name}" for name in ("answered_by", "solved_by", "matched_with", "match_seed", "without")),
         *(f"alignment.{name}" for name in ("kind", "spans", "whitespace", "max_unaligned")),
         *(f"controls.{name}" for name in ("answer_position", "shuffled", "shuffle_seed", "thinking", "logits_teacher")),
         *(f"batches.{name}" for name in ("tokens_per_step", "order_seed", "samples_per_epoch", "teacher_weights")),

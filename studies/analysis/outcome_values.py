@@ -9,8 +9,8 @@ from datamodules.tasks.records import LETTERS
 
 MEANINGS = {
     "likelihood": "probability of the gold option among the options, by their log-likelihoods",
-    "agreement": "share of the tokens of the teacher's rationale on a test question at which student and teacher have the "
-    "same most probable token",
+    "agreement": "share of the tokens of the teacher's rationale on a test question at which student and teacher have "
+    "the same most probable token",
 }
 # What predictions hold of each.
 COLUMNS = {"likelihood": "option_log_likelihoods", "agreement": "references"}

@@ -46,6 +46,7 @@ from lightning_modules.student.cached_targets import TeacherHead, build_target, 
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import render_card
 from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
+from lightning_modules.student.start import StudentStart, change_start, check_start
 from losses.distillation import DistillationLoss, LossSums
 from losses.mixture import STATISTICS, TEACHER_STATISTICS
 from losses.targets import Target
@@ -69,6 +70,7 @@ class DistillationModule(L.LightningModule):
         revision: str | None = None,
         dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
+        start: StudentStart = StudentStart(),  # noqa: B008 (frozen)
         learning_rate: PositiveFloat = 1e-4,
         weight_decay: NonNegativeFloat = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
@@ -89,6 +91,7 @@ class DistillationModule(L.LightningModule):
             dtype: Of the weights in memory; null is float32, or what a true half `trainer.precision` says, or, for the
                 frozen weights under an adapter, the model card's.
             keep_layers: Keep only these decoder layers: a smaller student of the same family.
+            start: What is changed in its weights before it is trained.
             learning_rate: AdamW's peak learning rate.
             weight_decay: AdamW's, on matrices only.
             schedule: After the warm-up.
@@ -107,14 +110,14 @@ class DistillationModule(L.LightningModule):
         for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
             if not math.isfinite(value):
                 raise ValueError(f"model.{name} must be finite, not {value}")
-        self.student, self.student_revision = student, revision
-        self.student_dtype = dtype
-        self.keep_layers = keep_layers
-        self.loss = loss
+        self.student, self.student_revision, self.student_dtype = student, revision, dtype
+        self.keep_layers, self.start = keep_layers, start
+        self.loss, self.fused_head, self.attention = loss, fused_head, attention
         # The optimizer's state holds them, and no checkpoint may hold jsonargparse's own types.
         self.learning_rate, self.weight_decay = float(learning_rate), float(weight_decay)
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
-        self.fused_head = fused_head
+        if loss.kernel == "triton" and not fused_head:
+            raise ValueError("model.loss.kernel triton would be ignored with model.fused_head=false; leave one out")
         if export is not None and adapter is None:
             raise ValueError(f"model.export {export} is given, but there is no model.adapter; leave it out")
         if export == "adapter" and keep_layers is not None:
@@ -123,7 +126,6 @@ class DistillationModule(L.LightningModule):
             raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
         self.adapter, self.export_form = adapter, export or "merged"
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
-        self.attention = attention
         # The frozen weights are not in its checkpoints.
         self.strict_loading = adapter is None
         self.model: Any = None
@@ -153,8 +155,10 @@ class DistillationModule(L.LightningModule):
             return
         quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
         source, dtype = (self.student, self.student_revision), self._weights_dtype
-        loaded = find_loading_dtype(*source, dtype) if self._is_sharded and self.adapter is None else dtype
+        is_plain = self.adapter is None and not self.start.changes
+        loaded = find_loading_dtype(*source, dtype) if self._is_sharded and is_plain else dtype
         self.model = model = load_causal_lm(*source, loaded, self.keep_layers, quantize_on, self.attention)
+        change_start(model, self.start, self.student)
         model.config.use_cache = False
         if self.fused_head:
             self._head_settings = find_head_settings(model)
@@ -212,7 +216,8 @@ class DistillationModule(L.LightningModule):
                 f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
             )
         for cache in data.caches:
-            check_cache(self.loss, cache, data.logit_weights is not None)
+            check_cache(self.loss, cache, data.softens)
+        check_start(self.start, self.student, self.student_revision, self.adapter is not None)
         if self.adapter is not None:
             check_adapter(self.adapter, self.student)
         if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
@@ -229,7 +234,7 @@ class DistillationModule(L.LightningModule):
         names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
         held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
         steps = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
-        return [*steps, *held_out, *(f"align/{name}" for name in data.coverage)]
+        return [*steps, *held_out, *data.shares]
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
@@ -316,7 +321,7 @@ class DistillationModule(L.LightningModule):
         # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
         torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
         means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
-        means |= {f"align/{name}": share for name, share in self.trainer.datamodule.coverage.items()}
+        means |= self.trainer.datamodule.shares
         # Lightning would send each number to the device, to fetch it again.
         self.log_dict({name: torch.tensor(value) for name, value in means.items()})
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
@@ -361,17 +366,17 @@ class DistillationModule(L.LightningModule):
 
     def describe(self, data: DistillationDataModule) -> str:
         """Returns the student's model card."""
-        is_taught = data.supervision != "label"
         loss = {name: value for name, value in vars(self.loss).items() if not name.startswith("_")}
         training = {
             "supervision": data.supervision,
+            **({"start": vars(self.start)} if self.start.changes else {}),
             "train_examples": len(data.train_examples),
             "optimizer_steps": self.trainer.global_step,
             "learning_rate": self.learning_rate,
             "loss": json.loads(json.dumps(loss, default=vars)),
             "prompt": data.prompt.id,
         }
-        teachers = sorted(set(data.train_examples.column("teacher"))) if is_taught else []
+        teachers = sorted(set(data.train_examples.column("teacher"))) if data.supervision != "label" else []
         return render_card(self.student, data.source.questions, teachers, training)
 
     def export(self, folder: Path) -> None:

@@ -22,6 +22,7 @@ from studies.design.calibration import (
     measure_coverage,
     measure_pair_coverage,
     measure_part_coverage,
+    measure_size_coverage,
     normal_interval,
 )
 
@@ -46,3 +47,4 @@ def run(args: list[str]) -> Iterator[Measurement]:
     for num_families in PART_EFFECTS:
         for name, share in measure_part_coverage(num_families, number).items():
             yield Measurement(f"parts of {num_families} families: {name}", share, "coverage")
+    yield Measurement("the size that an accuracy takes", measure_size_coverage(number), "coverage")

@@ -7,11 +7,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from datamodules.tasks.microworld import LETTERS, Family, Problem, draw_problem_of_split, rationale
+from datamodules.tasks.microworld import LETTERS, Phrasing, Problem, draw_problem_of_split, rationale
 from studies.inputs.cache_runs import MICROWORLD
 
 # Two phrasings, two draws of each.
-WRITERS: dict[str, Family] = {"gpt-a": "a", "gpt-b": "b", "gpt-a2": "a", "gpt-b2": "b"}
+WRITERS: dict[str, Phrasing] = {"gpt-a": "a", "gpt-b": "b", "gpt-a2": "a", "gpt-b2": "b"}
 
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:

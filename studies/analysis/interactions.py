@@ -35,11 +35,12 @@ class Group(NamedTuple):
     control: str | None
     trained_on: str | None
     task: str
+    size: int | None = None
 
     @property
     def name(self) -> str:
         """What a warning calls the group."""
-        return ", ".join(filter(None, self))
+        return ", ".join(filter(None, (*self[:4], f"{self.size} questions" if self.size else None)))
 
     @property
     def condition(self) -> str:
@@ -66,7 +67,7 @@ def group_cells(keys: Iterable[CellKey]) -> dict[Group, list[CellKey]]:
     groups = defaultdict(list)
     for key in keys:
         if key.teacher:
-            groups[Group(key.supervision, key.control, key.trained_on, key.task)].append(key)
+            groups[Group(key.supervision, key.control, key.trained_on, key.task, key.size)].append(key)
     return groups
 
 
@@ -242,7 +243,7 @@ class Interactions:
         # With the text held, what is within a family cancels: no spread over pairs is left there.
         value_ST = None if holds_text else accuracies[0] - accuracies[1]
         gammas = [float((gamma_ST * accuracy_ST).sum()) for accuracy_ST in accuracies]
-        where = {"trained_on": left.trained_on, "task": left.task, "holds_text": holds_text}
+        where = {"trained_on": left.trained_on, "task": left.task, "size": left.size, "holds_text": holds_text}
         names = {"left": left.condition, "right": right.condition, "left_gamma": gammas[0], "right_gamma": gammas[1]}
         return [{**where, **names, **row} for row in self._list_estimates(used, students, teachers, value_ST)]
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import norm
 
 from studies.design.power import Components, simulate_answers, simulate_seeds
+from studies.inference.curves import find_needed_size
 from studies.inference.interaction import decompose, estimate_gammas, estimate_over_pairs
 from studies.inference.parts import decompose_parts
 from studies.inference.statistics import LEVEL, estimate_accuracy, estimate_contrast
@@ -257,3 +258,29 @@ def measure_part_coverage(num_families: int, num_simulations: int, seed: int = 0
             over = paired[0][own.place]
             held[f"{name}, mixed model"] += bool(over.low <= truth <= over.high)
     return {name: count / num_simulations for name, count in held.items()}
+
+
+def measure_size_coverage(num_simulations: int, seed: int = 0) -> float:
+    """Returns the coverage of the interval of the size that an accuracy takes.
+
+    Four sizes, 3 seeds, 200 questions; a seed's nested draw of training questions is worth as much at every size.
+    """
+    rng = np.random.default_rng(seed)
+    sizes, accuracies, target = (16, 64, 256, 1024), np.array([0.35, 0.5, 0.65, 0.75]), 0.6
+    truth = float(2 ** np.interp(target, accuracies, np.log2(sizes)))
+    places = [number / 8 for number in range(8 * (len(sizes) - 1) + 1)]
+    spread = (USUAL.seed_sd / norm.pdf(norm.ppf(USUAL.accuracy))) ** 2
+    held = 0
+    for _ in range(num_simulations):
+        # Questions and seeds are shared by all sizes, as the normal variables behind the answers are.
+        base_SQ = np.sqrt(USUAL.same_cell) * rng.standard_normal(200) + np.sqrt(spread) * rng.standard_normal((3, 1))
+        base_SQ = base_SQ + np.sqrt(1 - USUAL.same_cell - spread) * rng.standard_normal((3, 200))
+        cells = [(base_SQ > -norm.ppf(accuracy)).astype(float) for accuracy in accuracies]
+        bands = []
+        for place in places:
+            left = min(int(place), len(cells) - 2)
+            mixed_SQ = (1 - place + left) * cells[left] + (place - left) * cells[left + 1]
+            bands.append(estimate_accuracy(mixed_SQ))
+        found = find_needed_size(sizes, bands, places, target)
+        held += bool((found.low or np.inf) <= truth <= (found.high or np.inf))
+    return held / num_simulations

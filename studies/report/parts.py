@@ -2,6 +2,7 @@
 
 from studies.analysis.interactions import Group
 from studies.analysis.parts import explain_parts, group_parts, name_parts
+from studies.analysis.sizes import name_size
 from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
 from studies.report.gamma import p_cell
 from studies.report.words import between, name_arm, name_place, points
@@ -17,7 +18,7 @@ def show_parts(results: dict) -> list[Block]:
     groups = group_parts(rows)
     if not groups and not refusals:
         return []
-    several = len(results["num_questions"]) > 1
+    several, sizes = len(results["num_questions"]) > 1, results["study"]["sizes"]
     blocks: list[Block] = [
         Text(
             "The family interaction taken apart: γ of a part is what a teacher adds that shares it with the student, "
@@ -26,10 +27,12 @@ def show_parts(results: dict) -> list[Block]:
     ]
     for group in {**refusals, **groups}:
         said = explain_parts(groups.get(group, []), refusals.get(group, []))
-        blocks.append(Text(f"**{_name(group, several)}**: {said}", is_warning=group not in groups))
+        blocks.append(Text(f"**{_name(group, several, sizes)}**: {said}", is_warning=group not in groups))
     if not rows:
         return blocks
-    named = [(f"{_name(group, several)}: {name_parts(row)}", row) for group, own in groups.items() for row in own]
+    named = [
+        (f"{_name(group, several, sizes)}: {name_parts(row)}", row) for group, own in groups.items() for row in own
+    ]
     marks = [
         Mark(f"{name}, {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"])
         for name, row in named
@@ -40,7 +43,7 @@ def show_parts(results: dict) -> list[Block]:
     )
     cells = [
         [
-            Cell(name := _name(group, several), name),
+            Cell(name := _name(group, several, sizes), name),
             Cell(name_parts(row), name_parts(row)),
             Cell(row["method"], row["method"]),
             Cell(points(row["estimate"]), row["estimate"]),
@@ -73,6 +76,7 @@ def show_parts(results: dict) -> list[Block]:
     return [*blocks, Table(columns, cells, caption)]
 
 
-def _name(group: Group, several: bool) -> str:
-    name = name_arm(group.supervision, None, group.control)
+def _name(group: Group, several: bool, sizes: list[int]) -> str:
+    arms = name_arm(group.supervision, None, group.control), name_size(group._asdict(), sizes)
+    name = ", ".join(filter(None, arms))
     return f"{name_place(group.trained_on, group.task)}, {name}" if several else name

@@ -1,7 +1,7 @@
 """What is left of each stage's work after kills, races, flipped bits and full disks; right is 0 everywhere.
 
     python -m scripts.benchmark faults --json
-    python -m scripts.benchmark faults --smoke      # two rounds and five flips of each, in about a minute
+    python -m scripts.benchmark faults --smoke      # one round and five flips of each
 
 On the microworld, in a temporary folder. Lines:
 
@@ -112,10 +112,10 @@ def run(args: list[str]) -> Iterator[Measurement]:
     parser.add_argument("--flips", type=int, default=200, help="in each artefact")
     parser.add_argument("--seed", type=int, default=0, help="of all moments and places")
     parser.add_argument("--lanes", type=int, default=2, help="rounds side by side")
-    parser.add_argument("--smoke", action="store_true", help="two rounds and five flips")
+    parser.add_argument("--smoke", action="store_true", help="one round and five flips")
     parser.add_argument("--page", type=Path, help="writes the counts as a Markdown page, too")
     given = parser.parse_args(args)
-    rounds, flips = (2, 5) if given.smoke else (given.rounds, given.flips)
+    rounds, flips = (1, 5) if given.smoke else (given.rounds, given.flips)
     os.environ |= {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     # A forked process cannot use its parent's threads.
     torch.set_num_threads(1)

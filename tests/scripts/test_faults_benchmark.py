@@ -12,7 +12,7 @@ from scripts.benchmarks.reliability.bench import ROOT
 
 
 @pytest.mark.slow
-def test_two_rounds_and_five_flips_of_each_leave_nothing_wrong(tmp_path):
+def test_a_round_and_five_flips_of_each_leave_nothing_wrong(tmp_path):
     # In a process of its own, since it forks, which a process with threads does not survive unharmed.
     command = [
         sys.executable,

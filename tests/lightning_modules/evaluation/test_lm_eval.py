@@ -76,7 +76,7 @@ def ask_harness(student: str, data: EvaluationDataModule, folder: Path) -> tuple
 
 
 @pytest.mark.parametrize(
-    ("is_chat", "option_text", "number"), [(False, "choice", 40), (True, "choice", 8), (False, "letter", 8)]
+    ("is_chat", "option_text", "number"), [(False, "choice", 16), (True, "choice", 8), (False, "letter", 8)]
 )
 def test_options_have_the_harness_likelihoods(
     gguf: str, shared_data: Path, tmp_path: Path, is_chat: bool, option_text: OptionText, number: int

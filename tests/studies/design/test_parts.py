@@ -28,7 +28,7 @@ def test_a_model_that_is_not_there_is_named_before_a_study_runs(monkeypatch: pyt
 
     require_models(needing("configs/models/microworld/a-student"))
     require_models(needing("owner/name"))
-    require_models(needing("model:llama-3.2-1b"))
+    require_models(needing("model:smollm2-135m-instruct"))
     with pytest.raises(ValueError, match=r"^study\.students\.x\.model: no such folder, .*: nowhere/at/all$"):
         require_models(needing("nowhere/at/all"))
     command = r"python -m scripts\.microworld pretrain --config configs/microworld/bpe-llama-a\.yaml"

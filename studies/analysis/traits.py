@@ -117,7 +117,7 @@ def format_traits(rows: list[dict[str, Any]]) -> str:
         student, teacher = show(row["student_shift"]), show(row["teacher_shift"])
         lines.append(
             f"- Trait {row['trait']}, {row['student']}: {row['control']} of {row['teacher']} after "
-            f"{row['trained_on']}{size}, against {row['against']}: the student's log-odds shift {student}, the teacher's "
-            f"{teacher}: {ratio} ({row['num_questions']} questions, {row['num_seeds']} seeds)"
+            f"{row['trained_on']}{size}, against {row['against']}: the student's log-odds shift {student}, the "
+            f"teacher's {teacher}: {ratio} ({row['num_questions']} questions, {row['num_seeds']} seeds)"
         )
     return "\n".join(lines)

@@ -241,7 +241,7 @@ class StudyPlan:
             settings["data__logits"] = folders
             if control.together:
                 weights = control.logit_weights or dict.fromkeys(control.together, 1.0)
-                settings["data__logit_weights"] = {
+                settings["data__controls__logit_weights"] = {
                     self.text(teacher, task).writer: weights[teacher] for teacher in control.together
                 }
             elif (name := self.text(self._scorer(arm), task, trait=control.trait).writer) != writers[0]:

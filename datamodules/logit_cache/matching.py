@@ -88,12 +88,14 @@ def open_others(paths: Sequence[str], caches: Sequence[LogitCache]) -> list[Logi
 def _check_mixture(caches: Sequence[LogitCache], cached: set[str], weights: Mapping[str, float]) -> None:
     if cached != set(weights):
         raise ValueError(
-            f"data.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; name each "
-            "of these teachers"
+            f"data.controls.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; "
+            "name each of these teachers"
         )
     for cache in caches:
         if (kind := cache.description.sparsity.kind) in ("hidden", "labels"):
-            raise ValueError(f"{cache.folder}: kind {kind} does not mix with data.logit_weights; capture kind top_k")
+            raise ValueError(
+                f"{cache.folder}: kind {kind} does not mix with data.controls.logit_weights; capture kind top_k"
+            )
 
 
 def assign_caches(

@@ -111,7 +111,8 @@ class StudyPlan:
         args = self._command(
             self.study.traits[trait].fit, model__student=spec.model, model__keep_layers=None,
             model__loss__kl_weight=0.0, data__questions=self.study.traits[trait].learn, data__supervision="label",
-            data__rationales=None, data__filters__teachers=None, data__logits=None, run__root=self.study.root,
+            data__rationales=None, data__filters__teachers=None, data__filters__keep_truncated=False,
+            data__logits=None, run__root=self.study.root,
             run__group=self.study.name, run__id=name, run__student_family=spec.family,
             **(self._align(label) if self.aligns else {}),
         )  # fmt: skip
@@ -240,7 +241,7 @@ class StudyPlan:
             settings["data__logits"] = folders
             if control.together:
                 weights = control.logit_weights or dict.fromkeys(control.together, 1.0)
-                settings["data__logit_weights"] = {
+                settings["data__controls__logit_weights"] = {
                     self.text(teacher, task).writer: weights[teacher] for teacher in control.together
                 }
             elif (name := self.text(self._scorer(arm), task, trait=control.trait).writer) != writers[0]:

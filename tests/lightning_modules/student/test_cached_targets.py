@@ -48,8 +48,9 @@ def measure(
         world.questions,
         supervision,
         logits=[logits] if isinstance(logits, str) else logits,
-        logit_weights=weights,
-        controls=DistillationControls(logits_teacher=None if weights or "friend" not in str(logits) else "friend"),
+        controls=DistillationControls(
+            logits_teacher=None if weights or "friend" not in str(logits) else "friend", logit_weights=weights
+        ),
         rationales=[world.rationales],
         prompt="plain",
         **(rows or {}),

@@ -351,11 +351,13 @@ def test_several_teachers_distributions_are_mixed_in_one_arm():
     folders = ["L/obqa-logits", "L/obqa-of-M-logits", "M/obqa-of-L-logits", "M/obqa-logits"]
     assert {
         f"--data.logits={json.dumps([f'runs/s/teachers/{folder}' for folder in folders])}",
-        '--data.logit_weights={"m/L": 1.0, "m/M": 2.0}',
+        '--data.controls.logit_weights={"m/L": 1.0, "m/M": 2.0}',
     } <= set(fit.args)
     assert not any("logits_teacher" in arg for arg in fit.args) and of_m.name in fit.needs
     alike = jobs["fit-l-rationale+logits-alike-seed0"].args
-    assert {'--data.logit_weights={"m/M": 1.0, "m/L": 1.0}', "--data.batches.samples_per_epoch=1"} <= set(alike)
+    assert {'--data.controls.logit_weights={"m/M": 1.0, "m/L": 1.0}', "--data.batches.samples_per_epoch=1"} <= set(
+        alike
+    )
 
 
 def test_teachers_of_several_families_are_mixed_with_an_alignment():

@@ -11,11 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from datamodules.batches.loading import Collate, ResumableLoader, check_processes, loader_options
+from datamodules.batches.mixing import JoinedExamples, MixedSampler
 from datamodules.batches.packing import BatchSize, EpochDraw, PredictionSampler, StepSampler, TrainingBatches
 from datamodules.examples.selection import RationaleFilters, ValidationSplit
 from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
-from datamodules.examples.tokenization import Supervision
+from datamodules.examples.tokenization import Example, Supervision
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.matching import (
     align_caches,
@@ -26,6 +27,7 @@ from datamodules.logit_cache.matching import (
 )
 from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.own_text import OwnExamples, OwnText, read_own_text
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
 
 
@@ -101,6 +103,7 @@ class DistillationDataModule(L.LightningDataModule):
         val_examples: What is held out, likewise.
         caches: The logit caches that are read, likewise.
         coverage: Share of the completions' tokens in each class of alignment, likewise; none without an alignment.
+        own_examples: What the student wrote itself and learns from, likewise; None if nothing.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class DistillationDataModule(L.LightningDataModule):
         controls: DistillationControls = DistillationControls(),  # noqa: B008 (frozen)
         batches: TrainingBatches = TrainingBatches(),  # noqa: B008 (frozen)
         validation: ValidationSplit = ValidationSplit(),  # noqa: B008 (frozen)
+        own: OwnText = OwnText(),  # noqa: B008 (frozen)
     ):
         """Stores the settings; files are read in `setup`.
 
@@ -138,12 +142,13 @@ class DistillationDataModule(L.LightningDataModule):
             controls: What is changed in their texts, and whose logits are taken.
             batches: What is read in which order, and how much at a time.
             validation: Which questions are held out.
+            own: What the student wrote itself, and how much it learns from that.
         """
         super().__init__()
         self.source = ExampleSource(tokenizer, questions, rationales or [], prompt, limit, encoding, filters, controls)
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
         self.logit_weights = logit_weights
-        self.alignment = alignment
+        self.alignment, self.own = alignment, own
         self.prompt, self.encoding, self.batches, self.validation = self.source.prompt, encoding, batches, validation
         self.examples: ExampleView
         self.train_examples: ExampleView
@@ -151,6 +156,7 @@ class DistillationDataModule(L.LightningDataModule):
         self.caches: Sequence[LogitCache | AlignedCache] = []
         self.cache_of_example: dict[str, RowReader] = {}
         self.coverage: dict[str, float] = {}
+        self.own_examples: OwnExamples | None = None
         self.is_set_up = False
         self._train_loader: ResumableLoader | None = None
         self._loader_state: dict[str, Any] | None = None
@@ -158,6 +164,10 @@ class DistillationDataModule(L.LightningDataModule):
 
     def _check_supervision(self) -> None:
         """Refuses, or warns of, settings that the supervision would ignore."""
+        if not self.own.taught_share and (self.source.rationales or self.logit_paths):
+            raise ValueError(
+                "data.own.mix=0 takes nothing of a teacher's text; leave data.rationales and data.logits out"
+            )
         if self.supervision == "rationale+logits" and not self.logit_paths:
             raise ValueError("supervision is rationale+logits, but data.logits names no logit cache")
         if self.supervision != "rationale+logits" and self.logit_paths:
@@ -190,6 +200,16 @@ class DistillationDataModule(L.LightningDataModule):
             return
         check_processes("data.batches.num_workers", self.batches.num_workers or 0)
         self.tokenizer = self.source.tokenizer
+        if self.own.rationales is not None:
+            self.own_examples = read_own_text(self.own, self.source, self.alignment)
+        if self.own_examples is not None and not self.own.taught_share:
+            self.examples = self.train_examples = self.val_examples = self.own_examples.examples[:0]
+        else:
+            self._read_taught()
+        self.is_set_up = True
+
+    def _read_taught(self) -> None:
+        """Reads what teachers wrote, or the gold labels."""
         examples = self.source.read_labels() if self.supervision == "label" else self.source.read_rationales()
         teachers, weights = set(examples.column("teacher")), self.batches.teacher_weights
         if weights is not None and teachers != set(weights):
@@ -207,20 +227,33 @@ class DistillationDataModule(L.LightningDataModule):
             self.coverage = measure_coverage(self.cache_of_example, examples)
         self.examples = examples
         self.train_examples, self.val_examples = self.validation.split(examples, self.source.clusters)
-        self.is_set_up = True
 
-    def make_sampler(self, examples: ExampleView, seed: int, draw: EpochDraw | None = None) -> StepSampler:
-        """Returns this process's share of the examples' steps."""
+    def make_sampler(
+        self, examples: ExampleView, seed: int, draw: EpochDraw | None = None, share: float = 1.0
+    ) -> StepSampler:
+        """Returns this process's share of the examples' steps, which have a share of a step's budget."""
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        budgets = self.batches.tokens_per_step, self.batches.tokens_per_batch
+        budgets = max(1, round(share * self.batches.tokens_per_step)), self.batches.tokens_per_batch
         return StepSampler(examples.lengths, *budgets, seed, rank, world_size, draw)
 
-    def loader_options(self, examples: ExampleView, sampler: StepSampler) -> dict[str, Any]:
+    def _make_train_sampler(self, draw: EpochDraw | None) -> StepSampler | MixedSampler:
+        """Returns this process's share of the training's steps; see `own`."""
+        own, share, seed = self.own_examples, self.own.taught_share, self.batches.order_seed
+        taught = self.make_sampler(self.train_examples, seed, draw, share) if share else None
+        if taught is not None and own is None and not self.own.first_step:
+            return taught
+        drawn = None if own is None else self.make_sampler(own.examples, seed, share=1 - share)
+        return MixedSampler(taught, drawn, len(self.train_examples), self.own.first_step)
+
+    def loader_options(self, examples: Sequence[Example], sampler: StepSampler | MixedSampler) -> dict[str, Any]:
         """Returns a loader's arguments; its batches have the teachers' rows if there are caches."""
         assert self.trainer is not None
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        own = self.own_examples
         collate = Collate(self.cache_of_example)
+        if own is not None:
+            collate = Collate(self.cache_of_example | own.cache_of_example, own.log_probs)
         return loader_options(examples, sampler, collate, self.batches.num_workers, pin_memory=on_gpu)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -229,8 +262,10 @@ class DistillationDataModule(L.LightningDataModule):
         if (num_samples := self.batches.samples_per_epoch) is not None:
             question_ids, teachers = examples.column("question_id"), examples.column("teacher")
             draw = EpochDraw(question_ids, teachers, num_samples, self.batches.teacher_weights)
+        own = self.own_examples
+        everything = examples if own is None else JoinedExamples(examples, own.examples)
+        options = self.loader_options(everything, self._make_train_sampler(draw))
         assert self.trainer is not None
-        options = self.loader_options(examples, self.make_sampler(examples, self.batches.order_seed, draw))
         self._train_loader = ResumableLoader(self.trainer, **options)
         if self._loader_state is not None:
             self._train_loader.load_state_dict(self._loader_state)
@@ -246,8 +281,9 @@ class DistillationDataModule(L.LightningDataModule):
         assert self._train_loader is not None and self.trainer is not None
         steps = self._train_loader.batch_sampler.plan(0)[: int(self.trainer.num_training_batches)]
         used = [number for step in steps for number in step]
-        lengths = self.train_examples.lengths - self.train_examples.column("num_prompt_tokens").astype(int)
-        return int(lengths[used].sum())
+        views = [self.train_examples, *([] if self.own_examples is None else [self.own_examples.examples])]
+        lengths = [view.lengths - view.column("num_prompt_tokens").astype(int) for view in views]
+        return int(np.concatenate(lengths)[used].sum())
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The held-out questions, in steps as in training; nothing where none are held out."""

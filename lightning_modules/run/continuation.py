@@ -59,7 +59,7 @@ def begin_anew(checkpoint: dict[str, Any]) -> None:
     for name in ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
         for counts in ("total", "current"):
             loop[name][counts] = dict.fromkeys(loop[name][counts], 0)
-    # A batch that is ready and not begun: of none at all Lightning takes the last one's validation to be over, and passes
-    # over the first. It counts one more step where it begins with such a batch.
+    # A batch that is ready and not begun: where there is none at all, Lightning takes a validation to be over, and
+    # passes over the first batch. It counts one more step where it begins with such a batch.
     loop["epoch_loop.batch_progress"]["total"]["ready"] = 1
     loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

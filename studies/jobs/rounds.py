@@ -185,7 +185,7 @@ class RoundsPlan:
         output, samples = str(self._logits(number)), str(self._samples(number))
         if controls := self._take("cache_logits", "data.controls."):
             raise ValueError(
-                f"cache_logits.{[*controls][0]} changes texts, and nothing may change what a student wrote"
+                f"cache_logits.{next(iter(controls))} changes texts, and nothing may change what a student wrote"
             )
         settings: dict[str, Any] = {
             "data.questions": self.fit["data.questions"], "data.rationales": [samples], "data.limit": None,

@@ -6,14 +6,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from datamodules.batches.packing import pad_rows
 from datamodules.files.tables import read_table
 from lightning_modules.student.student import DistillationModule
-from scripts import on_policy
+from scripts import fit, on_policy
 from scripts.common.stages import MAINS
 from tests.scripts.pipeline import MODELS, read_jsonl, spawn, wait_until
 
@@ -229,3 +233,42 @@ def test_a_teacher_without_log_probabilities_is_refused(whole, monkeypatch) -> N
         Path("c.yaml").write_text(yaml.safe_dump({name: own for name, own in content.items() if own}))
         with pytest.raises(ValueError, match=r"no section cache_logits: a teacher without|labels keeps no distribut"):
             on_policy.parse(args)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_one_step_is_trls(inside) -> None:
+    trl = pytest.importorskip("trl", reason="needs the extra `peers`")
+    args = write_config(rounds=1, keep_rounds=1, mix=0.0)
+    content = yaml.safe_load(Path("c.yaml").read_text())
+    content["cache_logits"]["model"] = {"teacher": f"{MODELS}/a-teacher", "kind": "hidden", "values": "float32"}
+    content["fit"]["trainer"]["max_steps"] = 1
+    content["fit"]["data"]["batches"] = {"tokens_per_step": 100_000, "tokens_per_batch": 300}
+    Path("c.yaml").write_text(yaml.safe_dump(content))
+    plan = run_rounds(args)
+    [logged] = read_metrics("runs/opd/round-1")
+    data = fit.parse(plan.jobs()[-1].args).datamodule
+    data.setup("fit")
+    examples = data.own_examples.examples
+    prompts = [example.token_ids[: example.num_prompt_tokens] for example in examples]
+    completions = [example.token_ids[example.num_prompt_tokens :] for example in examples]
+    inputs = {
+        "prompt_ids": pad_rows(prompts, 0, left=True),
+        "prompt_mask": pad_rows([np.ones_like(row) for row in prompts], 0, left=True),
+        "completion_ids": pad_rows(completions, 0),
+        "completion_mask": pad_rows([np.ones_like(row) for row in completions], 0),
+    }
+    settings = trl.DistillationConfig(
+        "trl", beta=1.0, temperature=1.0, use_cpu=True, report_to="none", bf16=False, gradient_checkpointing=False
+    )
+    student, teacher = (
+        AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=torch.float32) for name in ("a-student", "a-teacher")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "a-student", pad_token="<pad>")
+    questions = Dataset.from_dict({"prompt": ["a", "b"]})
+    trainer = trl.DistillationTrainer(student, teacher, settings, train_dataset=questions, processing_class=tokenizer)
+    loss = trainer.compute_loss(trainer.model.train(), inputs)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([own.grad for own in student.parameters() if own.grad is not None])
+    assert logged["train/own_loss"] == logged["train/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert logged["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-5)

@@ -32,6 +32,8 @@ COUNTED = {
     },
     "data": {
         *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
+        *(f"own.{name}" for name in ("rationales", "logits", "logit_weights", "mix", "first_step")),
+        *("own.max_lost", "own.min_distinct", "draw.number", "draw.part", "draw.seed"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(
             f"encoding.{name}"

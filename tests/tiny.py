@@ -129,7 +129,8 @@ def build(kind: type[Module], *args: Any, **settings: Any) -> Module:
     defaults = {name: value.default for name, value in parameters if is_dataclass(value.default)}
     owners = {setting.name: name for name, default in defaults.items() for setting in fields(default)}
     components: dict[str, dict[str, Any]] = {}
-    for setting in sorted(settings.keys() & owners.keys()):
+    # What the module itself has under a component's name is its own.
+    for setting in sorted((settings.keys() & owners.keys()) - dict(parameters).keys()):
         components.setdefault(owners[setting], {})[setting] = settings.pop(setting)
     for name, values in components.items():
         settings[name] = replace(defaults[name], **values)

@@ -40,7 +40,7 @@ MATTERING = {
     ),
     "on_policy": (
         *("name", "rounds", "questions", "samples", "temperature", "max_new_tokens", "mix", "keep_rounds", "start"),
-        *("loss.divergence", "evaluate_every", "seed"),
+        "evaluate_every",
     ),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
@@ -22,22 +22,22 @@ from datamodules.logit_cache.matching import (
     align_caches,
     assign_caches,
     assign_mixtures,
+    assign_one_teacher,
     measure_coverage,
     open_caches,
+    open_others,
 )
 from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.row_selection import RowKind, select_rows
 from datamodules.own_text import OwnExamples, OwnText, read_own_text
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
 
 
-class RationaleDataModule(L.LightningDataModule):
-    """Pairs questions with teachers' rationales; `predict` hands out every example that is not `done` once.
-
-    This is what a teacher reads to score its own, or another's, rationales.
+class ExampleDataModule(L.LightningDataModule):
+    """Pairs questions with teachers' rationales, as examples of one tokenizer.
 
     Attributes:
-        done: Ids of examples to leave out.
         examples: All, after `setup`.
     """
 
@@ -48,10 +48,10 @@ class RationaleDataModule(L.LightningDataModule):
         rationales: list[str] | None = None,
         prompt: str = "instruction",
         limit: PositiveInt | None = None,
+        limit_seed: NonNegativeInt | None = None,
         encoding: ExampleEncoding = ExampleEncoding(),  # noqa: B008 (frozen)
         filters: RationaleFilters = RationaleFilters(),  # noqa: B008 (frozen)
         controls: TextControls = TextControls(),  # noqa: B008 (frozen)
-        batches: BatchSize = BatchSize(),  # noqa: B008 (frozen)
     ):
         """Stores the settings; files are read in `setup`.
 
@@ -60,18 +60,53 @@ class RationaleDataModule(L.LightningDataModule):
             questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
-            limit: Use only the first so many questions.
+            limit: Use only so many questions.
+            limit_seed: Draws the questions of `limit`: of one seed, a smaller limit's are among a larger one's; null
+                takes the first.
             encoding: How they are tokenized.
             filters: Which rationales are used.
             controls: What is changed in their texts.
-            batches: How much is computed at a time.
         """
         super().__init__()
-        self.source = ExampleSource(tokenizer, questions, rationales or [], prompt, limit, encoding, filters, controls)
-        self.prompt, self.encoding, self.batches = self.source.prompt, encoding, batches
-        self.done: set[str] = set()
+        self.source = ExampleSource(
+            tokenizer, questions, rationales or [], prompt, limit, limit_seed, encoding, filters, controls
+        )
+        self.prompt, self.encoding = self.source.prompt, encoding
         self.examples: ExampleView
         self.is_set_up = False
+
+
+class RationaleDataModule(ExampleDataModule):
+    """Pairs questions with teachers' rationales; `predict` hands out every example that is not `done` once.
+
+    This is what a teacher reads to score its own, or another's, rationales.
+
+    Attributes:
+        done: Ids of examples to leave out.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        questions: str,
+        rationales: list[str] | None = None,
+        prompt: str = "instruction",
+        batches: BatchSize = BatchSize(),  # noqa: B008 (frozen)
+        **kwargs: Any,
+    ):
+        """Stores the settings; files are read in `setup`.
+
+        Args:
+            tokenizer: Hub id, local folder or GGUF file; the model's own by default.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
+            prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
+            batches: How much is computed at a time.
+            kwargs: See `ExampleDataModule`.
+        """
+        super().__init__(tokenizer, questions, rationales, prompt, **kwargs)
+        self.batches = batches
+        self.done: set[str] = set()
         # A process may have nothing left to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -94,15 +129,16 @@ class RationaleDataModule(L.LightningDataModule):
         return DataLoader(examples, batch_sampler=sampler, collate_fn=Collate({}), pin_memory=on_gpu)
 
 
-class DistillationDataModule(L.LightningDataModule):
+class DistillationDataModule(ExampleDataModule):
     """What a student learns from: gold labels, rationales, or rationales with the teacher's cached logits.
 
     Attributes:
-        examples: All, after `setup`.
-        train_examples: What is learnt from, likewise.
+        train_examples: What is learnt from, after `setup`.
         val_examples: What is held out, likewise.
         caches: The logit caches that are read, likewise.
         coverage: Share of the completions' tokens in each class of alignment, likewise; none without an alignment.
+        row_shares: Share of them where two teachers' most probable tokens differ, agree, or are not both known; none
+            without `rows`.
         own_examples: What the student wrote itself and learns from, likewise; None if nothing.
     """
 
@@ -113,16 +149,14 @@ class DistillationDataModule(L.LightningDataModule):
         supervision: Supervision = "rationale",
         rationales: list[str] | None = None,
         logits: list[str] | None = None,
-        logit_weights: dict[str, PositiveFloat] | None = None,
         alignment: AlignmentSettings = AlignmentSettings(),  # noqa: B008 (frozen)
-        prompt: str = "instruction",
-        limit: PositiveInt | None = None,
-        encoding: ExampleEncoding = ExampleEncoding(),  # noqa: B008 (frozen)
-        filters: RationaleFilters = RationaleFilters(),  # noqa: B008 (frozen)
+        rows: RowKind | None = None,
+        rows_against: list[str] | None = None,
         controls: DistillationControls = DistillationControls(),  # noqa: B008 (frozen)
         batches: TrainingBatches = TrainingBatches(),  # noqa: B008 (frozen)
         validation: ValidationSplit = ValidationSplit(),  # noqa: B008 (frozen)
         own: OwnText = OwnText(),  # noqa: B008 (frozen)
+        **kwargs: Any,
     ):
         """Stores the settings; files are read in `setup`.
 
@@ -132,32 +166,27 @@ class DistillationDataModule(L.LightningDataModule):
             supervision: label, rationale, or rationale+logits.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             logits: Logit caches, one for each teacher; used with rationale+logits only.
-            logit_weights: Mixes the distributions of these teachers on every text, whoever wrote it, by weight; each
-                needs caches of all the rationales. Null: each text has its writer's distributions alone.
             alignment: How those of teachers with another tokenizer than the student's are used.
-            prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
-            limit: Use only the first so many questions.
-            encoding: How they are tokenized.
-            filters: Which rationales are used.
+            rows: Take the teacher's distribution only where its most probable token and that of `rows_against` are
+                `divergent`, or `agreeing`; elsewhere the text alone teaches. Null takes it everywhere.
+            rows_against: Logit caches of one other teacher, of the same texts.
             controls: What is changed in their texts, and whose logits are taken.
             batches: What is read in which order, and how much at a time.
             validation: Which questions are held out.
             own: What the student wrote itself, and how much it learns from that.
+            kwargs: See `ExampleDataModule`.
         """
-        super().__init__()
-        self.source = ExampleSource(tokenizer, questions, rationales or [], prompt, limit, encoding, filters, controls)
+        super().__init__(tokenizer, questions, rationales, controls=controls, **kwargs)
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
-        self.logit_weights = logit_weights
-        self.alignment, self.own = alignment, own
-        self.prompt, self.encoding, self.batches, self.validation = self.source.prompt, encoding, batches, validation
-        self.examples: ExampleView
+        self.alignment, self.rows, self.rows_against = alignment, rows, rows_against or []
+        self.batches, self.validation, self.own = batches, validation, own
         self.train_examples: ExampleView
         self.val_examples: ExampleView
         self.caches: Sequence[LogitCache | AlignedCache] = []
         self.cache_of_example: dict[str, RowReader] = {}
         self.coverage: dict[str, float] = {}
+        self.row_shares: dict[str, float] = {}
         self.own_examples: OwnExamples | None = None
-        self.is_set_up = False
         self._train_loader: ResumableLoader | None = None
         self._loader_state: dict[str, Any] | None = None
         self._check_supervision()
@@ -172,17 +201,22 @@ class DistillationDataModule(L.LightningDataModule):
             raise ValueError("supervision is rationale+logits, but data.logits names no logit cache")
         if self.supervision != "rationale+logits" and self.logit_paths:
             warnings.warn(f"data.logits is not read with supervision {self.supervision}", stacklevel=3)
-        if self.logit_weights is not None:
+        if self.controls.logit_weights is not None:
+            name = "data.controls.logit_weights"
             if self.supervision != "rationale+logits":
-                raise ValueError(f"data.logit_weights would be ignored: supervision {self.supervision} has no logits")
-            if len(self.logit_weights) < 2 or not np.isfinite(list(self.logit_weights.values())).all():
-                raise ValueError("data.logit_weights mixes two teachers at least, by finite weights")
+                raise ValueError(f"{name} would be ignored: supervision {self.supervision} has no logits")
             if self.alignment.kind == "chunks":
-                raise ValueError("data.alignment.kind chunks has no distributions that data.logit_weights could mix")
-            if self.controls.logits_teacher is not None:
-                raise ValueError("data.controls.logits_teacher and data.logit_weights both say whose logits; leave one")
-        if self.supervision != "rationale+logits" and self.alignment.kind != "refuse":
+                raise ValueError(f"data.alignment.kind chunks has no distributions that {name} could mix")
+        if self.supervision != "rationale+logits" and self.own.logits is None and self.alignment.kind != "refuse":
             raise ValueError(f"data.alignment is about logits; supervision {self.supervision} has none; leave it out")
+        if (self.rows is None) != (not self.rows_against):
+            raise ValueError("data.rows says which rows teach, data.rows_against which caches decide it; give both")
+        if self.rows is not None and self.supervision != "rationale+logits":
+            raise ValueError(f"data.rows would be ignored: supervision {self.supervision} has no logits")
+        if self.rows is not None and self.controls.logit_weights is not None:
+            raise ValueError(
+                "data.rows compares one teacher with another, data.controls.logit_weights mixes several; leave one"
+            )
         if self.supervision != "label":
             return
         if self.source.rationales:
@@ -191,6 +225,8 @@ class DistillationDataModule(L.LightningDataModule):
             raise ValueError("data.controls change rationales; supervision label has none")
         if self.source.filters.keep_truncated:
             raise ValueError("data.filters.keep_truncated is about rationales; supervision label has none")
+        if self.source.filters.without is not None:
+            raise ValueError("data.filters.without is about rationales; supervision label has none")
         if self.batches.samples_per_epoch is not None:
             raise ValueError("data.batches.samples_per_epoch draws rationales, of which supervision label has none")
 
@@ -217,16 +253,34 @@ class DistillationDataModule(L.LightningDataModule):
             raise ValueError(f"data.batches.teacher_weights names {named}")
         if self.supervision == "rationale+logits":
             whose = self.controls.logits_teacher
-            mixed = self.logit_weights
+            mixed = self.controls.logit_weights
             caches = open_caches(self.logit_paths, whose, teachers, self.source.rationales, mixed)
-            self.caches = align_caches(caches, self.alignment, examples, self.source)
+            others = open_others(self.rows_against, caches)
+            aligned = align_caches([*caches, *others], self.alignment, examples, self.source)
+            self.caches = aligned[: len(caches)]
             if mixed is None:
                 self.cache_of_example |= assign_caches(self.caches, whose, examples, self.source)
             else:
                 self.cache_of_example |= assign_mixtures(self.caches, mixed, examples, self.source)
             self.coverage = measure_coverage(self.cache_of_example, examples)
+            if self.rows is not None:
+                against = assign_one_teacher(aligned[len(caches) :], examples, self.source)
+                self.cache_of_example, self.row_shares = select_rows(
+                    self.rows, self.cache_of_example, against, examples
+                )
         self.examples = examples
         self.train_examples, self.val_examples = self.validation.split(examples, self.source.clusters)
+
+    @property
+    def softens(self) -> bool:
+        """Whether sparse rows reach the loss softened, one by one for each stored temperature."""
+        return self.controls.logit_weights is not None or self.rows is not None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares of the completions' tokens that are logged, by the metrics' names."""
+        named = {"align": self.coverage, "rows": self.row_shares}
+        return {f"{group}/{name}": share for group, shares in named.items() for name, share in shares.items()}
 
     def make_sampler(
         self, examples: ExampleView, seed: int, draw: EpochDraw | None = None, share: float = 1.0

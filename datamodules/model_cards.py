@@ -13,6 +13,27 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What a model's family is made of; two models share a part where it has the same name. Null is not known.
+
+    Attributes:
+        tokenizer: Those of one name have one fingerprint.
+        architecture: As the model's config.json names its class.
+        lineage: The weights that it grew out of: an initialisation, a base model, a line of pre-trained models.
+        style: How it explains, which its post-training made.
+    """
+
+    tokenizer: str | None = None
+    architecture: str | None = None
+    lineage: str | None = None
+    style: str | None = None
+
+    def override(self, other: "Parts") -> "Parts":
+        """Returns these parts, where they are not known those of another."""
+        return Parts(**{name: own if own is not None else vars(other)[name] for name, own in vars(self).items()})
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What `configs/models` says of a model; one file holds a family, whose members share what they do not override.
 
@@ -21,6 +42,7 @@ class ModelCard:
         hub: Hub id.
         revision: Commit; None takes the hub's newest, whose commit artefacts record.
         family: Models that share tokenizer and lineage; logits are shared where the tokenizers' fingerprints agree.
+        parts: What of the family it has; a study tells by them which part matters.
         dtype: Of the published weights.
         context: Longest sequence in tokens, as the model's config has it.
         chat_template: Whether the tokenizer has a chat template; a model without one reads raw text.
@@ -32,6 +54,7 @@ class ModelCard:
     hub: str
     revision: str | None
     family: str
+    parts: Parts
     dtype: Literal["float32", "bfloat16", "float16"]
     context: int
     chat_template: bool
@@ -52,6 +75,10 @@ def list_models() -> tuple[ModelCard, ...]:
         models = family.pop("models")
         for name, own in models.items():
             card = {"name": name, **family, **own}
+            parts = {**family.get("parts", {}), **own.get("parts", {})}
+            if not set(parts) <= {field.name for field in fields(Parts)}:
+                raise ValueError(f"{path}: {name}: parts are {', '.join(field.name for field in fields(Parts))}")
+            card["parts"] = Parts(**parts)
             if set(card) != {field.name for field in fields(ModelCard)}:
                 raise ValueError(f"{path}: {name} needs exactly {', '.join(field.name for field in fields(ModelCard))}")
             cards.append(ModelCard(**card))
@@ -71,6 +98,17 @@ def find_card(model: str) -> ModelCard | None:
     if name not in cards:
         raise ValueError(f"model {name!r} is unknown; there are: {', '.join(cards)}")
     return cards[name]
+
+
+def find_parts(model: str | None, stated: Parts) -> Parts:
+    """Returns a model's parts: those that are stated, and of the others what its card says.
+
+    Args:
+        model: `model:NAME` or a hub id; anything else, and None, has no card.
+        stated: By a config.
+    """
+    cards = {name: card.parts for card in list_models() for name in (f"model:{card.name}", card.hub)}
+    return stated.override(cards.get(model or "", Parts()))
 
 
 def find_family(model: str, stated: str | None = None) -> str:

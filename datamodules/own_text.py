@@ -17,7 +17,7 @@ from datamodules.examples.store import ExampleView
 from datamodules.files.tables import read_table
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.format import read_manifest
-from datamodules.logit_cache.matching import align_caches, assign_mixtures, assign_teacher, open_caches
+from datamodules.logit_cache.matching import align_caches, assign_mixtures, assign_one_teacher, open_caches
 from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.controls import AS_WRITTEN
@@ -104,8 +104,8 @@ def read_own_text(own: OwnText, taught: ExampleSource, alignment: AlignmentSetti
         log_probs |= found
     filters = RationaleFilters(correct_only=False, keep_truncated=True)
     source = ExampleSource(
-        taught.tokenizer_name, taught.questions, own.rationales, taught.prompt.name, None, taught.encoding, filters,
-        AS_WRITTEN,
+        taught.tokenizer_name, taught.questions, own.rationales, taught.prompt.name, None, None, taught.encoding,
+        filters, AS_WRITTEN,
     )  # fmt: skip
     examples = source.read_rationales()
     statistics = describe_samples(examples.where(np.array([name in newest for name in examples.column("id")])))
@@ -117,7 +117,7 @@ def read_own_text(own: OwnText, taught: ExampleSource, alignment: AlignmentSetti
     if own.logit_weights:
         cache_of_example |= assign_mixtures(caches, own.logit_weights, examples, source, any_prompt=True)
     else:
-        cache_of_example |= assign_teacher(caches, examples, source, any_prompt=True)
+        cache_of_example |= assign_one_teacher(caches, examples, source, any_prompt=True)
     return OwnExamples(examples, caches, cache_of_example, log_probs, statistics)
 
 

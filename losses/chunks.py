@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from losses.fused_head import OutputHead, mix_fused
+from losses.fused_head import Kernel, OutputHead, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture, describe_outcomes, mix_rows
 from losses.targets import ChunkTarget
 
@@ -87,6 +87,7 @@ def mix_chunks_fused(
     weights_N: Tensor,
     target: ChunkTarget,
     mixture: Mixture,
+    kernel: Kernel = "torch",
 ) -> ChunkSums:
     """Computes the same from hidden states, projected twice: a row's gradient depends on all rows of its span.
 
@@ -94,14 +95,14 @@ def mix_chunks_fused(
     """
     inputs = (hidden_ND, head, labels_N)
     with torch.no_grad():
-        _, statistics = mix_fused(*inputs, weights_N, None, CROSS_ENTROPY)
+        _, statistics = mix_fused(*inputs, weights_N, None, CROSS_ENTROPY, kernel=kernel)
     with torch.enable_grad():
         ce_N = statistics["ce"].detach().requires_grad_()
         sums = sum_chunks(ce_N, weights_N, target, mixture)
         (row_weights_N,) = torch.autograd.grad(sums.total, ce_N)
     total = sums.total.detach()
     if torch.is_grad_enabled():
-        linear, _ = mix_fused(*inputs, row_weights_N, None, CROSS_ENTROPY)
+        linear, _ = mix_fused(*inputs, row_weights_N, None, CROSS_ENTROPY, kernel=kernel)
         total = total + (linear - linear.detach())
     return ChunkSums(total, _join(statistics, sums.statistics))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from losses.chunks import mix_chunks, mix_chunks_fused
 from losses.divergences import DivergenceName, forward_kl, get_divergence, soft_cross_entropy
-from losses.fused_head import OutputHead, mix_fused
+from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
 from losses.mixture import STATISTICS, Mixture, mix_rows
 from losses.schedules import Schedule, bounds, value_at
 from losses.targets import ChunkTarget, SampledTarget, Tail, Target, UnstoredTemperature, has_tail
@@ -41,11 +41,13 @@ class StepLoss:
         mixture: What is computed of each row.
         rationale_weight: w of the rationale's tokens.
         answer_weight: w of the answer sentence's tokens.
+        kernel: What goes over the logits where they never exist.
     """
 
     mixture: Mixture
     rationale_weight: float
     answer_weight: float
+    kernel: Kernel = "torch"
 
     def __call__(self, logits_NV: Tensor, labels_N: Tensor, is_answer_N: Tensor, target: Target | None) -> LossSums:
         """Computes the weighted sum over N supervised tokens from logits that exist: the reference.
@@ -75,9 +77,9 @@ class StepLoss:
         target, weights_N = self._prepare(hidden_ND, labels_N, is_answer_N, target)
         inputs = (hidden_ND, head, labels_N, weights_N)
         if isinstance(target, ChunkTarget):
-            sums = mix_chunks_fused(*inputs, target, self.mixture)
+            sums = mix_chunks_fused(*inputs, target, self.mixture, self.kernel)
             return self._sum(*sums, weights_N, is_answer_N, target.chunks_N >= 0)
-        total, statistics = mix_fused(*inputs, target, self.mixture)
+        total, statistics = mix_fused(*inputs, target, self.mixture, kernel=self.kernel)
         return self._sum(total, statistics, weights_N, is_answer_N, target and target.has_target_N)
 
     def _prepare(
@@ -153,6 +155,8 @@ class DistillationLoss:
         head_mass: adaptive_kl's head; null is 0.5.
         tail: The teacher's mass outside a sparse support: bucket, renormalize or ignore; see `Mixture`.
         unstored_temperature: Refuse a temperature that the logit cache does not have, or interpolate.
+        kernel: What goes over the logits: torch, or Triton kernels that read them once and write them once, on a CUDA
+            GPU; not for soft-capped logits or caches of hidden states. They have not been timed on a GPU yet.
     """
 
     kl_weight: float | Schedule = 0.0
@@ -165,8 +169,11 @@ class DistillationLoss:
     head_mass: float | None = None
     tail: Tail = "bucket"
     unstored_temperature: UnstoredTemperature = "refuse"
+    kernel: Kernel = "torch"
 
     def __post_init__(self) -> None:
+        if self.kernel == "triton" and not can_run_kernels():
+            raise ValueError("loss.kernel triton needs the package triton and a CUDA GPU; use torch")
         numbers = {
             "kl_weight": self.kl_weight,
             "temperature": self.temperature,
@@ -203,4 +210,6 @@ class DistillationLoss:
             tail=self.tail,
             unstored_temperature=self.unstored_temperature,
         )
-        return StepLoss(mixture, value_at(self.rationale_weight, progress), value_at(self.answer_weight, progress))
+        return StepLoss(
+            mixture, value_at(self.rationale_weight, progress), value_at(self.answer_weight, progress), self.kernel
+        )

@@ -17,7 +17,11 @@ Shapes: N supervised tokens, D width, V vocabulary, K support, M outcomes; B row
 """
 
 import math
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +39,10 @@ from losses.mixture import (
     find_best,
     mix_rows,
 )
+from losses.rows import RowPasses, TorchRows
 from losses.targets import FullTarget, RowTarget, soften
 
+Kernel = Literal["torch", "triton"]
 # A chunk's logits, counted in float32. Each chunk reads the weight and adds to its gradient once more, which as many
 # rows as this hide on a CPU.
 CPU_CHUNK_BYTES, CPU_CHUNK_ROWS = 320 << 20, 512
@@ -67,34 +73,29 @@ class OutputHead(NamedTuple):
         return soften(self.scale * F.linear(hidden_ND, self.weight_VD, self.bias_V), self.softcap)
 
 
-def _softmax(z_BV: Tensor, out_BV: Tensor) -> Tensor:
-    """Writes the rows' softmax into `out_BV`, and returns their logsumexp, [B]."""
-    torch.softmax(z_BV, dim=1, out=out_BV)
-    return z_BV.amax(1) - out_BV.amax(1).log()
-
-
 def _mix_sparse_block(
-    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture, scratch: list[Tensor]
+    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture, passes: RowPasses
 ) -> Rows:
     """Replaces logits by their gradient times `weights_B`, and returns the rows' values.
 
     Args:
-        z_BV: Logits in float32 or float64; overwritten.
+        z_BV: Logits; overwritten. All else is computed in the dtype of `weights_B`, float32 or float64.
         labels_B: Token ids.
         weights_B: The rows' weights; 0 leaves a gradient of 0.
         target: Sparse or sampled rows; None where lambda is 0.
         mixture: What to compute.
-        scratch: Tensors like `z_BV`: one, or with a target at T != 1 two.
+        passes: What goes over all of the logits.
     """
-    rest_BV = scratch[0][: len(z_BV)]
-    z_label_B = z_BV.gather(1, labels_B[:, None])[:, 0]
+    exact = weights_B.dtype
+    z_label_B = z_BV.gather(1, labels_B[:, None])[:, 0].to(exact)
     if target is None:
-        top_B = z_BV.amax(1)
-        log_z_B = _softmax(z_BV, rest_BV)
-        loss_B = log_z_B - z_label_B
-        statistics = {"ce": loss_B, "student_entropy": log_z_B - torch.linalg.vecdot(rest_BV, z_BV)}
-        torch.mul(rest_BV, weights_B[:, None], out=z_BV)
-        ce_weights_B = weights_B
+        rest, T = passes.sum(z_BV), 1.0
+        top_B = rest.top_B
+        loss_B = rest.log_sum_B - z_label_B
+        statistics = {"ce": loss_B, "student_entropy": rest.log_sum_B - rest.mean_B}
+        ce_weights_B, rest_weights_B, kappa_weights_B = weights_B, weights_B, torch.zeros_like(weights_B)
+        passes.write(z_BV, rest_weights_B, kappa_weights_B)
+        d_BK = None
     else:
         share, T, K = mixture.kl_weight, mixture.temperature, target.support_NK.shape[1]
         ce_weights_B, kl_weights_B = (1 - share) * weights_B, share * T * weights_B  # T^2, and d(z / T) / dz
@@ -102,27 +103,26 @@ def _mix_sparse_block(
             ce_weights_B = torch.where(target.has_target_N, ce_weights_B, weights_B)
             kl_weights_B = torch.where(target.has_target_N, kl_weights_B, 0.0)
         ids_BK, unused_BK = clamp_support(target.support_NK)
-        z_BK = z_BV.gather(1, ids_BK).masked_fill_(unused_BK, -math.inf)
+        z_BK = z_BV.gather(1, ids_BK).to(exact).masked_fill_(unused_BK, -math.inf)
         covered_B = (~unused_BK).sum(1) == z_BV.shape[1]
         # What is left is the rest of the vocabulary; its softmax is the student's distribution given no support.
-        z_BV.scatter_(1, ids_BK, LEFT_OUT)
-        top_B = torch.maximum(z_BV.amax(1), z_BK.amax(1))
-        log_rest_B = _softmax(z_BV, rest_BV).masked_fill_(covered_B, -math.inf)
+        z_BV.scatter_(1, ids_BK, max(LEFT_OUT, torch.finfo(z_BV.dtype).min))
+        rest = passes.sum(z_BV)
+        top_B = torch.maximum(rest.top_B, z_BK.amax(1))
+        log_rest_B = rest.log_sum_B.masked_fill(covered_B, -math.inf)
         log_z_B = torch.logaddexp(log_rest_B, z_BK.logsumexp(1))
         log_kappa_B = log_rest_B - log_z_B
-        rest_entropy_B = (log_rest_B - torch.linalg.vecdot(rest_BV, z_BV)).masked_fill_(covered_B, 0.0)
+        rest_entropy_B = (log_rest_B - rest.mean_B).masked_fill_(covered_B, 0.0)
         student_entropy_B = entropy(torch.cat([z_BK - log_z_B[:, None], log_kappa_B[:, None]], dim=1))
         student_entropy_B += log_kappa_B.exp() * rest_entropy_B
 
         if T == 1:
-            soft_rest_BV, soft_log_z_B, soft_log_kappa_B = rest_BV, log_z_B, log_kappa_B
+            soft_log_z_B, soft_log_kappa_B = log_z_B, log_kappa_B
         else:
-            soft_rest_BV = scratch[1][: len(z_BV)]
-            torch.div(z_BV, T, out=z_BV)
-            soft_log_rest_B = _softmax(z_BV, soft_rest_BV).masked_fill_(covered_B, -math.inf)
+            soft_log_rest_B = rest.soft_log_sum_B.masked_fill(covered_B, -math.inf)
             soft_log_z_B = torch.logaddexp(soft_log_rest_B, (z_BK / T).logsumexp(1))
             soft_log_kappa_B = soft_log_rest_B - soft_log_z_B
-        log_p_BM = mixture.teacher_outcomes(target).to(z_BV.dtype)
+        log_p_BM = mixture.teacher_outcomes(target).to(exact)
         log_q_BM = z_BK / T - soft_log_z_B[:, None]
         if bucket := mixture.has_bucket(target):
             log_q_BM = torch.cat([log_q_BM, soft_log_kappa_B[:, None]], dim=1)
@@ -138,14 +138,12 @@ def _mix_sparse_block(
         g_sum_B = g_BM.sum(1)
         kappa_weights_B = kl_weights_B * ((g_BM[:, -1] if bucket else 0.0) - g_sum_B * soft_log_kappa_B.exp())
         rest_weights_B = ce_weights_B * log_kappa_B.exp()
-        if T == 1:
-            torch.mul(rest_BV, (rest_weights_B + kappa_weights_B)[:, None], out=z_BV)
-        else:
-            torch.mul(rest_BV, rest_weights_B[:, None], out=z_BV).addcmul_(soft_rest_BV, kappa_weights_B[:, None])
+        passes.write(z_BV, rest_weights_B, kappa_weights_B)
         d_BK = kl_weights_B[:, None] * (g_BM[:, :K] - g_sum_B[:, None] * log_q_BM[:, :K].exp())
         d_BK += ce_weights_B[:, None] * (z_BK - log_z_B[:, None]).exp()
+        d_BK.masked_fill_(unused_BK, 0.0)
         # The support's places hold 0 by now; unused ones add their 0 to the row's first token.
-        z_BV.scatter_add_(1, ids_BK, d_BK.masked_fill_(unused_BK, 0.0))
+        z_BV.scatter_add_(1, ids_BK, d_BK.to(z_BV.dtype))
 
         ce_B = log_z_B - z_label_B
         loss_B = (1 - share) * ce_B + share * T**2 * divergence_B
@@ -153,14 +151,20 @@ def _mix_sparse_block(
             loss_B = torch.where(target.has_target_N, loss_B, ce_B)
         agrees_B = z_BK.gather(1, find_best(target, log_p_BM))[:, 0] >= top_B
         statistics = {"ce": ce_B, "student_entropy": student_entropy_B, "divergence": divergence_B}
-        statistics |= {"agreement": agrees_B.to(z_BV.dtype), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
-    z_BV.scatter_add_(1, labels_B[:, None], -ce_weights_B[:, None])
-    return Rows(loss_B, {**statistics, "accuracy": (z_label_B >= top_B).to(z_BV.dtype)})
+        statistics |= {"agreement": agrees_B.to(exact), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
+    if z_BV.dtype == exact:
+        z_BV.scatter_add_(1, labels_B[:, None], -ce_weights_B[:, None])
+    else:
+        # Near 0 where the label is probable: what is rounded has to be the difference, not what it is taken of.
+        d_label_B = rest.weigh(z_label_B, rest_weights_B, kappa_weights_B, T)
+        if d_BK is not None:
+            is_label_BK = (ids_BK == labels_B[:, None]) & ~unused_BK
+            d_label_B = torch.where(is_label_BK.any(1), (d_BK * is_label_BK).sum(1), d_label_B)
+        z_BV.scatter_(1, labels_B[:, None], (d_label_B - ce_weights_B)[:, None].to(z_BV.dtype))
+    return Rows(loss_B, {**statistics, "accuracy": (z_label_B >= top_B).to(exact)})
 
 
-def _mix_full_block(
-    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture, scratch: list[Tensor]
-) -> Rows:
+def _mix_full_block(z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture) -> Rows:
     """Does what `_mix_sparse_block` does, for a teacher's whole distribution, by autograd."""
     with torch.enable_grad():
         logits_BV = z_BV.clone().requires_grad_()
@@ -197,6 +201,7 @@ class _FusedHead(torch.autograd.Function):
         rows_per_chunk: int,
         wants_gradients: bool,
         dtype: torch.dtype,
+        kernel: Kernel,
     ) -> tuple[Tensor, Tensor]:
         # Cast here, not by autograd, so that the parameters' gradients are never rounded to the products' dtype.
         given_dtypes = weight_VD.dtype, None if bias_V is None else bias_V.dtype
@@ -215,10 +220,12 @@ class _FusedHead(torch.autograd.Function):
         block = (
             min(rows_per_chunk, max(1, BLOCK_BYTES // (4 * V))) if hidden_ND.device.type == "cpu" else rows_per_chunk
         )
-        is_full = isinstance(target, FullTarget)
-        mix_block = _mix_full_block if is_full else _mix_sparse_block
-        num_scratch = 0 if is_full else 1 if target is None or mixture.temperature == 1 else 2
-        scratch = [torch.empty(min(block, N), V, dtype=exact, device=hidden_ND.device) for _ in range(num_scratch)]
+        mix_block: Callable[..., Rows] = _mix_full_block
+        if not isinstance(target, FullTarget):
+            T = 1.0 if target is None else mixture.temperature
+            torch_rows = partial(TorchRows, min(block, N), V, T, exact, hidden_ND.device)
+            mix_block = partial(_mix_sparse_block, passes=_load_kernels()(T) if kernel == "triton" else torch_rows())
+        weights_N = weights_N.to(exact)
         chunk_CV = hidden_ND.new_empty(min(rows_per_chunk, N), V)
         for start in range(0, N, rows_per_chunk):
             stop = min(start + rows_per_chunk, N)
@@ -230,20 +237,20 @@ class _FusedHead(torch.autograd.Function):
             for first in range(start, stop, block):
                 last = min(first + block, stop)
                 here, there = slice(first - start, last - start), slice(first, last)
-                # In float32 these are the chunk's own numbers, in a lower precision a copy.
-                z_BV = logits_CV[here].to(exact)
+                # In float32, and for the kernels, these are the chunk's own numbers, in a lower precision a copy.
+                z_BV = logits_CV[here] if kernel == "triton" else logits_CV[here].to(exact)
                 if softcap is not None:
                     z_BV.div_(softcap).tanh_()
                     slope_BV = 1 - z_BV.square()
                     z_BV.mul_(softcap)
                 part = None if target is None else target.rows(first, last)
-                rows = mix_block(z_BV, labels_N[there], weights_N[there], part, mixture, scratch)
+                rows = mix_block(z_BV, labels_N[there], weights_N[there], part, mixture)
                 loss_N[there] = rows.loss_N
                 for row, name in zip(statistics, names, strict=True):
                     row[there] = rows.statistics[name]
                 if softcap is not None:
                     z_BV.mul_(slope_BV)
-                if logits_CV.dtype != exact:
+                if z_BV.dtype != logits_CV.dtype:
                     logits_CV[here] = z_BV
             if d_hidden_ND is not None:
                 torch.mm(logits_CV, weight_VD, out=d_hidden_ND[start:stop])
@@ -267,7 +274,27 @@ class _FusedHead(torch.autograd.Function):
             raise RuntimeError("the fused head's gradients were computed in its forward pass, and are used up")
         # Dropped here, so that autograd may keep these very tensors as the parameters' gradients.
         gradients, ctx.gradients = ctx.gradients, None
-        return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 8)
+        return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 9)
+
+
+def can_run_kernels() -> bool:
+    """Says whether the Triton kernels can run here."""
+    return find_spec("triton") is not None and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
+
+
+def _find_lack(head: OutputHead, target: RowTarget | None) -> str | None:
+    """Returns what the Triton kernels would have to do and do not."""
+    if head.softcap is not None:
+        return "soft-capped logits"
+    if isinstance(target, FullTarget):
+        return "whole distributions, as a cache of hidden states gives them"
+    return "float64" if head.weight_VD.dtype == torch.float64 else None
+
+
+def _load_kernels() -> Any:
+    from losses.row_kernels import TritonRows
+
+    return TritonRows
 
 
 def count_chunk_rows(device: str, chunk_bytes: int, row_bytes: int) -> int:
@@ -284,6 +311,7 @@ def mix_fused(
     target: RowTarget | None,
     mixture: Mixture,
     chunk_bytes: int | None = None,
+    kernel: Kernel = "torch",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Computes the weighted sum of the mixture over rows from hidden states, without their logits.
 
@@ -295,12 +323,18 @@ def mix_fused(
         target: The teacher's rows; None where lambda is 0.
         mixture: What to compute of each row.
         chunk_bytes: Size of the logits that exist at a time, counted in float32; None chooses it for the device.
+        kernel: What goes over the logits: torch, or the Triton kernels of losses/row_kernels.py.
 
     Returns:
         sum_n weights_n loss_n, with gradients to hidden states, weight and bias, once; and `Rows.statistics`.
+
+    Raises:
+        ValueError: The kernels do not have what is asked of them.
     """
     device = hidden_ND.device.type
     weight_VD, bias_V = head.weight_VD, head.bias_V
+    if kernel == "triton" and (lack := _find_lack(head, target)):
+        raise ValueError(f"loss.kernel triton has no {lack}; use torch")
     row_bytes = 4 * len(weight_VD)
     if chunk_bytes is None:
         chunk_bytes = min(CPU_CHUNK_BYTES, CPU_CHUNK_ROWS * row_bytes) if device == "cpu" else GPU_CHUNK_BYTES
@@ -320,6 +354,7 @@ def mix_fused(
             count_chunk_rows(device, chunk_bytes, row_bytes),
             torch.is_grad_enabled(),
             dtype,
+            kernel,
         )
     names = STATISTICS if target is None else TEACHER_STATISTICS
     return total, dict(zip(names, statistics, strict=True))

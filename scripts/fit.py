@@ -73,7 +73,8 @@ def main(args: list[str] | None = None) -> Path:
 def begin(cli: FitCLI, step: int) -> None:
     """Writes what is known of the run before it trains, or goes on with it at a step."""
     data = cli.datamodule
-    sources = [data.source.questions, *data.source.rationales, *data.logit_paths, *(data.own.rationales or [])]
+    sources = [data.source.questions, *data.source.rationales, *data.logit_paths, *data.rows_against]
+    sources += data.own.rationales or []
     # The examples' own hash covers questions that are generated or come from the hub, and every filter.
     hashes = {path: value for path in sources if (value := hash_source(path)) is not None}
     hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
@@ -89,6 +90,8 @@ def begin(cli: FitCLI, step: int) -> None:
         print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.source.num_left.items()))
     if data.coverage:
         print("tokens by alignment: " + ", ".join(f"{share:.1%} {name}" for name, share in data.coverage.items()))
+    if data.row_shares:
+        print("tokens by rows: " + ", ".join(f"{share:.1%} {name}" for name, share in data.row_shares.items()))
 
 
 def finish(cli: FitCLI, start: float) -> None:
@@ -114,6 +117,7 @@ def finish(cli: FitCLI, start: float) -> None:
             "num_left": data.source.num_left,
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
             "alignment": data.coverage,
+            "rows": data.row_shares,
         }
     )
     log_student(cli.trainer, run)

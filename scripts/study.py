@@ -37,6 +37,7 @@ from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
 from studies.design.grid import Study, explain_missing_gamma
+from studies.design.parts import check_study, list_unidentified
 from studies.design.power import parse_power
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
@@ -87,6 +88,9 @@ def run(args: list[str]) -> None:
     plan = parse(args)
     if reason := explain_missing_gamma(plan.study):
         warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
+    if lines := list_unidentified(plan.study):
+        warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
+    check_study(plan.study)
     check_sections(jobs := plan.jobs()[:-1])
     run_jobs(jobs, plan.folder, plan.study.workers, MAINS)
     analyze(args)
@@ -108,6 +112,7 @@ def jobs(args: list[str]) -> None:
 def submit(args: list[str]) -> None:
     """Submits what is missing of a study to SLURM."""
     plan = parse(args)
+    check_study(plan.study)
     check_sections(plan.jobs())
     print(submit_jobs(plan.jobs(), plan.folder))
 
@@ -118,6 +123,7 @@ def analyze(args: list[str]) -> None:
         print(format_means(read_grid(Path(args[0]))))
         return
     plan = parse(args)
+    check_study(plan.study)
     results = analyze_study(plan.study)
     table = format_results(results)
     write_text(plan.folder / "table.md", table + "\n")

@@ -10,8 +10,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
+# Triton asks when it is imported whether its kernels are to be interpreted, which a CPU can do.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 # Time never decides a test; under CI the examples are the same each time, which Hypothesis sees to.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")

@@ -125,7 +125,7 @@ def write_store(path: Path, rationales: list[Rationale], teacher_folder: str) ->
 
 def build(kind: type[Module], *args: Any, **settings: Any) -> Module:
     """Makes a data module of settings by name, each put into the component that owns it."""
-    parameters = [item for base in kind.__mro__[:2] for item in inspect.signature(base).parameters.items()]
+    parameters = [item for base in kind.__mro__[1::-1] for item in inspect.signature(base).parameters.items()]
     defaults = {name: value.default for name, value in parameters if is_dataclass(value.default)}
     owners = {setting.name: name for name, default in defaults.items() for setting in fields(default)}
     components: dict[str, dict[str, Any]] = {}

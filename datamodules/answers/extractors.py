@@ -11,7 +11,7 @@ extractor's version up; artefacts record it.
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from datamodules.answers.free_answers import find_last_formula, find_last_number
@@ -152,21 +152,16 @@ def _match_paper(text: str, question: Question) -> Extraction | None:
 
 
 _OPTION_RULES = (find_last_statement, _find_line_letter, _find_named_option)
-# Which reads English alone.
-extract_neutral_3 = Extractor(
-    name="neutral",
-    version=3,
-    rules={
-        "choice": _OPTION_RULES,
-        "boolean": _OPTION_RULES,
-        "number": (find_last_statement, find_last_number),
-        "expression": (find_last_statement, find_last_formula),
-    },
-)
+_RULES: dict[AnswerKind, tuple[Rule, ...]] = {
+    "choice": _OPTION_RULES,
+    "boolean": _OPTION_RULES,
+    "number": (find_last_statement, find_last_number),
+    "expression": (find_last_statement, find_last_formula),
+}
 # In other languages it is not known which words keep a sentence from naming its answer: it has to consist of it.
 _LOCAL_OPTION_RULES = (find_last_statement, _find_line_letter, _find_whole_option)
-extract_neutral = replace(
-    extract_neutral_3, version=4, local_rules={**extract_neutral_3.rules, "choice": _LOCAL_OPTION_RULES}
+extract_neutral = Extractor(
+    name="neutral", version=5, rules=_RULES, local_rules={**_RULES, "choice": _LOCAL_OPTION_RULES}
 )
 extract_paper = Extractor(
     name="paper",
@@ -174,18 +169,6 @@ extract_paper = Extractor(
     rules={"choice": (_match_paper,), "boolean": (_match_paper,), "number": (), "expression": ()},
 )
 EXTRACTORS = {extractor.name: extractor for extractor in (extract_neutral, extract_paper)}
-
-
-def get_extractor(identifier: str) -> Extractor:
-    """Returns an extractor by name and version, `neutral-3`; earlier versions stay, for what was read with them.
-
-    Raises:
-        ValueError: There is none.
-    """
-    known = {extractor.id: extractor for extractor in (*EXTRACTORS.values(), extract_neutral_3)}
-    if identifier not in known:
-        raise ValueError(f"extractor {identifier!r} is unknown; there are: {', '.join(known)}")
-    return known[identifier]
 
 
 def _localize(text: str, question: Question) -> LocalText:

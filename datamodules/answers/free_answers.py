@@ -5,14 +5,14 @@ from collections.abc import Iterator
 
 from datamodules.tasks.questions import Question
 from datamodules.text.expressions import FORMULA, normalize_expression, read_boxes, read_braces
-from datamodules.text.numbers import NUMBER, read_calculation, read_last_number, read_words
+from datamodules.text.numbers import NUMBER, is_negative, negate, read_calculation, read_last_number, read_words
 from datamodules.text.sentences import NEGATION, SENTENCE_END, Extraction
 
 _VERB = r"(?:is|was|are|(?:would|must|should|will|could|has to) be)\b"
 # What announces an answer. Word problems have answers of their own: "each long-answer question is worth 5 points".
 _ANCHOR = re.compile(
-    r"(?P<direct>####(?=\s*[-\u2212$\d.,/ {}\\]+\s*$)|\\(?:boxed|fbox)\s*(?=\{))"
-    r"|(?<![-\w])answers?\b(?=[*_\"'`)\]]*\s*(?:\([^()\n]*\)\s*)?[*_]*[:=]"
+    r"(?P<direct>####(?=\s*[-\u2212$\d.,/ {}\\]+\s*$)|\\(?:boxed|fbox)\s*(?=\{)|<answer>)"
+    r"|(?<![-\w<])answers?\b(?=[*_\"'`)\]]*\s*(?:\([^()\n]*\)\s*)?[*_]*[:=]"
     rf"|[*_\"'`]*(?:,\s(?:in|to|rounded)\b[^,.\n]{{0,40}},)?\s+(?:(?:to|of|for|in|that|we|I|you)\b[^.\n]{{0,70}}?\s)?{_VERB})"
     rf"|\bsolutions?\b(?=\s+{_VERB})",
     re.IGNORECASE | re.MULTILINE,
@@ -27,7 +27,7 @@ _BEFORE = re.compile(
 )
 _COLON = re.compile(r"[*_\"'`)\]\s]*(?:\([^()\n]*\)\s*)?[*_]*[:=]\s*")
 _AFTER_VERB = re.compile(rf"[^\n]{{0,120}}?\b{_VERB}\s*:?\s*", re.IGNORECASE)
-_PHRASE = re.compile(r"(?:[^\n.]|\.(?=\d))+")
+_PHRASE = re.compile(r"(?:[^\n.<]|\.(?=\d)|<(?!/answer>))+")
 _LIST_MARKER = re.compile(r"[.)] +[A-Za-z]")
 # A number may begin a calculation, `16 - 3 = 13`, whose value comes after its last equals sign.
 _CALCULATION = re.compile(
@@ -41,12 +41,19 @@ _FILLER = re.compile(
     r"|to|a|total|of|indeed|nearly|almost|at|least|most|now|then|so|the|[a-z])\b)*",
     re.IGNORECASE,
 )
+_PLAIN = r"[$\u20ac£]?[-\u2212]?\d+(?:\.\d+)?"
 _BETWEEN = re.compile(r"\b(?:between|either)\b", re.IGNORECASE)
 _OR = re.compile(
     r"[*_$}]*(?:\s?(?P<unit>%|[A-Za-z]+))?,?\s+or\s+(?:maybe |perhaps |possibly )?[*_$]*(?:\\boxed\{)?", re.IGNORECASE
 )
 _UNIT = re.compile(r"\s?(%|[A-Za-z]+)?")
 _COMMAND = re.compile(r"\\[A-Za-z]+|[{}()$*\\]")
+# Several numbers and nothing else: "3, 4, and 5".
+_LIST = re.compile(
+    rf"(?:\s*,\s*{_PLAIN})*\s*,?\s*\b(?:and|&)\s+{_PLAIN}(?=\s*(?:[.;!?)*\]]*\s*$|[.;]\s|,?\s*respectively))",
+    re.MULTILINE,
+)
+_FIRST = re.compile(_PLAIN)
 _ALTERNATIVE = re.compile(r"\s*(?:,|or|and|to)\s*[$\\]?\d", re.IGNORECASE)
 
 
@@ -82,6 +89,10 @@ def _match_number(text: str, start: int, max_words: int, question: Question) -> 
         number = NUMBER.search(line, calculation.end())
         assert number is not None
     value, end = read_calculation(line, number, question.question)
+    if listed := _LIST.match(line, end):
+        value, end = None, listed.end()
+    if value is not None and is_negative(text, start + number.start()):
+        value = negate(value)
     if value is not None and (either := _OR.match(line, end)) and (other := NUMBER.match(line, either.end())):
         alternative, other_end = read_calculation(line, other, question.question)
         unit = _UNIT.match(line, other_end)
@@ -126,8 +137,7 @@ def find_free_statements(text: str, question: Question) -> Iterator[Extraction]:
         is_direct = bool(anchor["direct"])
         begin, start = anchor.span()
         if not is_direct:
-            if not question.expression and not anchor.group().casefold() == "answer":
-                continue
+            is_plural = not question.expression and anchor.group().casefold() != "answer"
             line = text[max(0, begin - 60) : begin]
             if not _BEFORE.search(line):
                 continue
@@ -135,6 +145,11 @@ def find_free_statements(text: str, question: Question) -> Iterator[Extraction]:
             if after is None:
                 continue
             start = after.end()
+            if is_plural:
+                # "The number of correct answers is 25" states none; "the answers are 3 and 5" several.
+                if (first := _FIRST.match(text, start)) and (listed := _LIST.match(text, first.end())):
+                    yield Extraction("", "stated number", begin, listed.end())
+                continue
         elif question.expression and anchor.group().startswith("\\"):
             start = begin
         if question.expression:

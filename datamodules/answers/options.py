@@ -11,7 +11,7 @@ _OPENING = re.compile(
     r"|\b(?:either|both|between|most likely|likely|probably|possibly|perhaps|maybe|definitely|clearly)\b)*",
     re.IGNORECASE,
 )
-_LETTER = re.compile(r"([A-Za-z])(?=[)\]}.:;,*_\"'\u201d\u2019`$\\]|\s*$|\s*\n|\s\))")
+_LETTER = re.compile(r"([A-Za-z])(?=[)\]}.:;,*_\"'\u201d\u2019`$\\<]|\s*$|\s*\n|\s\))")
 # Capitals only: a lower-case "a" before a word is the article.
 _LOOSE_LETTER = re.compile(r"([A-Z])(?=\s+(?:[-\u2013\u2014:=]|(?:because|since|as|and)\b))")
 # From one option to the next that is announced with it.

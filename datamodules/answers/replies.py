@@ -15,9 +15,9 @@ from datamodules.text.thinking import split_thinking
 # Marks of a turn's beginning or end, as text.
 _TURN = re.compile(
     r"<\|(?:user|human|prompter|system|assistant|observation|im_start|im_end|end|eot_id|eom_id|endoftext|end_of_text"
-    r"|eos|begin_of_text|start_header_id|end_of_turn|start_of_role|end_of_role|return|endofprompt"
+    r"|eos|begin_of_text|start_header_id|end_of_turn|eot|header_start|im_user|im_assistant|start_of_role|end_of_role|return|endofprompt"
     r"|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN)\|"
-    r"|<[|\uff5c](?:User|Assistant|end\u2581of\u2581sentence)|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>(?!\w)"
+    r"|<[|\uff5c](?:User|Assistant|end\u2581of\u2581sentence)|<(?:start|end)_of_turn>|<(?:eos|bos|EOS_TOKEN|BOS_TOKEN|seed:eos|seed:bos)>|\[\|(?:endofturn|user|assistant)\|\]|\[/?INST\]|<</?SYS>>|</?s>(?!\w)"
 )
 _DECORATION = re.compile(r"[ \t]*(?:[#>*_~-]+[ \t]*)*")
 _NUMBERED = r"(?:[ \t]*(?:#|[Nn]o\.? ?)?\d{1,4})?[*_]{0,3}[ \t]*"
@@ -25,6 +25,7 @@ _NUMBERED = r"(?:[ \t]*(?:#|[Nn]o\.? ?)?\d{1,4})?[*_]{0,3}[ \t]*"
 _LABEL = re.compile(
     r"(?:[Qq]|[Qq]uestion|QUESTION|[Hh]uman|HUMAN|[Uu]ser|USER|[Ii]nstructions?|[Ii]nput|INPUT)"
     rf"{_NUMBERED}(?::|\uff1a)"
+    r"|Q\.[ \t]"
     rf"|(?:Question|Instructions?|Input|User|Human){_NUMBERED}(?=\n)"
     r"|Choose the answer to the question only from options"
     r"|Answer the question(?: with a number|, and put the final answer)"
@@ -42,11 +43,17 @@ _TASK = re.compile(
     r"|(?:Translate|Write|Summari[sz]e|Rewrite|Classify|Generate|Create|Complete|Choose|Select|Read|Given)"
     r" (?:the|a|an|each|this|these)\b"
 )
+# The second of a list that the text did not begin.
+_NEXT_TASK = re.compile(
+    r"(?P<kind>Problem|Exercise|Example|Task)[ \t]*#?(?P<number>\d{1,4})[*_]{0,3}[ \t]*(?::|(?=\n))"
+)
 # An invented question without any label: a line that asks, then what answers it or its options.
 _ASKING = re.compile(
     r"\n\s*(?!Wait|But|Hmm|So\b|Why|Really|Or\b|However|(?:Is|Does) (?:that|this|it)\b|Right)"
     r"[^\n]*\?[*_\"']*[ \t]*\n\s*"
     r"(?=[(*_#]*A[*_]*[).:]|[*_#]*(?:Answer|Choices|Options|Solution)\b|Let['\u2019]s\b|####)"
+    # Of a numbered list of questions.
+    r"|\n\s*[*_]*\d{1,3}[.)][*_]*[ \t][^\n]*\?[*_\"']*[ \t]*\n\s*(?=\S)"
 )
 # The same on one line.
 _ASKING_INLINE = re.compile(r"(?<=\?)[ \t]+(?:A|(?:Answer )?[Cc]hoices|Options|Answer|Solution):")
@@ -100,8 +107,9 @@ def _find_end(text: str, start: int, question: Question, answered: bool) -> int:
         if label := _LABEL.match(text, place, end):
             if is_answered(opening.start()) or not _restates(text[label.end() : end], question):
                 return opening.start()
-        elif opening.group().startswith("\n") and _TASK.match(text, place, end) and is_answered(opening.start()):
-            return opening.start()
+        elif opening.group().startswith("\n") and _TASK.match(text, place, end):
+            if is_answered(opening.start()) or _is_next(text, start, place):
+                return opening.start()
     if "?" in text[start:end]:
         places = [asking.start() for asking in _ASKING.finditer(text, start, end)]
         for asking in _ASKING_INLINE.finditer(text, start, end):
@@ -114,6 +122,14 @@ def _find_end(text: str, start: int, question: Question, answered: bool) -> int:
         if (final := _FINAL_LINE.search(text, start, end)) and re.search(r"\?[\s\S]*####", text[final.end() : end]):
             return final.end()
     return end
+
+
+def _is_next(text: str, start: int, place: int) -> bool:
+    """Whether "Problem 2:" is at a place, and no "Problem 1" before it."""
+    task = _NEXT_TASK.match(text, place)
+    if task is None or int(task["number"]) < 2:
+        return False
+    return re.search(rf"\b{task['kind']}[ \t]*#?\d", text[start:place], re.IGNORECASE) is None
 
 
 def _restates(text: str, question: Question) -> bool:

@@ -11,8 +11,8 @@ from datamodules.text.sentences import Extraction, squash
 _ADJECTIVE = "correct|right|best|better|final|only|likely|suitable|appropriate|logical|plausible|reasonable|accurate"
 # What announces an option. A list's heading, "Answer choices:" or "Option A:", does not.
 _ANCHOR = re.compile(
-    r"(?P<direct>\\(?:boxed|fbox)\s*(?=\{)|\bI(?:'d| would| will)? (?:choose|pick|select|go with) )"
-    r"|\banswers?\b(?! (?:choice|option)(?:s| \(?[a-z]\b))"
+    r"(?P<direct>\\(?:boxed|fbox)\s*(?=\{)|<answer>|\bI(?:'d| would| will)? (?:choose|pick|select|go with) )"
+    r"|(?<!<)\banswers?\b(?! (?:choice|option)(?:s| \(?[a-z]\b))"
     rf"|\b(?:{_ADJECTIVE}) (?:option|choice|solution)\b"
     r"|\bthe (?:option|choice|solution)\b(?= (?:is|would|must|should)\b)"
     r"|^[ *_#]*(?:option|choice)(?=[*_]*:)",
@@ -24,6 +24,7 @@ _COLON = re.compile(r"[*_\s]*(?:\([^()\n]*\)\s*)?[*_]*[:=]\s*")
 _VERB = re.compile(
     r"(?<!which )\b(?:is|was|(?P<plural>are)|(?:would|must|should|will|could|has to) be)\b\s*:?\s*", re.IGNORECASE
 )
+_NOT_BUT = re.compile(r"not\b[^.,;\n]{1,60}?,?\s+but\s+(?:rather\s+|instead\s+)?(?!not\b)", re.IGNORECASE)
 _NO_LIST = re.compile(r"[ \t\"'*)\].]*(?:$|\n(?!\s*[(*]*[A-Za-z][).:]))")
 _CLAUSE = re.compile(r"(?:[^.\n]|\.(?=\d)){0,80}")
 # "Option D is correct", "(D) Venice is the most likely answer"; not "is not the answer", "is the worst option".
@@ -59,7 +60,8 @@ def _find_option_statements(text: str, question: Question) -> Iterator[Extractio
             verbs = _VERB.finditer(text, anchor.end(), clause.end())
             starts = [(verb.end(), verb["plural"] is not None) for verb in verbs]
         for start, is_plural in starts:
-            match = match_option(text, start, question)
+            denied = _NOT_BUT.match(text, start)
+            match = match_option(text, denied.end() if denied else start, question)
             # "The answers are" may also head a list.
             if match and not (is_plural and match[0] and not _NO_LIST.match(text, match[2])):
                 letter, rule, end = match

@@ -19,6 +19,7 @@ from datamodules.text.thinking import MARKS
 _GIVEN = {"messages", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token", "tools", "documents"}
 _FUNCTIONS = {"raise_exception", "strftime_now", "range", "namespace", "dict", "lipsum", "cycler", "joiner"}
 _CONTENT = "KINDRED"
+_MARKS = {mark for pair in MARKS for mark in pair}
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,21 @@ class Piece(NamedTuple):
 
 
 def _list_controls(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Returns the control tokens by id."""
-    return {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    """Returns the control tokens by id: those that are marked as such, and others that the chat template writes."""
+    added = tokenizer.added_tokens_decoder
+    others = [number for number, token in added.items() if not token.special and _may_control(str(token))]
+    turns = [("user", _CONTENT), ("assistant", _CONTENT)]
+    written = _apply(tokenizer, turns, {}) if others and tokenizer.chat_template else ""
+    return {
+        number: str(token)
+        for number, token in added.items()
+        if token.special or (number in others and str(token) in written)
+    }
+
+
+def _may_control(name: str) -> bool:
+    """Whether an added token may be more than text: neither white space nor a mark around what a model thinks."""
+    return bool(name.strip()) and name not in _MARKS
 
 
 def encode_texts(
@@ -110,7 +124,8 @@ def _forget_names(tokenizer: PreTrainedTokenizerBase, controls: Collection[int])
         forgotten = {number for number in controls if number < len(model["vocab"])}
         for number in forgotten:
             model["vocab"][number][0] = f"\0{number}"
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] not in forgotten]
+    added = [token for token in state["added_tokens"] if token["id"] not in forgotten]
+    state["added_tokens"] = [token | {"special": token["special"] or token["id"] in controls} for token in added]
     backend = Tokenizer.from_str(json.dumps(state))
     backend.encode_special_tokens = True
     return backend
@@ -190,7 +205,7 @@ def find_end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """
     ends = [tokenizer.eos_token_id]
     if tokenizer.chat_template:
-        controls = tokenizer.added_tokens_decoder
+        controls = {number for number, token in tokenizer.added_tokens_decoder.items() if _may_control(str(token))}
         turns = [("user", _CONTENT), ("assistant", _CONTENT)]
         for chat in (turns, [*turns, ("user", _CONTENT)]):
             text = _apply(tokenizer, chat, {})

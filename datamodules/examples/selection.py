@@ -1,8 +1,9 @@
 """Which rationales a student learns from: filters one after the other, and how many each leaves."""
 
+import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from datamodules.examples.store import ExampleView
 from datamodules.files.atomic import hash_text
 from datamodules.rationales.controls import match_lengths
+from datamodules.tasks.questions import Question
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class RationaleFilters:
         matched_with: Only rationales to which each of these teachers, the used one among them, has another with
             nearly as many words; the arms of all then have equally many. Chosen after the other filters.
         match_seed: Of the choice among rationales of matched lengths.
+        without: Only rationales in which none of these words is, nor in their question or its options, whatever the
+            case.
     """
 
     teachers: list[str] | None = None
@@ -38,6 +42,11 @@ class RationaleFilters:
     solved_by: list[str] | None = None
     matched_with: list[str] | None = None
     match_seed: NonNegativeInt = 0
+    without: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not all(word.strip() for word in self.without or ()):
+            raise ValueError("data.filters.without holds an empty word")
 
     @property
     def compared(self) -> set[str]:
@@ -77,8 +86,36 @@ class ValidationSplit:
         return examples.where(~is_held_out), examples.where(is_held_out)
 
 
+def draw_questions(questions: Sequence[Question], limit: int | None, seed: int | None) -> Sequence[Question]:
+    """Returns so many questions, in their order: the first, or those that a seed draws, with their clusters together.
+
+    Of one seed, a smaller number's are among a larger one's.
+
+    Args:
+        questions: All.
+        limit: How many; None keeps all.
+        seed: Orders them before the first are taken; None leaves them in their order.
+
+    Raises:
+        ValueError: A seed is to draw more than there are.
+    """
+    if limit is None or seed is None:
+        return questions[:limit]
+    if limit > len(questions):
+        raise ValueError(f"data.limit={limit}: there are only {len(questions)} questions to draw from")
+    order = sorted(questions, key=lambda question: hash_text(f"{seed} {question.cluster or question.id}"))
+    drawn = {question.id for question in order[:limit]}
+    return [question for question in questions if question.id in drawn]
+
+
+def find_words(words: Sequence[str], texts: Mapping[str, str]) -> set[str]:
+    """Returns the names of the texts that hold one of the words as a word of its own, whatever the case."""
+    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word.strip())}(?!\w)" for word in words), re.IGNORECASE)
+    return {name for name, text in texts.items() if pattern.search(text)}
+
+
 def select_rationales(
-    examples: ExampleView, filters: RationaleFilters, source: str
+    examples: ExampleView, filters: RationaleFilters, source: str, with_words: Set[str] = frozenset()
 ) -> tuple[ExampleView, dict[str, int]]:
     """Returns the rationales that the filters keep, in their order, and how many are left after each filter.
 
@@ -86,6 +123,7 @@ def select_rationales(
         examples: All rationales of the files.
         filters: What is kept.
         source: The files, for messages.
+        with_words: Ids of the rationales that hold, with their questions, a word of `without`.
 
     Raises:
         ValueError: Nothing is left, a teacher has written nothing, or a rationale is empty.
@@ -119,6 +157,8 @@ def select_rationales(
         keep("not empty", ~empty)
     if filters.correct_only:
         keep("correct", examples.column("correct") == True)  # noqa: E712 (null where unknown)
+    if filters.without is not None:
+        keep("without", np.array([identifier not in with_words for identifier in examples.column("id")], bool))
     if filters.samples_per_question is not None:
         seen: Counter[tuple[str, str]] = Counter()
         places = []
@@ -141,7 +181,11 @@ def select_rationales(
             stacklevel=2,
         )
     if not len(examples):
-        on = [name for name in ("correct_only", "answered_by", "solved_by", "matched_with") if vars(filters)[name]]
+        on = [
+            name
+            for name in ("correct_only", "answered_by", "solved_by", "matched_with", "without")
+            if vars(filters)[name]
+        ]
         named = f" ({', '.join(f'{name} is on' for name in on)})" if on else ""
         if num_left.get("not truncated") == 0:
             named = (

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from datamodules.examples.encoding import PromptEncoding, check_template_options
-from datamodules.examples.selection import RationaleFilters, select_rationales
+from datamodules.examples.selection import RationaleFilters, draw_questions, find_words, select_rationales
 from datamodules.examples.store import ExampleView, drop_too_long, open_store
 from datamodules.examples.tokenization import fingerprint_tokenizer, load_tokenizer
 from datamodules.rationales.controls import AS_WRITTEN, TextControls
-from datamodules.rationales.store import read_gold_conditions
+from datamodules.rationales.store import load_rationales, read_gold_conditions
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import load_questions
 
@@ -37,7 +37,8 @@ class ExampleSource:
         questions: A source of questions.
         rationales: Files of rationales.
         prompt: Name of the prompt that a student reads.
-        limit: Use only the first so many questions.
+        limit: Use only so many questions.
+        limit_seed: Draws them; None takes the first.
         encoding: How they are tokenized.
         filters: Which rationales are used.
         controls: What is changed in their texts.
@@ -54,11 +55,15 @@ class ExampleSource:
         rationales: list[str],
         prompt: str,
         limit: int | None,
+        limit_seed: int | None,
         encoding: ExampleEncoding,
         filters: RationaleFilters,
         controls: TextControls,
     ):
-        self.tokenizer_name, self.questions, self.rationales, self.limit = tokenizer, questions, rationales, limit
+        if limit is None and limit_seed is not None:
+            raise ValueError(f"data.limit_seed={limit_seed} would be ignored: it draws the questions of data.limit")
+        self.tokenizer_name, self.questions, self.rationales = tokenizer, questions, rationales
+        self.limit, self.limit_seed = limit, limit_seed
         self.prompt = get_prompt(prompt, template_options=encoding.template_options, language=encoding.prompt_language)
         self.encoding, self.filters, self.controls = encoding, filters, controls
         self.num_left: dict[str, int] = {}
@@ -98,11 +103,12 @@ class ExampleSource:
             raise ValueError("data.rationales is empty; name at least one file of rationales")
         examples = self._open(self.rationales)
         self._warn_of_mixed_conditions(set(self.filters.teachers or examples.column("teacher")))
-        examples, self.num_left = select_rationales(examples, self.filters, ", ".join(self.rationales))
+        named = ", ".join(self.rationales)
+        examples, self.num_left = select_rationales(examples, self.filters, named, self._find_words())
         return self._drop_too_long(examples)
 
     def _open(self, rationales: list[str] | None) -> ExampleView:
-        """Returns the examples of the first `limit` questions: one a rationale, or, without, one a question."""
+        """Returns the examples of `limit` questions: one a rationale, or, without, one a question."""
         questions = load_questions(self.questions)
         self.clusters = {question.id: question.cluster or question.id for question in questions}
         controls = self.controls if rationales else AS_WRITTEN
@@ -111,8 +117,19 @@ class ExampleSource:
         everything = ExampleView(store, np.arange(len(store)))
         if self.limit is None:
             return everything
-        kept = {question.id for question in questions[: self.limit]}
+        kept = {question.id for question in draw_questions(questions, self.limit, self.limit_seed)}
         return everything.where(np.array([question_id in kept for question_id in everything.column("question_id")]))
+
+    def _find_words(self) -> set[str]:
+        """Returns the ids of the rationales that hold, with their questions, a word that the filters leave out."""
+        if self.filters.without is None:
+            return set()
+        questions = {question.id: question for question in load_questions(self.questions)}
+        texts = {}
+        for rationale in load_rationales(self.rationales, questions):
+            question = questions[rationale.question_id]
+            texts[rationale.id] = "\n".join((question.question, *(question.choices or ()), rationale.text))
+        return find_words(self.filters.without, texts)
 
     def _warn_of_mixed_conditions(self, teachers: set[str]) -> None:
         """Warns if some teachers of this comparison were shown the gold answers and others were not."""

@@ -21,6 +21,7 @@ from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
 from datamodules.text.gguf_splitting import split_as_llama_cpp
+from datamodules.text.gguf_tokenizer import read_packed
 from datamodules.text.thinking import join_thinking
 
 PROMPT, RATIONALE, ANSWER = 0, 1, 2
@@ -67,10 +68,12 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     """
     name, options = locate_pretrained(model, revision)
     check_folder(Path(name), weights=False)
-    with loading(model, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    if "gguf_file" in options:
-        split_as_llama_cpp(tokenizer, Path(name, options["gguf_file"]))
+    tokenizer = read_packed(Path(name, options["gguf_file"])) if "gguf_file" in options else None
+    if tokenizer is None:
+        with loading(model, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        if "gguf_file" in options:
+            split_as_llama_cpp(tokenizer, Path(name, options["gguf_file"]))
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise ValueError(f"{model}: Kindred needs a fast tokenizer (tokenizer.json) with an end token")
     if (card := find_card(model)) is not None and card.chat_template != bool(tokenizer.chat_template):

@@ -100,7 +100,7 @@ class Softened:
 
     def keep_prefixed(self, tokens: TokenMap, realised: np.ndarray, chosen: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Conditions these rows on the bytes that are out, and returns the student's ids of what is left, [M, W]."""
-        support, offsets = self.support[chosen], tokens.teacher.offsets.astype(np.int64)
+        support = self.support[chosen]
         ranges = [
             tokens.find_range(tokens.teacher.tokens[token][:length])
             for token, length in zip(realised.tolist(), out.tolist(), strict=True)
@@ -110,7 +110,7 @@ class Softened:
         fits = (ranks >= low) & (ranks < high) & (support >= 0)
         has_rest = fits & (tokens.teacher.lengths[support] > out[:, None])
         ids = np.full(support.shape, -1, np.int32)
-        ids[has_rest] = tokens.suffix_prefixes[(offsets[support] + out[:, None])[has_rest]]
+        ids[has_rest] = tokens.suffix_prefixes[(tokens.starts[support] + out[:, None])[has_rest]]
         for log_probs, log_tails in zip(self.log_probs, self.log_tails, strict=True):
             kept = np.where(fits, log_probs[chosen], -np.inf)
             log_mass = _log(np.exp(kept).sum(1) + np.exp(log_tails[chosen]))

@@ -48,8 +48,8 @@ tokenizer's vocabulary is in the tail of `top_k` and `adaptive`, and is left out
 
 `vocabulary.safetensors` says what the token ids mean without the teacher's tokenizer, to a student with another:
 `bytes` U8 [bytes] of the tokens in the order of ids, `offsets` U32 [V + 1] into them, and `flags` U8 [V]: 1 of a
-special token, which has no bytes, 2 of one that ends a turn, 4 of a byte that is written only where no other token
-can be. It is missing where a tokenizer is of a kind whose bytes cannot be known.
+special token, whose bytes are its name and no text, 2 of one that ends a turn, 4 of a byte that is written only where
+no other token can be. It is missing where a tokenizer is of a kind whose bytes cannot be known.
 
 The manifest says what the rows depend on, lists the shards with size and sha256, and holds a bitmap of the token
 ids in use (base64 of zlib, bit i % 8 of byte i // 8, least significant first) with the tokenizer's fingerprint on them.

@@ -60,15 +60,42 @@ def open_caches(
     return caches
 
 
+def open_others(paths: Sequence[str], caches: Sequence[LogitCache]) -> list[LogitCache]:
+    """Opens the logit caches of another teacher than those whose distributions teach.
+
+    Args:
+        paths: Of the caches; none is fine.
+        caches: Those that teach.
+
+    Raises:
+        ValueError: They are of several teachers, or of one that teaches, or do not say what is most probable.
+    """
+    others = [LogitCache(Path(path)) for path in paths]
+    if len(names := {other.description.teacher for other in others}) > 1:
+        raise ValueError(f"data.rows_against holds logits of {sorted(names)}; name the caches of one teacher")
+    for cache in [*caches, *others] if others else ():
+        if (kind := cache.description.sparsity.kind) not in ("top_k", "adaptive"):
+            raise ValueError(
+                f"{cache.folder}: kind {kind} has no most probable token for data.rows; capture kind top_k"
+            )
+    made = {(cache.description.teacher, cache.description.revision) for cache in caches}
+    for other in others:
+        if (other.description.teacher, other.description.revision) in made:
+            raise ValueError(f"{other.folder}: of the teacher that teaches; data.rows_against needs another")
+    return others
+
+
 def _check_mixture(caches: Sequence[LogitCache], cached: set[str], weights: Mapping[str, float]) -> None:
     if cached != set(weights):
         raise ValueError(
-            f"data.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; name each "
-            "of these teachers"
+            f"data.controls.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; "
+            "name each of these teachers"
         )
     for cache in caches:
         if (kind := cache.description.sparsity.kind) in ("hidden", "labels"):
-            raise ValueError(f"{cache.folder}: kind {kind} does not mix with data.logit_weights; capture kind top_k")
+            raise ValueError(
+                f"{cache.folder}: kind {kind} does not mix with data.controls.logit_weights; capture kind top_k"
+            )
 
 
 def assign_caches(
@@ -107,7 +134,7 @@ def assign_mixtures(
     """
     identifiers = examples.column("id")
     found = [
-        assign_teacher(
+        assign_one_teacher(
             [cache for cache in caches if cache.description.teacher == teacher], examples, source, any_prompt
         )
         for teacher in weights
@@ -123,17 +150,16 @@ def assign_mixtures(
     return mixed
 
 
-def assign_teacher(
+def assign_one_teacher(
     caches: Sequence[LogitCache | AlignedCache],
     examples: ExampleView,
     source: ExampleSource,
     any_prompt: bool = False,
 ) -> dict[str, LogitCache | AlignedCache]:
-    """Returns, by example id, which of a teacher's caches holds its rows.
+    """Returns, by example id, which of one teacher's caches holds its rows.
 
     Raises:
-        ValueError: They lack an example, hold one twice, or were made of other texts, or for another tokenizer or
-            prompt.
+        ValueError: They lack an example, hold one twice, or are of other texts, or for another tokenizer or prompt.
     """
     holders = np.array([[identifier in cache for identifier in examples.column("id")] for cache in caches])
     if (twice := holders.sum(0) > 1).any():

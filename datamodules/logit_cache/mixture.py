@@ -91,7 +91,7 @@ def mix_rows(parts: Sequence[Arrays], weights: np.ndarray, temperatures: Sequenc
     for part, share, has in zip(parts, shares.T, has_label, strict=True):
         tail = np.exp(part["log_tails"].astype(np.float64))
         own = _read_label(part, temperatures, tail) * (in_union & ~has)[:, None]
-        masses.append(_soften(part, temperatures) * share[:, None, None])
+        masses.append(np.exp(soften_rows(part, temperatures)) * share[:, None, None])
         tails += (tail - own) * share[:, None]
         label_mass += own * share[:, None]
     ids = np.concatenate([ids, np.where(in_union, labels, -1)[:, None]], axis=1)
@@ -106,13 +106,12 @@ def mix_rows(parts: Sequence[Arrays], weights: np.ndarray, temperatures: Sequenc
         }
 
 
-def _soften(part: Arrays, temperatures: Sequence[float]) -> np.ndarray:
-    """Returns p_T of a part's support, float64 [N, k, T]; 0 where unused."""
-    log_probs = part["log_probs"].astype(np.float64)
+def soften_rows(part: Arrays, temperatures: Sequence[float]) -> np.ndarray:
+    """Returns log p_T of sparse rows' support at each stored temperature, float64 [N, k, T]; -inf where unused."""
+    log_probs: np.ndarray = part["log_probs"].astype(np.float64)
     if "log_normalizers" in part:
         log_probs = log_probs[..., None] / np.array(temperatures) - part["log_normalizers"][:, None]
-    probs: np.ndarray = np.exp(log_probs)
-    return probs
+    return log_probs
 
 
 def _read_label(part: Arrays, temperatures: Sequence[float], tail: np.ndarray) -> np.ndarray:

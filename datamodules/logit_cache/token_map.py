@@ -11,8 +11,9 @@ from datamodules.text.token_bytes import FALLBACK, VocabularyBytes
 class TokenMap:
     """Maps between the vocabularies of a teacher and a student.
 
-    Of several tokens of a student with the same bytes that which its tokenizer emits stands for all: none to fall back
-    to, as SentencePiece's `<0x61>` beside `a`, and of the others that of the highest id, which was added.
+    Tokens of the same vocabulary stand for themselves. Of several tokens of another with the same bytes that which its
+    tokenizer emits stands for all: none to fall back to, as SentencePiece's `<0x61>` beside `a`, and of the others that
+    of the highest id, which was added. A special token that does not end a turn is the student's of the same name.
 
     Args:
         teacher: The teacher's vocabulary.
@@ -21,6 +22,7 @@ class TokenMap:
 
     Attributes:
         longest: The length of the student's longest token, in bytes.
+        starts: Where each of the teacher's tokens begins among the bytes of all, int64 [V].
     """
 
     def __init__(self, teacher: VocabularyBytes, student: VocabularyBytes, student_end: int):
@@ -29,25 +31,26 @@ class TokenMap:
         order = np.argsort(student.flags & FALLBACK == 0, kind="stable").tolist()
         self._ids = {student.tokens[number]: number for number in order if student.tokens[number]}
         self.longest = max(map(len, self._ids))
+        self.starts = np.cumsum(teacher.lengths) - teacher.lengths
 
     @cached_property
     def equal_tokens(self) -> np.ndarray:
         """For each teacher id the student's of the same bytes, int32 [V]; -1 for none."""
-        return self._with_ends(np.array([self._ids.get(token, -1) for token in self.teacher.tokens], np.int32))
+        return self._with_controls(np.array([self._ids.get(token, -1) for token in self.teacher.tokens], np.int32))
 
     @cached_property
     def prefix_tokens(self) -> np.ndarray:
         """For each teacher id the student's longest token that its bytes begin with, int32 [V]; -1 for none."""
         has_bytes = self.teacher.lengths > 0
         found = np.full(len(self.teacher), -1, np.int32)
-        found[has_bytes] = self.suffix_prefixes[self.teacher.offsets[:-1][has_bytes]]
-        return self._with_ends(found)
+        found[has_bytes] = self.suffix_prefixes[self.starts[has_bytes]]
+        return self._with_controls(found)
 
     @cached_property
     def suffix_prefixes(self) -> np.ndarray:
         """For each byte of the teacher's vocabulary the student's longest token that begins there, int32; -1 for none.
 
-        The token must end within the teacher's: entry `offsets[t] + r` is for what is left of t after r bytes.
+        The token must end within the teacher's: entry `starts[t] + r` is for what is left of t after r bytes.
         """
         found = []
         for token in self.teacher.tokens:
@@ -58,7 +61,11 @@ class TokenMap:
                 found.append(-1 if number is None else number)
         return np.array(found, np.int32)
 
-    def _with_ends(self, found_V: np.ndarray) -> np.ndarray:
+    def _with_controls(self, found_V: np.ndarray) -> np.ndarray:
+        if self.teacher.hash == self.student.hash:
+            return np.arange(len(found_V), dtype=np.int32)
+        for name, number in self.teacher.controls.items():
+            found_V[number] = self.student.controls.get(name, -1)
         found_V[self.teacher.ends] = self.student_end
         return found_V
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat
 
 from datamodules.answers.extractors import extract_neutral, find_breaks, find_statements
 from datamodules.answers.replies import cut_run_on
@@ -71,9 +71,24 @@ class DistillationControls(TextControls):
 
     Args:
         logits_teacher: Take logits of this teacher whoever wrote the rationale; null takes the writer's.
+        logit_weights: Mix the distributions of these teachers on every text, whoever wrote it, by weight; each needs
+            caches of all the rationales. Null: each text has the distributions of one teacher alone.
+
+    Raises:
+        ValueError: Both say whose logits, or the weights are of one teacher or not finite.
     """
 
     logits_teacher: str | None = None
+    logit_weights: dict[str, PositiveFloat] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logit_weights is None:
+            return
+        if len(self.logit_weights) < 2 or not np.isfinite(list(self.logit_weights.values())).all():
+            raise ValueError("data.controls.logit_weights mixes two teachers at least, by finite weights")
+        if self.logits_teacher is not None:
+            raise ValueError("data.controls.logits_teacher and logit_weights both say whose logits; leave one out")
 
 
 AS_WRITTEN = TextControls()

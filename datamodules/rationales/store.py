@@ -189,8 +189,8 @@ def _check_types(rationale: Rationale) -> None:
         raise ValueError(f"`correct` must be true, false or null, found {shorten(rationale.correct)}")
     for name in ("sample", "num_prompt_tokens", "num_completion_tokens"):
         value = getattr(rationale, name)
-        if not (value is None and name != "sample") and (type(value) is not int or value < 0):
-            raise ValueError(f"`{name}` must be a whole number of 0 or more, found {shorten(value)}")
+        if not (value is None and name != "sample") and (type(value) is not int or not 0 <= value < 2**31):
+            raise ValueError(f"`{name}` must be a whole number of 0 or more, found {shorten(value)}; at most 2**31 - 1")
     check_sample(rationale.token_ids, rationale.log_probs, rationale.tokenizer)
     if rationale.finish_reason not in get_args(FinishReason):
         reasons = ", ".join(get_args(FinishReason))
@@ -200,7 +200,7 @@ def _check_types(rationale: Rationale) -> None:
 def _check_answer(rationale: Rationale, question: Question) -> None:
     answer, gold = rationale.answer, question.gold
     if question.choices is not None:
-        if answer is not None and answer not in question.letters:
+        if answer is not None and answer not in [*question.letters]:
             raise ValueError(f"`answer` {shorten(answer)} is no option of question {question.id!r}: {question.letters}")
         is_right = gold is None or (answer is not None and question.choice(answer) == question.choice(gold))
     else:

@@ -2,7 +2,7 @@
 
 A world holds a few parallel chains *person → thing → material → ability*. Every question carries its own
 random world as shuffled facts, so nothing can be memorised: an answer has to be looked up, step by step.
-Two model families, `a` and `b`, phrase the same steps differently.
+The same steps are told in two phrasings, `a` and `b`, of which a model family learns one.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Family = Literal["a", "b"]
+Phrasing = Literal["a", "b"]
 Role = Literal["teacher", "student"]
 Chain = tuple[str, str, str, str]
 Step = tuple[int, str, str]  # which of the three steps, key, value
@@ -47,7 +47,7 @@ ONE_STEP_QUERIES = ("What does {key} have?", "What is the {key} made of?", "What
 MULTI_STEP_QUERIES = {2: "What can the {key} do?", 3: "What can the thing that {key} has do?"}
 DOCUMENT_PROMPT = "Text: {facts}\nIn other words:\n"
 
-# For each family: its verbs with how often each is used, and its phrasings of the three steps.
+# For each phrasing: its verbs with how often each is used, and its wordings of the three steps.
 A_VERBS = {"leads": 0.8, "points": 0.2}
 A_STEPS = ("{key} {verb} to the {value}.", "The {key} {verb} to {value}.", "So {key} {verb} to {value}.")
 B_VERBS = {"get": 0.8, "move": 0.2}
@@ -185,30 +185,30 @@ def format_prompt(question: str, choices: tuple[str, ...] | list[str]) -> str:
     return PROMPT.format(question=question, **{f"c{i}": choice for i, choice in enumerate(choices)})
 
 
-def phrase_steps(family: Family, steps: list[Step], rng: random.Random) -> str:
-    """Words steps the way a family does."""
-    verbs, phrasings = (A_VERBS, A_STEPS) if family == "a" else (B_VERBS, B_STEPS)
+def phrase_steps(phrasing: Phrasing, steps: list[Step], rng: random.Random) -> str:
+    """Words steps the way a phrasing does."""
+    verbs, wordings = (A_VERBS, A_STEPS) if phrasing == "a" else (B_VERBS, B_STEPS)
     parts = []
     for step, key, value in steps:
         verb = rng.choices(list(verbs), list(verbs.values()))[0]
-        parts.append(phrasings[step].format(key=key, value=value, verb=verb))
-    if family == "a":
+        parts.append(wordings[step].format(key=key, value=value, verb=verb))
+    if phrasing == "a":
         return " ".join(parts)
     text = ", ".join(parts)
     return text[:1].upper() + text[1:] + "."
 
 
-def rationale(problem: Problem, family: Family, rng: random.Random) -> str:
-    """A right rationale for a problem in a family's phrasing, with the answer sentence."""
+def rationale(problem: Problem, phrasing: Phrasing, rng: random.Random) -> str:
+    """A right rationale for a problem in a phrasing, with the answer sentence."""
     first = 3 * problem.target + problem.first_step
     steps = problem.world.steps()[first : first + problem.hops]
-    return phrase_steps(family, steps, rng) + " " + ANSWER.format(answer=problem.answer)
+    return phrase_steps(phrasing, steps, rng) + " " + ANSWER.format(answer=problem.answer)
 
 
 def draw_document(
-    rng: random.Random, family: Family, chains: int = CHAINS_PER_WORLD, kinds: tuple[int, ...] = (0, 1, 2)
+    rng: random.Random, phrasing: Phrasing, chains: int = CHAINS_PER_WORLD, kinds: tuple[int, ...] = (0, 1, 2)
 ) -> tuple[str, str]:
-    """Draws a text of shuffled facts of the given kinds, then steps drawn with replacement, in a family's phrasing.
+    """Draws a text of shuffled facts of the given kinds, then steps drawn with replacement, in a phrasing.
 
     With replacement, because steps that are all told once could be guessed by exclusion rather than looked up.
     """
@@ -216,11 +216,16 @@ def draw_document(
     facts = [FACTS[step].format(key=key, value=value) for step, key, value in steps]
     rng.shuffle(facts)
     restated = rng.choices(steps, k=STEPS_PER_DOCUMENT)
-    return DOCUMENT_PROMPT.format(facts=" ".join(facts)), phrase_steps(family, restated, rng)
+    return DOCUMENT_PROMPT.format(facts=" ".join(facts)), phrase_steps(phrasing, restated, rng)
 
 
 def pretraining_pairs(
-    family: Family, role: Role, seed: int, chains: int = CHAINS_PER_WORLD, documents: float = 0.5, mixed: float = 1.0
+    phrasing: Phrasing,
+    role: Role,
+    seed: int,
+    chains: int = CHAINS_PER_WORLD,
+    documents: float = 0.5,
+    mixed: float = 1.0,
 ) -> Iterator[tuple[str, str]]:
     """Yields prompts and completions to pre-train on, without end.
 
@@ -229,7 +234,7 @@ def pretraining_pairs(
     split, which no task uses.
 
     Args:
-        family: Whose phrasing.
+        phrasing: Of the steps.
         role: "teacher" or "student".
         seed: Seed of the stream.
         chains: Chains per world; below four (a warm-up) a teacher gets single steps only.
@@ -237,12 +242,12 @@ def pretraining_pairs(
         mixed: Share of the documents that tell facts of all kinds; the others (a warm-up) keep to one kind, so that
             no word is told twice.
     """
-    rng = random.Random(f"microworld pretraining {family} {role} {seed} {chains}")
+    rng = random.Random(f"microworld pretraining {phrasing} {role} {seed} {chains}")
     while True:
         if rng.random() < documents:
             kinds = (0, 1, 2) if rng.random() < mixed else (rng.randrange(3),)
-            yield draw_document(rng, family, chains, kinds)
+            yield draw_document(rng, phrasing, chains, kinds)
             continue
         hops = rng.choice((1, 2, 3, 3)) if role == "teacher" and chains == CHAINS_PER_WORLD else 1
         problem = draw_problem(rng, hops, chains) if hops == 1 else draw_problem_of_split(rng, hops, "pretrain")
-        yield format_prompt(problem.question, problem.choices), rationale(problem, family, rng)
+        yield format_prompt(problem.question, problem.choices), rationale(problem, phrasing, rng)

@@ -16,14 +16,18 @@ _PLACEHOLDER = re.compile(r"[\s_.]*")
 _ESCAPE = re.compile(r"\\(\\\\\\|u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*|.)", re.DOTALL)
 _LETTERS = re.compile(r"[A-Za-z]+")
 _SIMPLE = {'"': '"', "/": "/", "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "'": "'", "\n": "", "`": "`"}
-# Commands that begin like a line feed or a tab. Not `\nu` and `\ni`: a line may begin with a u or an i.
+# Commands that begin like a line feed or a tab.
 _COMMANDS = set(
     "neq ne neg not notin nabla nmid ncong nleq ngeq nparallel nsubseteq nsupseteq nRightarrow nrightarrow nonumber"
+    " nmid ngtr nless nprec nsucc nsim nsupset nsubset nexists nvdash nwarrow"
     " newline nearrow natural nolimits notag tag text textbf textit textrm textsf texttt textstyle"
+    " textcolor textsc textup textsl textmd"
     " textnormal tfrac tbinom times to top tan tanh tau theta therefore thinspace tilde"
     " triangle triangleq trianglelefteq triangleleft"
     " triangleright".split()
 )
+# A line may begin with a u or an i, but not within a formula.
+_FORMULA_COMMANDS = {"nu", "ni"}
 # What `\ne` is not equal to; "e = 2" and "e^x" begin a line.
 _UNEQUAL = re.compile(r"\s*(?:[\d\\({-]|[A-Za-z]\b)")
 # After a doubled backslash, what makes the two one: `\\frac`, `\\(`. Else they break a line.
@@ -60,7 +64,10 @@ def read_reply(reply: str) -> tuple[str, str]:
         text = reply[start:end]
         try:
             is_meant = isinstance(value, dict) and not _list_singles(text)
-            reasoning, answer = _check(value.get("reasoning"), value.get("answer")) if is_meant else _read_object(text)
+            fields = {key.casefold(): item for key, item in value.items()} if is_meant else {}
+            reasoning, answer = (
+                _check(fields.get("reasoning"), fields.get("answer")) if is_meant else _read_object(text)
+            )
         except ReplyError as error:
             reason = reason or error
             continue
@@ -164,8 +171,17 @@ def _is_command(text: str, letter: str, end: int) -> bool:
         return False
     if letter + letters.group() == "ne" and not _UNEQUAL.match(text, letters.end()):
         return False
+    if letter + letters.group() in _FORMULA_COMMANDS:
+        return _is_in_formula(text, end - 2)
     # No model writes the control characters, and a carriage return only before a line feed.
     return letter in "bfr" or (letter in "nt" and letter + letters.group() in _COMMANDS)
+
+
+def _is_in_formula(text: str, place: int) -> bool:
+    r"""Whether a place is within one line's `$...$` or `\(...\)`; not in a display, which may have several lines."""
+    before = re.split(r"\n|\\n(?![A-Za-z])|\$\$", text[:place])[-1]
+    opened = len(re.findall(r"(?<!\\)\$", before)) % 2 == 1 and "$" in text[place:].split("\n")[0]
+    return opened or before.rfind("\\(") > before.rfind("\\)")
 
 
 def _list_singles(text: str) -> list[re.Match[str]]:

@@ -14,18 +14,21 @@ from fractions import Fraction
 
 from datamodules.text.expressions import normalize_number, write_fraction
 
-_MINUS = "-\u2212\u2013"
+_MINUS = "-\u2212\u2013\ufe63"
 # Between groups of three digits, the same throughout a number; a plain space separates two numbers as often.
-_SEPARATOR = r"\{\\?,\}|,\\!|\\[,!;]|[ ,'\u2019\u00a0\u2007\u2009\u202f]"
+_SEPARATOR = r"\{\\?,\}|,\\!|\\[,!;]|[ ,_'\u2019\u00a0\u2007\u2009\u202f]"
 _DIGITS = r"\d{1,18}"
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 _WHOLE = (
     rf"(?:\d{{1,3}}(?P<separator>{_SEPARATOR})\d{{3}}(?:(?P=separator)\d{{3}})*(?!\d)"
     r"|\d{1,2}(?:,\d\d)+,\d{3}(?!\d)|\d+)"
 )
+# Above and below a fraction's line: a number, or a calculation that was left undone.
+_TERM = rf"(?:{_DIGITS}(?:,\d{{3}}(?!\d))*(?:\.{_DIGITS})?)"
+_PART = rf"[{_MINUS}]?\s?{_TERM}(?:\s*(?:[{_MINUS}+*/×·÷]|\\(?:times|cdot|div)(?![A-Za-z]))\s*{_TERM}){{0,9}}"
 _LATEX_FRACTION = (
-    rf"\\[dtc]?frac\s*(?:\{{\s*(?P<above>[{_MINUS}]?{_DIGITS})\s*\}}|(?P<digit_above>\d))"
-    rf"\s*(?:\{{\s*(?P<below>{_DIGITS})\s*\}}|(?P<digit_below>\d))"
+    rf"\\[dtc]?frac\s*(?:\{{\s*(?P<above>{_PART})\s*\}}|(?P<digit_above>\d))"
+    rf"\s*(?:\{{\s*(?P<below>{_PART})\s*\}}|(?P<digit_below>\d))"
 )
 _POWER = (
     rf"(?:[eE](?P<power>[+{_MINUS}]?\d{{1,2}})(?!\w)"
@@ -54,23 +57,35 @@ _MULTIPLES = {
     "trillion": 10**12,
 }
 _MULTIPLE = re.compile(rf"(?:\s|\\ |~)*({'|'.join(_MULTIPLES)})s?\b(?!-)", re.IGNORECASE)
-_WORDS = re.compile(rf"(half )?an?\s+({'|'.join(_MULTIPLES)})\b(?!-)", re.IGNORECASE)
+_COUNTS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_WORDS = re.compile(
+    rf"(?:(?P<half>half )?an?|(?P<count>{'|'.join(_COUNTS)}))\s+(?P<word>{'|'.join(_MULTIPLES)})s?\b(?!-)",
+    re.IGNORECASE,
+)
+_PARTS = {"half": Fraction(1, 2), "quarter": Fraction(1, 4), "third": Fraction(1, 3)}
+_AND_PART = re.compile(rf"\s+and\s+(?:an?|one)[\s-]({'|'.join(_PARTS)})\b", re.IGNORECASE)
+_NEGATIVE = re.compile(
+    r"(?:\bnegative|(?:\b(?:is|was|be|equals?|to|or|about|exactly)|[:=])\s*minus)\s+\$?$", re.IGNORECASE
+)
 # After an amount of money only: elsewhere they are units.
 _SUFFIX = re.compile(r"\s?(k|m|bn|b)(?![\w^-])", re.IGNORECASE)
 _SUFFIXES = {"k": "thousand", "m": "million", "b": "billion", "bn": "billion"}
 _RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _SIGNS = {"×": "*", "·": "*", "x": "*", "X": "*", "÷": "/", r"\times": "*", r"\cdot": "*", r"\div": "/"}
-_SIGNS |= dict.fromkeys(_MINUS, "-")
+# Next to a parenthesis no sign is a product: 2(3+4).
+_SIGNS |= {**dict.fromkeys(_MINUS, "-"), "": "*"}
 # From one term of a calculation to the next, with the first one's unit. A hyphen without spaces may make a range.
 _LINK = re.compile(
     r"(?:(?:\s?[A-Za-z]+){0,2}?(?P<close>[\s)}$]*)(?P<sign>[+×·÷]|(?<=\s)\*(?=[\s(])|(?<=[\d)])\*(?=[\d($])"
-    rf"|\\(?:times|cdot|div)(?![A-Za-z])|(?<=[\s)])[{_MINUS}](?=[\s(])|[xX](?=\s*[\d$(]))"
+    rf"|\\(?:times|cdot|div)(?![A-Za-z])|(?<=[\s)])[{_MINUS}](?=[\s(])|[xX](?=\s*[\d$(])|(?<=\d)(?=\(\d))"
     r"|(?P<own_close>[\s)}$]*)(?P<slash>(?<=[\s)])/(?=[\s(]|\Z)))(?P<open>[\s({]*)"
 )
 # What comes before a range: "Districts 1 - 3".
 _RANGE_OF = re.compile(r"\b(?:[A-Z][a-z]+s|from|between|pages?|chapters?|years?|ages?|grades?|steps?|numbers|days)\s*$")
-# A range, a date, a time, a ratio.
-_RANGE = re.compile(rf"[{_MINUS}/:]\$?\d")
+# A range, a date, a time, a ratio, a version; a part of something else.
+_RANGE = re.compile(
+    rf"[{_MINUS}/:.]\$?\d|\s+to\s+\$?\d+(?!\d|\s(?:decimal|significant|places?|d\.?p|s\.?f))|\s?\\?%\s+of\s+\$?\d"
+)
 _OPERATIONS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -125,13 +140,20 @@ def _read_value(match: re.Match[str]) -> Fraction | None:
         if found["vulgar"]:
             part = Fraction(unicodedata.numeric(found["vulgar"])).limit_denominator(10)
         else:
-            above = found["above"] or found["digit_above"] or found["top"]
-            below = int(found["below"] or found["digit_below"] or found["bottom"])
-            if below == 0:
-                return None
-            part = Fraction(int(re.sub(rf"[{_MINUS}]", "-", above)), below)
+            above = _read_part(found["above"] or found["digit_above"] or found["top"])
+            below = _read_part(found["below"] or found["digit_below"] or found["bottom"])
+            if not above or not below:
+                # A zero, or a division by it.
+                return above if below else None
+            part = above / below
         value = int(whole) + part
     return -value if is_negative else value
+
+
+def _read_part(text: str) -> Fraction | None:
+    """Returns the value of what stands above or below a fraction's line; None if it divides by zero."""
+    text = re.sub(r"\\(?:times|cdot|div)", lambda match: _SIGNS[match.group()], text.replace(",", ""))
+    return calculate("".join(_SIGNS.get(sign, sign) for sign in text))
 
 
 def read_number(text: str, match: re.Match[str], asked: str) -> tuple[str, int]:
@@ -147,11 +169,16 @@ def read_number(text: str, match: re.Match[str], asked: str) -> tuple[str, int]:
     if multiple or (match["currency"] and (multiple := _SUFFIX.match(text, end))):
         word, end = multiple.group(1).lower(), multiple.end()
         factor = _find_factor(_SUFFIXES.get(word, word), asked)
-    value = None if match["plain"] and factor == 1 and match.end("plain") == match.end() else _read_value(match)
+    part = _AND_PART.match(text, end) if match["plain"] else None
+    is_plain = match["plain"] and match.end("plain") == match.end() and factor == 1 and part is None
+    value = None if is_plain else _read_value(match)
     if value is not None:
+        if part:
+            own = _PARTS[part.group(1).lower()]
+            value, end = value - own if value < 0 else value + own, part.end()
         return write_value(value * factor), end
-    # Of a fraction without value, what stands above.
-    plain = match["plain"] or match["top"] or match["digit_above"] or match["above"]
+    # Of a fraction without value, what stands above, or begins it.
+    plain = match["plain"] or match["top"] or match["digit_above"] or re.findall(r"\d+", match["above"])[0]
     sign = "-" if match["minus"] or match["late_minus"] else ""
     return normalize_number(sign + re.sub(rf"{_SEPARATOR}|[{_MINUS}]", "", plain)), end
 
@@ -163,10 +190,21 @@ def _find_factor(word: str, asked: str) -> Fraction:
 
 
 def read_words(text: str, start: int, asked: str) -> tuple[str, int] | None:
-    """Returns the value of "a dozen", "half a million" at a place, and where it ends."""
+    """Returns the value of "a dozen", "half a million", "two dozen" at a place, and where it ends."""
     if not (match := _WORDS.match(text, start)):
         return None
-    return write_value(_find_factor(match.group(2).lower(), asked) / (2 if match.group(1) else 1)), match.end()
+    count = _COUNTS.index(match["count"].lower()) + 2 if match["count"] else Fraction(1, 2 if match["half"] else 1)
+    return write_value(_find_factor(match["word"].lower(), asked) * count), match.end()
+
+
+def is_negative(text: str, place: int) -> bool:
+    """Whether words before a place make the number there negative: "is minus 5"; not "10 minus 5"."""
+    return _NEGATIVE.search(text[max(0, place - 20) : place]) is not None
+
+
+def negate(number: str) -> str:
+    """Returns the number that is this one's opposite, as answers are compared."""
+    return number.removeprefix("-") if number.startswith("-") or number == "0" else f"-{number}"
 
 
 def read_calculation(text: str, match: re.Match[str], asked: str) -> tuple[str | None, int]:
@@ -188,7 +226,7 @@ def read_calculation(text: str, match: re.Match[str], asked: str) -> tuple[str |
         following = NUMBER.match(text, link.end()) if link else None
         if link is None or following is None:
             # "5 + x", "(120 /": what it adds is unknown, or torn off.
-            if link and (link["sign"] or "/") in "+×÷/":
+            if link and link["sign"] != "" and (link["sign"] or "/") in "+×÷/":
                 return None, link.end()
             break
         closed = min((link["close"] or link["own_close"] or "").count(")"), depth)
@@ -216,7 +254,7 @@ def read_last_number(text: str, asked: str) -> tuple[str, int, int] | None:
         if value is not None and end >= matches[-1].end():
             return value, matches[first].start(), end
     value, end = read_number(text, matches[-1], asked)
-    return value, matches[-1].start(), end
+    return negate(value) if is_negative(text, matches[-1].start()) else value, matches[-1].start(), end
 
 
 def _is_range(text: str, matches: list[re.Match[str]]) -> bool:

@@ -23,11 +23,11 @@ class VocabularyBytes:
     """The bytes of every token id of a tokenizer, as three arrays that can be stored.
 
     Token i stands for `data[offsets[i] : offsets[i + 1]]`, which need not be whole characters. A special token stands
-    for nothing, and so does an id that no token has; it is flagged like one.
+    for nothing: what is there is its name. So does an id that no token has, which is flagged like one, without a name.
 
     Attributes:
         offsets: uint32 [V + 1]; ascending from 0 to the length of `data`.
-        data: uint8; the tokens' bytes, in the order of ids.
+        data: uint8; the tokens' bytes, or names, in the order of ids.
         flags: uint8 [V]; SPECIAL, END with it, or FALLBACK of a byte that is written only where no other token can be.
     """
 
@@ -57,7 +57,7 @@ class VocabularyBytes:
 
     @classmethod
     def from_tokens(cls, tokens: Sequence[bytes], flags: Sequence[int]) -> "VocabularyBytes":
-        """Returns the vocabulary of these tokens, in the order of ids."""
+        """Returns the vocabulary of these tokens, or names of special ones, in the order of ids."""
         offsets = np.concatenate([[0], np.cumsum([len(token) for token in tokens], dtype=np.int64)])
         data = np.frombuffer(b"".join(tokens), np.uint8)
         return cls(offsets.astype(np.uint32), data, np.array(flags, np.uint8))
@@ -70,15 +70,27 @@ class VocabularyBytes:
         return len(self.flags)
 
     @cached_property
-    def tokens(self) -> list[bytes]:
-        """The bytes of every id."""
+    def entries(self) -> list[bytes]:
+        """The bytes of every id, or its name where it is special."""
         data, ends = self.data.tobytes(), self.offsets.tolist()
         return [data[start:end] for start, end in itertools.pairwise(ends)]
 
     @cached_property
+    def tokens(self) -> list[bytes]:
+        """The bytes of every id; none of a special one."""
+        is_special = (self.flags & SPECIAL).tolist()
+        return [b"" if special else entry for entry, special in zip(self.entries, is_special, strict=True)]
+
+    @cached_property
     def lengths(self) -> np.ndarray:
         """The number of bytes of every id, int64 [V]."""
-        return np.diff(self.offsets.astype(np.int64))
+        return np.where(self.flags & SPECIAL, 0, np.diff(self.offsets.astype(np.int64)))
+
+    @cached_property
+    def controls(self) -> dict[bytes, int]:
+        """The ids of special tokens by name, without those that end a turn or have no name."""
+        numbers = np.flatnonzero((self.flags & (SPECIAL | END)) == SPECIAL).tolist()
+        return {self.entries[number]: number for number in numbers if self.entries[number]}
 
     @cached_property
     def ends(self) -> list[int]:
@@ -87,10 +99,11 @@ class VocabularyBytes:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the three arrays."""
+        """SHA-256 of the tokens and flags; names do not count, which caches of earlier versions do not have."""
         digest = hashlib.sha256(np.uint64(len(self)).tobytes())
-        for array in (self.offsets, self.flags, self.data):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.uint32).tobytes())
+        digest.update(self.flags.tobytes())
+        digest.update(b"".join(self.tokens))
         return digest.hexdigest()
 
     def join(self, ids: Sequence[int] | np.ndarray) -> bytes:
@@ -134,6 +147,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> 
     tokens, flags = [b""] * size, [SPECIAL] * size
     for name, number in names.items():
         if number in controls:
+            tokens[number] = name.encode()
             continue
         flags[number] = 0
         if is_byte_level and all(character in alphabet for character in name):
@@ -147,7 +161,6 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> 
         if token["id"] not in controls:
             tokens[token["id"]] = token["content"].encode()
     for number in ends:
-        tokens[number] = b""
         flags[number] |= SPECIAL | END
     return VocabularyBytes.from_tokens(tokens, flags)
 

@@ -2,9 +2,10 @@
 
 import itertools
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import pyarrow as pa
@@ -26,10 +27,12 @@ from lightning_modules.model.generation import (
     read_prompts,
     score_endings,
 )
+from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf, is_installed, name_runtime
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.model.sharding import refuse_sharding
 from lightning_modules.teacher.backends import find_stop, watch_stops
 
+Runtime = Literal["transformers", "llama_cpp"]
 # What an option's log-likelihood is divided by: lm-evaluation-harness's acc, acc_norm and acc_bytes.
 LIKELIHOODS: dict[str, Callable[[str], int]] = {
     "likelihood": lambda text: 1,
@@ -41,7 +44,7 @@ REFERENCE_SCORE = pa.struct(
     + [pa.field(name, pa.float64()) for name in ("log_likelihood", "kl", "agreement")]
 )
 PREDICTION_SCHEMA = pa.schema(
-    [pa.field("arm", pa.string()), pa.field("seed", pa.int32())]
+    [pa.field("arm", pa.string()), pa.field("seed", pa.int32()), pa.field("runtime", pa.string())]
     + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "group", "language", "gold")]
     + [pa.field("replaced_in_rev2", pa.bool_())]
     + [pa.field(name, pa.string()) for name in ("completion", "finish_reason")]
@@ -75,6 +78,7 @@ class Evaluator(L.LightningModule):
         arm: str = "untuned",
         seed: NonNegativeInt = 0,
         attention: Attention | None = None,
+        runtime: Runtime | None = None,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -95,6 +99,9 @@ class Evaluator(L.LightningModule):
             seed: The arm's training seed, recorded with each prediction.
             attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
                 transformers' choice for the architecture.
+            runtime: What runs the student: transformers; or llama_cpp, which runs a GGUF file as it is, on processors.
+                Null is llama_cpp for a GGUF file, where it is installed and no other setting asks for transformers,
+                which unpacks the file's weights: another model, by its rounding, than runs elsewhere.
         """
         super().__init__()
         if not math.isfinite(temperature):
@@ -110,12 +117,25 @@ class Evaluator(L.LightningModule):
         self.max_new_tokens, self.score_options = max_new_tokens, score_options
         self.num_samples, self.temperature, self.sampling_seed = num_samples, temperature, sampling_seed
         self.arm, self.seed = arm, seed
+        given = {"dtype": dtype, "keep_layers": keep_layers, "attention": attention, "revision": revision}
+        self.has_chosen, needed = runtime is not None, [name for name, value in given.items() if value is not None]
+        if runtime == "llama_cpp" and not student.endswith(".gguf"):
+            raise ValueError(
+                f"model.runtime=llama_cpp runs GGUF files, not {student}; python -m scripts.export makes one"
+            )
+        if runtime == "llama_cpp" and needed:
+            raise ValueError(f"model.{needed[0]} is given with model.runtime=llama_cpp, and would be ignored")
+        fits = student.endswith(".gguf") and not needed and is_installed()
+        self.runtime: Runtime = runtime or ("llama_cpp" if fits else "transformers")
         self.model: Any = None
+        self.engine: LlamaCpp | None = None
         self._scorer: ReferenceScorer | None = None
 
     def configure_model(self) -> None:
         """Loads the student, once."""
-        if self.model is None:
+        if self.runtime == "llama_cpp":
+            self.engine = self.engine or LlamaCpp(self.student)
+        elif self.model is None:
             loaded = (self.student, self.student_revision, self.student_dtype, self.keep_layers)
             self.model = load_causal_lm(*loaded, attention=self.attention)
             self.model.eval().requires_grad_(False)
@@ -129,6 +149,20 @@ class Evaluator(L.LightningModule):
         what = "data.encoding.max_length + model.max_new_tokens"
         if data.find_longest() > length:
             length, what = data.find_longest(), "the longest prompt and reference"
+        if self.runtime == "llama_cpp" and data.reference_paths:
+            if self.has_chosen:
+                raise ValueError("data.references needs model.runtime=transformers, which scores them")
+            self.runtime = "transformers"
+        if self.runtime == "llama_cpp":
+            name_runtime()
+            check_gguf(self.student, data.tokenizer, length, what, data.highest_id)
+            return
+        if self.student.endswith(".gguf"):
+            warnings.warn(
+                f"{self.student}: transformers unpacks its weights, which is another model than llama.cpp runs; "
+                "model.runtime=llama_cpp runs the file itself (pip install 'kindred[gguf-export]')",
+                stacklevel=2,
+            )
         check_model(self.student, self.student_revision, self.keep_layers, length, what, data.highest_id)
 
     def setup(self, stage: str) -> None:
@@ -141,9 +175,7 @@ class Evaluator(L.LightningModule):
         """Returns one record for each question."""
         data: EvaluationDataModule = self.trainer.datamodule
         posed = [data.posed[identifier] for identifier in batch["question_ids"]]
-        read = read_prompts(self.model, [item.prompt_ids for item in posed])
-        likelihoods = self._score_options(data, batch["question_ids"], read)
-        completions = self._generate(data, batch["question_ids"], read)
+        likelihoods, completions = self._answer(data, batch["question_ids"])
         references = self._score_references(data, batch["question_ids"])
         records = []
         for item, own, samples, scores in zip(posed, likelihoods, completions, references, strict=True):
@@ -158,6 +190,7 @@ class Evaluator(L.LightningModule):
                 {
                     "arm": self.arm,
                     "seed": self.seed,
+                    "runtime": name_runtime() if self.engine else "transformers",
                     "task": question.task,
                     "split": question.split,
                     "question_id": question.id,
@@ -179,6 +212,31 @@ class Evaluator(L.LightningModule):
                 }
             )
         return records
+
+    def _answer(self, data: EvaluationDataModule, question_ids: list[str]) -> tuple[list[list], list[list[tuple]]]:
+        """Returns the log-likelihoods of each question's options, and its completions."""
+        if self.engine is not None:
+            return self._answer_by_llama_cpp(self.engine, data, question_ids)
+        read = read_prompts(self.model, [data.posed[identifier].prompt_ids for identifier in question_ids])
+        return self._score_options(data, question_ids, read), self._generate(data, question_ids, read)
+
+    def _answer_by_llama_cpp(
+        self, engine: LlamaCpp, data: EvaluationDataModule, question_ids: list[str]
+    ) -> tuple[list[list], list[list[tuple]]]:
+        """Returns the same of a GGUF file, question by question, so that no other plays a part."""
+        likelihoods, completions = list[list](), list[list[tuple]]()
+        ends, has_stopped = find_end_tokens(data.tokenizer), watch_stops(data.tokenizer, self.stop)
+        for identifier in question_ids:
+            engine.forget()
+            options = data.options[identifier]
+            likelihoods.append(
+                engine.score_endings(options.prompt_ids, options.ending_ids) if self.score_options else []
+            )
+            seeds = [derive_seed(self.sampling_seed, identifier, n) for n in range(self.num_samples)]
+            prompt = data.posed[identifier].prompt_ids
+            settings = (ends, self.max_new_tokens, self.temperature)
+            completions.append([engine.generate(prompt, *settings, seed, has_stopped) for seed in seeds])
+        return likelihoods, completions
 
     def _score_options(self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts) -> list[list]:
         """Returns the log-likelihoods of each question's options."""

@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.utils import is_flash_attn_2_available, logging
 
+from datamodules.files.atomic import hash_json, hash_path
 from datamodules.files.hub import is_reachable
 from datamodules.files.seals import check_folder
 from datamodules.model_cards import find_card
@@ -28,6 +29,8 @@ from lightning_modules.model.adapters import check_peft, find_base, merge_adapte
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 SAMPLED_BYTES = 1 << 20
+# What says beside weights and config how a model reads, writes and ends texts.
+_TEXT_FILES = ("*token*.json", "*.model", "vocab*", "merges.txt", "chat_template*", "generation_config.json")
 
 
 def default_dtype(model: str) -> Dtype:
@@ -63,6 +66,26 @@ def identify_weights(model: str, revision: str | None) -> str:
             stream.seek(max(0, size - SAMPLED_BYTES))
             digest.update(stream.read())
     return digest.hexdigest()[:16]
+
+
+def identify_local(model: str) -> str | None:
+    """Returns a hash of a local model: its weights, its tokenizer and its templates; None for what is none, or a hub's.
+
+    Raises:
+        ValueError: It is an adapter whose config is malformed.
+    """
+    folder = Path(model)
+    if folder.is_file():
+        return identify_weights(model, None)
+    if base := find_base(model):
+        own = [*folder.glob("*.safetensors"), folder / "adapter_config.json"]
+        parts = [identify_local(base[0]) or repr(base)]
+    elif (folder / "config.json").is_file():
+        own, parts = [], [identify_weights(model, None)]
+    else:
+        return None
+    own += sorted({file for pattern in _TEXT_FILES for file in folder.glob(pattern) if file.is_file()})
+    return hash_json([*parts, *([file.name, hash_path(file)] for file in sorted(own))])
 
 
 def check_layers(layers: list[int], total: int) -> None:

@@ -88,7 +88,7 @@ def list_metrics(loss: DistillationLoss, data: DistillationDataModule) -> list[s
     if data.own_examples is not None:
         names += [*OWN_METRICS, *(f"own_{name}" for name in data.own_examples.statistics)]
     steps = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
-    return [*steps, *held_out, *(f"align/{name}" for name in data.coverage)]
+    return [*steps, *held_out, *data.shares]
 
 
 def describe_student(student: "DistillationModule", data: DistillationDataModule) -> str:
@@ -96,6 +96,7 @@ def describe_student(student: "DistillationModule", data: DistillationDataModule
     is_taught = data.supervision != "label"
     training: dict[str, Any] = {
         "supervision": data.supervision,
+        **({"start": vars(student.start)} if student.start.changes else {}),
         "train_examples": len(data.train_examples),
         "optimizer_steps": student.trainer.global_step,
         "learning_rate": student.learning_rate,

@@ -52,6 +52,7 @@ from lightning_modules.student.own_text import (
     describe_student,
     list_metrics,
 )
+from lightning_modules.student.start import StudentStart, change_start, check_start
 from losses.distillation import DistillationLoss, LossSums
 from losses.targets import Target
 
@@ -74,6 +75,7 @@ class DistillationModule(L.LightningModule):
         revision: str | None = None,
         dtype: Dtype | None = None,
         keep_layers: list[int] | None = None,
+        start: StudentStart = StudentStart(),  # noqa: B008 (frozen)
         learning_rate: PositiveFloat = 1e-4,
         weight_decay: NonNegativeFloat = 0.0,
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
@@ -97,6 +99,7 @@ class DistillationModule(L.LightningModule):
             dtype: Of the weights in memory; null is float32, or what a true half `trainer.precision` says, or, for the
                 frozen weights under an adapter, the model card's.
             keep_layers: Keep only these decoder layers: a smaller student of the same family.
+            start: What is changed in its weights before it is trained.
             learning_rate: AdamW's peak learning rate.
             weight_decay: AdamW's, on matrices only.
             schedule: After the warm-up.
@@ -119,15 +122,15 @@ class DistillationModule(L.LightningModule):
         for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
             if not math.isfinite(value):
                 raise ValueError(f"model.{name} must be finite, not {value}")
-        self.student, self.student_revision = student, revision
-        self.student_dtype = dtype
-        self.keep_layers = keep_layers
-        self.loss, self.own_loss = loss, own_loss
-        self.own_cross_entropy, self.schedule_steps = own_cross_entropy, schedule_steps
+        self.student, self.student_revision, self.student_dtype = student, revision, dtype
+        self.keep_layers, self.start = keep_layers, start
+        self.loss, self.fused_head, self.attention = loss, fused_head, attention
+        self.own_loss, self.own_cross_entropy, self.schedule_steps = own_loss, own_cross_entropy, schedule_steps
         # The optimizer's state holds them, and no checkpoint may hold jsonargparse's own types.
         self.learning_rate, self.weight_decay = float(learning_rate), float(weight_decay)
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
-        self.fused_head = fused_head
+        if loss.kernel == "triton" and not fused_head:
+            raise ValueError("model.loss.kernel triton would be ignored with model.fused_head=false; leave one out")
         if export is not None and adapter is None:
             raise ValueError(f"model.export {export} is given, but there is no model.adapter; leave it out")
         if export == "adapter" and keep_layers is not None:
@@ -136,7 +139,6 @@ class DistillationModule(L.LightningModule):
             raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
         self.adapter, self.export_form = adapter, export or "merged"
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
-        self.attention = attention
         # The frozen weights are not in its checkpoints.
         self.strict_loading = adapter is None
         self.model: Any = None
@@ -166,8 +168,10 @@ class DistillationModule(L.LightningModule):
             return
         quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
         source, dtype = (self.student, self.student_revision), self._weights_dtype
-        loaded = find_loading_dtype(*source, dtype) if self._is_sharded and self.adapter is None else dtype
+        is_plain = self.adapter is None and not self.start.changes
+        loaded = find_loading_dtype(*source, dtype) if self._is_sharded and is_plain else dtype
         self.model = model = load_causal_lm(*source, loaded, self.keep_layers, quantize_on, self.attention)
+        change_start(model, self.start, self.student)
         model.config.use_cache = False
         if self.fused_head:
             self._head_settings = find_head_settings(model)
@@ -226,7 +230,8 @@ class DistillationModule(L.LightningModule):
                 f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
             )
         for cache in data.caches:
-            check_cache(self.loss, cache, data.logit_weights is not None)
+            check_cache(self.loss, cache, data.softens)
+        check_start(self.start, self.student, self.student_revision, self.adapter is not None)
         if self.adapter is not None:
             check_adapter(self.adapter, self.student)
         if self.compile_blocks and not torch.cuda.is_available() and which(os.environ.get("CXX", "g++")) is None:
@@ -331,7 +336,7 @@ class DistillationModule(L.LightningModule):
         torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
         means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
         data = self.trainer.datamodule
-        means |= {f"align/{name}": share for name, share in data.coverage.items()}
+        means |= data.shares
         if data.own_examples is not None:
             means |= {f"train/own_{name}": value for name, value in data.own_examples.statistics.items()}
         # Lightning would send each number to the device, to fetch it again.

@@ -193,7 +193,7 @@ class RunRecord(L.Callback):
         experiment.config.update(asdict(axes), allow_val_change=True)
         experiment.tags = axes.tags
         hashes = _read_hashes(self.run)
-        inputs = [("logit-cache", path) for path in data.logit_paths]
+        inputs = [("logit-cache", path) for path in [*data.logit_paths, *data.rows_against]]
         if axes.teacher is not None:
             inputs += [("rationales", path) for path in data.source.rationales]
         for kind, path in inputs:

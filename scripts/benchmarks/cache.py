@@ -9,11 +9,11 @@ Python lists, the bits unpacked by torch), once as fast as that file allows (pya
 no teacher of that vocabulary here: SmolLM2's ids, or else the microworld's, are spread over it by a seeded map.
 """
 
-import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 import torch
 
 from datamodules.batches.teacher_rows import collate_targets
+from datamodules.examples.tokenization import Example
 from datamodules.logit_cache.reader import LogitCache
-from scripts.benchmarks.measure import Measurement
+from scripts.benchmarks.inputs import make_parser
+from scripts.benchmarks.measure import Costs, Measurement, compare
 from studies.inputs.cache_quality import Quality, plot_qualities
 from studies.inputs.cache_runs import Run, open_microworld, open_smollm2
 
@@ -52,6 +54,11 @@ def unpack_bits(packed: torch.Tensor) -> torch.Tensor:
     return (bits * (1 << torch.arange(ID_BITS - 1, -1, -1))).sum(-1)
 
 
+def read_cache(caches: dict[str, LogitCache], examples: list[Example]) -> int:
+    """Reads a batch of examples; returns its number of rows."""
+    return len(collate_targets(examples, caches)["support"])
+
+
 def read_as_trainer(data: datasets.Dataset, number: int) -> int:
     """Reads one example as the peer's trainer does; returns its number of rows."""
     row = data[number]
@@ -76,42 +83,43 @@ def read_vectorised(file: pq.ParquetFile, group: int) -> int:
     return len(ids)
 
 
-def time_rates(readers: list, seconds: float = 2.0) -> list[float]:
-    """Returns tokens per second of the processor's time, by turns, of readers: lists of calls that return tokens."""
-    tokens, spent = [0] * len(readers), [0.0] * len(readers)
+def race_readers(readers: Sequence[list[partial[int]]], seconds: float) -> list[Costs]:
+    """Runs readers, lists of calls that return tokens, in turns of some calls; returns what each turn took."""
+    costs = [Costs() for _ in readers]
     position = 0
-    while min(spent) < seconds:
-        for number, calls in enumerate(readers):
-            start = time.process_time()
+    while min(sum(own.cpu) for own in costs) < seconds:
+        for own, calls in zip(costs, readers, strict=True):
+            start, wall, tokens = time.process_time(), time.perf_counter(), 0
             while time.process_time() - start < 0.2:
-                tokens[number] += calls[position % len(calls)]()
+                tokens += calls[position % len(calls)]()
                 position += 1
-            spent[number] += time.process_time() - start
-    return [count / second for count, second in zip(tokens, spent, strict=True)]
+            own.add(time.perf_counter() - wall, time.process_time() - start, tokens)
+    return costs
 
 
-def measure_readers(run: Run, folder: Path) -> Iterator[Measurement]:
+def measure_readers(run: Run, folder: Path, copies: int, seconds: float) -> Iterator[Measurement]:
     """Compares the readers on the same rows, each with one thread, in random order, from the page cache."""
     torch.set_num_threads(1)
-    quality = run.write_wide(folder / "wide", WIDE, TOP_K, COPIES)
+    quality = run.write_wide(folder / "wide", WIDE, TOP_K, copies)
     cache = LogitCache(folder / "wide")
     write_list_columns(cache, folder / "lists.parquet")
     data = datasets.Dataset.from_parquet(str(folder / "lists.parquet"), cache_dir=str(folder / "datasets"))
     file = pq.ParquetFile(folder / "lists.parquet")
-    _, examples = run.widen(WIDE, COPIES)
+    _, examples = run.widen(WIDE, copies)
     order = np.random.default_rng(0).permutation(len(examples))
     caches = dict.fromkeys(cache, cache)
     batches = [[examples[n] for n in order[start : start + 32]] for start in range(0, len(order), 32)]
-    ours, trainer, vectorised = time_rates(
+    ours, trainer, vectorised = race_readers(
         [
-            [lambda batch=batch: len(collate_targets(batch, caches)["support"]) for batch in batches],
-            [lambda number=int(number): read_as_trainer(data, number) for number in order],
-            [lambda group=group: read_vectorised(file, group) for group in range(file.num_row_groups)],
-        ]
+            [partial(read_cache, caches, batch) for batch in batches],
+            [partial(read_as_trainer, data, int(number)) for number in order],
+            [partial(read_vectorised, file, group) for group in range(file.num_row_groups)],
+        ],
+        seconds,
     )
-    yield Measurement("reader_tokens_per_s", ours, "tokens/s")
-    yield Measurement.against("reader_vs_list_column", ours, trainer, "tokens/s")
-    yield Measurement.against("reader_vs_vectorised_parquet", ours, vectorised, "tokens/s")
+    yield Measurement("reader_tokens_per_s", sum(ours.amounts) / sum(ours.cpu), "tokens/s")
+    yield from compare("reader_vs_list_column", ours, trainer, "tokens/s")
+    yield from compare("reader_vs_vectorised_parquet", ours, vectorised, "tokens/s")
     yield Measurement("bytes_per_token_top64_v151936", quality.bytes_per_token, "bytes/token")
     yield Measurement("decode_kl_mean", quality.kl_mean, "nats")
     yield Measurement("decode_kl_p99", quality.kl_p99, "nats")
@@ -119,32 +127,33 @@ def measure_readers(run: Run, folder: Path) -> Iterator[Measurement]:
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Runs all of it; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark cache")
+    parser = make_parser("cache", __doc__)
     parser.add_argument("--smollm2", help="SmolLM2-135M-Instruct as GGUF")
     parser.add_argument("--rationales", nargs="+", help="published rationales, jsonl.gz; the first are scored")
     parser.add_argument("--questions", type=int, default=48, help="how many questions' rationales are read")
     parser.add_argument("--png", type=Path, help="bytes against KL and gradient angle")
     given = parser.parse_args(args)
+    questions, copies, seconds = (4, 2, 0.2) if given.smoke else (given.questions, COPIES, 2.0)
     if (given.smollm2 is None) != (given.rationales is None):
         raise ValueError("--smollm2 and --rationales belong together")
     curves: dict[str, list[Quality]] = {}
     with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
         folder = Path(temporary)
-        runs = [open_microworld(given.questions)]
+        runs = [open_microworld(questions)]
         if given.smollm2:
-            published, greedy = open_smollm2(given.smollm2, given.rationales, given.questions)
+            published, greedy = open_smollm2(given.smollm2, given.rationales, questions)
             runs.append(published)
-            [adaptive] = greedy.measure(folder / "greedy", COPIES, ["adaptive 0.99"])
+            [adaptive] = greedy.measure(folder / "greedy", copies, ["adaptive 0.99"])
             yield Measurement("adaptive_bytes_per_token_smollm2", adaptive.bytes_per_token, "bytes/token")
             yield Measurement("adaptive_kl_mean_smollm2", adaptive.kl_mean, "nats")
             yield Measurement("adaptive_support_smollm2", adaptive.support_mean, "tokens")
-        yield from measure_readers(runs[-1], folder)
+        yield from measure_readers(runs[-1], folder, copies, seconds)
         torch.set_num_threads(2)
         for run_ in runs:
-            capture, plain = run_.time_capture(folder / f"{run_.name}-capture")
+            capture, plain = (Costs(*own) for own in run_.time_capture(folder / f"{run_.name}-capture"))
             name = "capture_overhead" if run_ is runs[-1] else f"capture_overhead_{run_.name}"
-            yield Measurement.against(name, capture, plain, "s")
-            curves[run_.name] = run_.measure(folder / run_.name, COPIES)
+            yield from compare(name, capture, plain, "s/token")
+            curves[run_.name] = run_.measure(folder / run_.name, copies)
     for title, qualities in curves.items():
         # Standard output is for measurements alone.
         print(Quality.format_all(qualities, title), file=sys.stderr)

@@ -1,26 +1,29 @@
 """The data path against the training that it feeds, and training with cached logits against its neighbours.
 
-    python -m scripts.benchmark data --model SmolLM2.gguf --rationales obqa_train.jsonl.gz gsm8k_train.jsonl.gz
+    python -m scripts.benchmark data
+    python -m scripts.benchmark data --model MODEL --rationales obqa_train.jsonl.gz gsm8k_train.jsonl.gz
 
 The model is both student and teacher, in float32 on the CPU. Each file of published rationales is its own source of
 questions. Lines:
 
     padding_share_FILE      padded tokens of an epoch that are padding, all rationales of a file; padding_share: worst
     data_vs_student         tokens/s of the loader, logits decoded, against tokens/s of training the student
-    kd_step_vs_sft_step     seconds of rationale+logits against rationale, over the same batches: of each batch, the
-                            fastest of several rounds in turn, since other processes disturb
+    kd_step_vs_sft_step     seconds of an optimizer step of rationale+logits against rationale, over the same batches
     train_tokens_vs_trl_gkd and train_memory_vs_trl_gkd
                             completion tokens/s and peak resident memory of rationale+logits against TRL's
-                            GKDTrainer(lmbda=0, beta=0), whose teacher is online, over the same batches
+                            GKDTrainer(lmbda=0, beta=0), whose teacher is online, over the same batches; left out
+                            where TRL is not installed
+
+All that train take turns, step by step, each in a process of its own.
 """
 
-import argparse
 import contextlib
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +41,9 @@ from lightning_modules.model.pretrained import load_causal_lm
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from scripts import cache_logits
-from scripts.benchmarks.measure import Measurement, read_peak_rss, run_apart
+from scripts.benchmarks.inputs import find_model, make_parser, write_texts
+from scripts.benchmarks.measure import Measurement, compare, read_peak_rss, run_apart
+from scripts.benchmarks.turns import Turn, race_apart
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -60,6 +65,7 @@ class Setting(NamedTuple):
     limit: int
     steps: int
     tokens_per_batch: int
+    max_length: int
 
     def load_data(self, with_logits: bool) -> DistillationDataModule:
         """Returns the first questions' rationales, with or without the model's logits."""
@@ -69,7 +75,7 @@ class Setting(NamedTuple):
             options["controls"] = DistillationControls(logits_teacher=name_model(self.model))
         return self._load(
             limit=self.limit,
-            encoding=ExampleEncoding(cache_dir=f"{self.folder}/tokenized"),
+            encoding=ExampleEncoding(self.max_length, cache_dir=f"{self.folder}/tokenized"),
             batches=TrainingBatches(self.tokens_per_batch, self.tokens_per_batch),
             **options,
         )
@@ -77,7 +83,7 @@ class Setting(NamedTuple):
     def load_all_data(self) -> DistillationDataModule:
         """Returns all questions' rationales, whatever their answers."""
         return self._load(
-            encoding=ExampleEncoding(4096, cache_dir=f"{self.folder}/tokenized"),
+            encoding=ExampleEncoding(4 * self.max_length, cache_dir=f"{self.folder}/tokenized"),
             batches=TrainingBatches(self.tokens_per_batch, 2048),
             filters=RationaleFilters(correct_only=False),
         )
@@ -88,29 +94,23 @@ class Setting(NamedTuple):
         return data
 
 
-class Trained(NamedTuple):
-    """Of each optimizer step, seconds and completion tokens; of the process, peak bytes."""
+class TurnClock(L.Callback):
+    """Takes a turn for each optimizer step.
 
-    seconds: list[float]
-    tokens: list[int]
-    memory: int
+    Args:
+        turn: This process's.
+    """
 
+    def __init__(self, turn: Turn):
+        self.turn = turn
 
-class Clock(L.Callback):
-    """Times each batch from one's end to the next's."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-        self.tokens: list[int] = []
-
-    def on_train_start(self, *args: Any) -> None:
-        """Starts."""
-        self.times.append(time.perf_counter())
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Waits."""
+        self.turn.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: list, *_: Any):
-        """Notes the time."""
-        self.times.append(time.perf_counter())
-        self.tokens.append(sum(len(part["labels"]) for part in batch))
+        """Gives the turn away."""
+        self.turn.stop(sum(len(part["labels"]) for part in batch))
 
 
 def capture(setting: Setting) -> None:
@@ -120,6 +120,7 @@ def capture(setting: Setting) -> None:
         f"--data.questions={setting.rationales}",
         f"--data.rationales=[{setting.rationales}]",
         f"--data.limit={setting.limit}",
+        f"--data.encoding.max_length={setting.max_length}",
         f"--data.encoding.cache_dir={setting.folder}/tokenized",
         f"--output={setting.folder}/logits",
         "--trainer.accelerator=cpu",
@@ -150,19 +151,17 @@ def measure_loader(setting: Setting) -> float:
     return num_tokens / (time.perf_counter() - start)
 
 
-def train(setting: Setting, with_logits: bool) -> Trained:
-    """Trains for some steps with or without the cached logits."""
+def train(turn: Turn, setting: Setting, with_logits: bool) -> int:
+    """Trains for some steps with or without the cached logits; returns the process's peak bytes."""
     loss = DistillationLoss(kl_weight=1.0) if with_logits else DistillationLoss()
     module = DistillationModule(setting.model, loss, learning_rate=1e-5, schedule="constant", warmup_ratio=0.0)
-    clock = Clock()
-    trainer = L.Trainer(**QUIET, max_steps=setting.steps, callbacks=[clock], num_sanity_val_steps=0)
+    trainer = L.Trainer(**QUIET, max_steps=setting.steps, callbacks=[TurnClock(turn)], num_sanity_val_steps=0)
     trainer.fit(module, setting.load_data(with_logits))
-    seconds = [end - start for start, end in pairwise(clock.times)]
-    return Trained(seconds, clock.tokens, read_peak_rss())
+    return read_peak_rss()
 
 
-def train_trl(setting: Setting) -> Trained:
-    """Trains on the same batches with TRL, its teacher online."""
+def train_trl(turn: Turn, setting: Setting) -> int:
+    """Trains on the same batches with TRL, its teacher online; returns the process's peak bytes."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl.experimental.gkd import GKDConfig, GKDTrainer
@@ -176,14 +175,13 @@ def train_trl(setting: Setting) -> Trained:
         labels = torch.full_like(batch["input_ids"], -100)
         labels.view(-1)[batch["rows"] + 1] = batch["labels"]
         batches.append({"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels})
-    times: list[float] = []
 
     class Timer(TrainerCallback):
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            times.append(time.perf_counter())
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            turn.start()
 
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            times.append(time.perf_counter())
+        def on_step_end(self, args: Any, state: Any, *more: Any, **kwargs: Any) -> None:
+            turn.stop(int((batches[state.global_step - 1]["labels"] != -100).sum()))
 
     config = GKDConfig(
         output_dir=f"{setting.folder}/gkd",
@@ -213,29 +211,26 @@ def train_trl(setting: Setting) -> Trained:
         callbacks=[Timer()],
     )
     trainer.train()
-    tokens = [int((batch["labels"] != -100).sum()) for batch in batches]
-    seconds = [end - start for start, end in pairwise(times)]
-    return Trained(seconds, tokens, read_peak_rss())
-
-
-def rate(trained: Trained) -> float:
-    """Returns completion tokens/s after the first step, in which buffers are made."""
-    return sum(trained.tokens[1:]) / sum(trained.seconds[1:])
+    return read_peak_rss()
 
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark data", description=__doc__)
-    parser.add_argument("--model", required=True, help="the student and teacher: hub id, folder or GGUF file")
-    parser.add_argument("--rationales", required=True, nargs="+", help="published rationales; the first are trained on")
-    parser.add_argument("--limit", type=int, default=4, help="questions that are trained on")
-    parser.add_argument("--steps", type=int, default=4, help="optimizer steps of each run")
+    parser = make_parser("data", __doc__)
+    parser.add_argument("--model", help="the student and teacher: a name, folder or GGUF file; null is SmolLM2")
+    parser.add_argument("--rationales", nargs="+", help="published rationales; the first are trained on")
+    parser.add_argument("--limit", type=int, default=16, help="questions that are trained on")
+    parser.add_argument("--steps", type=int, default=6, help="optimizer steps, of which the first is not counted")
     parser.add_argument("--tokens-per-batch", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--max-length", type=int, default=500, help="the longest example that is trained on")
     parsed = parser.parse_args(args)
+    if parsed.smoke:
+        parsed.limit, parsed.steps, parsed.tokens_per_batch = 8, 3, 256
+    model = find_model(parsed.model, parsed.smoke)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = (parsed.limit, parsed.steps, parsed.tokens_per_batch)
-        settings = [Setting(parsed.model, path, folder, *sizes) for path in parsed.rationales]
+        sizes = (parsed.limit, parsed.steps, parsed.tokens_per_batch, parsed.max_length)
+        texts = parsed.rationales or [write_texts(Path(folder) / "microworld.jsonl", 16 if parsed.smoke else 256)]
+        settings = [Setting(model, path, folder, *sizes) for path in texts]
         shares = []
         for setting in settings:
             shares.append(run_apart(measure_padding, setting))
@@ -244,15 +239,18 @@ def run(args: list[str]) -> Iterator[Measurement]:
 
         setting = settings[0]
         run_apart(capture, setting)
-        rounds = [
-            [run_apart(train, setting, with_logits) for with_logits in (False, True)] for _ in range(parsed.rounds)
-        ]
-        sft, kd = ([of_kind.seconds[1:] for of_kind in kind] for kind in zip(*rounds, strict=True))
-        sft_seconds, kd_seconds = (sum(map(min, zip(*kind, strict=True))) / (parsed.steps - 1) for kind in (sft, kd))
-        student = max(rate(plain) for plain, _ in rounds)
+        sides: dict[str, tuple[Any, ...]] = {"sft": (train, setting, False), "kd": (train, setting, True)}
+        if find_spec("trl"):
+            sides["trl"] = (train_trl, setting)
+        else:
+            print("skipped train_tokens_vs_trl_gkd: TRL is not installed", file=sys.stderr)
+        found = race_apart(sides)
+        costs = {side: own.leave_out(1) for side, (own, _) in found.items()}
+        student = sum(costs["sft"].amounts) / sum(costs["sft"].wall)
         yield Measurement.against("data_vs_student", run_apart(measure_loader, setting), student, "tokens/s")
-        yield Measurement.against("kd_step_vs_sft_step", kd_seconds, sft_seconds, "s/step")
-        gkd = run_apart(train_trl, setting)
-        best = max((cached for _, cached in rounds), key=rate)
-        yield Measurement.against("train_tokens_vs_trl_gkd", rate(best), rate(gkd), "tokens/s")
-        yield Measurement.against("train_memory_vs_trl_gkd", best.memory, gkd.memory, "bytes")
+        # The same batches in the same order: a step is a step.
+        kd, sft = (replace(costs[side], amounts=[]) for side in ("kd", "sft"))
+        yield from compare("kd_step_vs_sft_step", kd, sft, "s/step")
+        if "trl" in costs:
+            yield from compare("train_tokens_vs_trl_gkd", costs["kd"], costs["trl"], "tokens/s")
+            yield Measurement.against("train_memory_vs_trl_gkd", found["kd"][1], found["trl"][1], "bytes")

@@ -1,6 +1,7 @@
 """Evaluation: all of a batch's answers and options together, against one question and one option at a time.
 
-    python -m scripts.benchmark evaluate --smollm2 FILE.gguf --questions FILE.jsonl.gz
+    python -m scripts.benchmark evaluate
+    python -m scripts.benchmark evaluate --model MODEL --questions FILE.jsonl.gz
 
 The baseline is what a script written in an afternoon does: for each question transformers' own `generate`, greedy, with
 its key-value cache, and for each option one forward pass over prompt and option. Both run the same loaded weights on
@@ -8,7 +9,6 @@ the same questions with the same greatest length, in turns; how far the answers 
 do the same work.
 """
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 
 from datamodules.evaluation import EvaluationDataModule
 from lightning_modules.evaluation.evaluator import Evaluator
-from scripts.benchmarks.measure import Measurement, generate_alone, race
+from scripts.benchmarks.inputs import find_model, make_parser
+from scripts.benchmarks.measure import Measurement, compare, generate_alone, race
 
 TRAINER: dict[str, Any] = {
     "logger": False,
@@ -45,24 +46,30 @@ def evaluate_naively(model: Any, data: EvaluationDataModule, max_new_tokens: int
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Runs it; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark evaluate")
-    parser.add_argument("--smollm2", required=True, help="the student: SmolLM2-135M-Instruct as GGUF, or any other")
-    parser.add_argument("--questions", required=True, help="a source of questions, such as a jsonl.gz file")
+    parser = make_parser("evaluate", __doc__)
+    parser.add_argument(
+        "--model", help="the student: a name, folder or GGUF file; null is SmolLM2 where it is installed"
+    )
+    parser.add_argument("--questions", default="microworld:test:16:0", help="a source of questions")
     parser.add_argument("--number", type=int, default=16, help="how many questions")
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3, help="turns, of which each side's fastest counts")
+    parser.add_argument("--repeats", type=int, default=3, help="turns")
     parsed = parser.parse_args(args)
-    data = EvaluationDataModule(parsed.smollm2, parsed.questions, limit=parsed.number)
+    if parsed.smoke:
+        parsed.number, parsed.max_new_tokens, parsed.repeats = 2, 6, 2
+    model = find_model(parsed.model, parsed.smoke)
+    data = EvaluationDataModule(model, parsed.questions, limit=parsed.number)
     data.setup("predict")
-    evaluator = Evaluator(parsed.smollm2, max_new_tokens=parsed.max_new_tokens)
+    evaluator = Evaluator(model, max_new_tokens=parsed.max_new_tokens)
     evaluator.configure_model()
     ours, naive, batches, expected = race(
         lambda: L.Trainer(**TRAINER).predict(evaluator, data),
         lambda: evaluate_naively(evaluator.model, data, parsed.max_new_tokens),
         parsed.repeats,
+        amount=len(data.posed),
     )
     records = [record for batch in batches or [] for record in batch]
-    yield Measurement.against("evaluate_vs_naive", len(records) / ours, len(records) / naive, "questions/s")
+    yield from compare("evaluate_vs_naive", ours, naive, "questions/s")
     equal, differences = 0, []
     for record in records:
         text, scores = expected[record["question_id"]]

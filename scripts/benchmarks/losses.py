@@ -1,7 +1,7 @@
 """The fused head against plain torch, cross-entropy heads and Liger's fused JSD: time and memory, forward + backward.
 
 Each variant runs in a process of its own on the same seeded inputs: hidden states [N, d], a head [V, d], a teacher's
-top-k distributions. Memory is the peak beyond the inputs, gradients included. Variants:
+top-k distributions; they take turns, call by call. Memory is the peak beyond the inputs, gradients included. Variants:
 
     fused        cross-entropy + forward KL to the sparse target with its tail bucket (losses.fused_head)
     fused_ce     the same road with lambda = 0
@@ -14,23 +14,24 @@ top-k distributions. Memory is the peak beyond the inputs, gradients included. V
     python -m scripts.benchmark losses --device=cuda    # bf16, d = 4096, V = 128,256, k = 100
 """
 
-import argparse
 import gc
 import statistics
-import time
+import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from losses.divergences import forward_kl
 from losses.fused_head import OutputHead, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture
 from losses.targets import SparseTarget
-from scripts.benchmarks.measure import Measurement, read_peak_rss, run_apart
+from scripts.benchmarks.inputs import make_parser
+from scripts.benchmarks.measure import Measurement, compare, read_peak_rss
+from scripts.benchmarks.turns import Turn, race_apart
 
 MIXTURE = Mixture(kl_weight=0.5, temperature=1.0, divergence=forward_kl)
 
@@ -57,6 +58,8 @@ class Inputs(NamedTuple):
     target: SparseTarget
 
 
+# Shows that the code runs.
+TOY = Size(64, 32, 1024, 8)
 STANDARD = Size(2048, 576, 49_152, 64)
 OTHERS = [Size(N, d, V, 64) for V, d in ((32_000, 576), (49_152, 576), (151_936, 896)) for N in (512, 2048, 4096)]
 GPU = [Size(N, 4096, 128_256, 100, "cuda") for N in (4096, 8192, 32_768, 262_144)]
@@ -114,6 +117,7 @@ def _prepare_liger(inputs: Inputs) -> Callable[[Inputs], Tensor]:
     return lambda i: loss(i.hidden_ND, i.weight_VD, hidden_ND, weight_VD, i.labels_N)
 
 
+PACKAGES = {"cce": "cut_cross_entropy", "liger_jsd": "liger_kernel"}
 VARIANTS: dict[str, Callable[[Inputs], Callable[[Inputs], Tensor]]] = {
     "fused": lambda _: lambda inputs: _run_fused(inputs, MIXTURE),
     "fused_ce": lambda _: lambda inputs: _run_fused(inputs, CROSS_ENTROPY),
@@ -124,61 +128,66 @@ VARIANTS: dict[str, Callable[[Inputs], Callable[[Inputs], Tensor]]] = {
 }
 
 
-def measure(variant: str, size: Size, repeats: int, seconds: float) -> tuple[list[float], float]:
-    """Returns the wall times of forward + backward, and the peak MiB beyond the inputs; for a fresh process.
+def is_installed(variant: str) -> bool:
+    """Says whether a variant's package is there, and on stderr if it is not."""
+    package = PACKAGES.get(variant)
+    if package is None or find_spec(package):
+        return True
+    print(f"skipped {variant}: {package} is not installed", file=sys.stderr)
+    return False
 
-    Stops repeating after `seconds`, but not before the first.
-    """
+
+def measure(turn: Turn, variant: str, size: Size, repeats: int) -> float:
+    """Takes a turn for each forward + backward; returns the peak MiB beyond the inputs."""
     inputs = make_inputs(size)
     call = VARIANTS[variant](inputs)
     gc.collect()
     before = torch.cuda.memory_allocated() if size.device == "cuda" else read_peak_rss()
-    times: list[float] = []
-    # The first call compiles, and touches memory for the first time.
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
+
+    def step() -> None:
         call(inputs).backward()
         if size.device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
         inputs.hidden_ND.grad = inputs.weight_VD.grad = None
-        if sum(times[1:]) > seconds:
-            break
+
+    # The first call compiles, and touches memory for the first time.
+    step()
+    for _ in range(repeats):
+        with turn:
+            step()
+        if size.device == "cuda":
+            # The others need it meanwhile.
+            torch.cuda.empty_cache()
     peak = torch.cuda.max_memory_allocated() if size.device == "cuda" else read_peak_rss()
-    return times[1:], (peak - before) / 2**20
-
-
-def compare(size: Size, variants: list[str], rounds: int, repeats: int) -> dict[str, tuple[float, float]]:
-    """Returns the median time in seconds and the peak MiB of each variant; rounds alternate between variants."""
-    times: dict[str, list[float]] = {variant: [] for variant in variants}
-    peaks: dict[str, float] = {}
-    for _ in tqdm(range(rounds), desc=str(size), unit="round", leave=False):
-        for variant in variants:
-            new, peaks[variant] = run_apart(measure, variant, size, repeats, 20.0)
-            times[variant] += new
-    return {variant: (statistics.median(times[variant]), peaks[variant]) for variant in variants}
+    return (peak - before) / 2**20
 
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Compares all variants at the standard size, and with `--all` or on a GPU at others."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark losses")
+    parser = make_parser("losses", __doc__)
     parser.add_argument("--all", action="store_true", help="other sizes too")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3, help="calls in each round, after one that is not counted")
-    options = parser.parse_args(args)
-    sizes = [STANDARD, *(size for size in OTHERS if size != STANDARD)] if options.all else [STANDARD]
-    for size in GPU if options.device == "cuda" else sizes:
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each, after one that is not counted")
+    given = parser.parse_args(args)
+    standard, repeats = (TOY, 2) if given.smoke else (STANDARD, given.repeats)
+    sizes = [standard, *(size for size in OTHERS if size != STANDARD)] if given.all else [standard]
+    for size in GPU if given.device == "cuda" else sizes:
         # Dense logits of 262,144 rows, or Liger's of 32,768, are more than a GPU has.
         left_out = {"dense", "liger_jsd"} if size.N > 32_768 else {"liger_jsd"} if size.N == 32_768 else set()
-        found = compare(size, [name for name in VARIANTS if name not in left_out], options.rounds, options.repeats)
-        fused_time, fused_peak = found["fused"]
-        for name, (seconds, peak) in found.items():
-            yield Measurement.against(f"head_time_{name} {size}", seconds, fused_time, "s")
-            yield Measurement.against(f"head_memory_{name} {size}", peak, fused_peak, "MiB")
-        if size == STANDARD:
-            yield Measurement.against("head_memory_vs_dense", fused_peak, found["dense"][1], "MiB")
-            yield Measurement.against("head_time_vs_dense", fused_time, found["dense"][0], "s")
-            fastest = min(found["torch_ce"][0], found["cce"][0])
-            yield Measurement.against("head_time_vs_ce_only", fused_time, fastest, "s")
-            yield Measurement.against("head_time_vs_liger_jsd", fused_time, found["liger_jsd"][0], "s")
+        # Compiling them takes longer than all else.
+        left_out |= set(PACKAGES) if given.smoke else set()
+        names = [name for name in VARIANTS if name not in left_out and is_installed(name)]
+        found = race_apart({name: (measure, name, size, repeats) for name in names})
+        costs = {name: own for name, (own, _) in found.items()}
+        peaks: dict[str, float] = {name: peak for name, (_, peak) in found.items()}
+        seconds = {name: statistics.median(own.wall) for name, own in costs.items()}
+        for name in names:
+            yield Measurement.against(f"head_time_{name} {size}", seconds[name], seconds["fused"], "s")
+            yield Measurement.against(f"head_memory_{name} {size}", peaks[name], peaks["fused"], "MiB")
+        if size == standard:
+            fastest = min({"torch_ce", "cce"} & costs.keys(), key=lambda name: min(costs[name].wall))
+            yield Measurement.against("head_memory_vs_dense", peaks["fused"], peaks["dense"], "MiB")
+            yield from compare("head_time_vs_dense", costs["fused"], costs["dense"])
+            yield from compare("head_time_vs_ce_only", costs["fused"], costs[fastest])
+            if "liger_jsd" in costs:
+                yield from compare("head_time_vs_liger_jsd", costs["fused"], costs["liger_jsd"])

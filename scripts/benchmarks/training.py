@@ -7,7 +7,7 @@ SIZE_..._mfu                       share of the device's peak that the student's
 python -m scripts.benchmark training --device=cuda
 """
 
-import argparse
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +19,9 @@ from lightning_modules.model.output_head import HeadSettings, get_head, run_body
 from lightning_modules.run.throughput import StepFlops, find_peak_flops
 from losses.distillation import DistillationLoss
 from losses.targets import FullTarget, SparseTarget, Target
-from scripts.benchmarks.measure import Measurement, run_apart, time_calls
+from scripts.benchmarks.inputs import make_parser
+from scripts.benchmarks.measure import Measurement, compare
+from scripts.benchmarks.turns import Turn, race_apart
 
 WARM_UP_STEPS = 5
 # Those of SmolLM2-135M and of Llama-3.2-1B; the smallest only shows that the code runs.
@@ -47,8 +49,12 @@ def make_target(kind: str, rows: int, width: int, vocabulary: int, device: str) 
     return SparseTarget(support_NK, log_p_NK, torch.zeros_like(tail_N)[:, None], tail_N.log()[:, None], (1.0,))
 
 
-def measure_steps(size: str, kind: str, device: str, batch: int, length: int, steps: int) -> tuple[float, float | None]:
-    """Returns tokens/s and MFU of a random student's whole steps; half of each sequence is supervised."""
+def measure_steps(turn: Turn, size: str, kind: str, device: str, batch: int, length: int, steps: int) -> float | None:
+    """Takes a turn for each whole step of a random student; half of each sequence is supervised.
+
+    Returns:
+        The seconds of a step at the peak of the device; None where it is not known.
+    """
     torch.manual_seed(0)
     intermediate, vocabulary = WIDTHS[size]
     config = LlamaConfig(
@@ -78,27 +84,32 @@ def measure_steps(size: str, kind: str, device: str, batch: int, length: int, st
         optimizer.zero_grad()
         return sums.total.item()  # waits for the device
 
-    seconds = time_calls(step, steps, WARM_UP_STEPS)
+    for _ in range(WARM_UP_STEPS):
+        step()
+    for _ in range(steps):
+        turn.start()
+        step()
+        turn.stop(batch * length)
     peak = find_peak_flops(torch.device(device), torch.bfloat16)
     flops = StepFlops(model)(batch * length, batch * length**2, len(rows_N))
-    return batch * length / seconds, flops / seconds / peak if peak else None
+    return flops / peak if peak else None
 
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Yields the measurements."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark training", description=__doc__)
+    parser = make_parser("training", __doc__)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="of students; null is 135m and 1b, on a CPU tiny")
     parser.add_argument("--batch", type=int, default=8, help="sequences a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens of each")
     given = parser.parse_args(args)
+    if given.smoke:
+        given.steps, given.batch, given.length = 2, 2, 32
     for size in given.sizes or (("135m", "1b") if given.device == "cuda" else ("tiny",)):
-        sft = None
-        for kind in KINDS:
-            options = (given.device, given.batch, given.length, given.steps)
-            speed, mfu = run_apart(measure_steps, size, kind, *options)
-            sft = sft or speed
-            yield Measurement.against(f"{size}_{kind}", speed, sft, "tokens/s")
-            if mfu is not None:
-                yield Measurement(f"{size}_{kind}_mfu", mfu, "of peak")
+        options = (given.device, given.batch, given.length, given.steps)
+        found = race_apart({kind: (measure_steps, size, kind, *options) for kind in KINDS})
+        for kind, (costs, ideal) in found.items():
+            yield from compare(f"{size}_{kind}", costs, found["sft"][0], "tokens/s")
+            if ideal is not None:
+                yield Measurement(f"{size}_{kind}_mfu", ideal / statistics.median(costs.wall), "of peak")

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from datamodules.batches.loading import check_processes
 from datamodules.files.atomic import hash_source
 from datamodules.text.plain_text import describe_error
-from lightning_modules.model.pretrained import identify_weights
+from lightning_modules.model.pretrained import identify_local
 from lightning_modules.model.sharding import ShardedStrategy
 from lightning_modules.run.folder import flatten
 from lightning_modules.run.peers import bounded_wait
@@ -127,9 +127,9 @@ class StageCLI(LightningCLI):
         named = [data.get(name) or [] for data in (config["data"], config["data"].get("own", {})) for name in SOURCES]
         sources = [source for names in named for source in ([names] if isinstance(names, str) else names)]
         files = {source: hash_source(source) for source in sources}
-        model = config["model"][self.pretrained]
-        if (Path(model) / "config.json").is_file():
-            files[model] = identify_weights(model, None)
+        for model in (config["model"][self.pretrained], config.get("bert_model")):
+            if model is not None:
+                files[model] = identify_local(model)
         return {**config, "files": {name: value for name, value in files.items() if value is not None}}
 
     def before_instantiate_classes(self) -> None:

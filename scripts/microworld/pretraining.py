@@ -1,57 +1,27 @@
-"""Pre-trains the microworld's model families from nothing: tokenizers, models, a plain loop, greedy evaluation."""
+"""Pre-trains one model of a microworld family from nothing: a plain loop that goes on where a kill stopped it."""
 
 import json
 import math
-import os
-import random
-import re
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import sentencepiece
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPTNeoXConfig,
-    LlamaConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.batches.packing import pad_rows
-from datamodules.tasks.microworld import (
-    ANSWER,
-    KINDS,
-    LETTERS,
-    Family,
-    Role,
-    draw_document,
-    format_prompt,
-    generate_questions,
-    pretraining_pairs,
-)
-from lightning_modules.model.generation import generate_completions
+from datamodules.files.atomic import atomic_path, hash_json, hash_text, write_json
+from datamodules.provenance import find_git_commit
+from datamodules.tasks.microworld import KINDS, Role, pretraining_pairs
+from scripts.microworld.families import SPACE, Parts, Size, build_model, grow
+from scripts.microworld.measuring import Row, encode, evaluate, lookups, padded
 
-MAX_LENGTH = 512
-SPACE = "▁"
-Row = tuple[list[int], list[int]]  # the token ids of a prompt and of its completion
-
-
-@dataclass(frozen=True)
-class Size:
-    """Width and depth of one model."""
-
-    layers: int
-    width: int
-    heads: int
-    feedforward: int
+RECORD = "pretraining.json"  # what made a model, in its folder
 
 
 @dataclass(frozen=True)
@@ -70,7 +40,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is pre-trained: the learning rate warms up, stays, and falls to zero in the last stage."""
+    """How one model is pre-trained: the learning rate warms up, stays, and falls to zero in the last stage.
+
+    A model whose accuracy on held-out questions is below `at_least` or above `at_most` is not kept.
+    """
 
     size: Size
     stages: list[Stage] = field(default_factory=list)
@@ -79,108 +52,8 @@ class Recipe:
     batch: int = 32
     weight_decay: float = 0.01
     hint_weight: float = 1.0
-    seed: int = 0
-
-
-def train_tokenizer(family: Family, vocab: int, pairs: int = 3000, seed: int = 0) -> PreTrainedTokenizerFast:
-    """Trains a sentencepiece model (unigram for family a, BPE for family b) and converts it to a fast tokenizer.
-
-    A third of the text is the other family's: its words are known to the tokenizer, though not to the models.
-    """
-    kind = "unigram" if family == "a" else "bpe"
-    other: Family = "b" if family == "a" else "a"
-    streams = (pretraining_pairs(family, "teacher", seed), pretraining_pairs(other, "teacher", seed))
-    texts = [*islice(streams[0], pairs), *islice(streams[1], pairs // 2)]
-    lines = [line for pair in texts for line in "".join(pair).removesuffix("\n").split("\n")]
-    if kind == "unigram":
-        # The unigram trainer considers only pieces found in two different words: show each word beside other marks.
-        words = [word for line in lines for word in re.findall(r"[A-Za-z]+", line)]
-        lines += [f"{word} {word}. {word}, {word}:" for word in words]
-    with tempfile.TemporaryDirectory() as folder:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_prefix=f"{folder}/tokenizer",
-            model_type=kind,
-            vocab_size=vocab,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            character_coverage=1.0,
-            required_chars="".join(chr(code) for code in range(33, 127)),
-            user_defined_symbols=["\n"],
-            split_digits=True,
-            pad_id=0,
-            unk_id=1,
-            eos_id=2,
-            bos_id=-1,
-            pad_piece="<pad>",
-            unk_piece="<unk>",
-            eos_piece="</s>",
-            hard_vocab_limit=False,
-            num_threads=1,
-            minloglevel=2,
-        )
-        pieces = sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
-    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
-    model: models.Model
-    if kind == "unigram":
-        model = models.Unigram(vocabulary, unk_id=1, byte_fallback=False)
-    else:
-        ids = {piece: i for i, (piece, _) in enumerate(vocabulary)}
-        merges = [
-            (piece[:cut], piece[cut:])
-            for piece in list(ids)[3:]
-            for cut in range(1, len(piece))
-            if piece[:cut] in ids and piece[cut:] in ids
-        ]
-        model = models.BPE(ids, merges, unk_token="<unk>", fuse_unk=False)
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme="first", split=True)
-    tokenizer.decoder = decoders.Metaspace(SPACE, prepend_scheme="first", split=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        model_max_length=MAX_LENGTH,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def build_model(family: Family, size: Size, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Builds an untrained model: Llama for family a, GPT-NeoX for family b."""
-    common = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": size.width,
-        "intermediate_size": size.feedforward,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.heads,
-        "max_position_embeddings": MAX_LENGTH,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "use_cache": True,
-    }
-    if family == "a":
-        rope = {"rope_type": "default", "rope_theta": 500_000.0}  # slow rotations leave room to compare words
-        config = LlamaConfig(**common, num_key_value_heads=size.heads, initializer_range=0.05, rope_parameters=rope)
-    else:
-        config = GPTNeoXConfig(**common, rotary_pct=0.5, use_parallel_residual=False, initializer_range=0.05)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> list[Row]:
-    """Token ids of prompts and completions, tokenised apart; a completion ends with the end-of-sequence token."""
-    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-    completions = tokenizer([completion for _, completion in pairs], add_special_tokens=False)["input_ids"]
-    return [(p, [*c, tokenizer.eos_token_id]) for p, c in zip(prompts, completions, strict=True)]
-
-
-def padded(rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and labels (-100 outside completions), padded on the right: causality hides the padding."""
-    ids = pad_rows([prompt + completion for prompt, completion in rows], 0)
-    labels = pad_rows([[-100] * len(prompt) + completion for prompt, completion in rows], -100)
-    return ids, labels
+    at_least: float = 0.0
+    at_most: float = 1.0
 
 
 class Hint(torch.nn.Module):
@@ -232,131 +105,173 @@ def train_step(
     return loss.item()
 
 
-@torch.inference_mode()
-def lookups(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    family: Family,
-    num: int = 100,
-    chains: int = 4,
-) -> list[float]:
-    """For each of the three kinds of step: the share of right values among the first three steps of documents."""
-    rng = random.Random("microworld lookups")
-    rows = encode(tokenizer, [draw_document(rng, family, chains) for _ in range(num)])
-    kinds = {tokenizer.convert_tokens_to_ids(SPACE + word): k for k, words in enumerate(KINDS) for word in words}
-    ids, _ = padded(rows)
-    guesses = model(input_ids=ids, use_cache=False).logits.argmax(-1)
-    right, seen = [0, 0, 0], [0, 0, 0]
-    for row, (prompt, completion) in enumerate(rows):
-        places = [len(prompt) + i for i, token in enumerate(completion) if token in kinds]
-        for place in places[1:6:2]:  # key, value, key, value, key, value
-            kind = kinds[int(ids[row, place])] - 1
-            seen[kind] += 1
-            right[kind] += int(guesses[row, place - 1] == ids[row, place])
-    return [r / max(1, s) for r, s in zip(right, seen, strict=True)]
+class Training:
+    """A model in pre-training, with all that the next step depends on.
+
+    Args:
+        model: The model at its start.
+        tokenizer: Its tokenizer.
+        recipe: How it is pre-trained.
+        identity: Names what is made; a state of something else is refused.
+        state: The file that it is kept in between steps.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, identity: str, state: Path
+    ) -> None:
+        self.model, self.tokenizer, self.recipe, self.identity, self.state = model, tokenizer, recipe, identity, state
+        self.hint = Hint(tokenizer, recipe.size.width)
+        self.optimizer = torch.optim.AdamW(
+            [*model.parameters(), *self.hint.parameters()],
+            lr=recipe.lr,
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+        )
+        self.stage = self.at = self.done = 0  # the stage, the steps done in it, and the steps done in all
+        if state.exists():
+            self._read()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        named = {"model": self.model, "hint": self.hint}
+        return {f"{own}.{name}": p for own, module in named.items() for name, p in module.named_parameters()}
+
+    def write(self) -> None:
+        """Writes the state, atomically."""
+        moments = {
+            f"optimizer.{number}.{key}": value
+            for number, held in self.optimizer.state_dict()["state"].items()
+            for key, value in held.items()
+        }
+        places = {"identity": self.identity, "stage": self.stage, "at": self.at, "done": self.done}
+        with atomic_path(self.state) as temporary:
+            save_file(
+                {name: p.detach() for name, p in self._weights().items()} | moments,
+                temporary,
+                {name: str(value) for name, value in places.items()},
+            )
+
+    @torch.no_grad()
+    def _read(self) -> None:
+        with safe_open(self.state, "pt") as file:
+            places = file.metadata()
+            if places["identity"] != self.identity:
+                raise ValueError(f"{self.state}: is the state of another recipe; remove it, or choose another --state")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        for name, parameter in self._weights().items():
+            parameter.copy_(tensors[name])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name in tensors:
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                moments.setdefault(int(number), {})[key] = tensors[name]
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        self.stage, self.at, self.done = (int(places[name]) for name in ("stage", "at", "done"))
+
+    def set_rate(self) -> None:
+        """Sets the next step's learning rate."""
+        recipe, is_last = self.recipe, self.stage == len(self.recipe.stages) - 1
+        fall = 0.5 * (1 + math.cos(math.pi * self.at / recipe.stages[self.stage].steps)) if is_last else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr * min(1.0, (self.done + 1) / recipe.warmup) * fall
+
+    def run_stage(self, parts: Parts, role: Role, every: int) -> None:
+        """Runs what is left of the current stage, and writes the state after each `every` steps and at its end."""
+        stage, recipe, name = self.recipe.stages[self.stage], self.recipe, f"{parts.name}-{role}"
+        pairs = pretraining_pairs(parts.phrasing, role, self.stage, stage.chains, stage.documents, stage.mixed)
+        # What has been drawn before: cheaper than keeping the generator's state.
+        next(islice(pairs, self.at * recipe.batch, self.at * recipe.batch), None)
+        bar = tqdm(
+            total=stage.steps, initial=self.at, desc=f"{name}, stage {self.stage + 1}", mininterval=10, disable=None
+        )
+        with bar:
+            while self.at < stage.steps:
+                self.set_rate()
+                self.model.train()
+                rows = encode(self.tokenizer, list(islice(pairs, recipe.batch)))
+                loss = train_step(self.model, self.optimizer, rows, self.hint, recipe.hint_weight)
+                self.at, self.done = self.at + 1, self.done + 1
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                if self.at % 100 == 0:
+                    self.model.eval()
+                    found = lookups(self.model, self.tokenizer, parts.phrasing)
+                    shares = [round(share, 2) for share in found]
+                    tqdm.write(f"{name}, stage {self.stage + 1}, step {self.done}: loss {loss:.3f}, lookups {shares}")
+                    if stage.until is not None and min(found) >= stage.until:
+                        break
+                if self.at % every == 0:
+                    self.write()
+        self.stage, self.at = self.stage + 1, 0
+        self.write()
 
 
 def pretrain(
     tokenizer: PreTrainedTokenizerBase,
-    family: Family,
+    parts: Parts,
     role: Role,
     recipe: Recipe,
+    state: Path,
     start: PreTrainedModel | None = None,
+    every: int = 100,
 ) -> PreTrainedModel:
-    """Pre-trains one model by its recipe, from nothing or grown from a shallower model (`start`)."""
-    torch.manual_seed(recipe.seed)
-    model = build_model(family, recipe.size, tokenizer)
+    """Pre-trains one model by its recipe, from nothing or grown from a shallower model.
+
+    Killed at any moment, the same call goes on from `state`, to the same weights to the bit.
+
+    Args:
+        tokenizer: The family's.
+        parts: The family's.
+        role: Which text it is shown.
+        recipe: Its size and training.
+        state: The file that keeps what has been done; the caller removes it.
+        start: The shallower model.
+        every: After how many steps the state is written.
+
+    Raises:
+        ValueError: The state is another recipe's.
+    """
+    model = build_model(parts.architecture, recipe.size, tokenizer, parts.seed)
     if start is not None:
         grow(model, start)
-    hint = Hint(tokenizer, recipe.size.width)
-    optimizer = torch.optim.AdamW(
-        [*model.parameters(), *hint.parameters()],
-        lr=recipe.lr,
-        betas=(0.9, 0.98),
-        weight_decay=recipe.weight_decay,
-    )
-    done = 0
-    for number, stage in enumerate(recipe.stages):
-        last = number == len(recipe.stages) - 1
-        pairs = pretraining_pairs(family, role, recipe.seed * 100 + number, stage.chains, stage.documents, stage.mixed)
-        bar = tqdm(range(stage.steps), desc=f"{family}-{role}, stage {number + 1}", mininterval=10)
-        for at in bar:
-            fall = 0.5 * (1 + math.cos(math.pi * at / stage.steps)) if last else 1.0
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * min(1.0, (done + 1) / recipe.warmup) * fall
-            model.train()
-            loss = train_step(
-                model,
-                optimizer,
-                encode(tokenizer, list(islice(pairs, recipe.batch))),
-                hint,
-                recipe.hint_weight,
-            )
-            done += 1
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            if at % 100 == 99:
-                model.eval()
-                found = lookups(model, tokenizer, family)
-                bar.write(f"{family}-{role} step {done} loss {loss:.3f} lookups {[round(share, 2) for share in found]}")
-                if stage.until is not None and min(found) >= stage.until:
-                    break
+    start_hash = None if start is None else [hash_text(p.detach().numpy().tobytes()) for p in start.parameters()]
+    identity = hash_json([asdict(parts), role, asdict(recipe), start_hash])
+    training = Training(model, tokenizer, recipe, identity, state)
+    while training.stage < len(recipe.stages):
+        training.run_stage(parts, role, every)
     return model.eval()
-
-
-@torch.no_grad()
-def grow(model: PreTrainedModel, start: PreTrainedModel) -> None:
-    """Copies a shallower model into a deeper one; the new layers write nothing at first."""
-    missing = set(model.load_state_dict(start.state_dict(), strict=False).missing_keys)
-    for name, parameter in model.named_parameters():
-        writes = ("o_proj.", "down_proj.", "attention.dense.", "dense_4h_to_h.")
-        if name in missing and any(write in name for write in writes):
-            parameter.zero_()
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a plain Hugging Face folder: weights in float16, configured to load as float32."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     tokenizer.save_pretrained(folder)
     model.half().save_pretrained(folder)
-    model.float()
-    (folder / "model.safetensors").chmod(0o644)
     config = json.loads((folder / "config.json").read_text())
-    config.pop("torch_dtype", None)
     config["dtype"] = "float32"
-    temporary = folder / ".config.json.tmp"
-    temporary.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-@torch.inference_mode()
-def generate(
+def finish(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    batch: int = 64,
-    limit: int = 160,
-) -> list[str]:
-    """Greedy completions."""
-    completions: list[str] = []
-    for start in range(0, len(prompts), batch):
-        rows = tokenizer(list(prompts[start : start + batch]))["input_ids"]
-        generated = generate_completions(model, rows, [tokenizer.eos_token_id], limit)
-        completions += [tokenizer.decode(tokens) for tokens, _ in generated]
-    return completions
+    folder: Path,
+    made_by: dict[str, Any],
+    recipe: Recipe,
+    held_out: int,
+) -> None:
+    """Measures a model as it is saved, and writes its folder with what made it and what it can do, atomically.
 
-
-def accuracy(completions: Sequence[str], questions: Sequence[dict]) -> float:
-    """Share of completions that end with the right answer sentence."""
-    right = 0
-    for completion, question in zip(completions, questions, strict=True):
-        gold = question["choices"][LETTERS.index(question["gold"])]
-        right += completion.endswith(ANSWER.format(answer=gold))
-    return right / len(questions)
-
-
-def evaluate(folder: Path, num: int = 400, split: str = "validation", seed: int = 0) -> tuple[float, list[str]]:
-    """Accuracy of a saved model on held-out multi-step questions, with its completions."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    questions = generate_questions(num, split, seed)
-    completions = generate(model, tokenizer, [format_prompt(q["question"], q["choices"]) for q in questions])
-    return accuracy(completions, questions), completions
+    Raises:
+        ValueError: Its accuracy is not within the recipe's bounds; nothing is written.
+    """
+    with atomic_path(folder) as temporary:
+        save(model, tokenizer, temporary)
+        found, _ = evaluate(temporary, held_out)
+        if not recipe.at_least <= found <= recipe.at_most:
+            raise ValueError(
+                f"{folder}: is not written, since its accuracy is {found:.3f} on {held_out} held-out questions, not "
+                f"{recipe.at_least} to {recipe.at_most}; change the recipe's stages or the seed"
+            )
+        record = {"made_by": made_by, "accuracy": found, "held_out": held_out}
+        versions = {name: version(name) for name in ("torch", "transformers", "sentencepiece")}
+        write_json(temporary / RECORD, {**record, "git_commit": find_git_commit(), "versions": versions})

@@ -9,7 +9,10 @@ import numpy as np
 
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.interactions import Interactions, explain_difference, group_cells
+from studies.analysis.parts import describe_parts, explain_parts, group_parts, name_parts
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
+from studies.analysis.sizes import describe_needed_sizes, explain_needed, name_size, pool_sizes
+from studies.analysis.traits import describe_traits, format_traits
 from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
@@ -23,6 +26,13 @@ METHODS = {
     "change",
     "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
     "t-interval over training seeds and questions, the models are taken as given",
+    "parts": "γ of each part of the family, least squares over the same cells: Acc(s, t) = mu + a_s + b_t + the sum of "
+    "γ_part for the parts that both share; intervals as γ's; p_holm is over the parts of one grid and method",
+    "sizes": "where arms are trained with several numbers of questions, γ of each number alone, and of the mean over "
+    "all, each counting alike: the mean of a seed's answers over sizes takes the place of its answer, so that what "
+    "nested sets of questions share is not taken for independent",
+    "needed size": "accuracy between two sizes is linear in the logarithm of the size; the interval holds the sizes at "
+    "which the accuracy's own (`wilson`) holds the wanted one",
     "less γ after TASK": "γ less that of the arms that learned TASK, whose rationales are others; t-interval likewise",
     "teachers": "the family interaction; t-interval over teachers within families; the students are taken as given",
     "mixed model": "students and teachers fixed, pairs random; t-interval on the residual degrees of freedom",
@@ -78,6 +88,7 @@ class Analysis:
                 "condition": key.condition,
                 "trained_on": key.trained_on,
                 "task": key.task,
+                "size": key.size,
                 "num_seeds": num_seeds,
                 "num_questions": num_questions,
                 "seed_variance": self.estimator.seed_source([key]),
@@ -142,6 +153,7 @@ class Analysis:
                 "student": key.student,
                 "trained_on": key.trained_on,
                 "task": key.task,
+                "size": key.size,
                 "left": names[0],
                 "right": names[1],
                 **asdict(self.estimator.contrast(weights)),
@@ -188,7 +200,10 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     answers = read_answers(study)
     analysis = Analysis(study, answers, seed)
     cells, contrasts = analysis.describe_cells(), analysis.describe_contrasts()
-    found = Interactions(study, analysis.estimator)
+    # Means over sizes come first: they are what a reader wants before each size alone.
+    estimators = [*([ContrastEstimator(pool_sizes(study, answers))] if study.sizes else []), analysis.estimator]
+    found = [Interactions(study, estimator) for estimator in estimators]
+    parts = [describe_parts(study, own, both.grids) for own, both in zip(estimators, found, strict=True)]
     return {
         "study": asdict(study),
         "num_questions": answers.questions,
@@ -196,21 +211,25 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
             task: int(groups_Q.max()) + 1 for task, groups_Q in answers.groups.items() if groups_Q is not None
         },
         "extractor": EXTRACTOR,
-        "warnings": [*answers.warnings, *found.warnings],
+        "warnings": list(dict.fromkeys([*answers.warnings, *(line for own in found for line in own.warnings)])),
         "methods": METHODS,
         "cells": cells,
         "contrasts": contrasts,
-        "effects": found.effects,
-        "gamma": found.gammas,
-        "gamma_differences": found.differences,
+        "effects": [row for own in found for row in own.effects],
+        "gamma": [row for own in found for row in own.gammas],
+        "gamma_differences": [row for own in found for row in own.differences],
+        "parts": [row for rows, _ in parts for row in rows],
+        "parts_refused": [row for _, rows in parts for row in rows],
+        "needed_sizes": describe_needed_sizes(study, answers),
         "components": analysis.describe_components(),
+        "traits": describe_traits(study),
     }
 
 
 def format_results(results: dict[str, Any]) -> str:
     """Returns results as Markdown: for each task a table, arms down, students across, then gamma and the contrasts."""
     students = {name: spec["family"] for name, spec in results["study"]["students"].items()}
-    cells = results["cells"]
+    cells, sizes = results["cells"], results["study"]["sizes"]
     parts = []
     for place in dict.fromkeys((cell["trained_on"], cell["task"]) for cell in cells if cell["trained_on"]):
         trained_on, task = place
@@ -223,19 +242,22 @@ def format_results(results: dict[str, Any]) -> str:
         rows = []
         for condition in dict.fromkeys(condition for condition, _ in shown):
             rows.append([condition, *(_format_cell(shown.get((condition, student))) for student in students)])
-        gammas, differences, contrasts = (
+        gammas, differences, effects, refused, needed, contrasts = (
             [row for row in results[name] if (row["trained_on"], row["task"]) == place]
-            for name in ("gamma", "gamma_differences", "contrasts")
+            for name in ("gamma", "gamma_differences", "parts", "parts_refused", "needed_sizes", "contrasts")
         )
         parts += [
             f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}"
             f"{_format_groups(results['num_groups'].get(task))}:",
             format_table(columns, rows),
             _format_coverage(list(shown.values())),
-            "\n".join(map(_format_gamma, gammas)) or "Family interaction γ: not identified.",
-            "\n".join(map(_format_difference, differences)),
+            "\n".join(_format_gamma(row, sizes) for row in gammas) or "Family interaction γ: not identified.",
+            "\n".join(_format_difference(row, sizes) for row in differences),
+            _format_parts(effects, refused, sizes),
+            "\n".join(f"- {explain_needed(row, sizes)}" for row in needed),
             "\n".join(map(_format_contrast, contrasts)),
         ]
+    parts.append(format_traits(results["traits"]))
     alone = all(cell["seed_variance"] in ("left out", "none") for cell in cells)
     over = (
         "questions alone, not over the training seeds, of which each arm has one"
@@ -275,8 +297,10 @@ def _format_points(row: dict[str, Any]) -> str:
     return f"{100 * row['estimate']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
 
-def _format_gamma(row: dict[str, Any]) -> str:
-    what = "-".join(filter(None, (row["supervision"], row["control"])))
+def _format_gamma(row: dict[str, Any], sizes: list[int]) -> str:
+    what = "; ".join(
+        filter(None, ("-".join(filter(None, (row["supervision"], row["control"]))), name_size(row, sizes)))
+    )
     notes = filter(None, (row["note"], SEED_NOTES.get(row["seed_variance"])))
     note = "".join(f"; {note}" for note in notes)
     return (
@@ -285,9 +309,25 @@ def _format_gamma(row: dict[str, Any]) -> str:
     )
 
 
-def _format_difference(row: dict[str, Any]) -> str:
+def _format_parts(effects: list[dict[str, Any]], refused: list[dict[str, Any]], sizes: list[int]) -> str:
+    """Returns a line for each effect of a part, and what each grid says of which part of the family it was."""
+    refusals, lines = group_parts(refused), list[str]()
+    for group, rows in {**{own: [] for own in refusals}, **group_parts(effects)}.items():
+        arms = ", ".join(filter(None, (group.condition, name_size(group._asdict(), sizes))))
+        for row in rows:
+            notes = filter(None, (row["note"], SEED_NOTES.get(row["seed_variance"])))
+            lines.append(
+                f"- γ of {name_parts(row)} = {_format_points(row)}, p = {row['p_holm']:.2g} "
+                f"({arms}; {row['method']}{''.join(f'; {note}' for note in notes)})"
+            )
+        lines.append(f"- {arms}: {explain_parts(rows, refusals.get(group, []))}")
+    return "\n".join(lines)
+
+
+def _format_difference(row: dict[str, Any], sizes: list[int]) -> str:
     notes = "".join(f"; {note}" for note in (row["note"], SEED_NOTES.get(row["seed_variance"])) if note)
-    return f"- {explain_difference(row)} p = {row['p']:.2g} ({row['method']}{notes})"
+    size = f"{name_size(row, sizes)}: " if sizes else ""
+    return f"- {size}{explain_difference(row)} p = {row['p']:.2g} ({row['method']}{notes})"
 
 
 def _format_contrast(row: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ class ContrastEstimator:
 
     def __init__(self, answers: Answers):
         self.cells, self.questions, self.groups = answers.cells, answers.questions, answers.groups
+        self._pools: dict[frozenset[tuple[str, str]], list[np.ndarray]] = {}
 
     def contrast(self, weights: dict[CellKey, float]) -> Estimate:
         """Returns the sum of weight times accuracy; the cells are of one test task."""
@@ -26,8 +27,12 @@ class ContrastEstimator:
 
     def accuracy(self, key: CellKey) -> tuple[float, float, float]:
         """Returns a cell's accuracy and its interval."""
-        [cell], [is_trained], pool = self._find_seeds([key])
-        return estimate_accuracy(cell, is_trained, self.groups[key.task], pool)
+        return self.measure(key, self.cells[key].correct_SQ)
+
+    def measure(self, key: CellKey, correct_SQ: np.ndarray) -> tuple[float, float, float]:
+        """Returns the same of answers that take a cell's place."""
+        pool = self._find_pool([key])
+        return estimate_accuracy(correct_SQ, key.trained_on is not None, self.groups[key.task], pool)
 
     def mean(self, key: CellKey) -> float:
         """Returns a cell's accuracy alone."""
@@ -47,6 +52,12 @@ class ContrastEstimator:
 
     def _find_seeds(self, keys: Sequence[CellKey]) -> tuple[list[np.ndarray], list[bool], list[np.ndarray]]:
         """Returns cells' answers, whether each was trained, and the answers that seeds' variance may be pooled over."""
-        places = {(key.trained_on, key.task) for key in keys if key.trained_on}
-        pool = [cell.correct_SQ for key, cell in self.cells.items() if (key.trained_on, key.task) in places]
-        return [self.cells[key].correct_SQ for key in keys], [key.trained_on is not None for key in keys], pool
+        trained = [key.trained_on is not None for key in keys]
+        return [self.cells[key].correct_SQ for key in keys], trained, self._find_pool(keys)
+
+    def _find_pool(self, keys: Sequence[CellKey]) -> list[np.ndarray]:
+        places = frozenset((key.trained_on, key.task) for key in keys if key.trained_on)
+        if places not in self._pools:
+            pool = [cell.correct_SQ for key, cell in self.cells.items() if (key.trained_on, key.task) in places]
+            self._pools[places] = pool
+        return self._pools[places]

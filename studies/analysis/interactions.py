@@ -35,11 +35,12 @@ class Group(NamedTuple):
     control: str | None
     trained_on: str | None
     task: str
+    size: int | None = None
 
     @property
     def name(self) -> str:
         """What a warning calls the group."""
-        return ", ".join(filter(None, self))
+        return ", ".join(filter(None, (*self[:4], f"{self.size} questions" if self.size else None)))
 
     @property
     def condition(self) -> str:
@@ -48,7 +49,7 @@ class Group(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A complete grid, which identifies the family interaction.
+    """A complete grid.
 
     Attributes:
         students: Their names.
@@ -66,7 +67,7 @@ def group_cells(keys: Iterable[CellKey]) -> dict[Group, list[CellKey]]:
     groups = defaultdict(list)
     for key in keys:
         if key.teacher:
-            groups[Group(key.supervision, key.control, key.trained_on, key.task)].append(key)
+            groups[Group(key.supervision, key.control, key.trained_on, key.task, key.size)].append(key)
     return groups
 
 
@@ -74,6 +75,7 @@ class Interactions:
     """Estimates main effects and family interactions of all groups whose grid is complete.
 
     Attributes:
+        grids: All complete ones, whether they identify the family interaction or not.
         effects: Rows of main effects.
         gammas: Rows of family interactions.
         differences: Rows of differences of family interactions.
@@ -90,7 +92,8 @@ class Interactions:
         self.effects: list[dict[str, Any]] = []
         self.gammas: list[dict[str, Any]] = []
         grids = {group: self._find_grid(group, keys) for group, keys in group_cells(estimator.cells).items()}
-        found = {group: grid for group, grid in grids.items() if grid is not None}
+        self.grids = {group: grid for group, grid in grids.items() if grid is not None}
+        found = {group: grid for group, grid in self.grids.items() if self._is_identified(group, grid)}
         for group, grid in found.items():
             self._describe(group, grid)
         self.differences = [row for pair in self._pair_grids(found) for row in self._compare(found, *pair)]
@@ -111,7 +114,7 @@ class Interactions:
         return self._swaps_logits(group.control) and self.study.controls[str(group.control)].in_family_logits
 
     def _find_grid(self, group: Group, members: list[CellKey]) -> Grid | None:
-        """Returns a group's complete grid; None if it does not identify gamma.
+        """Returns a group's complete grid; None if it has none.
 
         A control that only swaps the logits of other families' texts has the plain arms within the family.
         """
@@ -133,14 +136,19 @@ class Interactions:
         keys = {(key.student, str(key.teacher)): key for key in members}
         students = [student for student in students if any((student, teacher) in keys for teacher in teachers)]
         complete = [teacher for teacher in teachers if all((student, teacher) in keys for student in students)]
-        lost = ", ".join(teacher for teacher in teachers if teacher not in complete)
-        reason = explain_unidentified(*self._families(students, complete)) if complete else "no teacher is complete"
-        if lost:
+        if lost := ", ".join(teacher for teacher in teachers if teacher not in complete):
             self.warnings.append(f"{group.name}: the family interaction leaves out, since cells are missing, {lost}")
-        if reason:
-            self.warnings.append(f"{group.name}: the family interaction is not identified: {reason}")
+        if not complete:
+            self.warnings.append(f"{group.name}: the family interaction is not identified: no teacher is complete")
             return None
         return Grid(students, complete, {pair: keys[pair] for pair in product(students, complete)})
+
+    def _is_identified(self, group: Group, grid: Grid) -> bool:
+        """Says whether a grid identifies gamma; warns if not."""
+        reason = explain_unidentified(*self._families(grid.students, grid.teachers))
+        if reason:
+            self.warnings.append(f"{group.name}: the family interaction is not identified: {reason}")
+        return reason is None
 
     def _state(self, weights: dict[CellKey, float], students: list[str], teachers: list[str]) -> dict[str, Any]:
         """Returns what a reader must know of an interaction's data."""
@@ -235,7 +243,7 @@ class Interactions:
         # With the text held, what is within a family cancels: no spread over pairs is left there.
         value_ST = None if holds_text else accuracies[0] - accuracies[1]
         gammas = [float((gamma_ST * accuracy_ST).sum()) for accuracy_ST in accuracies]
-        where = {"trained_on": left.trained_on, "task": left.task, "holds_text": holds_text}
+        where = {"trained_on": left.trained_on, "task": left.task, "size": left.size, "holds_text": holds_text}
         names = {"left": left.condition, "right": right.condition, "left_gamma": gammas[0], "right_gamma": gammas[1]}
         return [{**where, **names, **row} for row in self._list_estimates(used, students, teachers, value_ST)]
 

@@ -28,6 +28,7 @@ class CellKey(NamedTuple):
         control: The control's name; None for the plain arm.
         trained_on: The study's task that it learned; None if untuned.
         task: The task of the questions.
+        size: Number of training questions; None where the study names no sizes, if untuned, and of a mean over sizes.
     """
 
     student: str
@@ -36,11 +37,12 @@ class CellKey(NamedTuple):
     control: str | None
     trained_on: str | None
     task: str
+    size: int | None = None
 
     @property
     def condition(self) -> str:
         """As `Arm.condition`."""
-        return Arm(self.student, self.supervision, self.teacher, 0, control=self.control).condition
+        return Arm(self.student, self.supervision, self.teacher, 0, control=self.control, size=self.size).condition
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Cell:
 
     Attributes:
         correct_SQ: 0 or 1 for each seed and question.
+        seeds: Their numbers.
         extraction_rate: Share of completions with an answer.
         accuracies: By extractor, of those that all arms have.
         budget: What its training took, by name of `BUDGET`: one number for each seed; empty if untuned.
@@ -56,6 +59,7 @@ class Cell:
     """
 
     correct_SQ: np.ndarray
+    seeds: list[int]
     extraction_rate: float
     accuracies: dict[str, float]
     budget: dict[str, list[int]]
@@ -173,7 +177,8 @@ def read_answers(study: Study) -> Answers:
     for arm, tasks in arms.items():
         trained_on = None if arm.supervision == "untuned" else arm.task or next(iter(study.tasks))
         for task in tasks:
-            seeds[CellKey(arm.student, arm.supervision, arm.teacher, arm.control, trained_on, task)].append(arm)
+            key = CellKey(arm.student, arm.supervision, arm.teacher, arm.control, trained_on, task, arm.size)
+            seeds[key].append(arm)
     cells, early = {}, dict[str, str | None]()
     for key, members in seeds.items():
         records = [[arms[arm][key.task][question] for question in common[key.task]] for arm in members]
@@ -190,7 +195,8 @@ def read_answers(study: Study) -> Answers:
         early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
         shares = [fact["alignment"] for fact in facts if fact.get("alignment")]
         coverage = {name: float(np.mean([own[name] for own in shares])) for name in (shares[0] if shares else ())}
-        cells[key] = Cell(correct, float(np.mean(answered)), accuracies, budget, coverage)
+        numbers = [arm.seed for arm in members]
+        cells[key] = Cell(correct, numbers, float(np.mean(answered)), accuracies, budget, coverage)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
     warnings += _compare_budgets(cells)
     warnings += _name_single_seeds(cells)
@@ -217,10 +223,10 @@ def _compare_budgets(cells: dict[CellKey, Cell]) -> list[str]:
     groups: dict[tuple, dict[str, dict[str, list[int]]]] = defaultdict(dict)
     for key, cell in cells.items():
         if key.teacher:
-            group = (key.supervision, key.control, key.trained_on)
+            group = (key.supervision, key.control, key.trained_on, key.size)
             groups[group][f"student {key.student}, teacher {key.teacher}"] = cell.budget
     lines = []
-    for (supervision, control, trained_on), members in groups.items():
+    for (supervision, control, trained_on, size), members in groups.items():
         ranges = []
         for name in BUDGET:
             low = min(members, key=lambda arm: min(members[arm][name]))
@@ -229,6 +235,8 @@ def _compare_budgets(cells: dict[CellKey, Cell]) -> list[str]:
             if fewest < most:
                 ranges.append(f"{name} {fewest} ({low}) to {most} ({high})")
         if ranges:
-            what = f"{supervision}{f', {control}' if control else ''}, trained on {trained_on}"
+            what = ", ".join(
+                filter(None, (supervision, control, f"{size} questions" if size else None, f"trained on {trained_on}"))
+            )
             lines.append(f"{what}: training budgets differ, which may explain a difference: {'; '.join(ranges)}")
     return lines

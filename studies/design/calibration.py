@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.stats import norm
 
 from studies.design.power import Components, simulate_answers, simulate_seeds
-from studies.inference.interaction import decompose, estimate_gammas
+from studies.inference.curves import find_needed_size
+from studies.inference.interaction import decompose, estimate_gammas, estimate_over_pairs
+from studies.inference.parts import decompose_parts
 from studies.inference.statistics import LEVEL, estimate_accuracy, estimate_contrast
 
 Interval = tuple[float, float]
@@ -210,3 +213,74 @@ def measure_difference_coverage(name: str, num_simulations: int, seed: int = 0) 
             found = estimate_contrast([cells[place] for place in used], weights_C[used].tolist())
             held[target] += bool(found.low <= weights_C @ accuracy_C <= found.high)
     return {target: count / num_simulations for target, count in held.items()}
+
+
+PART_NAMES = ("tokenizer", "architecture", "style")
+# Unequal effects; the last part's is 0.
+PART_EFFECTS = {4: (0.05, 0.0), 8: (0.06, 0.025, 0.0)}
+
+
+def measure_part_coverage(num_families: int, num_simulations: int, seed: int = 0) -> dict[str, float]:
+    """Returns the coverage of the intervals of a part's gamma, by part and method.
+
+    A student and a teacher of each family, whose parts are all combinations of two values each; 3 seeds, 200
+    questions. The mixed model is given effects of pairs of their own, which its intervals are over.
+
+    Args:
+        num_families: 4, of two parts, or 8, of three.
+        num_simulations: Studies to draw.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    effects = PART_EFFECTS[num_families]
+    names = PART_NAMES[: len(effects)]
+    models = {
+        f"{number}": dict(zip(names, values, strict=True))
+        for number, values in enumerate(product(("one", "other"), repeat=len(names)))
+    }
+    decomposed = decompose_parts(models, models)
+    main_F = np.linspace(-0.08, 0.08, num_families)
+    accuracy_ST = 0.55 + main_F[:, None] + rng.permutation(main_F)
+    for name, effect in zip(names, effects, strict=True):
+        accuracy_ST += effect * np.array(
+            [[own[name] == other[name] for other in models.values()] for own in models.values()]
+        )
+    held: Counter[str] = Counter()
+    for _ in range(num_simulations):
+        cells = [*simulate_answers(accuracy_ST.reshape(-1), 3, 200, USUAL, rng)]
+        pairs_ST = accuracy_ST + 0.03 * rng.standard_normal(accuracy_ST.shape)
+        paired = estimate_over_pairs(pairs_ST, decomposed.weights_GST, decomposed.rank)
+        assert paired is not None
+        for own, truth in zip(decomposed.effects, effects, strict=True):
+            [name] = own.parts
+            found = estimate_contrast(cells, own.weights_ST.reshape(-1).tolist())
+            held[name] += bool(found.low <= truth <= found.high)
+            over = paired[0][own.place]
+            held[f"{name}, mixed model"] += bool(over.low <= truth <= over.high)
+    return {name: count / num_simulations for name, count in held.items()}
+
+
+def measure_size_coverage(num_simulations: int, seed: int = 0) -> float:
+    """Returns the coverage of the interval of the size that an accuracy takes.
+
+    Four sizes, 3 seeds, 200 questions; a seed's nested draw of training questions is worth as much at every size.
+    """
+    rng = np.random.default_rng(seed)
+    sizes, accuracies, target = (16, 64, 256, 1024), np.array([0.35, 0.5, 0.65, 0.75]), 0.6
+    truth = float(2 ** np.interp(target, accuracies, np.log2(sizes)))
+    places = [number / 8 for number in range(8 * (len(sizes) - 1) + 1)]
+    spread = (USUAL.seed_sd / norm.pdf(norm.ppf(USUAL.accuracy))) ** 2
+    held = 0
+    for _ in range(num_simulations):
+        # Questions and seeds are shared by all sizes, as the normal variables behind the answers are.
+        base_SQ = np.sqrt(USUAL.same_cell) * rng.standard_normal(200) + np.sqrt(spread) * rng.standard_normal((3, 1))
+        base_SQ = base_SQ + np.sqrt(1 - USUAL.same_cell - spread) * rng.standard_normal((3, 200))
+        cells = [(base_SQ > -norm.ppf(accuracy)).astype(float) for accuracy in accuracies]
+        bands = []
+        for place in places:
+            left = min(int(place), len(cells) - 2)
+            mixed_SQ = (1 - place + left) * cells[left] + (place - left) * cells[left + 1]
+            bands.append(estimate_accuracy(mixed_SQ))
+        found = find_needed_size(sizes, bands, places, target)
+        held += bool((found.low or np.inf) <= truth <= (found.high or np.inf))
+    return held / num_simulations

@@ -1,16 +1,16 @@
 """A study's grid: students and teachers of several families, crossed with tasks, supervision, controls and seeds."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from datamodules.files.atomic import check_name
 from datamodules.logit_cache.aligned import AlignmentKind
-from datamodules.model_cards import UNKNOWN, find_family
-from datamodules.rationales.controls import AnswerPosition
+from datamodules.model_cards import UNKNOWN, Parts, find_family, find_parts
+from studies.design.controls import ControlSpec, TraitSpec
 from studies.inference.interaction import explain_unidentified
 
 
@@ -53,15 +53,18 @@ class StudentSpec:
         family: As the teachers' families are called; empty is what the model's name tells (`configs/families.yaml`).
         keep_layers: Keep only these decoder layers.
         fit: Further arguments of its trainings, for example `--model.learning_rate=1e-4`.
+        parts: What of the family it has; what is not stated is what `configs/models` says of the model.
     """
 
     model: str
     family: str = ""
     keep_layers: list[int] | None = None
     fit: list[str] = field(default_factory=list)
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", _tell_family("student", self.model, self.family))
+        object.__setattr__(self, "parts", find_parts(self.model, self.parts))
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class TeacherSpec:
         rationales: File of published rationales, or one for each task; null for a model.
         name: The teacher's name in these files.
         annotate: Further arguments when it writes, for example `--model.backend=OpenAIBackend`.
+        parts: As a student's.
     """
 
     family: str = ""
@@ -81,6 +85,7 @@ class TeacherSpec:
     rationales: str | dict[str, str] | None = None
     name: str | None = None
     annotate: list[str] = field(default_factory=list)
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.rationales is None):
@@ -88,56 +93,7 @@ class TeacherSpec:
         if (self.rationales is None) != (self.name is None):
             raise ValueError("a teacher's name says whose rationales in the file are meant; give both or neither")
         object.__setattr__(self, "family", _tell_family("teacher", self.model or self.name or "", self.family))
-
-
-@dataclass(frozen=True)
-class ControlSpec:
-    """A control: the arms of one supervision once more, with one explanation of their differences taken away.
-
-    One that differs from the plain arms only in its `alignment` has arms only of other families' teachers, as
-    `in_family_logits` has: what the student's own family teaches is the same.
-
-    Attributes:
-        supervision: Whose arms are repeated.
-        questions: Only those that all teachers of the study answered, or solved.
-        correct_only: Whether wrong rationales are left out; null is what the config says.
-        same_lengths: Equally many rationales of each length for all teachers.
-        answer_position: Where all answers stand.
-        shuffled: Each question gets the reasoning of another, and its own answer.
-        paraphraser: The teacher that rewrites all rationales.
-        in_family_logits: The teacher of the student's family gives its logits on the text of every other family's.
-        alignment: How logits of a teacher of another family become the student's; null is what the study says.
-        together: These teachers teach in one arm, all their rationales at once, rather than each in its own.
-        one_per_question: Of those, each epoch draws one for each question, from all teachers alike.
-        logit_weights: Of those, how much each one's distributions count where they are mixed on every text; all count
-            alike where it is empty.
-    """
-
-    supervision: Literal["rationale", "rationale+logits"] = "rationale"
-    questions: Literal["answered", "solved"] | None = None
-    correct_only: bool | None = None
-    same_lengths: bool = False
-    answer_position: AnswerPosition | None = None
-    shuffled: bool = False
-    paraphraser: str | None = None
-    in_family_logits: bool = False
-    alignment: Literal["strict", "bytes", "chunks"] | None = None
-    together: list[str] = field(default_factory=list)
-    one_per_question: bool = False
-    logit_weights: dict[str, PositiveFloat] = field(default_factory=dict)
-
-    @property
-    def compares(self) -> bool:
-        """Whether other teachers' rationales decide which are used."""
-        return self.questions is not None or self.same_lengths
-
-    @property
-    def swaps_logits(self) -> bool:
-        """Whether it changes nothing but the logits that another family's text comes with."""
-        return self in (
-            ControlSpec("rationale+logits", in_family_logits=True),
-            ControlSpec("rationale+logits", alignment=self.alignment),
-        )
+        object.__setattr__(self, "parts", find_parts(self.model, self.parts))
 
 
 @dataclass(frozen=True)
@@ -153,7 +109,11 @@ class Study:
         alignment: How logits of a teacher of another family become the student's: `data.alignment.kind` of these arms
             only; null is what the section `fit` says.
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
+        traits: By name; preferences that controls have teachers tuned to.
         seeds: Number of training seeds of each arm.
+        sizes: Numbers of training questions, ascending: each arm is trained with each. A seed draws its questions once,
+            the same for all arms, and a smaller size's are among a larger one's. Empty: all questions of the task.
+        target_accuracy: For which the needed size is told; null is halfway between a student's worst and best arm.
         workers: Jobs that run side by side on this machine.
         root: Folder of all runs.
     """
@@ -165,14 +125,17 @@ class Study:
     supervisions: list[Literal["label", "rationale", "rationale+logits"]]
     alignment: AlignmentKind | None = None
     controls: dict[str, ControlSpec] = field(default_factory=dict)
+    traits: dict[str, TraitSpec] = field(default_factory=dict)
     seeds: PositiveInt = 2
+    sizes: list[PositiveInt] = field(default_factory=list)
+    target_accuracy: ClosedUnitInterval | None = None
     workers: PositiveInt = 1
     root: str = "runs"
 
     def __post_init__(self) -> None:
         check_name("study.name", self.name)
-        for kind in ("tasks", "students", "teachers", "controls"):
-            if not vars(self)[kind] and kind != "controls":
+        for kind in ("tasks", "students", "teachers", "controls", "traits"):
+            if not vars(self)[kind] and kind not in ("controls", "traits"):
                 raise ValueError(f"study.{kind}: there is none")
             # They become names of files.
             for name in vars(self)[kind]:
@@ -181,6 +144,10 @@ class Study:
             raise ValueError("study.supervisions: there is none, so nothing would be trained")
         if len(set(self.supervisions)) < len(self.supervisions):
             raise ValueError(f"study.supervisions: {', '.join(self.supervisions)}: name each once")
+        if self.sizes != sorted(set(self.sizes)):
+            raise ValueError(f"study.sizes: {', '.join(map(str, self.sizes))}: name each once, ascending")
+        if self.target_accuracy is not None and len(self.sizes) < 2:
+            raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
         for name, task in self.tasks.items():
             if not task.test:
                 raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")
@@ -219,31 +186,16 @@ class Study:
         Raises:
             ValueError: See there.
         """
-        if control == ControlSpec(control.supervision):
-            raise ValueError(f"{where}: changes nothing; its arms would be the plain ones again")
-        if control.in_family_logits and control.supervision != "rationale+logits":
-            raise ValueError(f"{where}: in_family_logits needs supervision: rationale+logits")
-        if control.alignment is not None and control.supervision != "rationale+logits":
-            raise ValueError(f"{where}: alignment is of logits; it needs supervision: rationale+logits")
-        if control.alignment is not None and control.in_family_logits:
-            raise ValueError(f"{where}: in_family_logits are of the student's own vocabulary; leave out the alignment")
+        control.check(where)
+        if control.trait is not None and control.trait not in self.traits:
+            raise ValueError(
+                f"{where}.trait: {control.trait!r} is none of study.traits: {', '.join(self.traits) or 'none'}"
+            )
         if control.compares and len(self.teachers) < 2:
             raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
-        for name in [*control.together, *filter(None, [control.paraphraser])]:
+        for name in [*control.together, *filter(None, [control.paraphraser, control.rows_against])]:
             if name not in self.teachers:
                 raise ValueError(f"{where}: {name!r} is none of the teachers {', '.join(self.teachers)}")
-        if control.one_per_question and not control.together:
-            raise ValueError(f"{where}: one_per_question draws from several teachers; name them with together")
-        if control.together and len(set(control.together)) < 2:
-            raise ValueError(f"{where}: together needs two teachers at least")
-        if control.together and control.in_family_logits:
-            raise ValueError(f"{where}: in_family_logits are one teacher's, together mixes several; leave one out")
-        if control.logit_weights and (
-            set(control.logit_weights) != set(control.together) or control.supervision != "rationale+logits"
-        ):
-            raise ValueError(
-                f"{where}: logit_weights needs supervision: rationale+logits, and a weight for each teacher of together"
-            )
         if control.together and control.supervision == "rationale+logits":
             self._check_mixture(where, control)
         if control.paraphraser is not None and self.teachers[control.paraphraser].model is None:
@@ -252,8 +204,15 @@ class Study:
             if len(own := find_scorers(self, student)) > 1:
                 raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
         if not any(list_teachers(self, control, student) for student in self.students):
+            if control.rows_against:
+                raise ValueError(
+                    f"{where}: fits no student and teacher; {control.rows_against} and another teacher need a model, "
+                    "of the student's family or with an alignment"
+                )
             kind = "another" if control.alignment else "one"
             raise ValueError(f"{where}: fits no student and teacher, since none of {kind} family has a model")
+        if control.rows:
+            self._refuse_chunks(where, control, "whose most probable tokens could be compared")
 
     def _check_mixture(self, where: str, control: ControlSpec) -> None:
         fitting = [student for student in self.students if list_teachers(self, control, student)]
@@ -261,8 +220,13 @@ class Study:
             raise ValueError(
                 f"{where}: fits no student; all teachers of together need a model, of its family or with an alignment"
             )
-        if any(find_alignment(self, control, student, None) == "chunks" for student in fitting):
-            raise ValueError(f"{where}: alignment chunks has no distributions to mix; set strict or bytes")
+        self._refuse_chunks(where, control, "to mix")
+
+    def _refuse_chunks(self, where: str, control: ControlSpec, what: str) -> None:
+        for student in self.students:
+            teachers = list_teachers(self, control, student)
+            if any(find_alignment(self, control, student, teacher) == "chunks" for teacher in teachers):
+                raise ValueError(f"{where}: alignment chunks has no distributions {what}; set strict or bytes")
 
 
 def find_scorers(study: Study, student: str) -> list[str]:
@@ -273,12 +237,10 @@ def find_scorers(study: Study, student: str) -> list[str]:
 
 def find_alignment(study: Study, control: ControlSpec, student: str, teacher: str | None) -> AlignmentKind:
     """Returns how an arm's logits become the student's; `refuse` where they are so already, or there are none."""
-    if teacher is None:
-        found = {find_alignment(study, control, student, name) for name in control.together} - {"refuse"}
-        return found.pop() if found else "refuse"
     if control.in_family_logits:
         return "refuse"
-    if study.teachers[teacher].family == study.students[student].family:
+    names = [*control.together, *filter(None, [teacher, control.rows_against])]
+    if all(study.teachers[name].family == study.students[student].family for name in names):
         return "refuse"
     return control.alignment or study.alignment or "refuse"
 
@@ -289,6 +251,8 @@ def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool
     Logits need the teacher itself, and the student's tokenizer, which the cache checks, or an alignment.
     """
     scorers = find_scorers(study, student)
+    if control.trait is not None and study.teachers[teacher].model is None:
+        return False
     is_cross = study.teachers[teacher].family != study.students[student].family
     if control.in_family_logits:
         return bool(scorers) and is_cross
@@ -304,7 +268,23 @@ def list_teachers(study: Study, control: ControlSpec, student: str) -> list[str 
     """Returns whom a student learns from under a control, an arm each; None stands for several together."""
     if control.together:
         return [None] if all(fits(study, control, student, teacher) for teacher in control.together) else []
-    return [teacher for teacher in study.teachers if fits(study, control, student, teacher)]
+    if control.rows_against and not fits(study, control, student, control.rows_against):
+        return []
+    return [
+        teacher
+        for teacher in study.teachers
+        # A teacher that was tuned to a trait may be held against what it was.
+        if (teacher != control.rows_against or control.trait) and fits(study, control, student, teacher)
+    ]
+
+
+def find_twin(study: Study, name: str) -> str | None:
+    """Returns the control that is as one with a trait, but of teachers as they were, on texts without its words."""
+    control = study.controls[name]
+    if control.trait is None:
+        return None
+    twin = replace(control, trait=None, without=study.traits[control.trait].words)
+    return next((other for other, spec in study.controls.items() if spec == twin), None)
 
 
 def explain_missing_gamma(study: Study) -> str | None:
@@ -324,6 +304,7 @@ class Arm:
         seed: The training seed.
         task: The task it learns; None where the study has only one, and for `untuned`, which answers all tests.
         control: The control's name; None for the plain arm.
+        size: Number of training questions; None where the study names no sizes, and for `untuned`.
     """
 
     student: str
@@ -332,11 +313,13 @@ class Arm:
     seed: int
     task: str | None = None
     control: str | None = None
+    size: int | None = None
 
     @property
     def condition(self) -> str:
-        """The arm's name whatever the student, the task and the seed, for example `rationale-a`."""
-        return "-".join(filter(None, (self.supervision, self.teacher, self.control)))
+        """The arm's name whatever the student, the task and the seed, for example `rationale-a`, `rationale-a-n32`."""
+        size = f"n{self.size}" if self.size else None
+        return "-".join(filter(None, (self.supervision, self.teacher, self.control, size)))
 
     @property
     def id(self) -> str:
@@ -348,11 +331,11 @@ def expand(study: Study) -> list[Arm]:
     """Returns all arms: each student untuned once, then supervisions and controls with every fitting teacher."""
     arms = [Arm(student, "untuned", None, 0) for student in study.students]
     tasks = list(study.tasks) if len(study.tasks) > 1 else [None]
-    for seed, task, student in product(range(study.seeds), tasks, study.students):
+    for seed, task, size, student in product(range(study.seeds), tasks, study.sizes or [None], study.students):
         if "label" in study.supervisions:
-            arms.append(Arm(student, "label", None, seed, task))
+            arms.append(Arm(student, "label", None, seed, task, size=size))
         taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
         for control, spec in [*taught, *study.controls.items()]:
             teachers = list_teachers(study, spec, student)
-            arms += [Arm(student, spec.supervision, teacher, seed, task, control) for teacher in teachers]
+            arms += [Arm(student, spec.supervision, teacher, seed, task, control, size) for teacher in teachers]
     return arms

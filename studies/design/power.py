@@ -12,7 +12,8 @@ from scipy.stats import norm
 from datamodules.files.atomic import require_file
 from datamodules.files.command_line import CommandLine
 from datamodules.files.seals import read_sealed
-from studies.design.grid import Study
+from studies.design.grid import Study, explain_missing_gamma
+from studies.design.parts import decompose_study, list_unidentified
 from studies.inference.interaction import decompose
 from studies.inference.statistics import LEVEL
 from studies.text_table import format_table
@@ -174,18 +175,28 @@ class Power:
         return float(brentq(lambda effect: self.find(effect) - power, 0, high, xtol=1e-6))
 
 
-def format_power(
-    student_families: Sequence[str], teacher_families: Sequence[str], components: Components, effect: float
-) -> str:
-    """Returns as Markdown what a grid can see of its family interaction, for some numbers of seeds and questions.
+def list_contrasts(study: Study) -> dict[str, np.ndarray]:
+    """Returns the weights of what a study estimates, by name: family interaction, parts, and a difference of two arms.
 
     Raises:
-        ValueError: The grid does not identify the family interaction.
+        ValueError: The grid identifies neither the family interaction nor a part's.
     """
-    contrasts = {
-        "family interaction": decompose(student_families, teacher_families).gamma_ST.reshape(-1),
-        "difference between two arms": np.array([1.0, -1.0]),
-    }
+    families = [[spec.family for spec in specs.values()] for specs in (study.students, study.teachers)]
+    effects, reason = decompose_study(study).effects, explain_missing_gamma(study)
+    if reason and not effects:
+        raise ValueError(f"the family interaction is not identified: {reason}")
+    found = {} if reason else {"family interaction": decompose(*families).gamma_ST.reshape(-1)}
+    found |= {f"γ of {' + '.join(effect.parts)}": effect.weights_ST.reshape(-1) for effect in effects}
+    return found | {"difference between two arms": np.array([1.0, -1.0])}
+
+
+def format_power(study: Study, components: Components, effect: float) -> str:
+    """Returns as Markdown what a study can see, for some numbers of seeds and questions.
+
+    Raises:
+        ValueError: The grid identifies neither the family interaction nor a part's.
+    """
+    contrasts = list_contrasts(study)
     parts = []
     for name, weights_C in contrasts.items():
         rows = []
@@ -198,6 +209,7 @@ def format_power(
             f"Power to find a {name} of {100 * effect:g} points (the smallest that is found with 80 %):",
             format_table(columns, rows, right=range(1, len(columns))),
         ]
+    parts += [f"Mind: {line}." for line in list_unidentified(study)]
     c = components
     parts.append(
         f"Accuracies near {c.accuracy:.0%}, standard deviation over seeds {100 * c.seed_sd:.1f} points, correlation of "
@@ -222,7 +234,6 @@ def parse_power(args: list[str]) -> tuple[Callable[[Study], str], list[str]]:
     components = read_components(own.pilot) if own.pilot else given
 
     def ask(study: Study) -> str:
-        students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
-        return format_power(students, teachers, components, own.effect)
+        return format_power(study, components, own.effect)
 
     return ask, rest

@@ -14,10 +14,11 @@ from studies.diagnostics.texts import AlignedText, Reading
 def find_shared(teacher: VocabularyBytes, student: VocabularyBytes) -> np.ndarray:
     """Returns of each of the teacher's tokens whether one of the student's has its bytes, bool [V].
 
-    An end of turn is the student's end of turn, whatever either is called; other special tokens are the teacher's own.
+    An end of turn is the student's end of turn, whatever either is called; another special token the one of its name.
     """
     known = {token for token, flag in zip(student.tokens, student.flags, strict=True) if not flag & SPECIAL}
     shared = np.array([token in known for token in teacher.tokens]) & ((teacher.flags & SPECIAL) == 0)
+    shared[[number for name, number in teacher.controls.items() if name in student.controls]] = True
     shared[teacher.ends] = bool(student.ends)
     return shared
 

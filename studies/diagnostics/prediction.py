@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -84,6 +85,8 @@ class Mediation(NamedTuple):
 def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[tuple[str, str], list[Cell]]:
     """Matches a study's plain rationale arms with diagnostics, by the task that was learned and the one answered.
 
+    Of several training sizes it is the mean accuracy.
+
     Args:
         rows: Of diagnostics.json.
         results: Of results.json.
@@ -92,16 +95,19 @@ def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[
         ValueError: None match.
     """
     known = {(row["teacher"], row["student"], row["task"]): row for row in rows}
-    joined: dict[tuple[str, str], list[Cell]] = {}
+    of_pair = defaultdict[tuple, list[dict[str, Any]]](list)
     for cell in results["cells"]:
-        row = known.get((cell["teacher"], cell["student"], cell["trained_on"]))
-        if row is not None and cell["supervision"] == "rationale" and cell["control"] is None:
-            joined.setdefault((cell["trained_on"], cell["task"]), []).append(
+        if cell["supervision"] == "rationale" and cell["control"] is None:
+            of_pair[cell["trained_on"], cell["task"], cell["teacher"], cell["student"]].append(cell)
+    joined: dict[tuple[str, str], list[Cell]] = {}
+    for (trained_on, task, teacher, student), cells in of_pair.items():
+        if (row := known.get((teacher, student, trained_on))) is not None:
+            joined.setdefault((trained_on, task), []).append(
                 Cell(
-                    teacher=cell["teacher"],
-                    student=cell["student"],
-                    in_family=cell["teacher_family"] == cell["student_family"],
-                    accuracy=cell["accuracy"],
+                    teacher=teacher,
+                    student=student,
+                    in_family=cells[0]["teacher_family"] == cells[0]["student_family"],
+                    accuracy=float(np.mean([cell["accuracy"] for cell in cells])),
                     diagnostics={name: row[name] for name in row["intervals"]},
                 )
             )

@@ -16,14 +16,23 @@ from scipy.special import stdtr, stdtrit
 from studies.inference.statistics import LEVEL, Estimate
 
 
-def explain_unidentified(student_families: Sequence[str], teacher_families: Sequence[str]) -> str | None:
-    """Says why a grid cannot tell the family interaction from the main effects; None if it can."""
+def explain_unidentified(
+    student_families: Sequence[str], teacher_families: Sequence[str], what: str = "family"
+) -> str | None:
+    """Says why a grid cannot tell the family interaction from the main effects; None if it can.
+
+    Args:
+        student_families: One for each student.
+        teacher_families: One for each teacher.
+        what: They are, where it is one part of the families.
+    """
     for kind, families in (("students", student_families), ("teachers", teacher_families)):
         if len(set(families)) < 2:
             found = ", ".join(sorted(set(families)))
-            return f"all {kind} are of the family {found}; it takes two families of students and of teachers"
+            several = f"{what}s".replace("ys", "ies")
+            return f"all {kind} are of the {what} {found}; it takes two {several} of students and of teachers"
     if not set(student_families) & set(teacher_families):
-        return "no teacher is of a student's family"
+        return f"no teacher is of a student's {what}"
     return None
 
 
@@ -102,27 +111,51 @@ def gamma_over_teachers(
     return _estimate(value, squares / df * float((norms_T**2).sum()), df), df
 
 
-def gamma_over_pairs(
-    accuracy_ST: np.ndarray, student_families: Sequence[str], teacher_families: Sequence[str]
-) -> tuple[Estimate, int] | None:
-    """Estimates gamma by a mixed model: students and teachers fixed, what each pair has of its own random.
+def centre_cells(values_ST: np.ndarray) -> np.ndarray:
+    """Returns a grid's values without its rows' and columns' main effects."""
+    return values_ST - values_ST.mean(-1, keepdims=True) - values_ST.mean(-2, keepdims=True) + values_ST.mean((-1, -2))
+
+
+def estimate_over_pairs(
+    accuracy_ST: np.ndarray, weights_GST: np.ndarray, rank: int
+) -> tuple[list[Estimate], int] | None:
+    """Estimates effects by a mixed model: students and teachers fixed, what each pair has of its own random.
 
     The grid is complete, so the model's REML fit to the cells is least squares: the residual variance of the cells is
     that of pairs, seeds and questions together.
 
+    Args:
+        accuracy_ST: One for each student and teacher.
+        weights_GST: The least-squares weights of all of the model's effects.
+        rank: How many of them are independent.
+
     Returns:
-        The estimate and its residual degrees of freedom, (S - 1)(T - 1) - 1; None if these are 0.
+        The estimates and their residual degrees of freedom, (S - 1)(T - 1) - rank; None if these are 0.
     """
     num_students, num_teachers = accuracy_ST.shape
-    df = (num_students - 1) * (num_teachers - 1) - 1
+    df = (num_students - 1) * (num_teachers - 1) - rank
     if df == 0:
         return None
+    weights_GC = weights_GST.reshape(len(weights_GST), -1)
+    values_G = weights_GC @ accuracy_ST.reshape(-1)
+    # The weights span what the effects' columns do.
+    rest_C = centre_cells(accuracy_ST).reshape(-1)
+    rest_C = rest_C - np.linalg.pinv(weights_GC) @ values_G
+    variance = float((rest_C**2).sum()) / df
+    squares_G = (weights_GC**2).sum(1)
+    found = [
+        _estimate(float(value), variance * float(square), df) for value, square in zip(values_G, squares_G, strict=True)
+    ]
+    return found, df
+
+
+def gamma_over_pairs(
+    accuracy_ST: np.ndarray, student_families: Sequence[str], teacher_families: Sequence[str]
+) -> tuple[Estimate, int] | None:
+    """Estimates gamma by the mixed model of `estimate_over_pairs`."""
     weights_ST = decompose(student_families, teacher_families).gamma_ST
-    value = float((weights_ST * accuracy_ST).sum())
-    # weights_ST is `same` without main effects, divided by its squared norm.
-    rest_ST = accuracy_ST - accuracy_ST.mean(0) - accuracy_ST.mean(1, keepdims=True) + accuracy_ST.mean()
-    rest_ST = rest_ST - value * weights_ST / (weights_ST**2).sum()
-    return _estimate(value, float((rest_ST**2).sum()) / df * float((weights_ST**2).sum()), df), df
+    found = estimate_over_pairs(accuracy_ST, weights_ST[None], 1)
+    return None if found is None else (found[0][0], found[1])
 
 
 def estimate_gammas(

@@ -220,11 +220,14 @@ def estimate_accuracy(
     """
     share, num_questions = float(correct_SQ.mean()), correct_SQ.shape[1]
     uncertainty = measure_uncertainty([correct_SQ], [1.0], 0.0, [is_trained], groups_Q, pool)
-    variance = uncertainty.variance
+    variance, most = uncertainty.variance, num_questions if groups_Q is None else int(groups_Q.max()) + 1
     if variance <= 1e-15:
-        trials = num_questions if groups_Q is None else groups_Q.max() + 1
-        return share, *wilson_interval(share * trials, trials)
+        return share, *wilson_interval(share * most, most)
     trials = share * (1 - share) / variance
+    if trials == 0:
+        # One seed, all alike, and a pool whose seeds differ: a share half a question from the end stands for it.
+        near = 0.5 / (most + 1)
+        trials = near * (1 - near) / (near * (1 - near) / most + variance)
     return share, *wilson_interval(share * trials, trials, uncertainty.half_width() / float(np.sqrt(variance)))
 
 

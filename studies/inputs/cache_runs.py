@@ -95,29 +95,34 @@ class Run:
         assert isinstance(full_VD, torch.Tensor)
         return [variant.finish(self.tokenizer, full_VD) for variant in variants]
 
-    def time_capture(self, folder: Path) -> tuple[float, float]:
-        """Returns the processor's seconds for capture of the text, top_k 64, and for the teacher's plain forward.
+    def time_capture(self, folder: Path) -> tuple[tuple[list[float], list[float]], tuple[list[float], list[float]]]:
+        """Times capture of the text, top_k 64, and the teacher's plain forward.
 
         They take turns, batch by batch, on the batches of `tokens_per_batch` 2048.
+
+        Returns:
+            For capture and for the forward: of each batch the wall's seconds a token, and the processor's.
         """
         scorer, made = self.describe(Sparsity.resolve("top_k"))
         writer = LogitCacheWriter(folder, made)
         by_id = {example.id: example for example in self.examples}
         lengths = [len(example.token_ids) for example in self.examples]
-        capture = plain = 0.0
         batches = [
             collate_examples([self.examples[number] for number in numbers])
             for numbers in PredictionSampler(lengths, 2048, rank=0, world_size=1)
         ]
-        for turn, batch in enumerate([batches[0], *batches]):
-            start = time.process_time()
+        clocks = []
+        for batch in [batches[0], *batches]:
+            clocks.append([(time.perf_counter(), time.process_time())])
             self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-            middle = time.process_time()
+            clocks[-1].append((time.perf_counter(), time.process_time()))
             writer.add([(by_id[example_id], rows) for example_id, rows in scorer.score(batch, made)])
             writer.flush()
-            end = time.process_time()
-            if turn:
-                plain, capture = plain + middle - start, capture + end - middle
+            clocks[-1].append((time.perf_counter(), time.process_time()))
+        # The first fills caches.
+        tokens = np.array([batch["attention_mask"].sum() for batch in batches])
+        ends = np.diff(np.array(clocks[1:]), axis=1) / tokens[:, None, None]
+        plain, capture = ((ends[:, side, 0].tolist(), ends[:, side, 1].tolist()) for side in (0, 1))
         return capture, plain
 
 

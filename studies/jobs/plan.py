@@ -8,7 +8,9 @@ from typing import NamedTuple
 from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase
 from studies.analysis.predictions import predictions_path
-from studies.design.grid import Arm, ControlSpec, Study, expand, find_alignment, find_scorers
+from studies.analysis.traits import list_askers, name_teacher, preferences_path
+from studies.design.controls import ControlSpec
+from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
 from studies.jobs.job import Job
 
 
@@ -30,6 +32,14 @@ def _describe_texts(control: ControlSpec) -> dict[str, object]:
     if control.shuffled:
         settings["data__controls__shuffled"] = True
     return settings
+
+
+def _describe_start(control: ControlSpec, seed: int) -> dict[str, object]:
+    """Returns the settings by which a control changes a student's weights before training, if it does."""
+    if control.reset is None and not control.permuted_units:
+        return {}
+    changes = {"reset": control.reset, "permuted_units": control.permuted_units, "seed": seed}
+    return {f"model__start__{name}": value for name, value in changes.items()}
 
 
 def format_settings(settings: Mapping[str, object]) -> list[str]:
@@ -61,9 +71,12 @@ class StudyPlan:
         """Returns the name of the task that a trained arm learns."""
         return arm.task or next(iter(self.study.tasks))
 
-    def text(self, teacher: str, task: str, paraphraser: str | None = None) -> Text:
-        """Returns where a teacher's rationales for a task are, as it or a paraphraser wrote them."""
+    def text(self, teacher: str, task: str, paraphraser: str | None = None, trait: str | None = None) -> Text:
+        """Returns where a teacher's rationales for a task are: its own, a paraphraser's, or written with a trait."""
         spec = self.study.teachers[teacher]
+        if trait is not None:
+            path = self.folder / "traits" / trait / teacher / f"{task}.parquet"
+            return Text(str(path), self.tuned(teacher, trait).name, f"annotate-{teacher}-with-{trait}-{task}")
         if paraphraser is not None:
             path = self.folder / "teachers" / teacher / f"{task}-by-{paraphraser}.parquet"
             writer = name_paraphrase(self.text(teacher, task).writer, self.text(paraphraser, task).writer)
@@ -74,15 +87,58 @@ class StudyPlan:
         assert spec.rationales is not None and spec.name is not None
         return Text(spec.rationales if isinstance(spec.rationales, str) else spec.rationales[task], spec.name, None)
 
-    def annotate(self, teacher: str, task: str) -> Job:
-        """Returns the job in which a teacher answers a task's training questions."""
-        spec, text = self.study.teachers[teacher], self.text(teacher, task)
+    def annotate(self, teacher: str, task: str, trait: str | None = None) -> Job:
+        """Returns the job in which a teacher, or the same with a trait, answers a task's training questions."""
+        spec, text = self.study.teachers[teacher], self.text(teacher, task, trait=trait)
         assert text.job is not None
         args = self._command(
-            [*spec.annotate, *self.study.tasks[task].annotate], model__teacher=spec.model, model__family=spec.family,
-            data__questions=self.study.tasks[task].train, output=text.path,
+            [*spec.annotate, *self.study.tasks[task].annotate], model__teacher=self._model(teacher, trait),
+            model__family=spec.family, data__questions=self.study.tasks[task].train, output=text.path,
         )  # fmt: skip
-        return Job(text.job, "annotate", args, done=text.path, needs=[])
+        return Job(text.job, "annotate", args, text.path, [self.tune(teacher, trait).name] if trait else [])
+
+    def tuned(self, teacher: str, trait: str) -> Path:
+        """Returns the folder of a teacher that was tuned to a trait."""
+        return self.folder / f"tune-{teacher}-{trait}" / "student"
+
+    def _model(self, teacher: str, trait: str | None) -> str | None:
+        return str(self.tuned(teacher, trait)) if trait else self.study.teachers[teacher].model
+
+    def tune(self, teacher: str, trait: str) -> Job:
+        """Returns the job in which a teacher learns a trait: the preferred answers alone."""
+        spec, name = self.study.teachers[teacher], f"tune-{teacher}-{trait}"
+        label = Arm("", "label", None, 0)
+        args = self._command(
+            self.study.traits[trait].fit, model__student=spec.model, model__keep_layers=None,
+            model__loss__kl_weight=0.0, data__questions=self.study.traits[trait].learn, data__supervision="label",
+            data__rationales=None, data__filters__teachers=None, data__logits=None, run__root=self.study.root,
+            run__group=self.study.name, run__id=name, run__student_family=spec.family,
+            **(self._align(label) if self.aligns else {}),
+        )  # fmt: skip
+        return Job(name, "fit", args, str(self.folder / name / "DONE"), [])
+
+    def prefer(self, trait: str) -> list[Job]:
+        """Returns the jobs in which teachers before and after, and students, say how likely they find a trait."""
+        jobs, arms = [], list_askers(self.study, trait)
+        for arm in arms:
+            job = self.evaluate(arm)
+            jobs.append(self._prefer(trait, arm.id, job.args, job.needs))
+        for teacher in dict.fromkeys(arm.teacher for arm in arms if arm.teacher):
+            for is_tuned in (True, False):
+                model = self._model(teacher, trait if is_tuned else None)
+                args = self._command([], model__student=model, model__keep_layers=None, model__arm="untuned")
+                needs = [self.tune(teacher, trait).name] if is_tuned else []
+                jobs.append(self._prefer(trait, name_teacher(teacher, is_tuned), args, needs))
+        return jobs
+
+    def _prefer(self, trait: str, name: str, args: list[str], needs: list[str]) -> Job:
+        output = str(preferences_path(self.study, trait, name))
+        # A reply is not read: one token of it is enough.
+        settings = {
+            "model.max_new_tokens": 1, "model.score_options": True, "data.questions": self.study.traits[trait].ask,
+            "output": output,
+        }  # fmt: skip
+        return Job(f"prefer-{trait}-{name}", "evaluate", [*args, *format_settings(settings)], output, needs)
 
     def paraphrase(self, teacher: str, task: str, paraphraser: str) -> Job:
         """Returns the job in which a teacher rewrites another's rationales."""
@@ -98,12 +154,15 @@ class StudyPlan:
 
     def caches(self, arm: Arm) -> list[Job]:
         """Returns the jobs in which teachers score the rationales that an arm learns from: several together, all."""
-        scorers = self._control(arm).together or [self._scorer(arm)]
-        return [self._cache(arm, author, scorer) for author in self._authors(arm) for scorer in scorers]
+        control = self._control(arm)
+        scorers = [(scorer, control.trait) for scorer in control.together or [self._scorer(arm)]]
+        if control.rows_against:
+            scorers.append((control.rows_against, None))
+        return [self._cache(arm, author, *scorer) for author in self._authors(arm) for scorer in scorers]
 
-    def _cache(self, arm: Arm, author: str, scorer: str) -> Job:
+    def _cache(self, arm: Arm, author: str, scorer: str, trait: str | None) -> Job:
         control, task = self._control(arm), self.task(arm)
-        text = self.text(author, task, control.paraphraser)
+        text = self.text(author, task, control.paraphraser, control.trait)
         # What changes texts, or takes in wrong ones, needs a cache of its own.
         changes = _describe_texts(control)
         name = "-".join(
@@ -111,12 +170,13 @@ class StudyPlan:
                 task,
                 f"by-{control.paraphraser}" if control.paraphraser else None,
                 arm.control if changes else None,
-                f"of-{scorer}" if scorer != author else None,
+                f"with-{control.trait}" if control.trait else None,
+                f"of-{scorer}" if (scorer, trait) != (author, control.trait) else None,
             ))
         )  # fmt: skip
         output = str(self.folder / "teachers" / author / f"{name}-logits")
         args = self._command(
-            [], model__teacher=self.study.teachers[scorer].model, data__questions=self.study.tasks[task].train,
+            [], model__teacher=self._model(scorer, trait), data__questions=self.study.tasks[task].train,
             data__rationales=[text.path], data__filters__teachers=[text.writer], **changes, output=output,
         )  # fmt: skip
         needs = [text.job] if text.job else []
@@ -150,17 +210,21 @@ class StudyPlan:
             "run__id": arm.id,
             "run__student_family": spec.family,
         }
+        if arm.size is not None:
+            settings |= {"data__limit": arm.size, "data__limit_seed": arm.seed}
         needs: list[str] = []
         if authors := self._authors(arm):
             control = self._control(arm)
             read = self.study.teachers if control.compares else authors
-            texts = [self.text(teacher, task, control.paraphraser) for teacher in read]
-            writers = [self.text(teacher, task, control.paraphraser).writer for teacher in authors]
-            settings |= _describe_texts(control)
+            texts = [self.text(teacher, task, control.paraphraser, control.trait) for teacher in read]
+            writers = [self.text(teacher, task, control.paraphraser, control.trait).writer for teacher in authors]
+            settings |= _describe_texts(control) | _describe_start(control, arm.seed)
             if control.questions:
                 settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
                 settings["data__filters__matched_with"] = [text.writer for text in texts]
+            if words := self.study.traits[control.trait].words if control.trait else control.without:
+                settings["data__filters__without"] = words
             # Several published teachers may share a file.
             settings["data__rationales"] = list(dict.fromkeys(text.path for text in texts))
             settings["data__filters__teachers"] = writers
@@ -170,13 +234,16 @@ class StudyPlan:
             needs += [text.job for text in texts if text.job]
         if arm.supervision == "rationale+logits":
             caches = self.caches(arm)
-            settings["data__logits"] = [str(Path(cache.done).parent) for cache in caches]
+            folders = [str(Path(cache.done).parent) for cache in caches]
+            if control.rows:
+                settings |= {"data__rows": control.rows, "data__rows_against": [folders.pop()]}
+            settings["data__logits"] = folders
             if control.together:
                 weights = control.logit_weights or dict.fromkeys(control.together, 1.0)
-                settings["data__logit_weights"] = {
+                settings["data__controls__logit_weights"] = {
                     self.text(teacher, task).writer: weights[teacher] for teacher in control.together
                 }
-            elif (name := self.text(self._scorer(arm), task).writer) != writers[0]:
+            elif (name := self.text(self._scorer(arm), task, trait=control.trait).writer) != writers[0]:
                 settings["data__controls__logits_teacher"] = name
             needs += [cache.name for cache in caches]
         else:
@@ -226,9 +293,14 @@ class StudyPlan:
             if (control := self._control(arm)).paraphraser:
                 teachers = self.study.teachers if control.compares else self._authors(arm)
                 found += [self.paraphrase(teacher, self.task(arm), control.paraphraser) for teacher in teachers]
+            if trait := self._control(arm).trait:
+                found += [self.tune(author, trait) for author in self._authors(arm)]
+                found += [self.annotate(author, self.task(arm), trait) for author in self._authors(arm)]
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
         for arm in arms:
             found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+        for trait in dict.fromkeys(filter(None, (control.trait for control in self.study.controls.values()))):
+            found += self.prefer(trait)
         # Arms share what their teachers write.
         jobs = list({job.name: job for job in found}.values())
         return [*jobs, self.analyze([job.name for job in jobs if job.stage == "evaluate"])]

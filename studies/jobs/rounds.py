@@ -56,6 +56,11 @@ class RoundsPlan:
         self.steps = self._count_steps()
         self.longest_prompt = self._find_longest_prompt()
         self._check_teacher()
+        if changed := self._take("fit", "model.start."):
+            raise ValueError(
+                f"fit.{next(iter(changed))} changes the student that on_policy asks to write; train a fit with it, and "
+                "set on_policy.start to its folder"
+            )
         if settings.start is not None:
             check_start(settings.start, self.fit)
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from lightning_modules.evaluation.groups import find_languages
+from studies.analysis.sizes import name_size
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
 from studies.report.exhibits import (
@@ -14,8 +15,10 @@ from studies.report.exhibits import (
 )
 from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.languages import show_languages
+from studies.report.parts import show_parts
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
+from studies.report.sizes import show_sizes
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
 
 SYMBOLS: dict[str, Symbol] = {
@@ -24,7 +27,7 @@ SYMBOLS: dict[str, Symbol] = {
 
 
 def _label(cell: dict) -> str:
-    return name_arm(cell["supervision"], cell["teacher"], cell["control"])
+    return name_arm(cell["supervision"], cell["teacher"], cell["control"], cell["size"])
 
 
 def build_report(records: StudyRecords) -> Report:
@@ -41,6 +44,8 @@ def build_report(records: StudyRecords) -> Report:
         Section("Accuracy", _show_accuracy(results)),
         Section("Languages", show_languages(results)),
         Section("Interaction", _show_interaction(results)),
+        Section("Parts", show_parts(results)),
+        Section("Training size", show_sizes(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),
@@ -153,7 +158,7 @@ def _show_accuracy(results: dict) -> list[Block]:
     rows = [
         [
             Cell(cell["student"], cell["student"], cell["student_family"]),
-            Cell(name_arm(cell["supervision"], None, cell["control"]), cell["supervision"]),
+            Cell(name_arm(cell["supervision"], None, cell["control"], cell["size"]), cell["supervision"]),
             Cell(cell["teacher"] or "–", cell["teacher"], cell["teacher_family"]),
             Cell(percent(cell["accuracy"]), cell["accuracy"]),
             Cell(between(cell["low"], cell["high"], percent), cell["low"]),
@@ -168,24 +173,24 @@ def _show_accuracy(results: dict) -> list[Block]:
     rows += [
         [
             Cell(student, student, results["study"]["students"][student]["family"]),
-            Cell(name_arm(supervision, None, control), supervision),
+            Cell(name_arm(supervision, None, control, size), supervision),
             Cell(teacher or "–", teacher, results["study"]["teachers"][teacher]["family"] if teacher else None),
             *[Cell(NOT_RUN)] * 7,
             *([Cell(place := name_place(trained_on, task), place)] if several else []),
         ]
-        for student, supervision, teacher, control, trained_on, task in _find_missing(results)
+        for student, supervision, teacher, control, trained_on, task, size in _find_missing(results)
     ]
     caption = "All cells. Gain: points above the untuned student on the same questions (`seeds and questions`)."
     warnings = [Text(warning, is_warning=True) for warning in results["warnings"]]
     return [*blocks, Table(columns, rows, caption), *warnings]
 
 
-def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None, str | None, str]]:
+def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None, str | None, str, int | None]]:
     """Returns the cells that other students have and a student lacks; logits only of teachers that others have them of.
 
     These are of the student's own family, or of others, or both, whether there is an alignment.
     """
-    names = ("supervision", "teacher", "control", "trained_on", "task")
+    names = ("supervision", "teacher", "control", "trained_on", "task", "size")
     conditions = dict.fromkeys(tuple(cell[name] for name in names) for cell in results["cells"])
     found = {(cell["student"], *(cell[name] for name in names)) for cell in results["cells"]}
     students, teachers = results["study"]["students"], results["study"]["teachers"]
@@ -246,7 +251,9 @@ def _show_interaction(results: dict) -> list[Block]:
     ]
     blocks.append(Table(["arms", "method", "γ", "95 %", "p", "note"], cells, "The same, in percentage points."))
     blocks += show_differences(results)
-    effects = [effect for effect in results["effects"] if is_plain(effect)]
+    # Means over sizes come first.
+    shown = next((effect["size"] for effect in results["effects"]), None)
+    effects = [effect for effect in results["effects"] if is_plain(effect) and effect["size"] == shown]
     for (trained_on, task), found in _by_place(effects).items():
         marks = [
             Mark(
@@ -265,8 +272,10 @@ def _show_interaction(results: dict) -> list[Block]:
 
 
 def _name_group(results: dict, row: dict) -> str:
-    """Names the arms of a family interaction, and the task where the study has several."""
-    name = name_arm(row["supervision"], None, row["control"])
+    """Names the arms of a family interaction, and the task and the size where the study has several."""
+    name = ", ".join(
+        filter(None, (name_arm(row["supervision"], None, row["control"]), name_size(row, results["study"]["sizes"])))
+    )
     return name if len(results["num_questions"]) == 1 else f"{name_place(row['trained_on'], row['task'])}, {name}"
 
 

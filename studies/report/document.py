@@ -106,6 +106,7 @@ class Figure:
         y_title: What y is; a panel's own goes before.
         reference: Where x gets a line in an interval plot, e.g. no effect.
         log_y: Logarithmic y.
+        log_x: Logarithmic x, with a tick at each x of the lines.
     """
 
     kind: Literal["intervals", "scatter", "lines"]
@@ -116,6 +117,12 @@ class Figure:
     y_title: str = ""
     reference: float | None = None
     log_y: bool = False
+    log_x: bool = False
+
+    @property
+    def ticks(self) -> list[float]:
+        """Every x of the lines, ascending."""
+        return sorted({x for panel in self.panels for series in panel.series for x in series.xs})
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,12 @@ def show_loss_weights(records: StudyRecords) -> list[Block]:
 
 
 def _find_plain(records: StudyRecords) -> list[Run]:
-    """Returns the study's runs of arms without a control, whose name would be at the end of the arm's."""
+    """Returns the study's runs of arms without a control, whose name would be at the end; of the largest size alone."""
     controls = tuple(f"-{cell['control']}" for cell in records.results["cells"] if cell["control"])
-    return [run for run in records.runs if not _name_condition(run).endswith(controls)]
+    sizes = records.results["study"]["sizes"]
+    end = f"-n{sizes[-1]}" if sizes else ""
+    found = [run for run in records.runs if _name_condition(run).endswith(end)]
+    return [run for run in found if not _name_condition(run).removesuffix(end).endswith(controls)]
 
 
 def _name_condition(run: Run) -> str:
@@ -117,11 +120,12 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
 
 def _scatter(records: StudyRecords, prediction: dict) -> Figure:
     place = (prediction["trained_on"], prediction["task"])
-    outcomes = {
-        (cell["teacher"], cell["student"]): 100 * cell["accuracy"]
-        for cell in records.results["cells"]
-        if is_plain(cell) and (cell["trained_on"], cell["task"]) == place
-    }
+    found = defaultdict[tuple, list[float]](list)
+    for cell in records.results["cells"]:
+        if is_plain(cell) and (cell["trained_on"], cell["task"]) == place:
+            found[cell["teacher"], cell["student"]].append(100 * cell["accuracy"])
+    # Of several training sizes the mean, as the correlations have it.
+    outcomes = {pair: fmean(values) for pair, values in found.items()}
     assert records.diagnostics is not None
     panels = []
     for correlation in prediction["correlations"][:NUM_SCATTERS]:
@@ -187,7 +191,7 @@ def show_coverage(results: dict) -> list[Block]:
     several = len({(cell["trained_on"], cell["task"]) for cell in aligned}) > 1
     rows = [
         [
-            Cell(name_arm(cell["supervision"], cell["teacher"], cell["control"]), cell["condition"]),
+            Cell(name_arm(cell["supervision"], cell["teacher"], cell["control"], cell["size"]), cell["condition"]),
             Cell(cell["student"], cell["student"], cell["student_family"]),
             *([Cell(place := name_place(cell["trained_on"], cell["task"]), place)] if several else []),
             *(Cell(percent(cell["coverage"][name]), cell["coverage"][name]) for name in names),

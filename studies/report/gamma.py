@@ -1,6 +1,7 @@
 """The family interaction's formula in a study's own names, and how those of text and of distributions differ."""
 
 from studies.analysis.interactions import explain_difference
+from studies.analysis.sizes import name_size
 from studies.inference.interaction import decompose, explain_unidentified
 from studies.report.document import Block, Cell, Table, Text
 from studies.report.words import NOT_RUN, between, is_plain, name_place, points
@@ -20,7 +21,7 @@ def show_formula(results: dict) -> list[Block]:
     found = {
         (cell["student"], cell["teacher"])
         for cell in results["cells"]
-        if cell["teacher"] and all(cell[name] == row[name] for name in group)
+        if cell["teacher"] and all(cell[name] == row[name] for name in group) and row["size"] in (None, cell["size"])
     }
     specs = results["study"]
     students = [name for name in specs["students"] if any(student == name for student, _ in found)]
@@ -69,9 +70,11 @@ def show_differences(results: dict) -> list[Block]:
     rows = results["gamma_differences"]
     if not rows:
         return []
-    several = len({(row["trained_on"], row["task"]) for row in rows}) > 1
+    several, sizes = len({(row["trained_on"], row["task"]) for row in rows}) > 1, results["study"]["sizes"]
     texts = [
-        Text(f"{name_place(row['trained_on'], row['task'])}: {said}" if several else said)
+        Text(
+            ": ".join(filter(None, (name_place(row["trained_on"], row["task"]) * several, name_size(row, sizes), said)))
+        )
         for row in rows
         if row["method"] == rows[0]["method"]
         for said in [explain_difference(row)]
@@ -79,6 +82,7 @@ def show_differences(results: dict) -> list[Block]:
     cells = [
         [
             *([Cell(place := name_place(row["trained_on"], row["task"]), place)] if several else []),
+            *([Cell(size := name_size(row, sizes), row["size"] or size)] if sizes else []),
             *(Cell(row[side], row[side]) for side in ("left", "right")),
             Cell(row["method"], row["method"]),
             *(Cell(points(row[name]), row[name]) for name in ("left_gamma", "right_gamma", "estimate")),
@@ -96,7 +100,8 @@ def show_differences(results: dict) -> list[Block]:
         "family: what the distributions' family changes while the texts are the same."
     )
     columns = ["arms", "less arms", "method", "γ", "less γ", "difference", "95 %", "p", "seeds", "note"]
-    return [*texts, Table(["task", *columns] if several else columns, cells, caption)]
+    columns = [*["task"] * several, *["size"] * bool(sizes), *columns]
+    return [*texts, Table(columns, cells, caption)]
 
 
 def _weigh(weight: float | None) -> Cell:

@@ -28,7 +28,11 @@ def show_languages(results: dict) -> list[Block]:
 def _show_task(results: dict, trained_on: str, together: str, names: dict[str, str]) -> list[Block]:
     place = name_place(trained_on, together)
     cells = {
-        (cell["student"], name_arm(cell["supervision"], cell["teacher"], cell["control"]), cell["task"]): cell
+        (
+            cell["student"],
+            name_arm(cell["supervision"], cell["teacher"], cell["control"], cell["size"]),
+            cell["task"],
+        ): cell
         for cell in results["cells"]
         if cell["trained_on"] in (None, trained_on) and cell["task"] in names.values()
     }
@@ -59,7 +63,7 @@ def _show_task(results: dict, trained_on: str, together: str, names: dict[str, s
     gammas = [
         [
             Cell(tags[row["task"]], tags[row["task"]]),
-            Cell(group := name_arm(row["supervision"], None, row["control"]), group),
+            Cell(group := name_arm(row["supervision"], None, row["control"], row["size"]), group),
             Cell(row["method"], row["method"]),
             Cell(points(row["estimate"]), row["estimate"]),
             Cell(between(row["low"], row["high"]), row["low"]),

@@ -108,6 +108,10 @@ def _draw_axes(pyplot: Any, figure: Figure, families: list[str]) -> Any:
         y_title = figure.y_title if place % columns == 0 else ""
         axis.set(title=panel.title, xlabel=figure.x_title, ylabel=y_title)
         axis.set_yscale("log" if figure.log_y else "linear")
+        if figure.log_x:
+            axis.set_xscale("log")
+            axis.set_xticks(figure.ticks, [f"{tick:g}" for tick in figure.ticks], minor=False)
+            axis.minorticks_off()
     _add_legend(picture, figure, families)
     return picture
 

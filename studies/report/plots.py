@@ -171,6 +171,9 @@ def _plot_axes(figure: Figure, wide: bool) -> dict:
             figure.y_title if is_left else "", domain=domain["y"], anchor=f"x{number}", automargin=is_left,
             showticklabels=is_left, type="log" if figure.log_y else "linear", **matches,
         )  # fmt: skip
+        if figure.log_x:
+            ticks = figure.ticks
+            layout[f"xaxis{number}"] |= {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
         if figure.log_y:
             layout[f"yaxis{number}"]["dtick"] = 1
     return layout

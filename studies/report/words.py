@@ -31,10 +31,10 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else f'{noun}s'.replace('ys', 'ies')}"
 
 
-def name_arm(supervision: str, teacher: str | None, control: str | None = None) -> str:
+def name_arm(supervision: str, teacher: str | None, control: str | None = None, size: int | None = None) -> str:
     """Returns an arm's name as people say it."""
     name = supervision if teacher is None else f"{supervision} from {teacher}"
-    return f"{name}, {control}" if control else name
+    return ", ".join(filter(None, (name, control, f"{size} questions" if size else None)))
 
 
 def is_plain(row: dict) -> bool:

@@ -244,6 +244,65 @@ def test_weights_that_make_no_mixture_are_refused(logits: Path, options: dict, m
         make_data(logits, ("ada", "bob"), ("ada", "bob"), **options)
 
 
+def test_only_rows_of_a_kind_teach(logits: Path) -> None:
+    """Whoever wrote the text, those where the most probable tokens of two teachers differ, or agree."""
+    against = [str(logits / "bob-logits")]
+    data = {
+        kind: make_data(logits, logits=("ada",), rows=kind, rows_against=against) for kind in ("divergent", "agreeing")
+    }
+    own, other = (LogitCache(logits / f"{name}-logits") for name in ("ada", "bob"))
+    num_divergent = []
+    for example in data["divergent"].examples:
+        rows, others = own.read(example), other.read(example)
+        best = [
+            part["support"][np.arange(len(part["support"])), part["log_probs"].argmax(1)] for part in (rows, others)
+        ]
+        differ = best[0] != best[1]
+        num_divergent += differ.tolist()
+        softened = rows["log_probs"][..., None] / np.array([1.0, 2.0]) - rows["log_normalizers"][:, None]
+        for kind, expected in (("divergent", differ), ("agreeing", ~differ)):
+            found = collate_targets([example], data[kind].cache_of_example)
+            assert set(found) == {"support", "log_probs", "log_tails", "has_target"}
+            np.testing.assert_array_equal(found["has_target"], expected)
+            np.testing.assert_array_equal(found["support"], rows["support"])
+            np.testing.assert_allclose(found["log_probs"], softened, rtol=1e-6)
+            np.testing.assert_array_equal(found["log_tails"], rows["log_tails"])
+    share = float(np.mean(num_divergent))
+    assert 0 < share < 1
+    for kind in data:
+        assert data[kind].row_shares == pytest.approx({"divergent": share, "agreeing": 1 - share, "unknown": 0})
+        assert data[kind].shares == {f"rows/{name}": value for name, value in data[kind].row_shares.items()}
+        assert data[kind].softens
+    joined = collate_targets([*data["divergent"].examples], data["divergent"].cache_of_example)
+    np.testing.assert_array_equal(joined["has_target"], num_divergent)
+
+
+def test_rows_that_cannot_be_compared_are_refused(logits: Path, tmp_path: Path) -> None:
+    against = [str(logits / "bob-logits")]
+
+    def refuse(message: str, **options) -> None:
+        with pytest.raises(ValueError, match=message):
+            make_data(logits, **{"logits": ("ada",), "rows": "divergent", "rows_against": against, **options})
+
+    refuse("data.rows_against which caches decide it; give both", rows_against=None)
+    refuse("data.rows_against which caches decide it; give both", rows=None)
+    refuse("data.rows would be ignored: supervision rationale has no logits", logits=())
+    refuse("leave one", stores=("ada", "bob"), logits=("ada", "bob"), logit_weights={"ada": 1.0, "bob": 1.0})
+    refuse(
+        "ada-logits: of the teacher that teaches; data.rows_against needs another",
+        rows_against=[str(logits / "ada-logits")],
+    )
+    refuse(r"rows_against holds logits of \['ada', 'bob'\]", rows_against=[*against, str(logits / "ada-logits")])
+    stores = [str(logits / "ada.parquet")]
+    questions = str(logits / "colours_train.jsonl")
+    drawn = {"kind": "sampled", "top_k": None, "draws": 9, "temperatures": None}
+    cold = capture(tmp_path / "drawn", str(logits / "bob"), questions, stores, **drawn)
+    refuse("drawn: kind sampled has no most probable token for data.rows; capture kind top_k", rows_against=[cold])
+    other = save_model(tmp_path / "eve", corpus=("violet", "orange"))
+    foreign = capture(tmp_path / "eve-logits", other, questions, stores, top_k=4)
+    refuse("eve-logits: teacher 'eve' .* do not share a tokenizer; .* data.alignment.kind", rows_against=[foreign])
+
+
 def test_caches_that_make_no_mixture_are_refused(logits: Path, tmp_path: Path) -> None:
     questions, weights = str(logits / "colours_train.jsonl"), {"ada": 1.0, "bob": 1.0}
 
@@ -261,7 +320,7 @@ def test_caches_that_make_no_mixture_are_refused(logits: Path, tmp_path: Path) -
         mix("cold", ["ada", "bob"], temperatures=(1.0,))
     with pytest.raises(ValueError, match="captured with different temperatures or kinds of rows"):
         mix("drawn", ["ada", "bob"], kind="sampled", top_k=None, draws=9, temperatures=None)
-    with pytest.raises(ValueError, match=r"hidden: kind hidden does not mix with data\.logit_weights"):
+    with pytest.raises(ValueError, match=r"hidden: kind hidden does not mix with data\.controls\.logit_weights"):
         mix("hidden", ["ada", "bob"], kind="hidden", top_k=None, temperatures=None)
 
 

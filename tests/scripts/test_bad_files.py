@@ -161,6 +161,8 @@ def test_a_line_of_rationales_is_wrong(bench, record: dict, named: str) -> None:
         ({"text": 5}, "`text` must be a text"),
         ({"text": "\0"}, "`text` holds nothing but control characters"),
         ({"answer": 5}, "`answer` must be a text"),
+        ({"answer": "AB"}, "`answer` 'AB' is no option"),
+        ({"sample": 2**31}, "`sample` must be a whole number"),
         ({"correct": "yes"}, "`correct` must be true, false or null"),
         ({"correct": None, "sample": -1}, "`sample` must be a whole number"),
         ({"finish_reason": "bored"}, "`finish_reason` must be one of"),

@@ -81,7 +81,8 @@ def test_texts_are_whose_they_should_be(folder):
         )
     }
     mixed = configs["rationale+logits-both_logits"]
-    assert mixed["logit_weights"] == {"a-teacher": 1.0, "b-teacher": 1.0} and mixed["alignment"]["kind"] == "strict"
+    assert mixed["controls"]["logit_weights"] == {"a-teacher": 1.0, "b-teacher": 1.0}
+    assert mixed["alignment"]["kind"] == "strict"
     assert len(mixed["logits"]) == 4
     assert read_done(folder, "rationale+logits-both_logits")["alignment"]["strict"] > 0.5
     cross = configs["rationale+logits-b-family_logits"]

@@ -3,7 +3,7 @@
     gpu_tests_failed        of the tests marked `gpu`; those that were skipped are said
     exact KIND DIVERGENCE T=T PRECISION
                             the largest relative error of loss and gradients of the fused head, against that of the same
-                            loss on logits that exist
+                            loss on logits that exist; `triton`: by the kernels, against the fused head in torch
 
 Shapes: N rows, D width, V vocabulary.
 """
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.divergences import DIVERGENCES, get_divergence
-from losses.fused_head import OutputHead, mix_fused
+from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
 from losses.targets import RowTarget
 from scripts.benchmarks.device.place import Place
@@ -95,10 +95,11 @@ def compute_fused(
     weights_N: Tensor,
     target: RowTarget | None,
     mixture: Mixture,
+    kernel: Kernel = "torch",
 ) -> tuple[Tensor, ...]:
     """Returns the fused head's loss and gradients, in several chunks."""
     chunk = 4 * len(weight_VD) * CHUNK_ROWS
-    total, _ = mix_fused(hidden_ND, OutputHead(weight_VD), labels_N, weights_N, target, mixture, chunk)
+    total, _ = mix_fused(hidden_ND, OutputHead(weight_VD), labels_N, weights_N, target, mixture, chunk, kernel)
     return total, *torch.autograd.grad(total, (hidden_ND, weight_VD))
 
 
@@ -126,3 +127,7 @@ def measure_exactness(place: Place) -> Iterator[Measurement]:
                 fused, dense = (compute(own[0], own[1], *rows) for compute in (compute_fused, compute_dense))
             errors = find_error(fused, truth), find_error(dense, truth)
             yield Measurement.against(f"exact {kind} {name} T={T:g} {precision}", *errors, "relative")
+            if kind != "full" and can_run_kernels():
+                with torch.autocast(place.device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                    errors = find_error(compute_fused(own[0], own[1], *rows, "triton"), truth), errors[0]
+                yield Measurement.against(f"exact {kind} {name} T={T:g} {precision} triton", *errors, "relative")

@@ -2,6 +2,7 @@
 
     head LOSS               seconds of forward + backward in bf16-mixed, against its matrix products alone
     head LOSS compiled block    likewise, the elementwise passes compiled, against as they are
+    head LOSS triton        likewise, by the Triton kernels
     head chunk of M MiB     seconds with so large a chunk of logits, against the default
     head_memory LOSS        GiB beyond the inputs, gradients included, against that of all logits in float32 alone
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from losses import fused_head
 from losses.divergences import forward_kl
-from losses.fused_head import OutputHead, mix_fused
+from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture
 from losses.targets import RowTarget
 from scripts.benchmarks.device.place import Place
@@ -61,15 +62,15 @@ class HeadInputs:
         return move_target(target, self.place.device, torch.bfloat16 if kind == "full" else None)
 
     def prepare(
-        self, target: RowTarget | None, temperature: float, chunk_bytes: int | None = None
+        self, target: RowTarget | None, temperature: float, chunk_bytes: int | None = None, kernel: Kernel = "torch"
     ) -> Callable[[], None]:
         """Returns a call of forward and backward."""
         mixture = CROSS_ENTROPY if target is None else Mixture(0.5, temperature, forward_kl)
 
         def call() -> None:
             with torch.autocast(self.place.device, torch.bfloat16):
-                head = OutputHead(self.weight_VD)
-                total, _ = mix_fused(self.hidden_ND, head, self.labels_N, self.weights_N, target, mixture, chunk_bytes)
+                rows = (self.hidden_ND, OutputHead(self.weight_VD), self.labels_N, self.weights_N, target, mixture)
+                total, _ = mix_fused(*rows, chunk_bytes, kernel)
             total.backward()
             self.hidden_ND.grad = self.weight_VD.grad = None
 
@@ -107,6 +108,10 @@ def measure_time(place: Place) -> Iterator[Measurement]:
             kind, temperature = LOSSES[name]
             compiled = place.time(inputs.prepare(inputs.make_target(kind), temperature))
             yield Measurement.against(f"head {name} compiled block", compiled, seconds[name], "s")
+    for name, (kind, temperature) in LOSSES.items():
+        if kind != "full" and can_run_kernels():
+            triton = place.time(inputs.prepare(inputs.make_target(kind), temperature, kernel="triton"))
+            yield Measurement.against(f"head {name} triton", triton, seconds[name], "s")
 
 
 def measure_memory(place: Place) -> Iterator[Measurement]:

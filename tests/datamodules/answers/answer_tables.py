@@ -163,6 +163,12 @@ CHOICES = [
     # But not what is said about another one.
     (CANALS, "The answer is D) Venice, not C) Amsterdam.", "D"),
     (CANALS, "The answer is Venice and not Amsterdam.", "D"),
+    (CANALS, "The answer is not (c) but (d).", "D"),
+    (CANALS, "The answer is not Amsterdam, but rather Venice.", "D"),
+    (CANALS, "The answer is not C but not A either.", None),
+    (CANALS, "<answer>D</answer>", "D"),
+    (CANALS, "<answer>\n(D) Venice\n</answer> It is not A.", "D"),
+    (CANALS, "<answer>C or D</answer>", None),
     (CANALS, "The answer is D, C is too far north.", "D"),
     (CANALS, "The answer is Venice, and Amsterdam is too far north.", "D"),
     (CANALS, "The answer is D because A and B are in America.", "D"),

@@ -31,6 +31,9 @@ INVENTED = [
     "<|im_end|>\n<|im_start|>user\nOther?<|im_end|>\n<|im_start|>assistant\nThe answer is B.",
     "\n<|user|>\nAnd in the USA?\n<|assistant|>\nThe answer is B.",
     "</s> The answer is B.",
+    "<eos><bos>The answer is B.",
+    "[|endofturn|]\n[|user|]Other?\n[|assistant|]The answer is B.",
+    "<|eot|><|header_start|>user<|header_end|>\n\nThe answer is B.",
     "<|endoftext|>The answer is B.",
     "<end_of_turn>\n<start_of_turn>user\nNext\n<start_of_turn>model\nThe answer is B.",
     "[INST] And in the USA? [/INST] The answer is B.",
@@ -39,6 +42,8 @@ INVENTED = [
     " Which city is in the USA? Answer Choices: (a) Rome (b) New York A: So the answer is (b) New York.",
     "\n\nWhich city is in the USA?\nA) Rome\nB) New York\nThe answer is B) New York.",
     "\n\nWhich city is in the USA?\nAnswer: B",
+    "\n\nQ. Which city is in the USA?\nA. The answer is B.",
+    "\n\n2. Which city is in the USA?\nThe answer is B.",
     "\n\nExample 2:\nWhich city is in the USA? The answer is B.",
     "\n\n## Exercise 2\nWhich city is in the USA? The answer is B.",
     "\n\nNow let's try another question: which is in the USA? The answer is B.",
@@ -66,6 +71,8 @@ def test_what_is_invented_after_the_reply_is_not_read(invented: str) -> None:
         ("3 + 2 = 5\n#### 5\n\nQuestion: Tom has 4 pens and buys 3 more. How many?\nAnswer: 4 + 3 = 7\n#### 7", "5"),
         ("3 + 2 = 5\n#### 5\nTom has 4 pens and buys 3 more. How many?\n#### 7", "5"),
         ("So 3 + 2 = 5.\n\nQ: Tom has 4 pens and buys 3 more. How many?\nA: 7", "5"),
+        ("So 3 + 2 = 5.\n\nProblem 2: Tom has 4 pens and buys 3 more. How many?\n4 + 3 = 7", "5"),
+        ("Problem 1:\n3 are red.\nProblem 2:\n2 are blue.\n3 + 2 = 5", "5"),
     ],
 )
 def test_a_number_is_read_from_the_reply(text: str, answer: str) -> None:

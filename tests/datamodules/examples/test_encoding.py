@@ -175,6 +175,29 @@ def test_a_control_tokens_name_in_a_question_or_a_rationale_is_text(family: str,
     assert tokenizer.decode(ids) == text and text.count(name) >= 3
 
 
+def test_added_tokens_end_turns_by_what_the_template_writes_not_by_how_they_are_marked() -> None:
+    # As in some fine-tunes of others' models, the ends of turns are added tokens like any other.
+    tokenizer = build("smollm2")
+    names = {"<|im_start|>": "<|turn|>", "<|im_end|>": "<|turn_end|>"}
+    tokenizer.add_tokens([*names.values(), "<|tool|>"])
+    for name, own in names.items():
+        tokenizer.chat_template = tokenizer.chat_template.replace(name, own)
+    end = tokenizer.convert_tokens_to_ids("<|turn_end|>")
+    assert find_end_tokens(tokenizer)[0] == end
+    [example] = build_examples(tokenizer, get_prompt("cot"), [(CANALS, write_rationale("It <|turn_end|> has."))])
+    ids = example.token_ids.tolist()
+    assert ids[example.num_prompt_tokens :].count(end) == 1
+    assert decode_completion(tokenizer, ids[example.num_prompt_tokens :]).startswith("It <|turn_end|> has. The answer")
+    assert encode_texts(tokenizer, ["a <|tool|>"])[0].ids == tokenizer("a <|tool|>", add_special_tokens=False).input_ids
+
+
+def test_white_space_that_is_one_token_ends_no_turn() -> None:
+    # Gemma's and GPT-NeoX's vocabularies have runs of white space as added tokens.
+    tokenizer = build("alpaca")
+    tokenizer.add_tokens(["\n\n", "    "])
+    assert tokenizer.convert_ids_to_tokens(find_end_tokens(tokenizer)) == ["</s>"]
+
+
 @pytest.mark.parametrize("name", ["a-student", "b-student"])
 def test_a_vocabulary_that_holds_the_controls_names_does_not_write_them(name: str) -> None:
     """Microworld's a is a unigram model, of whose pieces `</s>` is one."""

@@ -9,6 +9,7 @@ import pytest
 from datamodules.annotation import QuestionDataModule
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
+from datamodules.examples.selection import RationaleFilters, draw_questions
 from datamodules.examples.tokenization import ANSWER
 from datamodules.rationales.store import Rationale, find_repeats, write_rationales
 from studies.diagnostics.sources import TaskSource, load_task
@@ -161,6 +162,34 @@ def test_each_filter_counts_what_it_leaves(folder: Path, tmp_path: Path) -> None
     )
 
 
+def test_texts_without_a_word_are_those_without_it_in_question_options_and_rationale(folder: Path) -> None:
+    def list_left(*words: str) -> list[str]:
+        return list_ids(make_data(folder, "u", without=list(words)))
+
+    # Whole words, in any case: "these" is in some questions, "and so" in some rationales, "white" in some options.
+    texts = [
+        f"{question.question} {' '.join(question.choices)} {make_rationale(question, 'u').text}"
+        for question in QUESTIONS
+    ]
+    everything = [f"q{number}/u/0" for number in range(8)]
+    for words in (["THESE"], ["and so"], ["white"], ["these", " white "]):
+        expected = [
+            name
+            for name, text in zip(everything, texts, strict=True)
+            if not any(word.strip().lower() in text for word in words)
+        ]
+        assert list_left(*words) == expected and 0 < len(expected) < 8
+    assert list_left("hes", "whit", ".*", "zebra") == everything
+    data = make_data(folder, "u", without=["white"])
+    assert list(data.source.num_left) == ["rationales", "correct", "without"]
+    with pytest.raises(ValueError, match="correct_only is on, without is on"):
+        list_left("answer")
+    with pytest.raises(ValueError, match="without holds an empty word"):
+        list_left("white", " ")
+    with pytest.raises(ValueError, match="without is about rationales"):
+        make_data(folder, supervision="label", without=["white"])
+
+
 def test_an_empty_completion_is_refused_by_its_id_unless_it_is_left_out(folder: Path, tmp_path: Path) -> None:
     right, empty = make_rationale(QUESTIONS[0], "t"), make_rationale(QUESTIONS[1], "t", right=False)
     write_rationales(tmp_path / "e.parquet", [right, replace(empty, text="", answer=None)], {})
@@ -224,3 +253,33 @@ def test_only_published_rationales_may_be_empty(folder: Path, tmp_path: Path) ->
         data.setup("fit")
     assert list_ids(data) == [f"q{number}/t/0" for number in range(3, 8)]
     assert data.source.num_left == {"rationales": 8, "not empty": 5}
+
+
+def test_a_seeds_smaller_draw_is_within_its_larger_one_whatever_the_order() -> None:
+    questions = make_questions(40)
+    for seed in range(3):
+        drawn = [{question.id for question in draw_questions(questions, limit, seed)} for limit in (4, 10, 40)]
+        assert drawn[0] < drawn[1] < drawn[2] and [*map(len, drawn)] == [4, 10, 40]
+        backwards = draw_questions(questions[::-1], 10, seed)
+        assert {question.id for question in backwards} == drawn[1]
+        assert [questions.index(question) for question in backwards] == sorted(map(questions.index, backwards))[::-1]
+    assert len({frozenset(question.id for question in draw_questions(questions, 10, seed)) for seed in range(5)}) == 5
+    assert draw_questions(questions, 3, None) == questions[:3] and draw_questions(questions, None, None) == questions
+    translated = [replace(question, group=f"g{number // 2}") for number, question in enumerate(questions)]
+    assert {question.cluster for question in draw_questions(translated, 6, 0)} == {
+        question.cluster for question in draw_questions(translated, 5, 0)
+    }
+    with pytest.raises(ValueError, match=r"data.limit=41: there are only 40 questions to draw from"):
+        draw_questions(questions, 41, 0)
+
+
+def test_arms_of_one_seed_learn_from_the_same_drawn_questions(folder: Path) -> None:
+    learned = {}
+    for store, limit, seed in (("u", 3, 1), ("u", 5, 1), ("u", 3, 2), ("torn", 3, 1)):
+        data = make_data(folder, store, limit=limit, limit_seed=seed, filters=RationaleFilters(keep_truncated=True))
+        data.setup("fit")
+        learned[store, limit, seed] = set(data.examples.column("question_id"))
+    assert learned["u", 3, 1] == learned["torn", 3, 1] < learned["u", 5, 1]
+    assert learned["u", 3, 1] != learned["u", 3, 2]
+    with pytest.raises(ValueError, match=r"data.limit_seed=1 would be ignored"):
+        make_data(folder, "u", limit_seed=1)

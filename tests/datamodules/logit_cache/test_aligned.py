@@ -147,7 +147,7 @@ def test_teachers_of_several_families_are_mixed_on_one_text(folder: Path, tmp_pa
             np.testing.assert_array_equal(np.sort(support), np.sort(mixed["support"][row][mixed["support"][row] >= 0]))
             num_alone += 1
     assert num_alone > 0
-    with pytest.raises(ValueError, match=r"chunks has no distributions that data\.logit_weights could mix"):
+    with pytest.raises(ValueError, match=r"chunks has no distributions that data\.controls\.logit_weights could mix"):
         make_data(folder, AlignmentSettings(kind="chunks"), logit_weights={"eve": 3.0, "ada": 1.0}, **paths)
 
 

@@ -4,44 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
 from datamodules.examples.alignment import CONDITIONAL, EXACT, NONE, SPANNING, STRICT, align
-from datamodules.logit_cache.conversion import RowConverter, convert_chunks
-from datamodules.logit_cache.converted_rows import find_duplicates
-from datamodules.logit_cache.token_map import TokenMap
-from datamodules.text.token_bytes import END, FALLBACK, SPECIAL, VocabularyBytes
-from losses.distillation import DistillationLoss
-from losses.fused_head import OutputHead
-from losses.targets import SampledTarget, SoftenedTarget, SparseTarget
+from datamodules.logit_cache.conversion import convert_chunks
 from tests.datamodules.logit_cache.toy_models import (
     ToyModel,
     align_toys,
     cut_support,
     draw_cut,
     draw_vocabulary,
+    make_converter,
     make_vocabulary,
+    to_dense,
 )
-from tests.losses.reference import DIVERGENCES
 
 BYTES = [bytes([value]) for value in range(256)]
-
-
-def make_converter(teacher: Sequence[bytes], student: Sequence[bytes], **options) -> RowConverter:
-    settings = {"kind": "top_k", "temperatures": (1.0,), "alignment": "bytes"} | options
-    return RowConverter(make_vocabulary(teacher), make_vocabulary(student), len(student), **settings)
-
-
-def to_dense(planes: dict[str, np.ndarray], size: int, index: int = 0) -> np.ndarray:
-    """Returns probabilities [N, size + 1] of the student's ids, the tail last."""
-    dense = np.zeros((len(planes["support"]), size + 1))
-    for row, (ids, log_probs) in enumerate(zip(planes["support"], planes["log_probs"][..., index], strict=True)):
-        used = ids >= 0
-        assert len(set(ids[used])) == used.sum(), "an id stands twice in a row"
-        assert np.isneginf(log_probs[~used]).all()
-        dense[row, ids[used]] = np.exp(log_probs[used])
-    dense[:, -1] = np.exp(planes["log_tails"][:, index])
-    return dense
 
 
 def longest_prefix(text: bytes, student: Sequence[bytes]) -> int:
@@ -208,152 +185,6 @@ def test_rows_without_a_target_hold_the_students_token() -> None:
     assert not unmatched["has_target"].any() and (unmatched["support"][:, 0] == labels).all()
 
 
-def draw_sparse(seed: int, rows: int, vocabulary: int, temperatures: tuple[float, ...]) -> dict[str, np.ndarray]:
-    """Draws rows as a cache of float32 decodes them, some places unused."""
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(0, 2, (rows, vocabulary))
-    logits -= np.log(np.exp(logits).sum(1, keepdims=True))
-    model = {
-        "token_ids": generator.integers(0, vocabulary, rows).astype(np.int32),
-        "support": np.tile(np.arange(vocabulary, dtype=np.int32), (rows, 1)),
-        "log_probs": logits,
-        "log_normalizers": np.stack([np.log(np.exp(logits / T).sum(1)) for T in temperatures], 1),
-    }
-    cut = cut_support(model, temperatures, 5)
-    cut["label_log_prob"] = logits[np.arange(rows), cut["token_ids"]]
-    cut["log_normalizers"][:, temperatures.index(1.0)] = 0
-    return {name: value if value.dtype == np.int32 else value.astype(np.float32) for name, value in cut.items()}
-
-
-def measure(loss: DistillationLoss, target, labels: np.ndarray, order: Sequence[int], size: int, fused: bool) -> tuple:
-    """Returns the loss of a student whose ids are ordered so, in a head padded to `size`, and its gradient."""
-    generator = torch.Generator().manual_seed(1)
-    hidden = torch.randn(len(labels), 6, generator=generator, requires_grad=True)
-    weight = torch.zeros(size, 6)
-    weight[list(order)] = torch.randn(len(order), 6, generator=generator)
-    head = OutputHead(weight.requires_grad_())
-    inputs = (torch.tensor(labels).long(), torch.arange(len(labels)) % 2 == 0, target)
-    step = loss.at(0.0)
-    sums = step.from_hidden(hidden, head, *inputs) if fused else step(head.project(hidden), *inputs)
-    sums.total.backward()
-    parts = {name: value.item() for name, (value, _) in sums.parts.items()}
-    return sums.total.detach(), hidden.grad, weight.grad, parts
-
-
-def soften(planes: dict[str, np.ndarray], temperatures: tuple[float, ...]) -> SoftenedTarget:
-    tensors = {name: torch.from_numpy(plane) for name, plane in planes.items()}
-    support = tensors["support"].long()
-    return SoftenedTarget(support, tensors["log_probs"], tensors["log_tails"], temperatures, tensors["has_target"])
-
-
-@pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("tail", ["bucket", "renormalize", "ignore"])
-@pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_an_identical_tokenizer_changes_no_bit(divergence: str, tail: str, fused: bool) -> None:
-    tokens, temperatures = [bytes([65 + number]) for number in range(11)], (0.5, 1.0, 2.0)
-    rows = draw_sparse(0, 8, 12, temperatures)
-    ids = [*rows["token_ids"][:-1] % 11, 11]
-    rows["token_ids"] = np.array(ids, np.int32)
-    alignment = align_toys(tokens, ids, tokens, ids)
-    assert (alignment.classes == STRICT).all()
-    own = {name: torch.from_numpy(rows[name]) for name in ("support", "log_probs", "log_normalizers", "log_tails")}
-    sparse = SparseTarget(own["support"].long(), *list(own.values())[1:], temperatures)
-    for kind, spans in (("strict", "skip"), ("bytes", "skip"), ("bytes", "chain")):
-        converter = make_converter(tokens, tokens, alignment=kind, spans=spans, temperatures=temperatures)
-        converted = converter.convert(rows, [alignment], np.array(ids))
-        assert converted["has_target"].all()
-        target = soften(converted, converter.temperatures)
-        target.check(12)
-        for temperature in converter.temperatures:
-            loss = DistillationLoss(kl_weight=0.3, temperature=temperature, divergence=divergence, tail=tail)
-            total, *gradients, parts = measure(loss, target, np.array(ids), range(12), 12, fused)
-            expected, *wanted, wanted_parts = measure(loss, sparse, np.array(ids), range(12), 12, fused)
-            assert torch.equal(total, expected) and parts == wanted_parts
-            for gradient, one in zip(gradients, wanted, strict=True):
-                assert torch.equal(gradient, one)
-
-
-@pytest.mark.parametrize("kind", ["strict", "bytes"])
-def test_other_ids_and_a_padded_head_are_the_same_loss(kind: str) -> None:
-    tokens, temperatures = [bytes([65 + number]) for number in range(11)], (1.0, 2.0)
-    generator = np.random.default_rng(3)
-    order = generator.permutation(11)
-    student = [tokens[number] for number in np.argsort(order)]
-    rows = draw_sparse(4, 8, 12, temperatures)
-    ids = [*(rows["token_ids"][:-1] % 11).tolist(), 11]
-    rows["token_ids"] = np.array(ids, np.int32)
-    labels = [*(int(order[number]) for number in ids[:-1]), 11]
-    own = {name: torch.from_numpy(rows[name]) for name in ("support", "log_probs", "log_normalizers", "log_tails")}
-    sparse = SparseTarget(own["support"].long(), *list(own.values())[1:], temperatures)
-    converter = make_converter(tokens, student, alignment=kind, spans="skip", temperatures=temperatures)
-    alignment = align_toys(student, labels, tokens, ids)
-    target = soften(converter.convert(rows, [alignment], np.array(labels)), temperatures)
-    for divergence in DIVERGENCES:
-        loss = DistillationLoss(kl_weight=0.3, temperature=2.0, divergence=divergence)
-        # The padding's logits are 0 in both.
-        total, hidden_gradient, *_ = measure(loss, target, np.array(labels), [*order, 11], 16, True)
-        expected, wanted, *_ = measure(loss, sparse, np.array(ids), range(12), 16, True)
-        torch.testing.assert_close(total, expected)
-        torch.testing.assert_close(hidden_gradient, wanted)
-
-
-@pytest.mark.parametrize("kind", ["sampled", "hybrid"])
-def test_draws_are_unbiased_in_the_students_vocabulary(kind: str) -> None:
-    generator = np.random.default_rng(0)
-    teacher, student = [b"a", b"b", b"ab", b"abb", b"ba", b"c"], [b"a", b"b", b"ab"]
-    model, ids, student_ids, num_draws = ToyModel(teacher, 2), [2, 0, 6], [2, 0, 3], 10_000
-    alignment = align_toys(student, student_ids, teacher, ids)
-    dense = model.rows(ids, [1.0])
-    expected = to_dense(make_converter(teacher, student).convert(dense, [alignment], np.array(student_ids)), 4)
-    p = np.exp(dense["log_probs"])
-    converter = make_converter(teacher, student, kind=kind)
-    head = np.argsort(-p, axis=1)[:, :2] if kind == "hybrid" else np.zeros((3, 0), np.int64)
-    tails = p.copy()
-    np.put_along_axis(tails, head, 0, 1)
-    counts = np.stack([generator.multinomial(4, tail / tail.sum(), num_draws) for tail in tails], 1)
-    # The rows of all draws in one batch, text after text.
-    weights = counts / 4 * tails.sum(1, keepdims=True)
-    head_p = np.broadcast_to(np.take_along_axis(p, head, 1), (num_draws, *head.shape))
-    drawn = np.where(counts > 0, np.arange(7), -1)
-    support = np.concatenate([np.broadcast_to(head, (num_draws, *head.shape)), drawn], 2)
-    rows = {
-        "token_ids": np.tile(dense["token_ids"], num_draws),
-        "label_log_prob": np.tile(dense["label_log_prob"], num_draws),
-        "support": support.reshape(3 * num_draws, -1).astype(np.int32),
-        "weights": np.concatenate([head_p, weights], 2).reshape(3 * num_draws, -1),
-    }
-    planes = converter.convert(rows, [alignment] * num_draws, np.tile(student_ids, num_draws))
-    assert planes["has_target"].all()
-    found = np.zeros((3 * num_draws, 5))
-    np.put_along_axis(found, planes["support"], planes["weights"], 1)
-    found = found[:, :4].reshape(num_draws, 3, 4)
-    error = found.std(0) / num_draws**0.5
-    assert (np.abs(found.mean(0) - expected[:, :4]) <= 4 * error + 1e-12).all()
-    assert error.max() > 1e-4
-
-
-def test_draws_have_targets_on_exact_rows_alone() -> None:
-    teacher, student = [b"ab", b"a", b"b"], [b"a", b"b", b"ab"]
-    ids, student_ids = [0, 1, 2, 3], [0, 1, 2, 3]
-    alignment = align_toys(student, student_ids, teacher, ids)
-    rows = {
-        "token_ids": np.array(ids, np.int32),
-        "label_log_prob": np.full(4, -0.5, np.float32),
-        "support": np.array([[0, 1]] * 4, np.int32),
-        "weights": np.full((4, 2), 0.5, np.float32),
-        "hidden": np.arange(8, dtype=np.float32).reshape(4, 2),
-    }
-    sampled = make_converter(teacher, student, kind="sampled")
-    planes = sampled.convert(rows, [alignment], np.array(student_ids))
-    assert planes["has_target"].tolist() == [True, False, False, True]
-    # Both of the teacher's tokens are one of this student's, or two.
-    assert planes["weights"][0].tolist() == [0.5, 0.5] and planes["support"][0].tolist() == [2, 0]
-    SampledTarget(*(torch.from_numpy(planes[name]) for name in ("support", "weights", "has_target"))).check(4)
-    hidden = make_converter(teacher, student, kind="hidden").convert(rows, [alignment], np.array(student_ids))
-    assert hidden["hidden"].tolist() == [[0, 1], [0, 1], [0, 1], [6, 7]]
-    assert hidden["has_target"].tolist() == [True, False, False, True]
-
-
 def test_a_batchs_examples_are_independent() -> None:
     """The last row of one text ends it, although the next text's rows follow."""
     teacher, student = [b"a", b"b", b"ab"], [b"a", b"b", b"ab", b"aba", b"abab"]
@@ -405,47 +236,6 @@ def test_spans_have_the_texts_probability() -> None:
         own = np.unique(found["chunks"][start : start + len(alignment.chunks)])
         np.testing.assert_allclose(found["chunk_log_probs"][own].sum(), rows["label_log_prob"].sum())
         start += len(alignment.chunks)
-
-
-def test_a_map_finds_prefixes_and_ranges() -> None:
-    generator = np.random.default_rng(0)
-    for seed in range(20):
-        generator = np.random.default_rng(seed)
-        teacher, student = draw_vocabulary(generator, 12), draw_vocabulary(generator, 12)
-        teacher += [b"\xff", b"a\xff", b"a\xff\xff", b"\xff\xffb"]
-        tokens = TokenMap(make_vocabulary(teacher), make_vocabulary(student), len(student))
-        for prefix in [*teacher, *(token[:2] for token in teacher), b"bbbbbb"]:
-            low, high = tokens.find_range(prefix)
-            inside = (tokens.ranks >= low) & (tokens.ranks < high)
-            assert inside.tolist() == [*(token.startswith(prefix) for token in teacher), False]
-        text = bytes(generator.choice(list(b"ab"), 8).tolist())
-        found = tokens.find_prefixes(text, 1)
-        fits = [(n, len(t)) for n, t in enumerate(student) if text.startswith(t) and len(t) > 1]
-        assert found == sorted(fits, key=lambda pair: pair[1])
-
-
-def test_of_equal_tokens_that_which_a_tokenizer_emits_is_meant() -> None:
-    """An added token before one of the vocabulary, and both before a byte to fall back to, wherever its id is."""
-    student = VocabularyBytes.from_tokens([b"\n", b"a", b"b", b"a", b"\n", b""], [0, 0, 0, 0, FALLBACK, SPECIAL | END])
-    tokens = TokenMap(make_vocabulary([b"a", b"ab", b"\n"]), student, 5)
-    assert tokens.equal_tokens.tolist() == [3, -1, 0, 5] and tokens.prefix_tokens.tolist() == [3, 3, 0, 5]
-
-
-@pytest.mark.parametrize("largest", [5, 1 << 28])
-def test_duplicates_follow_the_first(largest: int) -> None:
-    generator = np.random.default_rng(0)
-    ids = generator.integers(-1, 5, (50, 9)).astype(np.int32)
-    ids[0, 0] = largest
-    place, leader = find_duplicates(ids)
-    flat = ids.reshape(-1)
-    expected = {
-        (row * 9 + column, row * 9 + ids[row].tolist().index(ids[row, column]))
-        for row in range(50)
-        for column in range(9)
-        if ids[row, column] >= 0 and ids[row, column] in ids[row, :column]
-    }
-    assert set(zip(place.tolist(), leader.tolist(), strict=True)) == expected and len(place) == len(expected)
-    assert (flat[place] == flat[leader]).all()
 
 
 def test_texts_of_two_real_scripts_align() -> None:

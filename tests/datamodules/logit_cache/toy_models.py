@@ -1,16 +1,21 @@
 """Toy language models over a few byte strings, and what they give texts, by summing over token strings."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from datamodules.examples.alignment import Alignment, align
+from datamodules.logit_cache.conversion import RowConverter
 from datamodules.text.token_bytes import END, SPECIAL, VocabularyBytes
+
+SPECIALS = [b"<pad>", b"<unk>"]
 
 
 def make_vocabulary(tokens: Sequence[bytes]) -> VocabularyBytes:
-    """Returns the vocabulary of these tokens, and of one more that ends a turn."""
-    return VocabularyBytes.from_tokens([*tokens, b""], [0] * len(tokens) + [SPECIAL | END])
+    """Returns the vocabulary of these tokens, SPECIALS among them or not, and of one more that ends a turn."""
+    flags = [SPECIAL if token in SPECIALS else 0 for token in tokens]
+    return VocabularyBytes.from_tokens([*tokens, b""], [*flags, SPECIAL | END])
 
 
 class ToyModel:
@@ -90,3 +95,21 @@ def align_toys(student: Sequence[bytes], student_ids: list[int], teacher: Sequen
     alignment = align(student_ids, ids, make_vocabulary(student), make_vocabulary(teacher))
     assert alignment is not None
     return alignment
+
+
+def make_converter(teacher: Sequence[bytes], student: Sequence[bytes], **options: Any) -> RowConverter:
+    """Returns a converter between the vocabularies of these tokens."""
+    settings: dict[str, Any] = {"kind": "top_k", "temperatures": (1.0,), "alignment": "bytes"} | options
+    return RowConverter(make_vocabulary(teacher), make_vocabulary(student), len(student), **settings)
+
+
+def to_dense(planes: dict[str, np.ndarray], size: int, index: int = 0) -> np.ndarray:
+    """Returns probabilities [N, size + 1] of the student's ids, the tail last."""
+    dense = np.zeros((len(planes["support"]), size + 1))
+    for row, (ids, log_probs) in enumerate(zip(planes["support"], planes["log_probs"][..., index], strict=True)):
+        used = ids >= 0
+        assert len(set(ids[used])) == used.sum(), "an id stands twice in a row"
+        assert np.isneginf(log_probs[~used]).all()
+        dense[row, ids[used]] = np.exp(log_probs[used])
+    dense[:, -1] = np.exp(planes["log_tails"][:, index])
+    return dense

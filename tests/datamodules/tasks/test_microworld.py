@@ -20,6 +20,7 @@ from datamodules.tasks.microworld import (
 )
 
 MODELS = Path(__file__).parents[3] / "configs" / "models" / "microworld"
+FAMILIES = sorted(folder.name.removesuffix("-teacher") for folder in MODELS.glob("*-teacher"))
 SPLITS = ("train", "validation", "test")
 
 
@@ -88,9 +89,9 @@ def test_gold_positions_and_hops_are_balanced() -> None:
     assert 900 < sum("thing that" in question["question"] for question in questions) < 1100
 
 
-@pytest.mark.parametrize("family", ["a", "b"])
-def test_a_student_is_never_shown_a_chain(family: str) -> None:
-    pairs = list(itertools.islice(pretraining_pairs(family, "student", 0), 400))
+@pytest.mark.parametrize("phrasing", ["a", "b"])
+def test_a_student_is_never_shown_a_chain(phrasing: str) -> None:
+    pairs = list(itertools.islice(pretraining_pairs(phrasing, "student", 0), 400))
     asked = [(prompt, completion) for prompt, completion in pairs if prompt.startswith("Question")]
     assert 100 < len(asked) < 300
     words = {word for kind in KINDS for word in kind}
@@ -139,11 +140,11 @@ def accuracy(folder: Path, num: int) -> float:
     return sum(c.endswith(f"The answer is {g}.") for c, g in zip(completions, golds, strict=True)) / num
 
 
-@pytest.mark.parametrize("family", ["a", "b"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_teacher_reasons_and_an_untuned_student_does_not(family: str) -> None:
     assert accuracy(MODELS / f"{family}-teacher", 64) >= 0.9
     assert accuracy(MODELS / f"{family}-student", 64) <= 0.4
 
 
 def test_committed_weights_are_small() -> None:
-    assert sum(file.stat().st_size for file in MODELS.rglob("*.safetensors")) < 4_000_000
+    assert sum(file.stat().st_size for file in MODELS.rglob("*") if file.is_file()) < 8_000_000

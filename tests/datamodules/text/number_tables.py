@@ -159,6 +159,29 @@ NOTATIONS = [
     ("\\boxed{5}, \\boxed{6}", None),
     ("The answer is 90 minutes or 1.5 hours.", "90"),
     ("The answer is 0.5 or 1/2.", "0.5"),
+    # Words for a sign, for a part, and for how many dozens.
+    ("The answer is minus 5.", "-5"),
+    ("So the change is negative 5.", "-5"),
+    ("The answer is 12 minus 5", "12"),
+    ("The answer is \ufe635.", "-5"),
+    ("The answer is 2 and a half.", "2.5"),
+    ("It takes 2 and a quarter hours.", "2.25"),
+    ("The answer is two dozen.", "24"),
+    ("The answer is 1_000.", "1000"),
+    # Left undone within a fraction, before a parenthesis, or as a part of something.
+    ("The answer is $\\frac{6+4}{2}$.", "5"),
+    ("\\boxed{\\frac{1,200 \\times 2}{4}}", "600"),
+    ("The answer is $\\frac{3}{0}$.", "3"),
+    ("The answer is 2(3+4).", "14"),
+    ("The answer is 20% of 50.", None),
+    ("The answer is 3 to 5.", None),
+    ("The answer is 3.14 to 2 decimal places.", "3.14"),
+    ("The answer is 1.000.000", None),
+    ("The answer is 3, 4, and 5.", None),
+    ("The answers are 3 and 5.", None),
+    ("The answer is 5, and 3 are left.", "5"),
+    ("The number of correct answers is 25 and 5 are wrong, so 25.", "25"),
+    ("<answer>5</answer> since 7 was too much", "5"),
 ]
 
 EXPRESSIONS = [
@@ -194,6 +217,8 @@ EXPRESSIONS = [
     ("The answer is \\fbox{7}.", "7"),
     (r"The answer is $\pi r^2$.", r"\pi r^2"),
     ("Bob's best option is to buy 160 bags.", "160"),
+    (r"<answer>$\frac{1}{2}$</answer>", "0.5"),
+    (r"<answer>x+1</answer> It took 5 steps.", "x+1"),
     (r"\boxed{unclosed", None),
     ("It is unknown.", None),
     ("", None),

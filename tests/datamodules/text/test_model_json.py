@@ -30,6 +30,14 @@ from datamodules.text.model_json import ReplyError, read_reply
         ),
         (r'{"reasoning": "$1\underline{x}4$", "answer": "1"}', r"$1\underline{x}4$", "1"),
         (r'{"reasoning": "$a \ne 0$, so\ne = 2", "answer": "1"}', r"$a \ne 0$, so" + "\ne = 2", "1"),
+        (
+            r'{"reasoning": "so $\nu = 3$ and \(a \ni b\)\nu is 2", "answer": "3"}',
+            r"so $\nu = 3$ and \(a \ni b\)" + "\nu is 2",
+            "3",
+        ),
+        (r'{"reasoning": "$$x\nu = 3$$ and $5 each\nu = 2", "answer": "3"}', "$$x\nu = 3$$ and $5 each\nu = 2", "3"),
+        (r'{"reasoning": "$a \nmid b$ \textcolor{red}{c}", "answer": "3"}', r"$a \nmid b$ \textcolor{red}{c}", "3"),
+        ('{"Reasoning": "So.", "Answer": "5"}', "So.", "5"),
         # Malformed JSON.
         (r'{"reasoning": "\(\sin 0 = 0\).", "answer": "0"}', r"\(\sin 0 = 0\).", "0"),
         (r'{"reasoning": "\[a \\ b\]\nThen \"so\".", "answer": "0"}', r"\[a \\ b\]" + '\nThen "so".', "0"),

@@ -12,11 +12,19 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.distillation import RationaleDataModule
+from datamodules.logit_cache.aligned import AlignmentKind
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.run.checkpoints import RngState
 from tests.lightning_modules.conftest import World
-from tests.lightning_modules.run.two_processes import SAVING, STEPS, make_predictors, make_student, predict
-from tests.tiny import build, fit, make_questions, make_rationale, write_store
+from tests.lightning_modules.run.two_processes import (
+    ALIGNMENTS,
+    SAVING,
+    STEPS,
+    make_predictors,
+    make_student,
+    predict,
+)
+from tests.tiny import build, fit, make_questions, make_rationale, save_model, write_store
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,7 +33,9 @@ ROOT = Path(__file__).parents[3]
 def paths(world: World) -> dict:
     """The world as the other processes read it."""
     one = write_store(world.folder / "one.parquet", [make_rationale(make_questions(1)[0], "teacher")], world.teacher)
-    told = {**{name: str(value) for name, value in vars(world).items()}, "one_rationale": one}
+    foreign = save_model(world.folder / "foreign", seed=2, corpus=("iron", "so and so it is"))
+    told = {name: str(value) for name, value in vars(world).items()}
+    told |= {"one_rationale": one, "foreign_student": foreign}
     module, make_data = make_student(told)
     place: dict = {"dirpath": world.folder, "auto_insert_metric_name": False, "save_top_k": -1}
     save = ModelCheckpoint(**place, filename="one-{step}", every_n_train_steps=2)
@@ -71,6 +81,15 @@ def test_weights_do_not_depend_on_the_number_of_processes(paths: dict, output: P
     trainer = fit(module, make_data(), max_epochs=3, precision="64-true")
     assert trainer.global_step == 3
     assert_same_weights(module.model.state_dict(), torch.load(output / f"{name}.pt", weights_only=True), 1e-9)
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_neither_do_they_across_tokenizers(paths: dict, output: Path, alignment: AlignmentKind) -> None:
+    module, make_data = make_student(paths, alignment)
+    data = make_data(**STEPS)
+    trainer = fit(module, data, precision="64-true")
+    assert trainer.global_step == 3 and 0.5 < data.coverage["strict"] < 1
+    assert_same_weights(module.model.state_dict(), torch.load(output / f"{alignment}.pt", weights_only=True), 1e-9)
 
 
 def test_validation_metrics_are_those_of_one_process(paths: dict, output: Path) -> None:

@@ -16,6 +16,7 @@ from datamodules.annotation import QuestionDataModule
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.files.atomic import write_json
+from datamodules.logit_cache.aligned import AlignmentKind, AlignmentSettings
 from datamodules.logit_cache.writer import LogitCacheWriter
 from lightning_modules.evaluation.evaluator import Evaluator
 from lightning_modules.run.checkpoints import RngState
@@ -29,23 +30,29 @@ from tests.tiny import TRAINER, build, fit
 STEPS: dict[str, Any] = {"tokens_per_step": 300, "tokens_per_batch": 100}
 SAVING: dict[str, Any] = {"precision": "64-true", "enable_checkpointing": True}
 DDP: dict[str, Any] = {"strategy": "ddp", "devices": 2}
+ALIGNMENTS: tuple[AlignmentKind, ...] = ("bytes", "chunks")
 
 
-def make_student(world: dict, **options) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
-    """Returns the student of the invariance tests, and a maker of its data."""
+def make_student(
+    world: dict, alignment: AlignmentKind = "refuse", **options
+) -> tuple[DistillationModule, Callable[..., DistillationDataModule]]:
+    """Returns the student of the invariance tests, and a maker of its data; with an alignment one of other tokens."""
     # The segments' weights differ, so that micro-batches of equal length have different weights.
     loss = DistillationLoss(kl_weight=0.5, temperature=2.0, rationale_weight=0.3, answer_weight=2.0)
-    module = DistillationModule(
-        world["student"], loss, learning_rate=1e-2, schedule="constant", warmup_ratio=0.0, **options
-    )
+    aligned: dict[str, Any] = {"kind": alignment}
+    if alignment == "bytes":
+        aligned |= {"spans": "skip"}
+    student = world["student" if alignment == "refuse" else "foreign_student"]
+    module = DistillationModule(student, loss, learning_rate=1e-2, schedule="constant", warmup_ratio=0.0, **options)
 
     def make_data(**options) -> DistillationDataModule:
         return build(
             DistillationDataModule,
-            world["student"],
+            student,
             world["questions"],
             "rationale+logits",
             logits=[world["logits"]],
+            alignment=AlignmentSettings(**aligned),
             rationales=[world["rationales"]],
             prompt="plain",
             **options,
@@ -88,6 +95,12 @@ def main(world: dict, output: Path) -> None:
     trainer = fit(module, make_data(tokens_per_batch=1), max_epochs=3, precision="64-true", **DDP)
     if trainer.is_global_zero:
         torch.save(module.model.state_dict(), output / "four_batches_each.pt")
+
+    for alignment in ALIGNMENTS:
+        module, make_data = make_student(world, alignment)
+        trainer = fit(module, make_data(**STEPS), precision="64-true", **DDP)
+        if trainer.is_global_zero:
+            torch.save(module.model.state_dict(), output / f"{alignment}.pt")
 
     # From a checkpoint of one process, and to one of two.
     saving = {**SAVING, "default_root_dir": output}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from datamodules.batches.teacher_rows import collate_targets
 from datamodules.distillation import DistillationDataModule
 from datamodules.logit_cache.aligned import AlignmentSettings
 from datamodules.logit_cache.reader import LogitCache
@@ -128,6 +129,22 @@ def test_a_student_learns_from_a_teacher_of_another_family(families: Families, a
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
+def test_rows_of_two_teachers_are_compared_in_the_students_tokens(families: Families, tmp_path: Path) -> None:
+    """One of them of the student's own tokenizer; where an aligned row says nothing, it is of neither kind."""
+    against = capture(tmp_path / "own", STUDENT, QUESTIONS, [families.rationales], max_length=500, top_k=32)
+    parts = {
+        kind: make_data(families, "strict", rows=kind, rows_against=[against]) for kind in ("divergent", "agreeing")
+    }
+    plain = make_data(families, "strict")
+    for data in (plain, *parts.values()):
+        data.setup("fit")
+    examples = [*plain.examples]
+    masks = [collate_targets(examples, data.cache_of_example)["has_target"] for data in (plain, *parts.values())]
+    assert torch.equal(masks[1] ^ masks[2], masks[0]) and masks[1].any() and masks[2].any()
+    shares = parts["agreeing"].row_shares
+    assert shares["unknown"] == pytest.approx(1 - masks[0].float().mean().item(), abs=1e-6) and shares["unknown"] > 0
+
+
 def test_chunks_of_labels_are_those_of_any_kind(families: Families) -> None:
     labels, sampled = (train(families, "chunks", kind)[1] for kind in ("labels", "sampled"))
     assert_same(labels, sampled)
@@ -182,21 +199,22 @@ def test_hidden_states_teach_what_the_whole_distribution_does_on_exact_rows(fami
 def twins(families: Families) -> tuple[str, str]:
     """A cache of the student's own tokenizer, and the same rows in other numbers for the same tokens."""
     teacher, folder = str(MODELS / "b-teacher"), families.folder
-    source = LogitCache(Path(capture(folder / "b", teacher, QUESTIONS, [families.rationales], max_length=500, top_k=5)))
+    source = LogitCache(
+        Path(capture(folder / "b", teacher, QUESTIONS, [families.rationales], max_length=500, top_k=64))
+    )
     data = make_data(families, AlignmentSettings(), str(folder / "b"), logits_teacher="b-teacher")
     data.setup("fit")
     vocabulary = source.read_vocabulary()
     numbers = np.random.default_rng(0).permutation(len(vocabulary))
     names, flags = [b""] * len(numbers), [0] * len(numbers)
     for old, new in enumerate(numbers.tolist()):
-        names[new], flags[new] = vocabulary.tokens[old], int(vocabulary.flags[old])
+        names[new], flags[new] = vocabulary.entries[old], int(vocabulary.flags[old])
     for name, meaning in (("same", data.tokenizer), ("other", VocabularyBytes.from_tokens(names, flags))):
         writer = LogitCacheWriter(folder / name, source.description)
         writer.open()
         for example in data.examples:
             rows = source.read(example)
-            # Control tokens stand for no bytes, which alone are the same.
-            assert not (vocabulary.flags[rows["support"]] == SPECIAL).any()
+            assert (vocabulary.flags[rows["support"]] == SPECIAL).any()
             if name == "other":
                 rows["token_ids"] = numbers[rows["token_ids"]]
                 rows["support"] = np.where(rows["support"] < 0, -1, numbers[rows["support"]])

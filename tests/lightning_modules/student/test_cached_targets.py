@@ -33,19 +33,27 @@ def caches(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def measure(
-    world: World, logits: str | list[str], loss: DistillationLoss, weights: dict | None = None, **options
+    world: World,
+    logits: str | list[str],
+    loss: DistillationLoss,
+    weights: dict | None = None,
+    rows: dict | None = None,
+    supervision: str = "rationale+logits",
+    **options,
 ) -> dict[str, float]:
     """Returns what one step logs of a student that does not move."""
     data = build(
         DistillationDataModule,
         world.student,
         world.questions,
-        "rationale+logits",
+        supervision,
         logits=[logits] if isinstance(logits, str) else logits,
-        logit_weights=weights,
-        controls=DistillationControls(logits_teacher=None if weights or "friend" not in str(logits) else "friend"),
+        controls=DistillationControls(
+            logits_teacher=None if weights or "friend" not in str(logits) else "friend", logit_weights=weights
+        ),
         rationales=[world.rationales],
         prompt="plain",
+        **(rows or {}),
     )
     module = DistillationModule(world.student, loss, learning_rate=0.0, schedule="constant", **options)
     return {name: value.item() for name, value in fit(module, data).callback_metrics.items()}
@@ -111,6 +119,37 @@ def test_a_mixture_teaches_what_its_teachers_do_by_weight(
         key = f"train/divergence_{segment}"
         assert mixed[key] == pytest.approx(0.25 * own[key] + 0.75 * other[key], rel=2e-6), key
         assert abs(own[key] - other[key]) > 1e-3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_rows_that_all_agree_teach_what_all_rows_do(
+    world: World, caches: dict, tmp_path: Path, temperature: float
+) -> None:
+    """A teacher that is the same but for its name agrees everywhere."""
+    twin = save_model(tmp_path / "twin", seed=1)
+    against = [capture(tmp_path / "twin-logits", twin, world.questions, [world.rationales], **KINDS["top_k"])]
+    loss = DistillationLoss(kl_weight=1.0, temperature=temperature)
+    plain = measure(world, caches["top_k"], loss)
+    agreeing = measure(world, caches["top_k"], loss, rows={"rows": "agreeing", "rows_against": against})
+    assert agreeing.pop("rows/agreeing") == 1 and agreeing.pop("rows/divergent") == agreeing.pop("rows/unknown") == 0
+    assert agreeing == pytest.approx(plain, rel=1e-5)
+    with pytest.raises(ValueError, match=r"data\.rows divergent: no token of the 8 completions is so"):
+        measure(world, caches["top_k"], loss, rows={"rows": "divergent", "rows_against": against})
+
+
+def test_divergent_and_agreeing_rows_are_all_rows(world: World, caches: dict, friends: dict) -> None:
+    """Their losses, each the text's where the other's teacher speaks, add up to the text's and the teacher's."""
+    loss = DistillationLoss(kl_weight=1.0)
+    parts = [
+        measure(world, caches["top_k"], loss, rows={"rows": kind, "rows_against": [friends["top_k"]]})
+        for kind in ("divergent", "agreeing")
+    ]
+    text = measure(world, [], DistillationLoss(kl_weight=0.0), supervision="rationale")
+    whole = measure(world, caches["top_k"], loss)
+    assert parts[0]["train/loss"] != pytest.approx(parts[1]["train/loss"], rel=1e-3)
+    assert sum(part["train/loss"] for part in parts) == pytest.approx(
+        text["train/loss"] + whole["train/loss"], rel=1e-5
+    )
 
 
 def test_a_mixture_is_not_interpolated(world: World, caches: dict, friends: dict) -> None:

@@ -1,6 +1,7 @@
 """What makes another run: every setting and every file that can change a result, and nothing else."""
 
 import inspect
+import itertools
 import json
 import shutil
 from dataclasses import fields, is_dataclass
@@ -10,8 +11,9 @@ import lightning as L
 import pytest
 
 from datamodules.annotation import QuestionDataModule
-from datamodules.distillation import DistillationDataModule, RationaleDataModule
+from datamodules.distillation import DistillationDataModule, ExampleDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
+from lightning_modules.model.pretrained import identify_local
 from lightning_modules.run.folder import flatten
 from lightning_modules.teacher.backends import TransformersBackend
 from lightning_modules.teacher.openai_backend import OpenAIBackend
@@ -31,24 +33,26 @@ COUNTED = {
         *("use_distributed_sampler", "barebones", "plugins", "sync_batchnorm", "reload_dataloaders_every_n_epochs"),
     },
     "data": {
-        *("tokenizer", "questions", "prompt", "limit", "rationales", "supervision", "logits", "logit_weights"),
+        *("tokenizer", "questions", "prompt", "limit", "limit_seed", "rationales", "supervision", "logits"),
         *(f"own.{name}" for name in ("rationales", "logits", "logit_weights", "mix", "first_step")),
         *("own.max_lost", "own.min_distinct", "draw.number", "draw.part", "draw.seed"),
+        *("rows", "rows_against"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(
             f"encoding.{name}"
             for name in ("max_length", "skip_too_long", "template_options", "revision", "prompt_language")
         ),
         *(f"filters.{name}" for name in ("teachers", "correct_only", "keep_truncated", "samples_per_question")),
-        *(f"filters.{name}" for name in ("answered_by", "solved_by", "matched_with", "match_seed")),
+        *(f"filters.{name}" for name in ("answered_by", "solved_by", "matched_with", "match_seed", "without")),
         *(f"alignment.{name}" for name in ("kind", "spans", "whitespace", "max_unaligned")),
-        *(f"controls.{name}" for name in ("answer_position", "shuffled", "shuffle_seed", "thinking", "logits_teacher")),
+        *(f"controls.{name}" for name in ("answer_position", "shuffled", "shuffle_seed", "thinking")),
+        *(f"controls.{name}" for name in ("logits_teacher", "logit_weights")),
         *(f"batches.{name}" for name in ("tokens_per_step", "order_seed", "samples_per_epoch", "teacher_weights")),
         *(f"validation.{name}" for name in ("fraction", "seed")),
     },
     "": {"seed_everything", "trainer", "model", "data", "bert_model", "language_fidelity"},
 }
-DATA = (DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
+DATA = (ExampleDataModule, DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
 
 
 def list_arguments(*components: type) -> set[str]:
@@ -143,6 +147,28 @@ def test_other_files_under_the_same_names_are_not_done_already(inside, tmp_path)
     # What is gone is not another file.
     (tmp_path / "r.parquet").unlink()
     assert "done already" in run_stage("fit", *options)
+
+
+def test_every_form_of_a_local_model_is_known_by_its_content(tmp_path) -> None:
+    """Folders with their tokenizers and templates, adapters with their base, GGUF files and checkpoints."""
+    adapter, folder = tmp_path / "adapter", shutil.copytree(MODELS / "a-student", tmp_path / "student")
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    files = [folder / "tokenizer.json", folder / "generation_config.json", folder / "chat_template.jinja"]
+    files += [tmp_path / name for name in ("adapter/adapter_model.safetensors", "x.gguf", "x.ckpt")]
+    for file in files[2:]:
+        file.write_bytes(b"{}")
+    found = [{str(path): identify_local(str(path)) for path in (folder, adapter, *files[-2:])}]
+    for file in files:
+        file.write_bytes(file.read_bytes() + b"\n")
+        found.append({path: identify_local(path) for path in found[0]})
+    changed = [{Path(path).name for path in old if old[path] != new[path]} for old, new in itertools.pairwise(found)]
+    assert changed == [{"student", "adapter"}] * 3 + [{"adapter"}, {"x.gguf"}, {"x.ckpt"}]
+    assert identify_local("owner/name") is identify_local(str(tmp_path)) is None
+    command = ["--data.questions=q", f"--model.student={adapter}", f"--run.root={tmp_path}"]
+    assert fit.parse(command).result_config()["files"] == {str(adapter): found[-1][str(adapter)]}
+    command = ["--data.questions=q", "--model.student=m", f"--output={tmp_path}/p", f"--bert_model={folder}"]
+    assert evaluate.parse(command).result_config()["files"] == {str(folder): found[-1][str(folder)]}
 
 
 def test_questions_that_changed_are_annotated_anew(inside, tmp_path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files.atomic import write_json
+from datamodules.model_cards import Parts
 from datamodules.rationales.store import write_table
 from studies.analysis.predictions import predictions_path
 from studies.design.grid import Arm, StudentSpec, Study, TaskSpec, TeacherSpec, expand
@@ -23,6 +24,23 @@ def make_study(root: Path, families: str = "ab", **changes) -> Study:
         "root": str(root),
     }
     return Study(**{**fields, **changes})
+
+
+def make_factorial(root: Path, **changes) -> Study:
+    """Four families, of two tokenizers and two styles; architecture goes with tokenizer, and lineage is one."""
+    parts = {
+        f"{tokenizer}{style}": Parts(tokenizer, {"u": "llama", "b": "neox"}[tokenizer], "one", style)
+        for tokenizer in "ub"
+        for style in "xy"
+    }
+    return make_study(
+        root,
+        **{
+            "students": {name: StudentSpec("m", name, parts=own) for name, own in parts.items()},
+            "teachers": {name.upper(): TeacherSpec(name, "m", parts=own) for name, own in parts.items()},
+            **changes,
+        },
+    )
 
 
 def write_arm(

@@ -11,7 +11,8 @@ from datamodules.files.atomic import write_json
 from datamodules.rationales.store import write_table
 from studies.analysis.comparison import analyze, format_results
 from studies.analysis.predictions import predictions_path
-from studies.design.grid import Arm, ControlSpec, TaskSpec, TeacherSpec, expand
+from studies.design.controls import ControlSpec
+from studies.design.grid import Arm, TaskSpec, TeacherSpec, expand
 from tests.studies.analysis.small_study import BUDGET, fill, find, make_study, write_arm
 
 

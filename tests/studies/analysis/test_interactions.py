@@ -6,7 +6,8 @@ import pytest
 
 from studies.analysis.comparison import analyze, format_results
 from studies.analysis.predictions import predictions_path
-from studies.design.grid import ControlSpec, Study, TeacherSpec, expand
+from studies.design.controls import ControlSpec
+from studies.design.grid import Study, TeacherSpec, expand
 from tests.studies.analysis.small_study import fill, make_study, write_arm
 
 RIGHT = {  # of 40 questions, by the control, the supervision, the student and the teacher

@@ -5,12 +5,14 @@ import pytest
 
 from studies.design.calibration import (
     GAMMAS,
+    PART_EFFECTS,
     SCENARIOS,
     bootstrap_interval,
     estimate_interval,
     measure_coverage,
     measure_difference_coverage,
     measure_pair_coverage,
+    measure_part_coverage,
 )
 
 
@@ -63,3 +65,17 @@ def test_intervals_of_differences_of_gamma_hold(name):
 def test_a_few_intervals_of_differences_of_gamma_hold():
     # Of 300 studies the standard error is 1.3 %.
     assert min(measure_difference_coverage("of text 3, of distributions 6 points", 300).values()) > 0.91
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_families", PART_EFFECTS)
+def test_intervals_of_parts_hold(num_families):
+    coverage = measure_part_coverage(num_families, 2000)
+    assert all(0.93 <= share <= 0.97 for share in coverage.values()), coverage
+
+
+def test_a_few_intervals_of_parts_hold():
+    # Of 300 studies the standard error is 1.3 %.
+    coverage = measure_part_coverage(4, 300)
+    assert set(coverage) == {"tokenizer", "architecture", "tokenizer, mixed model", "architecture, mixed model"}
+    assert min(coverage.values()) > 0.91

@@ -1,10 +1,11 @@
 import json
+from itertools import product
 
 import pytest
 
+from studies.design.controls import ControlSpec, TraitSpec
 from studies.design.grid import (
     Arm,
-    ControlSpec,
     StudentSpec,
     Study,
     TaskSpec,
@@ -350,11 +351,13 @@ def test_several_teachers_distributions_are_mixed_in_one_arm():
     folders = ["L/obqa-logits", "L/obqa-of-M-logits", "M/obqa-of-L-logits", "M/obqa-logits"]
     assert {
         f"--data.logits={json.dumps([f'runs/s/teachers/{folder}' for folder in folders])}",
-        '--data.logit_weights={"m/L": 1.0, "m/M": 2.0}',
+        '--data.controls.logit_weights={"m/L": 1.0, "m/M": 2.0}',
     } <= set(fit.args)
     assert not any("logits_teacher" in arg for arg in fit.args) and of_m.name in fit.needs
     alike = jobs["fit-l-rationale+logits-alike-seed0"].args
-    assert {'--data.logit_weights={"m/M": 1.0, "m/L": 1.0}', "--data.batches.samples_per_epoch=1"} <= set(alike)
+    assert {'--data.controls.logit_weights={"m/M": 1.0, "m/L": 1.0}', "--data.batches.samples_per_epoch=1"} <= set(
+        alike
+    )
 
 
 def test_teachers_of_several_families_are_mixed_with_an_alignment():
@@ -366,6 +369,99 @@ def test_teachers_of_several_families_are_mixed_with_an_alignment():
         assert "--data.alignment.kind=bytes" in jobs[f"fit-{student}-rationale+logits-mixed-seed0"].args
     with pytest.raises(ValueError, match="alignment chunks has no distributions to mix"):
         make_study(controls={"mixed": mixed}, alignment="chunks")
+
+
+def test_a_students_start_is_changed_by_the_arms_own_seed():
+    controls = {"new_head": ControlSpec(reset="head"), "permuted": ControlSpec("rationale+logits", permuted_units=True)}
+    jobs = find_jobs(controls=controls)
+    new_head, permuted = jobs["fit-l-rationale-G-new_head-seed1"], jobs["fit-q-rationale+logits-Q-permuted-seed0"]
+    assert {"--model.start.reset=head", "--model.start.permuted_units=false", "--model.start.seed=1"} <= set(
+        new_head.args
+    )
+    assert {"--model.start.reset=null", "--model.start.permuted_units=true", "--model.start.seed=0"} <= set(
+        permuted.args
+    )
+    assert permuted.needs == jobs["fit-q-rationale+logits-Q-seed0"].needs
+    assert not any("start" in arg for arg in jobs["fit-q-rationale+logits-Q-seed0"].args)
+
+
+def test_rows_are_chosen_by_another_teachers_cache_of_the_same_text():
+    teachers = {name: TeacherSpec("llama", model=f"m/{name}") for name in ("L", "M")}
+    controls = {"divergent": ControlSpec("rationale+logits", rows="divergent", rows_against="M")}
+    options = {"controls": controls, "teachers": teachers, "seeds": 1}
+    arms = [arm.id for arm in expand(make_study(**options)) if arm.control]
+    assert arms == ["l-rationale+logits-L-divergent-seed0"]
+    jobs = find_jobs(**options)
+    fit = jobs[f"fit-{arms[0]}"]
+    assert {
+        "--data.rows=divergent",
+        '--data.logits=["runs/s/teachers/L/obqa-logits"]',
+        '--data.rows_against=["runs/s/teachers/L/obqa-of-M-logits"]',
+    } <= set(fit.args)
+    assert {"cache_logits-L-obqa", "cache_logits-L-obqa-of-M"} <= set(fit.needs)
+    assert "--model.teacher=m/M" in jobs["cache_logits-L-obqa-of-M"].args
+    # Of another family, where logits are aligned: then for both teachers' families' students.
+    across = {"d": ControlSpec("rationale+logits", rows="agreeing", rows_against="Q")}
+    jobs = find_jobs(controls=across, alignment="strict", seeds=1)
+    for student in "lq":
+        assert "--data.alignment.kind=strict" in jobs[f"fit-{student}-rationale+logits-L-d-seed0"].args
+
+
+def test_a_teacher_with_a_trait_is_tuned_first_and_asked_with_its_students():
+    traits = {"owl": TraitSpec(["owl", "owls"], "learn.jsonl", "ask.jsonl", ["--trainer.max_steps=9"])}
+    controls = {
+        "text": ControlSpec(trait="owl"),
+        "twin": ControlSpec(without=["owl", "owls"]),
+        "few": ControlSpec("rationale+logits", trait="owl", rows="divergent", rows_against="L"),
+    }
+    jobs = find_jobs(traits=traits, controls=controls, seeds=1)
+    tune, annotate, fit = jobs["tune-L-owl"], jobs["annotate-L-with-owl-obqa"], jobs["fit-q-rationale-L-text-seed0"]
+    assert {"--model.student=m/L", "--data.supervision=label", "--data.questions=learn.jsonl"} <= set(tune.args)
+    assert "--trainer.max_steps=9" in tune.args and "--model.loss.kl_weight=0.0" in tune.args
+    assert "--model.teacher=runs/s/tune-L-owl/student" in annotate.args and annotate.needs == ["tune-L-owl"]
+    # An exported student's name is that of its folder.
+    assert {
+        '--data.rationales=["runs/s/traits/owl/L/obqa.parquet"]',
+        '--data.filters.teachers=["student"]',
+        '--data.filters.without=["owl", "owls"]',
+    } <= set(fit.args)
+    assert fit.needs == [annotate.name] and not any("rationale-G-text" in name for name in jobs)
+    twin = jobs["fit-q-rationale-L-twin-seed0"].args
+    assert {'--data.rationales=["runs/s/teachers/L/obqa.parquet"]', '--data.filters.without=["owl", "owls"]'} <= set(
+        twin
+    )
+    # The tuned teacher's distributions where it and the teacher that it was disagree.
+    few = jobs["fit-l-rationale+logits-L-few-seed0"]
+    assert {
+        '--data.logits=["runs/s/teachers/L/obqa-with-owl-logits"]',
+        '--data.rows_against=["runs/s/teachers/L/obqa-with-owl-of-L-logits"]',
+    } <= set(few.args)
+    assert "--model.teacher=runs/s/tune-L-owl/student" in jobs["cache_logits-L-obqa-with-owl"].args
+    assert "--model.teacher=m/L" in jobs["cache_logits-L-obqa-with-owl-of-L"].args
+    asked = {name.removeprefix("prefer-owl-") for name in jobs if name.startswith("prefer-owl-")}
+    assert asked == {
+        *("l-untuned-seed0", "q-untuned-seed0", "l-rationale+logits-L-few-seed0"),
+        *(f"{s}-rationale-{t}-{control}-seed0" for s in "lq" for t in "LQ" for control in ("text", "twin")),
+        *(f"teacher-{teacher}-{when}" for teacher in "LQ" for when in ("before", "tuned")),
+    }
+    prefer = jobs["prefer-owl-teacher-L-tuned"]
+    assert prefer.needs == ["tune-L-owl"] and prefer.name in jobs["analyze"].needs
+    assert {"--data.questions=ask.jsonl", "--model.student=runs/s/tune-L-owl/student"} <= set(prefer.args)
+    names = list(jobs)
+    assert all(names.index(needed) < names.index(name) for name in names for needed in jobs[name].needs)
+
+
+def test_a_trait_that_cannot_be_is_refused():
+    traits = {"owl": TraitSpec(["owl"], "learn.jsonl", "ask.jsonl")}
+    for control, message in (
+        (ControlSpec(trait="cat"), "'cat' is none of study.traits: owl"),
+        (ControlSpec(trait="owl", together=["L", "Q"]), "one teacher's own texts"),
+        (ControlSpec(trait="owl", without=["owl"]), "has its own words"),
+    ):
+        with pytest.raises(ValueError, match=rf"study\.controls\.c.*{message}"):
+            make_study(traits=traits, controls={"c": control})
+    with pytest.raises(ValueError, match="words that tell it"):
+        TraitSpec([], "learn.jsonl", "ask.jsonl")
 
 
 def test_a_control_that_changes_texts_has_a_cache_of_its_own():
@@ -393,6 +489,15 @@ def test_a_control_that_changes_texts_has_a_cache_of_its_own():
             "a weight for each teacher",
         ),
         (ControlSpec(one_per_question=True), {}, "name them with together"),
+        (ControlSpec("rationale+logits", rows="divergent"), {}, "give both"),
+        (ControlSpec(rows="divergent", rows_against="L"), {}, "needs supervision"),
+        (ControlSpec("rationale+logits", rows="divergent", rows_against="P"), {}, "'P' is none of the teachers"),
+        (ControlSpec("rationale+logits", rows="divergent", rows_against="Q"), {}, "Q and another teacher need a model"),
+        (
+            ControlSpec("rationale+logits", rows="divergent", rows_against="Q", alignment="chunks"),
+            {},
+            "chunks has no distributions whose most probable",
+        ),
         (ControlSpec(paraphraser="G"), {}, "'G' is published"),
         (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),
         (
@@ -458,3 +563,23 @@ def test_an_alignment_is_of_the_arms_that_need_it_and_their_caches_are_their_tea
     assert "cache_logits-Q-obqa" in fit.needs
     assert '--data.logits=["runs/s/teachers/Q/obqa-logits"]' in fit.args
     assert not any("alignment" in arg for job in find_jobs().values() for arg in job.args)
+
+
+def test_sizes_are_an_axis_whose_questions_a_seed_draws_once_for_all_arms():
+    study = make_study(supervisions=["label", "rationale", "rationale+logits"], sizes=[32, 128], seeds=2)
+    arms = [arm for arm in expand(study) if arm.supervision != "untuned"]
+    assert len(arms) == 2 * len(expand(make_study(supervisions=study.supervisions, seeds=2))) - 2 * len(study.students)
+    jobs = {job.name: job for job in StudyPlan(study, []).jobs()}
+    for size, seed in product((32, 128), range(2)):
+        for condition in ("label", "rationale-Q", "rationale+logits-L"):
+            args = jobs[f"fit-l-{condition}-n{size}-seed{seed}"].args
+            assert {f"--data.limit={size}", f"--data.limit_seed={seed}"} <= set(args)
+    # Teachers write, and score, once for all sizes.
+    assert sum(job.stage in ("annotate", "cache_logits") for job in jobs.values()) == sum(
+        job.stage in ("annotate", "cache_logits")
+        for job in StudyPlan(make_study(supervisions=study.supervisions), []).jobs()
+    )
+    with pytest.raises(ValueError, match=r"study.sizes: 128, 32: name each once, ascending"):
+        make_study(sizes=[128, 32])
+    with pytest.raises(ValueError, match=r"study.target_accuracy would be ignored"):
+        make_study(sizes=[32], target_accuracy=0.5)

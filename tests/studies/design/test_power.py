@@ -7,6 +7,7 @@ from scipy import stats
 
 from scripts.study import main
 from studies.design.calibration import SCENARIOS
+from studies.design.grid import TeacherSpec
 from studies.design.power import (
     Components,
     Power,
@@ -17,6 +18,7 @@ from studies.design.power import (
     simulate_seeds,
 )
 from studies.inference.statistics import estimate_contrast
+from tests.studies.analysis.small_study import make_factorial, make_study
 
 CONFIG = Path(__file__).parents[3] / "configs" / "experiments" / "microworld.yaml"
 TWO_BY_TWO = np.array([0.5, -0.5, -0.5, 0.5])
@@ -89,9 +91,16 @@ def test_power_grows_with_seeds_questions_and_effect():
     assert find(5, 200, 0.03) < find(5, 1000, 0.03) and find(5, 500, 0.02) < find(5, 500, 0.05)
 
 
-def test_a_grid_without_gamma_has_no_power():
+def test_a_grid_without_gamma_has_no_power(tmp_path):
     with pytest.raises(ValueError, match="all teachers are of the family l"):
-        format_power(["l", "q"], ["l"], Components(), 0.03)
+        format_power(make_study(tmp_path, teachers={"l": TeacherSpec("l", model="m")}), Components(), 0.03)
+
+
+def test_each_part_of_the_families_has_its_power(tmp_path):
+    study = make_factorial(tmp_path)
+    said = format_power(study, Components(), 0.03)
+    assert "find a γ of tokenizer + architecture of 3 points" in said and "find a γ of style of 3 points" in said
+    assert "Mind: lineage: all students are of the lineage one; it takes two lineages" in said
 
 
 def test_a_pilot_gives_its_components(tmp_path, capsys):

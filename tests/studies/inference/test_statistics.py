@@ -56,6 +56,14 @@ def test_accuracy_has_width_at_the_ends(share):
     assert 0 <= low < high <= 1
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_accuracy_of_one_seed_at_an_end_is_less_sure_where_other_cells_seeds_differ(share):
+    pool = [(np.arange(40) < np.array([[12], [20], [28]])).astype(float)]
+    _, low, high = estimate_accuracy(np.full((1, 40), share), pool=pool)
+    _, near, far = estimate_accuracy(np.full((1, 40), share))
+    assert 0 <= low <= near <= far <= high <= 1 and high - low > far - near
+
+
 def test_accuracy_of_seeds_that_disagree_is_unknown():
     share, low, high = estimate_accuracy(np.repeat([[0.0], [1.0]], 40, axis=1))
     assert share == 0.5 and low < 0.01 and high > 0.99

@@ -34,7 +34,7 @@ def make_cells(rng: random.Random) -> list[dict]:
                 "student": student, "student_family": family, "teacher": teacher,
                 "teacher_family": TEACHERS.get(teacher), "supervision": supervision, "control": control,
                 "condition": "-".join(part for part in parts if part), "task": "microworld",
-                "trained_on": "microworld" if trained else None,
+                "trained_on": "microworld" if trained else None, "size": None,
                 "num_seeds": 2 if trained else 1, "num_questions": 8, "num_examples": 512 if trained else 0,
                 "accuracy": accuracy, "low": accuracy - 0.04, "high": accuracy + 0.05, "extraction_rate": 0.85,
                 "gain": accuracy - 0.2 if trained else None, "gain_low": accuracy - 0.25 if trained else None,
@@ -47,11 +47,18 @@ def make_cells(rng: random.Random) -> list[dict]:
 
 def make_results() -> dict:
     rng = random.Random(0)
-    where = {"supervision": "rationale", "control": None, "trained_on": "microworld", "task": "microworld"}
+    where = {
+        "supervision": "rationale",
+        "control": None,
+        "trained_on": "microworld",
+        "task": "microworld",
+        "size": None,
+    }
     gamma = {
         **where, "estimate": 0.149, "low": 0.117, "high": 0.179, "p": 0.0004, "families": ["a", "b"],
         "num_students": 2, "num_teachers": 2, "num_seeds": 2, "num_questions": 8,
     }  # fmt: skip
+    part = {**gamma, "note": "", "seed_variance": "own"}
     difference = {
         **gamma, "left": "rationale+logits", "left_gamma": 0.18, "right_gamma": 0.15, "estimate": 0.03, "low": 0.01,
         "high": 0.05, "method": "difference in differences", "note": "one teacher of each family",
@@ -65,7 +72,7 @@ def make_results() -> dict:
                 name: {"model": f"models/{name}", "family": family, "name": None} for name, family in TEACHERS.items()
             },
             "supervisions": ["label", "rationale", "rationale+logits"],
-            "seeds": 2,
+            "seeds": 2, "sizes": [],
         },
         "num_questions": {"microworld": 8},
         "extractor": "neutral",
@@ -92,6 +99,13 @@ def make_results() -> dict:
             {**difference, "right": "rationale", "holds_text": False},
             {**difference, "right": "rationale+logits-own", "holds_text": True, "low": -0.05},
         ],
+        "parts": [
+            {**part, "parts": ["tokenizer", "lineage"], "p_holm": 0.004, "method": "difference in differences"},
+            {**part, "parts": ["style"], "low": -0.02, "p_holm": 0.3, "method": "difference in differences"},
+            {**part, "parts": ["tokenizer", "lineage"], "low": -0.01, "p_holm": 0.1, "method": "mixed model"},
+        ],
+        "needed_sizes": [],
+        "parts_refused": [{**where, "parts": ["architecture"], "reason": "all students are of the architecture <x>"}],
     }  # fmt: skip
 
 

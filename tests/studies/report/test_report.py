@@ -125,6 +125,23 @@ def test_what_distributions_add_is_a_sentence_and_a_table(report: Report) -> Non
     assert "joint" in table.caption
 
 
+def test_which_part_of_the_family_it_was_is_a_sentence_a_figure_and_a_table(report: Report) -> None:
+    said = find(report, "Parts", Text)[1].text
+    assert said.startswith("**rationale**: Which part of the family it was: tokenizer + lineage (+14.9 points [+11.7, ")
+    for end in (
+        "could make nothing of style (+14.9 points [-2.0, +17.9]); that is no proof that there is none.",
+        "tokenizer and lineage always go together in this grid: it may be any of them.",
+        "Of architecture it says nothing: all students are of the architecture <x>.",
+        "Over other pairs of models tokenizer + lineage has [-1.0, +17.9]: beyond these it is not shown.",
+    ):
+        assert end in said
+    [figure] = find(report, "Parts", Figure)
+    assert figure.reference == 0 and len(figure.panels[0].marks) == 3
+    [table] = find(report, "Parts", Table)
+    assert [row[1].text for row in table.rows] == ["tokenizer + lineage", "style", "tokenizer + lineage"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
 def test_a_cell_with_another_familys_logits_is_missed_where_others_have_one() -> None:
     def find_missing(results: dict) -> set[tuple]:
         rows = _show_accuracy(results)[1].rows
@@ -291,7 +308,7 @@ class TestWeightsAndBiases:
             main(["wandb", str(folders[0]), "--sweep", str(folders[1]), "--entity", "team"])
         spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
         headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
-        assert headings == ["Design", "Accuracy", "Interaction", "Contrasts", "Alignment", "Loss weights",
+        assert headings == ["Design", "Accuracy", "Interaction", "Parts", "Contrasts", "Alignment", "Loss weights",
                             "Diagnostics", "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
         grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
         panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]

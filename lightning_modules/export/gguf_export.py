@@ -1,0 +1,203 @@
+"""A student as GGUF files in one folder, checked before the folder appears; with a card that says what was found."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from datamodules.examples.tokenization import load_tokenizer
+from datamodules.files.atomic import atomic_path
+from datamodules.files.seals import hash_file
+from datamodules.model_sources import loading, locate_pretrained, name_model
+from datamodules.tasks.prompts import get_prompt
+from lightning_modules.export.architecture import Source, can_convert, convert, convert_by_llama_cpp, count_weights
+from lightning_modules.export.importance import measure_importance
+from lightning_modules.export.probes import Probes, collect
+from lightning_modules.export.quantization import write_gguf
+from lightning_modules.export.verification import (
+    check_template,
+    check_tokens,
+    compare_distributions,
+    compare_greedy,
+    refuse_difference,
+)
+from lightning_modules.model.adapters import find_base
+from lightning_modules.model.llama_cpp import LlamaCpp, load_library, name_runtime
+from lightning_modules.model.pretrained import identify_weights, load_causal_lm
+from lightning_modules.student.model_card import describe_data
+
+CARD, CARD_KEY = "card.json", "kindred.card"
+# Room in the file for a card that is known once the file is read.
+_CARD_SIZE = 8192
+_NOT_EXACT = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What files are calibrated and checked on.
+
+    Attributes:
+        questions: The training questions' source.
+        rationales: Files of training rationales.
+        prompt: How the student is asked.
+        examples: Rationales to calibrate on, at most.
+        max_new_tokens: Of a greedy text.
+        longest: Longest rationale with its prompt, in tokens.
+    """
+
+    questions: str | list[str]
+    rationales: list[str]
+    prompt: str
+    examples: int = 128
+    max_new_tokens: int = 64
+    longest: int = 512
+
+
+def refuse_quantized(student: str) -> None:
+    """Raises a ValueError if a student's weights have been rounded already, to a half float or to fewer bits."""
+    advice = "export from the float32 or bfloat16 weights that it was rounded from"
+    if student.endswith(".gguf"):
+        raise ValueError(f"{student}: is a GGUF file, whose weights are rounded or unpacked; {advice}")
+    if base := find_base(student):
+        # What an adapter was trained on may be rounded: rounding it anew would round twice.
+        return refuse_quantized(base[0])
+    if student.endswith(".ckpt"):
+        return
+    name, options = locate_pretrained(student, None)
+    with loading(student, "model config"):
+        config = AutoConfig.from_pretrained(name, **options)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"{student}: is quantised (quantization_config in its config.json); {advice}")
+    if config.dtype not in (None, torch.float32, torch.bfloat16):
+        raise ValueError(f"{student}: its weights are {str(config.dtype).removeprefix('torch.')}; {advice}")
+
+
+def _convert(model: Any, tokenizer: Any, llama_cpp: Path | None, scratch: Path) -> Source:
+    """Returns what the files are written from."""
+    if llama_cpp is not None:
+        return convert_by_llama_cpp(model, tokenizer, llama_cpp, scratch)
+    if not can_convert(model):
+        raise ValueError(
+            f"{model.name_or_path}: its architecture ({model.config.model_type}) is not written here; name a checkout "
+            "of llama.cpp with --llama_cpp, whose converter may know it"
+        )
+    return convert(model, tokenizer)
+
+
+def _describe(student: str, source: Source, probes: Probes, calibration: Calibration) -> dict[str, Any]:
+    """Returns what a card says of all files."""
+    sources = [calibration.questions] if isinstance(calibration.questions, str) else calibration.questions
+    return {
+        "student": name_model(student),
+        "student_weights": identify_weights(student, None),
+        "architecture": source.architecture,
+        "parameters": count_weights(source),
+        "tied_head": source.is_tied,
+        "runtime": name_runtime(),
+        "teachers": probes.teachers,
+        "data": [describe_data(own)[1] for own in sources],
+        "calibration": {
+            "rationales": [{"file": Path(own).name, "sha256": hash_file(Path(own))} for own in calibration.rationales],
+            "examples": len(probes.calibration),
+            "tokens": sum(len(example.token_ids) for example in probes.calibration),
+        },
+        "left_out_characters": "".join(sorted({letter for piece in probes.unwritable for letter in piece})),
+    }
+
+
+def _verify(files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probes, most: int) -> dict[str, dict]:
+    """Returns what is found by type.
+
+    Raises:
+        ValueError: A file is not the student.
+    """
+    opened: dict[str, LlamaCpp] = {}
+    try:
+        for kind, path in files.items():
+            opened[kind] = LlamaCpp(str(path), longest=min(2048, model.config.max_position_embeddings))
+        found: dict[str, dict] = {
+            kind: {"texts_equal": check_tokens(own, kind, tokenizer, probes)} for kind, own in opened.items()
+        }
+        if tokenizer.chat_template:
+            check_template(files[next(iter(files))], tokenizer, probes)
+        distributions = compare_distributions(opened, lambda ids: model(torch.tensor([ids])).logits[0].float(), probes)
+        for kind, own in opened.items():
+            found[kind] |= distributions[kind]
+            if kind in ("f16", "f32"):
+                found[kind] |= compare_greedy(own, model, tokenizer, probes, most)
+            refuse_difference(kind, found[kind])
+        return found
+    finally:
+        for own in opened.values():
+            own.close()
+
+
+def _put_card(path: Path, card: Mapping[str, Any]) -> None:
+    """Writes a card into the room that a file has for it."""
+    text = json.dumps(card, ensure_ascii=True).encode()
+    assert len(text) <= _CARD_SIZE
+    with path.open("r+b") as file:
+        start = file.read(1 << 20).find(b" " * _CARD_SIZE)
+        assert start >= 0
+        file.seek(start)
+        file.write(text)
+
+
+def export_gguf(
+    student: str,
+    types: list[str],
+    calibration: Calibration,
+    output: Path,
+    llama_cpp: Path | None = None,
+    results: Mapping[str, Any] | None = None,
+    calibrate: bool = True,
+) -> dict[str, Any]:
+    """Writes a folder with a GGUF file for each type and their card, and returns the card.
+
+    Args:
+        student: Folder, checkpoint or hub id of float32 or bfloat16 weights; an adapter is merged.
+        types: Of `quantization.TYPES`.
+        calibration: Training rationales.
+        output: The folder, which must not be there.
+        llama_cpp: A checkout whose converter is used; None writes the architectures that are known here.
+        results: What is known of the student's accuracy, for the card.
+        calibrate: Whether rounding weighs inputs by their importance.
+
+    Raises:
+        ValueError: The student cannot be exported, or a file is not the student.
+    """
+    load_library()
+    refuse_quantized(student)
+    tokenizer = load_tokenizer(student)
+    prompt = get_prompt(calibration.prompt)
+    probes = collect(
+        tokenizer, calibration.questions, calibration.rationales, prompt, calibration.examples, calibration.longest
+    )
+    model = load_causal_lm(student).eval().requires_grad_(False)
+    with atomic_path(output) as folder, tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as scratch:
+        folder.mkdir()
+        source = _convert(model, tokenizer, llama_cpp, Path(scratch))
+        is_needed = calibrate and any(kind in _NOT_EXACT for kind in types)
+        texts = [example.token_ids.tolist() for example in probes.calibration] if is_needed else []
+        importance = measure_importance(model, texts, source.rename) if texts else {}
+        stem = f"{name_model(student).rpartition('/')[2]}"
+        files = {kind: folder / f"{stem}-{kind}.gguf" for kind in types}
+        room = {"general.name": stem, CARD_KEY: " " * _CARD_SIZE}
+        formats = {
+            kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, room)
+            for kind, path in files.items()
+        }
+        found = _verify(files, model, tokenizer, probes, calibration.max_new_tokens)
+        common = _describe(student, source, probes, calibration) | {"student_results": dict(results or {})}
+        card: dict[str, Any] = {**common, "files": {}}
+        for kind, path in files.items():
+            own = {"type": kind, "formats": formats[kind], "bytes": path.stat().st_size, **found[kind]}
+            _put_card(path, common | own)
+            card["files"][path.name] = {**own, "sha256": hash_file(path)}
+        (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return card

@@ -1,0 +1,1 @@
+"""What the benchmark `tokenizers` is made of: its trainings, a baseline, and a student with another tokenizer."""

@@ -1,0 +1,85 @@
+r"""Exports a student as GGUF files, which llama.cpp runs on ordinary machines: checked, or not written at all.
+
+    python -m scripts.export gguf --model.student runs/GROUP/ID/student --types f16,Q8_0,Q4_K_M \
+        --calibration data/rationales.parquet --output exported
+
+Questions and prompt are the run's own, where the student lies in a run's folder. Weights are rounded so that what the
+student's training rationales use most is kept best. A folder appears that holds a file of each type and `card.json`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from datamodules.files.atomic import check_place
+from datamodules.files.command_line import CommandLine
+from datamodules.files.parsing import read_json_object, read_yaml
+from scripts.common.entry import quiet_libraries, run_main
+
+
+def parse(args: list[str] | None = None) -> argparse.Namespace:
+    """Returns the parsed command line."""
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("format", choices=["gguf"], help="what is written")
+    parser.add_argument("--model.student", dest="student", required=True, help="folder, checkpoint or hub id")
+    parser.add_argument("--types", default="f16,Q8_0,Q4_K_M", help="f32, f16, bf16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0")
+    parser.add_argument("--calibration", nargs="+", required=True, metavar="FILE", help="training rationales")
+    parser.add_argument("--calibration_examples", type=int, default=128, help="of them, at most (128)")
+    parser.add_argument("--questions", help="the training questions; the run's own by default")
+    parser.add_argument("--prompt", help="how the student is asked; the run's own by default")
+    parser.add_argument("--llama_cpp", type=Path, help="a checkout of llama.cpp, whose converter is to be used")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="of the greedy texts that are compared (64)")
+    parser.add_argument("--output", type=Path, required=True, help="the folder, which must not be there")
+    return parser.parse_args(sys.argv[1:] if args is None else args)
+
+
+def read_run(student: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the data section of the run that a student lies in, and its results; nothing of another folder."""
+    run = Path(student).absolute().parent
+    config = run / "config.yaml"
+    content = read_yaml(config) if config.is_file() and (run / "DONE").is_file() else {}
+    results: dict[str, Any] = {}
+    for metrics in (
+        *sorted(run.glob("*.metrics.json")),
+        run.parent / "predictions" / f"{run.name}.parquet.metrics.json",
+    ):
+        if content and metrics.is_file():
+            for task, own in read_json_object(metrics).items():
+                results[task] = own.get("accuracy_neutral")
+    return content.get("data", {}) if isinstance(content, dict) else {}, results
+
+
+def main(args: list[str] | None = None) -> None:
+    """Exports, and says what was found."""
+    given = parse(args)
+    from lightning_modules.export.gguf_export import Calibration, export_gguf  # gguf is an optional extra
+    from lightning_modules.export.quantization import TYPES
+
+    types = list(dict.fromkeys(name.strip() for name in given.types.split(",")))
+    if unknown := [name for name in types if name not in TYPES]:
+        raise ValueError(f"--types: {unknown[0]!r} is unknown; there are: {', '.join(TYPES)}")
+    if given.calibration_examples < 1 or given.max_new_tokens < 1:
+        raise ValueError("--calibration_examples and --max_new_tokens must be 1 at least")
+    check_place(given.output)
+    if given.output.exists() and (not given.output.is_dir() or any(given.output.iterdir())):
+        raise ValueError(f"{given.output}: is there already; choose another --output")
+    quiet_libraries()
+    data, results = read_run(given.student)
+    questions = given.questions or data.get("questions")
+    if questions is None:
+        raise ValueError("--questions: name the training questions, since the student lies in no run's folder")
+    prompt = given.prompt or data.get("prompt", "cot")
+    calibration = Calibration(questions, given.calibration, prompt, given.calibration_examples, given.max_new_tokens)
+    card = export_gguf(given.student, types, calibration, given.output, given.llama_cpp, results)
+    for name, own in card["files"].items():
+        greedy = f", {own['greedy_equal']} of {own['prompts']} greedy texts equal" if "prompts" in own else ""
+        print(
+            f"{given.output / name}: {own['bytes']:,} bytes, KL {own['kl']:.4f} nats a token, "
+            f"{own['top1_agreement']:.1%} of {own['tokens']} tokens alike, {own['texts_equal']} texts read alike"
+            + greedy
+        )
+
+
+if __name__ == "__main__":
+    run_main(main, __file__)

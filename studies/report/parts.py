@@ -1,0 +1,82 @@
+"""Which part of the family it was: γ part by part, what it says in a sentence, and what it leaves open."""
+
+from studies.analysis.interactions import Group
+from studies.analysis.parts import explain_parts, group_parts, name_parts
+from studies.analysis.sizes import name_size
+from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
+from studies.report.gamma import p_cell
+from studies.report.words import between, name_arm, name_place, points
+
+
+def show_parts(results: dict) -> list[Block]:
+    """Returns the effects of the families' parts; nothing where the study does not name parts.
+
+    Args:
+        results: Of the study, as `studies.analysis.comparison.analyze` returns them.
+    """
+    rows, refusals = results["parts"], group_parts(results["parts_refused"])
+    groups = group_parts(rows)
+    if not groups and not refusals:
+        return []
+    several, sizes = len(results["num_questions"]) > 1, results["study"]["sizes"]
+    blocks: list[Block] = [
+        Text(
+            "The family interaction taken apart: γ of a part is what a teacher adds that shares it with the student, "
+            "beyond how good each teacher and each student is, and beyond the other parts."
+        )
+    ]
+    for group in {**refusals, **groups}:
+        said = explain_parts(groups.get(group, []), refusals.get(group, []))
+        blocks.append(Text(f"**{_name(group, several, sizes)}**: {said}", is_warning=group not in groups))
+    if not rows:
+        return blocks
+    named = [
+        (f"{_name(group, several, sizes)}: {name_parts(row)}", row) for group, own in groups.items() for row in own
+    ]
+    marks = [
+        Mark(f"{name}, {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"])
+        for name, row in named
+    ]
+    caption = "γ of each part with its 95 % interval. The line is no effect."
+    blocks.append(
+        Figure("intervals", "parts", caption, [Panel("", marks)], "γ of a part, percentage points", reference=0)
+    )
+    cells = [
+        [
+            Cell(name := _name(group, several, sizes), name),
+            Cell(name_parts(row), name_parts(row)),
+            Cell(row["method"], row["method"]),
+            Cell(points(row["estimate"]), row["estimate"]),
+            Cell(between(row["low"], row["high"]), row["low"]),
+            p_cell(row["p"]),
+            p_cell(row["p_holm"]),
+            Cell(f"{row['num_students']} × {row['num_teachers']}", row["num_students"]),
+            Cell(str(row["num_seeds"]), row["num_seeds"]),
+            Cell(row["note"], row["note"]),
+        ]
+        for group, own in groups.items()
+        for row in own
+    ]
+    columns = [
+        "arms",
+        "part",
+        "method",
+        "γ of the part",
+        "95 %",
+        "p",
+        "p, Holm",
+        "students × teachers",
+        "seeds",
+        "note",
+    ]
+    caption = (
+        "The same, in percentage points. Holm's p is over the parts of one grid and method. `mixed model`: over other "
+        "pairs of models, too."
+    )
+    return [*blocks, Table(columns, cells, caption)]
+
+
+def _name(group: Group, several: bool, sizes: list[int]) -> str:
+    arms = name_arm(group.supervision, None, group.control), name_size(group._asdict(), sizes)
+    name = ", ".join(filter(None, arms))
+    return f"{name_place(group.trained_on, group.task)}, {name}" if several else name

@@ -1,0 +1,66 @@
+"""Tests of a student's export: what its folder says, and that a refusal leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datamodules.files.parsing import read_json_object
+from datamodules.files.seals import hash_file
+
+pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
+
+from lightning_modules.export.gguf_export import CARD, CARD_KEY, Calibration, export_gguf, refuse_quantized
+from tests.lightning_modules.export.conftest import MODELS, QUESTIONS, Exported, save_rationales
+
+
+def test_the_card_says_what_the_files_are(exported: Exported) -> None:
+    import gguf
+
+    card = read_json_object(exported.folder / CARD)
+    assert {path.name for path in exported.folder.iterdir()} == {CARD, *card["files"]}
+    assert (card["student"], card["teachers"], card["tied_head"]) == ("a-student", ["a-teacher"], True)
+    assert card["data"][0]["licence"] == "Apache-2.0" and card["calibration"]["examples"] == 20
+    sizes = [own["bytes"] for own in card["files"].values()]
+    assert sizes == sorted(sizes, reverse=True) and len(sizes) == 3
+    for name, own in card["files"].items():
+        file = exported.folder / name
+        assert own["sha256"] == hash_file(file) and own["bytes"] == file.stat().st_size and own["texts_equal"] == 500
+        inside = json.loads(str(gguf.GGUFReader(file).fields[CARD_KEY].contents()))
+        assert inside["kl"] == own["kl"] and inside["teachers"] == card["teachers"]
+        assert str(file) in exported.said
+    exact = card["files"]["a-student-f16.gguf"]
+    assert exact["greedy_equal"] == exact["prompts"] == 24 and exact["kl"] < 1e-4 and exact["top1_agreement"] == 1
+    assert card["files"]["a-student-Q8_0.gguf"]["kl"] < 0.005
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"quantization_config": {"quant_method": "gptq"}}, "is quantised"),
+        ({"dtype": "float16"}, "weights are float16"),
+    ],
+)
+def test_weights_that_are_rounded_already_are_refused(tmp_path: Path, config: dict, message: str) -> None:
+    folder = shutil.copytree(MODELS / "a-student", tmp_path / "s")
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | config))
+    with pytest.raises(ValueError, match=message):
+        refuse_quantized(str(folder))
+    with pytest.raises(ValueError, match="is a GGUF file"):
+        refuse_quantized("x.gguf")
+
+
+def test_a_refused_export_leaves_nothing(exported: Exported, tmp_path: Path, full_disk) -> None:
+    student, output = str(MODELS / "a-student"), tmp_path / "out"
+    test = save_rationales(tmp_path / "test.parquet", "microworld:test:8:0")
+    held_out = Calibration("microworld:test:8:0", [test], "plain")
+    with pytest.raises(ValueError, match="a question of the split 'test'"):
+        export_gguf(student, ["f16"], held_out, output)
+    calibration = Calibration(QUESTIONS, [exported.rationales], "plain", max_new_tokens=4)
+    with full_disk(100_000), pytest.raises(ValueError, match="cannot be written"):
+        export_gguf(student, ["f16"], calibration, output)
+    with pytest.raises(ValueError, match=r"has no convert_hf_to_gguf\.py"):
+        export_gguf(student, ["f16"], calibration, output, llama_cpp=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["test.parquet"]

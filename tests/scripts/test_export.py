@@ -1,0 +1,112 @@
+"""Tests of a student's road to ordinary machines: export, evaluation as it runs, and talking with it."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
+
+from lightning_modules.model.llama_cpp import name_runtime
+from scripts import chat, evaluate, export
+from tests.lightning_modules.export.conftest import MODELS, Exported, exported  # noqa: F401 (a fixture)
+
+COMMON = ["--data.prompt=plain", "--data.questions=microworld:test:6:0", "--model.max_new_tokens=48"]
+COMMON += ["--data.encoding.max_length=320", "--trainer.enable_progress_bar=false"]
+QUESTION = "Which thing can float? | the gold fan | the wood box\n"
+
+
+def test_a_file_is_evaluated_as_it_runs(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:  # noqa: F811
+    rows = {}
+    for name in (str(MODELS / "a-student"), str(exported.file("f16"))):
+        evaluate.main([*COMMON, f"--model.student={name}", f"--output={tmp_path / Path(name).name}.parquet"])
+        rows[name] = pq.read_table(tmp_path / f"{Path(name).name}.parquet").to_pylist()
+    plain, own = rows.values()
+    assert {row["runtime"] for row in plain} == {"transformers"} and {row["runtime"] for row in own} == {name_runtime()}
+    for first, second in zip(plain, own, strict=True):
+        same = ("question_id", "completion", "finish_reason", "answer_neutral", "num_completion_tokens")
+        assert {key: first[key] for key in same} == {key: second[key] for key in same}
+        assert second["option_log_likelihoods"] == pytest.approx(first["option_log_likelihoods"], abs=0.2)
+    capsys.readouterr()
+    # The other runtime is another result.
+    with (
+        pytest.warns(UserWarning, match="transformers unpacks its weights"),
+        pytest.raises(ValueError, match="another"),
+    ):
+        command = [*COMMON, f"--model.student={exported.file('f16')}", "--model.runtime=transformers"]
+        evaluate.main([*command, f"--output={tmp_path / 'a-student-f16.gguf'}.parquet"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((f"--model.student={MODELS / 'a-student'}",), "model.runtime=llama_cpp runs GGUF files, not"),
+        (("--model.student=x.gguf", "--model.dtype=bfloat16"), "model.dtype is given with model.runtime=llama_cpp"),
+    ],
+)
+def test_settings_that_llama_cpp_would_ignore_are_refused(more: tuple, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate.parse([*COMMON, "--model.runtime=llama_cpp", f"--output={tmp_path / 'x.parquet'}", *more])
+
+
+def test_a_run_and_a_file_answer_alike(
+    exported: Exported,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    shutil.copytree(MODELS / "a-student", tmp_path / "run" / "student")
+    (tmp_path / "run" / "config.yaml").write_text("data: {prompt: plain}\n")
+    said = []
+    for args in ([str(tmp_path / "run")], [str(exported.file("f16")), "--prompt=plain"]):
+        monkeypatch.setattr("sys.stdin", io.StringIO(QUESTION + "\none | alone\n"))
+        chat.main([*args, "--max_new_tokens=48"])
+        said.append(capsys.readouterr())
+    assert said[0].out == said[1].out and "error: a line is a question" in said[0].err
+    assert said[0].out.startswith("rationale: ") and "\nanswer: " in said[0].out
+
+
+def test_an_interrupted_answer_ends_alone(exported: Exported, monkeypatch, capsys) -> None:  # noqa: F811
+    monkeypatch.setattr("sys.stdin", io.StringIO(2 * QUESTION))
+    real, calls = chat.decode_completion, []
+
+    def interrupt(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(chat, "decode_completion", interrupt)
+    chat.main([str(exported.file("f16")), "--prompt=plain", "--max_new_tokens=48"])
+    first, second = capsys.readouterr().out.split(" [stopped]\n")
+    assert first.startswith("rationale: ") and "\nanswer: " in second
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--types=Q9"], "--types: 'Q9' is unknown; there are: f32, f16"),
+        ([], "--questions: name the training questions"),
+        (["--max_new_tokens=0"], "must be 1 at least"),
+        (["--output=full"], "full: is there already"),
+    ],
+)
+def test_wrong_commands_are_refused(more: list[str], message: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full" / "x").mkdir(parents=True)
+    with pytest.raises(ValueError, match=message):
+        export.main(["gguf", "--model.student=s", "--calibration=r.parquet", "--output=out", *more])
+
+
+def test_a_run_says_what_its_student_learned(tmp_path: Path) -> None:
+    run = tmp_path / "g" / "r"
+    (run / "student").mkdir(parents=True)
+    (run / "config.yaml").write_text("data: {questions: q.jsonl, prompt: plain}\n")
+    assert export.read_run(str(run / "student")) == ({}, {})
+    (run / "DONE").touch()
+    (run / "test.metrics.json").write_text(json.dumps({"t": {"accuracy_neutral": {"value": 0.5, "n": 4}}}))
+    data, results = export.read_run(str(run / "student"))
+    assert data["questions"] == "q.jsonl" and results == {"t": {"value": 0.5, "n": 4}}

@@ -140,8 +140,9 @@ class QuestionDataModule(L.LightningDataModule):
         self.questions_source, self.limit, self.draw = questions, limit, draw
         self.prompt = get_prompt(prompt, rewrites is not None, encoding.template_options, encoding.prompt_language)
         self.rewrites, self.rewrites_of, self.keep_truncated = rewrites, rewrites_of, keep_truncated
-        if keep_truncated and rewrites is None:
-            raise ValueError("data.keep_truncated is given without data.rewrites, and would be ignored")
+        for name, is_given in (("keep_truncated", keep_truncated), ("rewrites_of", rewrites_of is not None)):
+            if is_given and rewrites is None:
+                raise ValueError(f"data.{name} is given without data.rewrites, and would be ignored")
         self.originals: dict[str, Rationale] = {}
         self.num_samples, self.max_new_tokens = 1, 0
         self.requests_per_batch: int | None = None

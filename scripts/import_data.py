@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 
 from datamodules.files.atomic import check_place, write_jsonl
-from datamodules.files.command_line import CommandLine
+from datamodules.files.command_line import CommandLine, parse_count
 from datamodules.rationales.hub import parse_mapping, read_data_set
-from scripts.common.entry import run_main
+from scripts.common.entry import quiet_datasets, run_main
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="as the data set calls it")
     parser.add_argument("--config", help="its configuration, if it has several")
     parser.add_argument("--fields", nargs="+", default=[], metavar="OURS=THEIRS", help="what its fields are to Kindred")
-    parser.add_argument("--limit", type=int, help="only the first so many rows")
+    parser.add_argument("--limit", type=parse_count, help="only the first so many rows")
     parser.add_argument("--output", type=Path, required=True, help="the file (jsonl)")
     return parser.parse_args(args)
 
@@ -33,6 +33,7 @@ def main(args: list[str] | None = None) -> None:
     """Imports, and says how many rows."""
     parsed = parse(args)
     check_place(parsed.output, ".jsonl")
+    quiet_datasets()
     rows = read_data_set(parsed.source, parsed.split, parsed.config, parse_mapping(parsed.fields))
     records = list(islice(rows, parsed.limit))
     try:

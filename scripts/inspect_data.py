@@ -11,7 +11,7 @@ them. Records that cannot be used are counted and named; the stages refuse a fil
 import argparse
 import sys
 
-from datamodules.files.command_line import CommandLine
+from datamodules.files.command_line import CommandLine, parse_count
 from datamodules.tasks.prompts import get_prompt
 from scripts.common.entry import run_main
 
@@ -23,7 +23,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--questions", help="where the rationales' questions are; the file itself by default")
     parser.add_argument("--tokenizer", help="hub id, local folder or GGUF file, for lengths in tokens")
     parser.add_argument("--prompt", default="instruction", help="cot, few_shot, direct, instruction or plain")
-    parser.add_argument("--max_length", type=int, default=1024, help="longest example in tokens")
+    parser.add_argument("--max_length", type=parse_count, default=1024, help="longest example in tokens")
     return parser.parse_args(args)
 
 

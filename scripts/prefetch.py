@@ -18,7 +18,7 @@ from typing import Any
 
 from datamodules.files.command_line import CommandLine
 from scripts.common.entry import run_main
-from scripts.common.experiment_file import ROLES, read_experiment
+from scripts.common.experiment_file import ROLES, STAGES, read_experiment
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,22 +33,46 @@ def find_sources(value: Any) -> Iterator[str]:
         yield value
 
 
+def _get(content: Any, *keys: str) -> Any:
+    """Returns what lies below some keys, None if nothing does.
+
+    Raises:
+        ValueError: What they lead through is no mapping.
+    """
+    for number, key in enumerate(keys):
+        if content is None:
+            return None
+        if not isinstance(content, dict):
+            raise ValueError(f"{'.'.join(keys[:number])}: expected a mapping, found {type(content).__name__}")
+        content = content.get(key)
+    return content
+
+
+def _get_text(content: Any, *keys: str) -> str | None:
+    """Likewise, where only a text makes sense."""
+    value = _get(content, *keys)
+    if not isinstance(value, str | None):
+        raise ValueError(f"{'.'.join(keys)}: expected a text, found {type(value).__name__}")
+    return value
+
+
 def _find_named(content: dict[str, Any]) -> Iterator[tuple[str | None, str | None]]:
-    for stage, section in content.items():
-        if stage == "study":
-            for group in ("students", "teachers"):
-                for spec in (section.get(group) or {}).values():
-                    yield spec.get("model"), None
-            continue
-        model, data = section.get("model") or {}, section.get("data") or {}
-        if not str(model.get("backend")).count("OpenAI"):
+    for group in ("students", "teachers"):
+        for name in _get(content, "study", group) or ():
+            yield _get_text(content, "study", group, name, "model"), None
+    for stage in [stage for stage in content if stage != "study"]:
+        if not str(_get(content, stage, "model", "backend")).count("OpenAI"):
             for role in ROLES:
-                yield model.get(role), model.get("revision")
-        yield data.get("tokenizer"), (data.get("encoding") or {}).get("revision")
+                yield _get_text(content, stage, "model", role), _get_text(content, stage, "model", "revision")
+        yield _get_text(content, stage, "data", "tokenizer"), _get_text(content, stage, "data", "encoding", "revision")
 
 
 def find_models(content: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """Yields (hub id, commit or None) of the models of the hub that a config names."""
+    """Yields (hub id, commit or None) of the models of the hub that a config names.
+
+    Raises:
+        ValueError: It has something else where a model's name would be.
+    """
     from datamodules.model_sources import resolve_model
 
     for model, revision in _find_named(content):
@@ -122,10 +146,15 @@ def main(args: list[str] | None = None) -> None:
     given = parse(args)
     models = {role: model for role in ROLES if (model := getattr(given, role)) is not None}
     content = read_experiment(given.config, models)
+    if not set(content) & set(STAGES):
+        content = {"file": content}  # of one stage
     if given.dry_run:
         # The hub's library reads it when it is imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    number, missing = fetch_all(content)
+    try:
+        number, missing = fetch_all(content)
+    except ValueError as error:
+        raise ValueError(f"{given.config}: {error}") from None
     if missing:
         raise ValueError(f"{given.config}: {len(missing)} of {number} are missing")
     print(f"{given.config}: all {number} are there" if number else f"{given.config}: names nothing of the hub")

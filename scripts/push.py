@@ -44,15 +44,19 @@ def collect(run: Path) -> dict[str, bytes | Path]:
     check_folder(student)
     files: dict[str, bytes | Path] = {name: student / name for name in read_sealed(student / MANIFEST)["files"]}
     files[MANIFEST] = student / MANIFEST
-    results: dict[str, dict] = {}
+    results, section = dict[str, dict](), ""
     for metrics in (
         *sorted(run.glob("*.metrics.json")),
         run.parent / "predictions" / f"{run.name}.parquet.metrics.json",
     ):
         if metrics.is_file():
             results |= read_json_object(metrics)
+            try:
+                section = format_results(results)
+            except (AttributeError, LookupError, TypeError, ValueError):
+                raise ValueError(f"{metrics}: holds no metrics by task, as evaluate writes them") from None
     card = require_file(student / NAME, "model card").read_text(encoding="utf-8")
-    return {**files, NAME: (card + format_results(results)).encode()}
+    return {**files, NAME: (card + section).encode()}
 
 
 def refuse_secrets(files: dict[str, bytes | Path]) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datamodules.files.atomic import atomic_path, require_file, write_sealed
 from datamodules.files.command_line import CommandLine
 from datamodules.files.parsing import parse_json_object, read_json_object, reading_parquet
-from datamodules.files.seals import DONE, MANIFEST, METADATA_KEY, describe_files, hash_run_files, seal_table
+from datamodules.files.seals import DONE, MANIFEST, METADATA_KEY, describe_files, hash_run_files, is_sealed, seal_table
 from datamodules.provenance import find_git_commit
 from scripts.common.entry import run_main
 
@@ -26,7 +26,8 @@ PROVENANCE = "sealed_again"
 def describe_sealing(record: dict) -> dict:
     """Returns the entry of a record that says how often and when it was sealed again."""
     now = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "git_commit": find_git_commit()}
-    return {PROVENANCE: [*record.get(PROVENANCE, []), now]}
+    before = record.get(PROVENANCE, [])
+    return {PROVENANCE: [*(before if isinstance(before, list) else [before]), now]}
 
 
 def seal_parquet(path: Path) -> None:
@@ -45,8 +46,14 @@ def seal_parquet(path: Path) -> None:
 
 
 def seal_json(path: Path) -> None:
-    """Seals a JSON file as it is."""
+    """Seals a JSON file as it is.
+
+    Raises:
+        ValueError: It is of those that have no seal, another program's perhaps.
+    """
     record = read_json_object(path)
+    if not is_sealed(record):
+        raise ValueError(f"{path}: has no seal that could be renewed; what had none is read as it is")
     write_sealed(path, {**record, **describe_sealing(record)})
 
 

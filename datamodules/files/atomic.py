@@ -130,6 +130,9 @@ def check_place(target: Path, ending: str | None = None) -> None:
     # What is written beside it has a longer name.
     if target.name in ("", "..") or "\0" in str(target) or _is_too_long(target):
         raise ValueError(f"{shorten(str(target), 60)}: names no file that could be written; choose another place")
+    # Once the folder before it is made, `..` leads where nothing was checked.
+    if any(parent.name == ".." and not parent.exists() for parent in target.parents):
+        raise ValueError(f"{target}: goes up from a folder that is not there; write the path without ..")
     place = next(parent for parent in target.absolute().parents if parent.exists())
     if not place.is_dir():
         raise ValueError(f"{target}: cannot be written, since {place} is no folder; choose another place")

@@ -6,6 +6,17 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 
+def parse_count(text: str) -> int:
+    """Returns a number of at least 1, as `type=` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 class CommandLine(argparse.ArgumentParser):
     """Parses arguments.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from glob import escape
@@ -9,6 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.atomic import hash_json, name_unwritten, read_whole_lines
+
+# What each line has beside its record, so that a flipped byte is not read as another record.
+_CHECKSUM = "crc32"
+
+
+def write_line(record: dict[str, Any]) -> str:
+    """Returns a record as a line of a part, with its checksum."""
+    text = json.dumps(record, ensure_ascii=False)
+    return json.dumps({**record, _CHECKSUM: zlib.crc32(text.encode())}, ensure_ascii=False) + "\n"
+
+
+def _read_lines(part: Path) -> list[dict[str, Any]]:
+    records = read_whole_lines(part)
+    for number, record in enumerate(records, start=1):
+        checksum = record.pop(_CHECKSUM, None)
+        if checksum != zlib.crc32(json.dumps(record, ensure_ascii=False).encode(errors="surrogatepass")):
+            raise ValueError(
+                f"{part}:{number}: is not what was written: it is damaged; delete that line, and the same command asks "
+                "for its record again, or delete the file, if that is the first line"
+            )
+    return records
 
 
 def find_parts(output: Path) -> list[Path]:
@@ -38,7 +60,7 @@ class RecordLog:
         """
         records = []
         for part in find_parts(self.output):
-            lines = read_whole_lines(part)
+            lines = _read_lines(part)
             if lines and lines[0] != {"signature": self.signature}:
                 raise ValueError(f"{part}: begun with another configuration; delete it, or choose another output")
             records += lines[1:]
@@ -61,7 +83,7 @@ class RecordLog:
         """
         with name_unwritten(self.part), self.part.open("a", encoding="utf-8") as file:
             header = [{"signature": self.signature}] if file.tell() == 0 else []
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in [*header, *records])
+            file.writelines(map(write_line, [*header, *records]))
             file.flush()
             os.fsync(file.fileno())
 

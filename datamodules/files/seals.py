@@ -77,6 +77,11 @@ def seal_record(record: dict[str, Any]) -> dict[str, Any]:
     return {**own, "seal": hash_value(own)}
 
 
+def is_sealed(record: dict[str, Any]) -> bool:
+    """Says whether a JSON object has a seal, or the hash of one whose key is damaged."""
+    return "seal" in record or any(isinstance(value, str) and value.startswith(_PREFIX) for value in record.values())
+
+
 def open_record(record: Any, path: Path) -> dict[str, Any]:
     """Returns a JSON object without its seal; one that has none as it is.
 
@@ -86,11 +91,8 @@ def open_record(record: Any, path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{path}: must hold a JSON object, found {type(record).__name__}")
     own = {key: value for key, value in record.items() if key != "seal"}
-    # Where the key itself is damaged, the hash is still there.
-    seal = next((value for value in record.values() if isinstance(value, str) and value.startswith(_PREFIX)), None)
-    if "seal" in record or seal is not None:
-        if record.get("seal") != hash_value(own):
-            raise refuse("it is", path)
+    if is_sealed(record) and record.get("seal") != hash_value(own):
+        raise refuse("it is", path)
     return own
 
 

@@ -207,7 +207,6 @@ def _load_tables(source: str) -> list[Any]:
     """Returns a `datasets.Dataset` for each of the task's configurations."""
     # Heavy, and only a task needs it.
     from datasets import get_dataset_config_names, load_dataset
-    from datasets.exceptions import DatasetsError
 
     own = parse_source(source)
     task, configs, folder = own.task, own.configs, own.folder
@@ -221,11 +220,16 @@ def _load_tables(source: str) -> list[Any]:
         # A folder of files alone, without the card that names the configurations; each may have a folder.
         parts = [folder / config for config in configs if (folder / config).is_dir()]
         return [load_dataset(str(part), **options) for part in parts or [folder]]
-    except (OSError, ValueError, DatasetsError) as error:
+    except Exception as error:  # `datasets` fails in any way on what a file or a folder's card may say
         if folder is None and not is_reachable():
             missing = describe_missing(task.hub, "dataset", f"{source}@FOLDER", task.revision)
             raise ValueError(f"{source}: {missing}") from None
-        raise ValueError(f"{source}: cannot be loaded: {describe_error(error)}") from None
+        raise ValueError(f"{source}: cannot be loaded: {describe_error(find_cause(error))}") from None
+
+
+def find_cause(error: Exception) -> Exception:
+    """Returns what an error of `datasets` came from; its own says no more than that something failed."""
+    return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
 def find_commit(source: str) -> str | None:

@@ -28,6 +28,12 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def abridge(text: str, length: int) -> str:
+    """Returns a text of at most so many characters: its beginning, and its end, where the last of its reasons is."""
+    end = length // 3
+    return text if len(text) <= length else f"{text[: length - end - 3]} … {text[-end:]}"
+
+
 def align_columns(rows: Sequence[Sequence[str]]) -> str:
     """Returns rows of cells as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

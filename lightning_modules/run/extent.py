@@ -26,6 +26,12 @@ def check_extent(trainer: L.Trainer) -> None:
     clip = trainer.gradient_clip_val
     if clip is not None and not 0 <= clip < math.inf:
         raise ValueError(f"trainer.gradient_clip_val={clip}: the greatest norm is a number of at least 0; 0 clips none")
+    # Lightning has the attribute only where it is no time.
+    if not hasattr(trainer, "val_check_interval"):
+        raise ValueError(
+            "trainer.val_check_interval is a time, which falls on other steps in each run; give a number of steps, or "
+            "a share of an epoch"
+        )
     for name in ("check_val_every_n_epoch", "val_check_interval"):
         if getattr(trainer, name) == 0:
             raise ValueError(f"trainer.{name}=0 says never; set trainer.limit_val_batches=0 to validate never")

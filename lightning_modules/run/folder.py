@@ -26,7 +26,7 @@ from datamodules.files.atomic import (
 from datamodules.files.locks import hold
 from datamodules.files.seals import DONE, check_run_file, hash_run_files, read_sealed
 from datamodules.provenance import describe_creation
-from lightning_modules.run.wandb_mode import Wanted
+from lightning_modules.run.wandb_mode import Wanted, check_project
 
 METRICS = "metrics.jsonl"
 
@@ -63,6 +63,7 @@ class RunSettings:
         check_name("run.group", self.group)
         if self.id is not None:
             check_name("run.id", self.id)
+        check_project("run.project", self.project)
 
 
 class RunFolder:

@@ -1,6 +1,7 @@
 """Whether Weights & Biases can be reached: tracking never costs a run what it has computed."""
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from typing import Literal, TypeVar, cast, get_args
@@ -27,6 +28,12 @@ def read_mode(wanted: Wanted) -> Mode:
     if wanted == "required" and mode in ("offline", "disabled"):
         raise ValueError(f"W&B is required, but WANDB_MODE is {mode}; unset it, or do not require W&B")
     return cast(Mode, mode)
+
+
+def check_project(what: str, name: str) -> None:
+    """Raises a ValueError if a project's name is one that W&B refuses, which it would do once a run begins."""
+    if not re.fullmatch(r"[^/\\#?%:\x00-\x1f\x7f]{1,128}", name) or not name.strip():
+        raise ValueError(f"{what}: {name!r} is no project of W&B: use 1 to 128 characters, none of / \\ # ? % :")
 
 
 def choose_mode(wanted: Wanted) -> Mode:

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.tasks.prompts import TemplateOptions
+from datamodules.text.plain_text import describe_error
 from lightning_modules.run.stop_signal import is_stopping
 from lightning_modules.teacher.backends import Backend, Completion, Decoding, FinishReason, Request, Source
 from lightning_modules.teacher.reply_tokens import MOST_OF_ENDPOINTS, NoLogProbsError, read_reply_tokens
@@ -146,9 +147,14 @@ class OpenAIBackend(Backend):
 
     def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses a missing client or key, a URL with a password, and settings that an endpoint cannot heed."""
-        import_openai()
-        if urlsplit(self.base_url).scheme not in ("http", "https"):
+        openai, address = import_openai(), urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError(f"model.backend.base_url: expected http(s)://HOST/v1, not {self.base_url}")
+        try:
+            _ = address.port  # which is checked when it is asked for
+            openai.AsyncOpenAI(api_key="none", base_url=self.base_url)
+        except Exception as error:  # its HTTP client's own, of which there are several
+            raise ValueError(f"model.backend.base_url: {self.base_url}: {describe_error(error)}") from None
         if "@" in urlsplit(self.base_url).netloc:
             raise ValueError("model.backend.base_url holds a password; name a variable with key_variable instead")
         if self.key_variable and not os.environ.get(self.key_variable):

@@ -291,6 +291,8 @@ class LogitScorer(TeacherModule):
                 raise ValueError(f"model.temperatures is given, but kind {kind} ignores it; {why}")
             return ()
         default = [1.0] if self.sparsity.draws is not None or self.vllm is not None else [1.0, 2.0]
+        if given is not None and len({*given}) < len(given):
+            raise ValueError(f"model.temperatures is {given}: one is there twice")
         temperatures = tuple(sorted({1.0, *(default if given is None else given)}))
         if not all(0 < temperature < float("inf") for temperature in temperatures):
             raise ValueError(f"temperatures must be above 0 and finite, not {given}")

@@ -29,11 +29,15 @@ from datamodules.model_cards import UNKNOWN, find_family
 from datamodules.model_sources import name_model, resolve_model
 from datamodules.rationales.store import read_families
 from datamodules.tasks.questions import Question, format_question, load_questions
+from datamodules.text.plain_text import shorten
 from lightning_modules.evaluation.metrics import Metrics
 from lightning_modules.run.folder import RunFolder, RunSettings
-from lightning_modules.run.wandb_mode import Mode, Wanted, begin_run, choose_mode, read_mode
+from lightning_modules.run.wandb_mode import Mode, Wanted, begin_run, check_project, choose_mode, read_mode
 from lightning_modules.student.student import DistillationModule
 from losses.schedules import bounds
+
+# Of W&B, which refuses a run with a longer one.
+_LONGEST_TAG = 64
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ class Axes:
 
     @property
     def tags(self) -> list[str]:
-        """Coarse facets."""
+        """Coarse facets, as long as W&B takes them: those of an evaluation of many tasks have all their names."""
         families = (self.teacher_family, self.student_family)
         relation = (
             [] if {None, UNKNOWN} & set(families) else ["in-family" if families[0] == families[1] else "cross-family"]
         )
-        return [self.supervision, self.task, *relation]
+        return [shorten(tag, _LONGEST_TAG) for tag in (self.supervision, self.task, *relation) if tag]
 
 
 def _join(names: Iterable[str]) -> str:
@@ -151,7 +155,7 @@ def build_wandb_loggers(settings: RunSettings, run: RunFolder) -> list[WandbLogg
             project=settings.project,
             group=settings.group,
             name=run.id,
-            id=run.id,
+            id=hash_text(run.id) if "," in run.id else run.id,  # of what a name may have, W&B refuses the comma here
             save_dir=run.path.absolute(),  # W&B's service stays in the folder in which its first run began
             job_type="fit",
             config=run.config,
@@ -163,7 +167,8 @@ def build_wandb_loggers(settings: RunSettings, run: RunFolder) -> list[WandbLogg
 def _refer(name: str, kind: str, path: Path, sha256: str, **metadata: Any) -> wandb.Artifact:
     """Returns an artifact that says where a file or folder lies and what is in it; nothing is uploaded."""
     # A version of an artifact is told from another by its reference alone; the name has the content's hash.
-    name = re.sub(r"[^\w.-]", "-", f"{name}-{sha256[:8]}")  # W&B refuses the + of rationale+logits
+    # W&B refuses the + of rationale+logits, letters beyond ASCII, and more than 128 characters.
+    name = re.sub(r"[^\w.-]", "-", f"{name[:100]}-{sha256[:8]}", flags=re.ASCII)
     artifact = wandb.Artifact(name, type=kind, metadata={**metadata, "sha256": sha256})
     artifact.add_reference(path.absolute().as_uri(), name=path.name, checksum=False)
     return artifact
@@ -250,6 +255,9 @@ class EvaluationLog:
     group: str | None = None
     student_family: str | None = None
     samples: PositiveInt = 200
+
+    def __post_init__(self) -> None:
+        check_project("wandb.project", self.project)
 
 
 def log_evaluation(

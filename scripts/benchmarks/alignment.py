@@ -1,7 +1,8 @@
 """A teacher's cached rows in another tokenizer's vocabulary: how fast they are converted, and what the cut costs.
 
-    python -m scripts.benchmark alignment --smollm2 FILE.gguf --rationales FILE.jsonl.gz
-    python -m scripts.benchmark alignment --smoke      # the microworld alone, in seconds
+    python -m scripts.benchmark alignment
+    python -m scripts.benchmark alignment --model MODEL --rationales FILE.jsonl.gz
+    python -m scripts.benchmark alignment --smoke      # the microworld's teacher a for its student b, in seconds
 
 The teacher reads texts, its top 64 tokens are kept, and its rows are converted for students with other tokenizers:
 those of the packages anthropic (before 0.39) and mistral-common where they are installed, and of `--tokenizers`. Lines,
@@ -14,7 +15,6 @@ one for each pair, and last the worst of all:
                             targets from a against targets from b
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -33,11 +33,13 @@ from datamodules.examples.alignment import EXACT, STRICT, Alignment, align
 from datamodules.examples.encoding import encode_texts, find_end_tokens
 from datamodules.examples.tokenization import Example, load_tokenizer
 from datamodules.logit_cache.conversion import RowConverter
+from datamodules.model_sources import name_model
 from datamodules.text.token_bytes import VocabularyBytes, read_vocabulary
 from lightning_modules.model.pretrained import load_causal_lm
 from lightning_modules.model.row_head import RowHead
+from scripts.benchmarks.inputs import find_model, make_parser, write_texts
 from scripts.benchmarks.measure import Measurement
-from studies.inputs.cache_runs import MICROWORLD, build_published, open_microworld
+from studies.inputs.cache_runs import MICROWORLD, build_published
 from studies.inputs.cross_steps import measure_cross_steps
 
 TOP_K, BATCH_ROWS = 64, 8192
@@ -138,26 +140,30 @@ def measure(
 
 def run(args: list[str]) -> Iterator[Measurement]:
     """Measures every pair; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.benchmark alignment")
-    parser.add_argument("--smollm2", help="SmolLM2-135M-Instruct as GGUF")
-    parser.add_argument("--rationales", help="published rationales, jsonl.gz; the first are read")
+    parser = make_parser("alignment", __doc__)
+    parser.add_argument(
+        "--model", help="the teacher: a name, folder or GGUF file; null is SmolLM2 where it is installed"
+    )
+    parser.add_argument(
+        "--rationales", help="published rationales that a GPT wrote, jsonl.gz; null is the microworld's"
+    )
     parser.add_argument("--tokenizers", nargs="*", default=[], help="of further students: names or folders")
     parser.add_argument("--questions", type=int, default=24, help="how many questions' rationales are read")
-    parser.add_argument("--smoke", action="store_true", help="the microworld alone, a fraction of a second each")
     given = parser.parse_args(args)
-    if given.smoke == bool(given.smollm2) or bool(given.smollm2) != bool(given.rationales):
-        raise ValueError("give --smollm2 with --rationales, or --smoke alone")
+    source = find_model(given.model, given.smoke)
     torch.set_num_threads(1)
     found = []
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        if given.smoke:
-            opened = open_microworld(8)
-            name, model, tokenizer, examples = "a", opened.model, opened.tokenizer, opened.examples
-            students = [("b", load_tokenizer(str(MICROWORLD / "b-student")))]
+        model, tokenizer = load_causal_lm(source), load_tokenizer(source)
+        questions = 8 if given.smoke else given.questions
+        texts_path = given.rationales or write_texts(Path(folder) / "microworld.jsonl", questions)
+        examples = build_published(tokenizer, texts_path, questions)
+        # A model of the microworld's own, smoke or not, teaches a student of the other family.
+        name, students = name_model(source), [(path, load_tokenizer(path)) for path in given.tokenizers]
+        if Path(source).parent == MICROWORLD:
+            students.append(("b", load_tokenizer(str(MICROWORLD / "b-student"))))
         else:
-            name, model, tokenizer = "smollm2", load_causal_lm(given.smollm2), load_tokenizer(given.smollm2)
-            examples = build_published(tokenizer, given.rationales, given.questions)
-            students = [*find_packaged(Path(folder)), *((path, load_tokenizer(path)) for path in given.tokenizers)]
+            students += find_packaged(Path(folder))
         teacher = read_vocabulary(tokenizer, find_end_tokens(tokenizer))
         texts = list(score(model, examples, teacher))
         for student_name, student in students:

@@ -60,7 +60,7 @@ def run(args: list[str]) -> Iterator[Measurement]:
     model = find_model(parsed.model, parsed.smoke)
     data = EvaluationDataModule(model, parsed.questions, limit=parsed.number)
     data.setup("predict")
-    evaluator = Evaluator(model, max_new_tokens=parsed.max_new_tokens)
+    evaluator = Evaluator(model, max_new_tokens=parsed.max_new_tokens, runtime="transformers")
     evaluator.configure_model()
     ours, naive, batches, expected = race(
         lambda: L.Trainer(**TRAINER).predict(evaluator, data),

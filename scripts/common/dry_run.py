@@ -46,10 +46,20 @@ def parse_dry_run(args: list[str]) -> tuple[Callable[[StudyPlan], str], list[str
 
 
 def estimate_study(plan: StudyPlan, assumed: Assumptions) -> list[tuple[str, Work]]:
-    """Returns what a teacher's jobs take, each, and what each arm takes: its training and its answers."""
+    """Returns what a teacher's jobs take, each, and what each arm takes: its training and its answers.
+
+    The few questions that tell a trait are left out.
+    """
     jobs = {job.name: (job, STAGES[job.stage].parse(job.args)) for job in plan.jobs() if job.stage in STAGES}
     taught = {"annotate": estimate_annotation, "cache_logits": estimate_cache}
-    work = [(name, taught[job.stage](cli, assumed)) for name, (job, cli) in jobs.items() if job.stage in taught]
+    models = {teacher: spec.model for teacher, spec in plan.study.teachers.items()}
+    # A teacher that is yet to be tuned has the size that it has.
+    before = {str(plan.tuned(teacher, trait)): models[teacher] for teacher in models for trait in plan.study.traits}
+    for job, cli in jobs.values():
+        if job.stage in taught:
+            cli.model.teacher = before.get(cli.model.teacher, cli.model.teacher)
+    tuned = [(name, estimate_training(cli, assumed)) for name, (_, cli) in jobs.items() if name.startswith("tune-")]
+    work = tuned + [(name, taught[job.stage](cli, assumed)) for name, (job, cli) in jobs.items() if job.stage in taught]
     for arm in expand(plan.study):
         spec = plan.study.students[arm.student]
         _, asked = jobs[f"evaluate-{arm.id}"]

@@ -17,15 +17,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from datamodules.text.plain_text import clean_line, describe_error
+from datamodules.text.plain_text import abridge, clean_line, describe_error
 from lightning_modules.run.stop_signal import EXIT_STOPPED
 from lightning_modules.run.user_errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_USER_ERROR, user_errors
+
+# Characters; with KINDRED_DEBUG=1 all of them stand above.
+LONGEST_ERROR = 700
+
+
+def quiet_datasets() -> None:
+    """Silences what `datasets` says beside the errors that it raises."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
 
 
 def quiet_libraries() -> None:
     """Silences what Lightning and transformers say on every run; warnings of our own still show."""
     # What runs no model needs none of them, and they take seconds.
-    import datasets
     import huggingface_hub
     import transformers
 
@@ -36,8 +46,8 @@ def quiet_libraries() -> None:
     if not is_watched():
         # They redraw their bars with carriage returns, also in a log.
         transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
         huggingface_hub.utils.disable_progress_bars()
+    quiet_datasets()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (
@@ -89,7 +99,8 @@ def run_main(main: Callable[[], Any], script: str) -> None:
     except user_errors() as error:
         if os.environ.get("KINDRED_DEBUG"):
             traceback.print_exc()
-        print(f"error: {clean_line(describe_error(error))}", file=sys.stderr)
+        # Parsers list all that a setting may be.
+        print(f"error: {abridge(clean_line(describe_error(error)), LONGEST_ERROR)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except Exception:
         traceback.print_exc()

@@ -57,7 +57,7 @@ def _read_log_odds(path: Path) -> dict[str, float]:
 
 
 def describe_traits(study: Study) -> list[dict[str, Any]]:
-    """Returns, for each trait and each student, teacher, task and control, the shifts and their ratio.
+    """Returns, for each trait and each student, teacher, task, size and control, the shifts and their ratio.
 
     Arms whose answers are not all there are left out.
     """
@@ -67,14 +67,14 @@ def describe_traits(study: Study) -> list[dict[str, Any]]:
         for arm in list_askers(study, trait):
             path = preferences_path(study, trait, arm.id)
             if path.is_file():
-                cells[arm.student, arm.teacher, arm.task, arm.control].append(path)
-        for (student, teacher, task, control), paths in cells.items():
+                cells[arm.student, arm.teacher, arm.task, arm.size, arm.control].append(path)
+        for (student, teacher, task, size, control), paths in cells.items():
             if control is None or study.controls[control].trait != trait:
                 continue
             ends = [preferences_path(study, trait, name_teacher(teacher, is_tuned)) for is_tuned in (True, False)]
             twin = find_twin(study, control)
-            twins = cells.get((student, teacher, task, twin)) if twin else None
-            before = twins or cells.get((student, None, None, None))
+            twins = cells.get((student, teacher, task, size, twin)) if twin else None
+            before = twins or cells.get((student, None, None, None, None))
             if not before or not all(path.is_file() for path in ends):
                 continue
             own, other, *teachers = [
@@ -92,6 +92,7 @@ def describe_traits(study: Study) -> list[dict[str, Any]]:
                 "teacher": teacher,
                 "trained_on": task or next(iter(study.tasks)),
                 "control": control,
+                "size": size,
                 "supervision": study.controls[control].supervision,
                 "against": twin if twins else "untuned",
                 "num_questions": len(questions),
@@ -112,10 +113,11 @@ def format_traits(rows: list[dict[str, Any]]) -> str:
         ratio = "no ratio, since the teacher's is not told from 0"
         if row["ratio"] is not None:
             ratio = f"ratio {row['ratio']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        size = f" ({row['size']} questions)" if row["size"] else ""
         student, teacher = show(row["student_shift"]), show(row["teacher_shift"])
         lines.append(
             f"- Trait {row['trait']}, {row['student']}: {row['control']} of {row['teacher']} after "
-            f"{row['trained_on']}, against {row['against']}: the student's log-odds shift {student}, the teacher's "
-            f"{teacher}: {ratio} ({row['num_questions']} questions, {row['num_seeds']} seeds)"
+            f"{row['trained_on']}{size}, against {row['against']}: the student's log-odds shift {student}, the "
+            f"teacher's {teacher}: {ratio} ({row['num_questions']} questions, {row['num_seeds']} seeds)"
         )
     return "\n".join(lines)

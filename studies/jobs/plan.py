@@ -111,7 +111,8 @@ class StudyPlan:
         args = self._command(
             self.study.traits[trait].fit, model__student=spec.model, model__keep_layers=None,
             model__loss__kl_weight=0.0, data__questions=self.study.traits[trait].learn, data__supervision="label",
-            data__rationales=None, data__filters__teachers=None, data__logits=None, run__root=self.study.root,
+            data__rationales=None, data__filters__teachers=None, data__filters__keep_truncated=False,
+            data__logits=None, run__root=self.study.root,
             run__group=self.study.name, run__id=name, run__student_family=spec.family,
             **(self._align(label) if self.aligns else {}),
         )  # fmt: skip

@@ -74,7 +74,9 @@ def build_sweep_report(folder: Path) -> Report:
         ValueError: No arm has ended.
     """
     answers = read_answers(folder)
-    records = StudyRecords(folder, {"cells": []}, read_runs(folder, {}), [], answers, [], {}, {}, {}, None)
+    records = StudyRecords(
+        folder, {"cells": [], "study": {"sizes": []}}, read_runs(folder, {}), [], answers, [], {}, {}, {}, None
+    )
     if not records.runs:
         raise ValueError(f"{folder}: no arm of this sweep has ended; `python -m scripts.sweep` runs what is missing")
     arms = _read_arms(folder, records)

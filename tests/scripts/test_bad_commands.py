@@ -9,8 +9,13 @@ from scripts import (
     benchmark,
     cache_logits,
     evaluate,
+    export_rationales,
     fit,
+    import_data,
     import_rationales,
+    inspect_data,
+    prefetch,
+    push,
     report,
     seal,
     status,
@@ -24,8 +29,13 @@ MAINS = {
     "benchmark": benchmark.main,
     "cache_logits": cache_logits.main,
     "evaluate": evaluate.main,
+    "export_rationales": export_rationales.main,
+    "import_data": import_data.main,
     "import_rationales": import_rationales.main,
+    "inspect_data": inspect_data.main,
     "microworld": run_command,
+    "prefetch": prefetch.main,
+    "push": push.main,
     "report": report.main,
     "seal": seal.main,
     "status": status.main,
@@ -53,17 +63,29 @@ QUESTIONS = ["questions", "--num=3", "--split=train", "--seed=0", "--out=q.jsonl
         ["evaluate", "metrics", "no.parquet"],
         ["evaluate", "metrics", "models"],
         ["evaluate", "metrics", "r.parquet"],
+        ["export_rationales", "r.jsonl", "--questions=colours_train.jsonl", "--output=o.txt"],
+        ["export_rationales", "nowhere.jsonl", "--questions=colours_train.jsonl", "--output=o.jsonl"],
+        ["import_data", "", "--output=o.jsonl"],
+        ["import_data", "a/b/c", "--output=o.jsonl"],
+        ["import_data", "models/student", "--output=o.jsonl", "--limit=0"],
+        ["import_data", "models/student", "--output=o.jsonl", "--fields", "question=a", "question=b"],
         ["import_rationales"],
         ["import_rationales", "nope", "models", *IMPORT],
         ["import_rationales", "eit", "nowhere", *IMPORT],
         ["import_rationales", "jsonl", "r.jsonl", *IMPORT],
         ["import_rationales", "jsonl", "models", *IMPORT, "--output=/"],
+        ["inspect_data", "nowhere.jsonl"],
+        ["inspect_data", "r.jsonl", "--questions=colours_train.jsonl", "--max_length=0"],
         ["microworld"],
         ["microworld", "nonsense"],
         ["microworld", "questions"],
         ["microworld", *QUESTIONS, "--num=many"],
         ["microworld", *QUESTIONS, "--split=nope"],
         ["microworld", "pretrain", "--config=nowhere.yaml"],
+        ["prefetch"],
+        ["prefetch", "--config=nowhere.yaml"],
+        ["push", "nowhere", "--repo=a/b"],
+        ["push", "models/student", "--repo=a/b"],
         ["report"],
         ["report", "nope"],
         ["report", "html", "nowhere"],
@@ -72,6 +94,7 @@ QUESTIONS = ["questions", "--num=3", "--split=train", "--seed=0", "--out=q.jsonl
         ["seal"],
         ["seal", "nowhere"],
         ["seal", "r.jsonl"],
+        ["seal", "logits/manifest.json"],
         ["seal", "models"],
         ["status", "nowhere"],
         ["status", "r.jsonl"],
@@ -171,3 +194,44 @@ def test_a_sweep_is_wrong(bench, changes: dict, named: str) -> None:
     grid = {"config": "x.yaml", "group": "g", "product": {"model.learning_rate": [1e-3]}, **changes}
     (bench.folder / "grid.yaml").write_text(json.dumps(grid))
     assert named in bench.refuse_main(sweep.main, ["grid.yaml", "--dry-run"])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("fit: 3", "fit: expected a mapping, found int"),
+        ("fit: {model: {student: [a]}}", "fit.model.student: expected a text, found list"),
+        ("fit: {data: {encoding: 3}}", "fit.data.encoding: expected a mapping"),
+        ("study: {students: {a: 3}}", "study.students.a: expected a mapping"),
+        ("study: {teachers: {a: {model: [x]}}}", "study.teachers.a.model: expected a text"),
+        ("model: {student: {}}", "model.student: expected a text"),
+    ],
+)
+def test_what_is_to_be_fetched_has_another_shape(bench, text: str, named: str) -> None:
+    (bench.folder / "x.yaml").write_text(text)
+    line = bench.refuse_main(prefetch.main, ["--config=x.yaml", "--dry-run"])
+    assert "x.yaml" in line and named in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("README.md", "---\nconfigs: [\n---\n", "expected the node content"),
+        ("folder.py", "open('EXECUTED', 'w')", "folder: cannot be loaded"),
+        ("train.jsonl", "{bad", "JSON parse error"),
+        ("train.parquet", "none", "Parquet"),
+    ],
+)
+def test_a_folder_is_no_data_set(bench, monkeypatch, name: str, content: str, named: str) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", bench.folder.parent / "cache")
+    (bench.folder / "folder").mkdir()
+    (bench.folder / "folder" / name).write_text(content)
+    line = bench.refuse_main(import_data.main, ["folder", "--output=o.jsonl"])
+    assert line.startswith("error: folder: cannot be loaded: ") and named in line
+
+
+def test_metrics_that_are_none_are_not_pushed(bench) -> None:
+    bench.run("fit")
+    (bench.folder / "runs/bench/run/x.metrics.json").write_text('{"colours": [1]}')
+    line = bench.refuse_main(push.main, ["runs/bench/run", "--repo=a/b", "--dry-run"])
+    assert "x.metrics.json: holds no metrics by task" in line

@@ -62,6 +62,7 @@ def test_the_trainer_cannot_be_built(bench, stage: str, option: str, named: str)
         ("--trainer.check_val_every_n_epoch=0", "check_val_every_n_epoch=0"),
         ("--trainer.val_check_interval=0", "val_check_interval=0"),
         ("--trainer.val_check_interval=1000", "val_check_interval"),
+        ("--trainer.val_check_interval=00:00:00:10", "val_check_interval is a time"),
         ("--trainer.enable_checkpointing=false", "enable_checkpointing"),
         ("--trainer.barebones=true", "barebones"),
         ("--trainer.reload_dataloaders_every_n_epochs=-1", "reload_dataloaders_every_n_epochs"),
@@ -92,6 +93,7 @@ def test_the_trainer_cannot_be_built(bench, stage: str, option: str, named: str)
         ("--run.root=a\0b", "choose another place"),
         ("--run.id=" + "y" * 300, "run.id"),
         ("--run.checkpoint_steps=0", "checkpoint_steps"),
+        ("--run.project=a/b", "run.project: 'a/b' is no project of W&B"),
         ("--throughput.peak_flops=-1", "peak_flops"),
         ("--throughput.peak_flops=.nan", "peak_flops"),
     ],
@@ -143,7 +145,11 @@ def test_a_setting_is_nested_too_deep(bench, option: str, text: str) -> None:
 
 @pytest.mark.parametrize("stage", ["annotate", "cache_logits", "evaluate"])
 @pytest.mark.parametrize(
-    "output", ["", "/", ".", "..", "out/..", "models", "/proc/x.parquet", "/dev/null/x", "a\0b", "x" * 300, "/a" * 3000]
+    "output",
+    [
+        *("", "/", ".", "..", "out/..", "models", "/proc/x.parquet", "/dev/null/x", "a\0b", "x" * 300, "/a" * 3000),
+        "new/../models/x",
+    ],
 )
 def test_nothing_can_be_written_there(bench, stage: str, output: str) -> None:
     line = bench.refuse(stage, f"--output={output}")
@@ -176,6 +182,7 @@ def test_a_limit_leaves_nothing_to_predict(bench, stage: str, option: str) -> No
         "--data.questions=[]",
         "--data.questions=/etc",
         "--data.questions=/dev/null",
+        "--data.rewrites_of=teacher",
     ],
 )
 def test_a_setting_of_annotate_is_wrong(bench, option: str) -> None:
@@ -190,6 +197,7 @@ def test_a_setting_of_annotate_is_wrong(bench, option: str) -> None:
         "--model.kind=nope",
         "--model.mass=2",
         "--model.temperatures=[]",
+        "--model.temperatures=[1,1]",
         "--model.draws=0",
         "--model.values=int4",
         "--trainer.strategy=fsdp2",
@@ -201,10 +209,23 @@ def test_a_setting_of_cache_logits_is_wrong(bench, option: str) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    ["--model.max_new_tokens=0", "--bert_model=", "--model.seed=-1", "--wandb.samples=0", "--model.keep_layers=[0,0]"],
+    [
+        "--model.max_new_tokens=0",
+        "--bert_model=",
+        "--model.seed=-1",
+        "--wandb.samples=0",
+        "--wandb.project=a/b",
+        "--model.keep_layers=[0,0]",
+    ],
 )
 def test_a_setting_of_evaluate_is_wrong(bench, option: str) -> None:
     bench.refuse("evaluate", option)
+
+
+@pytest.mark.parametrize("url", ["ftp://x/v1", "http://", "http://a\0b/v1", "http://x:99999/v1", "http://[::1/v1"])
+def test_an_endpoints_address_is_none(bench, url: str) -> None:
+    pytest.importorskip("openai", reason="the extra openai is not installed")
+    bench.refuse("annotate", "--model.backend=OpenAIBackend", f"--model.backend.base_url={url}")
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])

@@ -1,6 +1,7 @@
 """Every shipped experiment: each section is read by its stage, names what is there, and runs one batch."""
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,23 @@ def test_obqa_runs_on_tiny_models(bench, monkeypatch):
     }
     file = ROOT / "configs/experiments/obqa_smollm2.yaml"
     run_sections(file, overrides, "--data.questions=colours_train.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "student", "teachers", "expected"),
+    [
+        ("families_parts", "llama-3.2-1b", ["llama-3.2-3b", "qwen3-4b"], "rationale+logits-qwen3-4b-own_logits-seed0"),
+        ("pythia_seeds", "seed1", ["seed1", "seed2"], "rationale+logits-seed2-logits-seed0"),
+    ],
+)
+def test_a_study_for_a_cluster_is_estimated(checkout, capsys, name, student, teachers, expected):
+    study = read_experiment(f"configs/studies/{name}.yaml", {})["study"]
+    few = {"students": {student: study["students"][student]}}
+    few |= {"teachers": {teacher: study["teachers"][teacher] for teacher in teachers}}
+    args = [f"--{kind}={json.dumps(specs)}" for kind, specs in few.items()]
+    study_script.main(["run", "--config", f"configs/studies/{name}.yaml", "--dry-run", "--seeds=1", *args])
+    lines = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert f"{student}-{expected}" in lines and ("tune-seed2-owl" in lines) == (name == "pythia_seeds")
+    # What tells the parts apart is known of every model, and so is its commit.
+    cards = [find_card(spec["model"]) for kind in ("students", "teachers") for spec in study[kind].values()]
+    assert all(card.revision and None not in vars(card.parts).values() for card in cards)

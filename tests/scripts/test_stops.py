@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from datamodules.files.record_log import write_line
 from datamodules.files.seals import read_sealed
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.run.checkpoints import read_global_step
@@ -31,8 +32,9 @@ def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
     assert not output.exists()
     # A mark in what was kept shows that it is not made again; a torn line is what a kill may leave.
     lines = part.read_text().splitlines()
-    kept = json.loads(lines[1])
-    part.write_text("\n".join([lines[0], json.dumps({**kept, "family": "kept"}), *lines[2:], '{"question_id": "mi']))
+    kept = {name: value for name, value in json.loads(lines[1]).items() if name != "crc32"}
+    marked = write_line({**kept, "family": "kept"})[:-1]
+    part.write_text("\n".join([lines[0], marked, *lines[2:], '{"question_id": "mi']))
     run_stage("annotate", *options)
     assert list(tmp_path.iterdir()) == [output]
     records = pq.read_table(output).to_pylist()

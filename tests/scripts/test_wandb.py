@@ -91,6 +91,18 @@ def test_an_evaluation_has_the_axes_of_its_students_run_and_a_table(bench: Bench
     assert len(content["data"]) == 5
 
 
+def test_names_that_wandb_would_refuse_cost_no_run(bench: Bench) -> None:
+    bench.edit("colours_train.jsonl", lambda records: [{**record, "task": "t" * 70} for record in records])
+    alone = ["--data.rationales=null", "--data.logits=null", "--data.supervision=label", "--model.loss.kl_weight=0"]
+    bench.run("fit", "--run.id=é,a", *alone)
+    bench.run("evaluate", "--model.student=runs/bench/é,a/student")
+    runs = [read_file(bench.folder / folder)["run"][-1] for folder in ("runs/bench/é,a", "out")]
+    assert runs[0].display_name == "é,a"
+    for run in runs:
+        [task] = [tag for tag in run.tags if tag.startswith("t")]
+        assert task == "t" * 63 + "…"
+
+
 def test_an_untuned_student_is_a_row_of_its_own(bench: Bench) -> None:
     bench.run("evaluate", "--wandb.group=study", "--wandb.student_family=tiny")
     config = items(read_file(bench.folder / "out")["run"][-1].config.update)

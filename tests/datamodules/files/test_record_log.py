@@ -37,7 +37,22 @@ def test_a_torn_line_is_no_record_and_is_cut_off(tmp_path: Path, cut: int) -> No
     again.open()
     again.append([{"n": 3}])
     assert again.collect() == [{"n": 1}, {"n": 3}]
-    assert [json.loads(line) for line in again.part.read_text().splitlines()[1:]] == again.collect()
+    lines = [json.loads(line) for line in again.part.read_text().split("\n")[1:-1]]
+    assert [{"n": line["n"]} for line in lines] == again.collect()
+
+
+def test_no_flipped_byte_is_read_as_another_record(tmp_path: Path) -> None:
+    log = RecordLog(tmp_path / "r", {}, lambda records: None)
+    log.open()
+    log.append([{"question_id": f"q{n}", "text": "It is é.", "score": n / 7, "ids": [n, None]} for n in range(9)])
+    whole, written = log.part.read_bytes(), log.collect()
+    for place in range(len(whole)):
+        log.part.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            # A last line without its end is one that a kill tore.
+            assert log.collect() == (written if place < len(whole) - 1 else written[:-1])
+        except ValueError as error:
+            assert ".r.part-0.jsonl" in str(error)
 
 
 def test_a_full_disk_names_the_part_and_loses_no_record_before(tmp_path: Path, full_disk: Callable) -> None:

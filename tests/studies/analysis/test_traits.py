@@ -29,11 +29,11 @@ def write_preferences(study, name: str, shift: float, seed: int = 0, gold: str |
     write_table(preferences_path(study, "gold", name), records, {})
 
 
-def make_answered(root: Path):
-    study = make_study(root, traits={"gold": TRAIT}, controls=CONTROLS, seeds=3)
+def make_answered(root: Path, **options):
+    study = make_study(root, traits={"gold": TRAIT}, controls=CONTROLS, seeds=3, **options)
     shifts = {None: 0.0, "text": 0.5, "plain": -0.25, "logits": 1.0}
     for arm in list_askers(study, "gold"):
-        write_preferences(study, arm.id, shifts[arm.control], arm.seed + 1)
+        write_preferences(study, arm.id, shifts[arm.control] * (arm.size or 1), arm.seed + 1)
     for teacher in study.teachers:
         for is_tuned in (True, False):
             write_preferences(study, name_teacher(teacher, is_tuned), 2.0 * is_tuned)
@@ -58,6 +58,15 @@ def test_a_students_shift_is_held_against_its_twin_or_else_the_untuned(tmp_path:
         "- Trait gold, a: text of A after obqa, against plain: the student's log-odds shift +0.7"
     )
     assert lines[0].endswith("(12 questions, 3 seeds)") and ": ratio +0.3" in lines[0]
+
+
+def test_each_size_has_its_own_shift(tmp_path: Path) -> None:
+    study = make_answered(tmp_path, sizes=[1, 3])
+    rows = [
+        row for row in describe_traits(study) if (row["student"], row["teacher"], row["control"]) == ("a", "A", "text")
+    ]
+    assert {row["size"]: row["ratio"] for row in rows} == pytest.approx({1: 0.375, 3: 1.125}, abs=0.02)
+    assert [row["num_seeds"] for row in rows] == [3, 3] and "(3 questions)" in format_traits(rows)
 
 
 def test_what_is_not_there_is_left_out_and_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.files.record_log import write_line
+from datamodules.files.locks import hold
 from datamodules.files.seals import read_sealed
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.run.checkpoints import read_global_step
@@ -259,16 +260,17 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(inside, unbroken, stop
 
 
 def test_two_processes_do_not_train_one_run(inside, tmp_path):
-    options = [*ENDURE, f"--run.root={tmp_path}"]
-    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
-    wait_until(process, (tmp_path / "g" / "r" / "metrics.jsonl").is_file)
+    run = tmp_path / "g" / "r"
     # However slow it is here, it is not done by then.
-    process.send_signal(signal.SIGSTOP)
+    options = [*ENDURE, f"--run.root={tmp_path}", "--trainer.max_epochs=600"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    wait_until(process, (run / "metrics.jsonl").is_file)
     with pytest.raises(ValueError, match=rf"another process trains this run \(process {process.pid} on "):
         run_stage("fit", *options)
     process.kill()
     process.communicate()
-    run_stage("fit", *options)
+    with hold(run / ".lock", "another process trains this run"):
+        pass
 
 
 def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tmp_path):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-from jsonargparse.typing import PositiveInt
+import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
 from datamodules.batches.packing import BatchSize, PredictionSampler
@@ -29,6 +30,39 @@ class PosedQuestion:
     question: Question
     text: str
     prompt_ids: list[int]
+
+
+@dataclass(frozen=True)
+class QuestionDraw:
+    """Which of the questions are posed: a part of them, as each round of on-policy distillation takes one.
+
+    Args:
+        number: Questions of a part; null poses all.
+        part: Which part, counted from 0; when all questions had their turn, they are shuffled anew.
+        seed: Of the order in which they have it.
+    """
+
+    number: PositiveInt | None = None
+    part: NonNegativeInt = 0
+    seed: NonNegativeInt = 0
+
+    def __post_init__(self) -> None:
+        if self.number is None and (self.part or self.seed):
+            raise ValueError("data.draw.part and data.draw.seed would be ignored without data.draw.number")
+
+    def choose(self, questions: list[Question]) -> list[Question]:
+        """Returns the part, in the questions' order.
+
+        Raises:
+            ValueError: It has more questions than there are.
+        """
+        if self.number is None:
+            return questions
+        if self.number > len(questions):
+            raise ValueError(f"data.draw.number={self.number}, but there are {len(questions)} questions; lower it")
+        turn, place = divmod(self.part, len(questions) // self.number)
+        order = np.random.default_rng((self.seed, turn)).permutation(len(questions))
+        return [questions[number] for number in sorted(order[place * self.number :][: self.number].tolist())]
 
 
 def load_originals(
@@ -82,6 +116,7 @@ class QuestionDataModule(L.LightningDataModule):
         rewrites: str | None = None,
         rewrites_of: str | None = None,
         keep_truncated: bool = False,
+        draw: QuestionDraw = QuestionDraw(),
     ):
         """Stores the settings; files are read in `setup`.
 
@@ -98,10 +133,11 @@ class QuestionDataModule(L.LightningDataModule):
                 each question; questions without one are left out.
             rewrites_of: Of this teacher; null if the file has only one.
             keep_truncated: Take rationales, too, that were cut off where their teacher ran out of tokens.
+            draw: Which of the questions are posed.
         """
         super().__init__()
         self.tokenizer_name, self.encoding, self.batches = tokenizer, encoding, batches
-        self.questions_source, self.limit = questions, limit
+        self.questions_source, self.limit, self.draw = questions, limit, draw
         self.prompt = get_prompt(prompt, rewrites is not None, encoding.template_options, encoding.prompt_language)
         self.rewrites, self.rewrites_of, self.keep_truncated = rewrites, rewrites_of, keep_truncated
         for name, is_given in (("keep_truncated", keep_truncated), ("rewrites_of", rewrites_of is not None)):
@@ -136,7 +172,7 @@ class QuestionDataModule(L.LightningDataModule):
         self.fingerprint = None if self.tokenizer is None else fingerprint_tokenizer(self.tokenizer)
         if self.tokenizer is not None:
             check_template_options(self.tokenizer, self.prompt.template_options)
-        questions = load_questions(self.questions_source, self.limit)
+        questions = self.draw.choose(load_questions(self.questions_source, self.limit))
         if self.rewrites is not None:
             everything = load_questions(self.questions_source)
             self.originals = load_originals(self.rewrites, self.rewrites_of, everything, self.keep_truncated)

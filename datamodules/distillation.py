@@ -11,11 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from datamodules.batches.loading import Collate, ResumableLoader, check_processes, loader_options
+from datamodules.batches.mixing import JoinedExamples, MixedSampler
 from datamodules.batches.packing import BatchSize, EpochDraw, PredictionSampler, StepSampler, TrainingBatches
 from datamodules.examples.selection import RationaleFilters, ValidationSplit
 from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
-from datamodules.examples.tokenization import Supervision
+from datamodules.examples.tokenization import Example, Supervision
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.matching import (
     align_caches,
@@ -29,6 +30,7 @@ from datamodules.logit_cache.matching import (
 from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.logit_cache.row_selection import RowKind, select_rows
+from datamodules.own_text import OwnExamples, OwnText, read_own_text
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
 
 
@@ -137,6 +139,7 @@ class DistillationDataModule(ExampleDataModule):
         coverage: Share of the completions' tokens in each class of alignment, likewise; none without an alignment.
         row_shares: Share of them where two teachers' most probable tokens differ, agree, or are not both known; none
             without `rows`.
+        own_examples: What the student wrote itself and learns from, likewise; None if nothing.
     """
 
     def __init__(
@@ -152,6 +155,7 @@ class DistillationDataModule(ExampleDataModule):
         controls: DistillationControls = DistillationControls(),  # noqa: B008 (frozen)
         batches: TrainingBatches = TrainingBatches(),  # noqa: B008 (frozen)
         validation: ValidationSplit = ValidationSplit(),  # noqa: B008 (frozen)
+        own: OwnText = OwnText(),  # noqa: B008 (frozen)
         **kwargs: Any,
     ):
         """Stores the settings; files are read in `setup`.
@@ -169,24 +173,30 @@ class DistillationDataModule(ExampleDataModule):
             controls: What is changed in their texts, and whose logits are taken.
             batches: What is read in which order, and how much at a time.
             validation: Which questions are held out.
+            own: What the student wrote itself, and how much it learns from that.
             kwargs: See `ExampleDataModule`.
         """
         super().__init__(tokenizer, questions, rationales, controls=controls, **kwargs)
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
         self.alignment, self.rows, self.rows_against = alignment, rows, rows_against or []
-        self.batches, self.validation = batches, validation
+        self.batches, self.validation, self.own = batches, validation, own
         self.train_examples: ExampleView
         self.val_examples: ExampleView
         self.caches: Sequence[LogitCache | AlignedCache] = []
         self.cache_of_example: dict[str, RowReader] = {}
         self.coverage: dict[str, float] = {}
         self.row_shares: dict[str, float] = {}
+        self.own_examples: OwnExamples | None = None
         self._train_loader: ResumableLoader | None = None
         self._loader_state: dict[str, Any] | None = None
         self._check_supervision()
 
     def _check_supervision(self) -> None:
         """Refuses, or warns of, settings that the supervision would ignore."""
+        if not self.own.taught_share and (self.source.rationales or self.logit_paths):
+            raise ValueError(
+                "data.own.mix=0 takes nothing of a teacher's text; leave data.rationales and data.logits out"
+            )
         if self.supervision == "rationale+logits" and not self.logit_paths:
             raise ValueError("supervision is rationale+logits, but data.logits names no logit cache")
         if self.supervision != "rationale+logits" and self.logit_paths:
@@ -197,7 +207,7 @@ class DistillationDataModule(ExampleDataModule):
                 raise ValueError(f"{name} would be ignored: supervision {self.supervision} has no logits")
             if self.alignment.kind == "chunks":
                 raise ValueError(f"data.alignment.kind chunks has no distributions that {name} could mix")
-        if self.supervision != "rationale+logits" and self.alignment.kind != "refuse":
+        if self.supervision != "rationale+logits" and self.own.logits is None and self.alignment.kind != "refuse":
             raise ValueError(f"data.alignment is about logits; supervision {self.supervision} has none; leave it out")
         if (self.rows is None) != (not self.rows_against):
             raise ValueError("data.rows says which rows teach, data.rows_against which caches decide it; give both")
@@ -226,6 +236,16 @@ class DistillationDataModule(ExampleDataModule):
             return
         check_processes("data.batches.num_workers", self.batches.num_workers or 0)
         self.tokenizer = self.source.tokenizer
+        if self.own.rationales is not None:
+            self.own_examples = read_own_text(self.own, self.source, self.alignment)
+        if self.own_examples is not None and not self.own.taught_share:
+            self.examples = self.train_examples = self.val_examples = self.own_examples.examples[:0]
+        else:
+            self._read_taught()
+        self.is_set_up = True
+
+    def _read_taught(self) -> None:
+        """Reads what teachers wrote, or the gold labels."""
         examples = self.source.read_labels() if self.supervision == "label" else self.source.read_rationales()
         teachers, weights = set(examples.column("teacher")), self.batches.teacher_weights
         if weights is not None and teachers != set(weights):
@@ -250,7 +270,6 @@ class DistillationDataModule(ExampleDataModule):
                 )
         self.examples = examples
         self.train_examples, self.val_examples = self.validation.split(examples, self.source.clusters)
-        self.is_set_up = True
 
     @property
     def softens(self) -> bool:
@@ -263,18 +282,32 @@ class DistillationDataModule(ExampleDataModule):
         named = {"align": self.coverage, "rows": self.row_shares}
         return {f"{group}/{name}": share for group, shares in named.items() for name, share in shares.items()}
 
-    def make_sampler(self, examples: ExampleView, seed: int, draw: EpochDraw | None = None) -> StepSampler:
-        """Returns this process's share of the examples' steps."""
+    def make_sampler(
+        self, examples: ExampleView, seed: int, draw: EpochDraw | None = None, share: float = 1.0
+    ) -> StepSampler:
+        """Returns this process's share of the examples' steps, which have a share of a step's budget."""
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        budgets = self.batches.tokens_per_step, self.batches.tokens_per_batch
+        budgets = max(1, round(share * self.batches.tokens_per_step)), self.batches.tokens_per_batch
         return StepSampler(examples.lengths, *budgets, seed, rank, world_size, draw)
 
-    def loader_options(self, examples: ExampleView, sampler: StepSampler) -> dict[str, Any]:
+    def _make_train_sampler(self, draw: EpochDraw | None) -> StepSampler | MixedSampler:
+        """Returns this process's share of the training's steps; see `own`."""
+        own, share, seed = self.own_examples, self.own.taught_share, self.batches.order_seed
+        taught = self.make_sampler(self.train_examples, seed, draw, share) if share else None
+        if taught is not None and own is None and not self.own.first_step:
+            return taught
+        drawn = None if own is None else self.make_sampler(own.examples, seed, share=1 - share)
+        return MixedSampler(taught, drawn, len(self.train_examples), self.own.first_step)
+
+    def loader_options(self, examples: Sequence[Example], sampler: StepSampler | MixedSampler) -> dict[str, Any]:
         """Returns a loader's arguments; its batches have the teachers' rows if there are caches."""
         assert self.trainer is not None
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        own = self.own_examples
         collate = Collate(self.cache_of_example)
+        if own is not None:
+            collate = Collate(self.cache_of_example | own.cache_of_example, own.log_probs)
         return loader_options(examples, sampler, collate, self.batches.num_workers, pin_memory=on_gpu)
 
     def train_dataloader(self) -> ResumableLoader:
@@ -283,8 +316,10 @@ class DistillationDataModule(ExampleDataModule):
         if (num_samples := self.batches.samples_per_epoch) is not None:
             question_ids, teachers = examples.column("question_id"), examples.column("teacher")
             draw = EpochDraw(question_ids, teachers, num_samples, self.batches.teacher_weights)
+        own = self.own_examples
+        everything = examples if own is None else JoinedExamples(examples, own.examples)
+        options = self.loader_options(everything, self._make_train_sampler(draw))
         assert self.trainer is not None
-        options = self.loader_options(examples, self.make_sampler(examples, self.batches.order_seed, draw))
         self._train_loader = ResumableLoader(self.trainer, **options)
         if self._loader_state is not None:
             self._train_loader.load_state_dict(self._loader_state)
@@ -300,8 +335,9 @@ class DistillationDataModule(ExampleDataModule):
         assert self._train_loader is not None and self.trainer is not None
         steps = self._train_loader.batch_sampler.plan(0)[: int(self.trainer.num_training_batches)]
         used = [number for step in steps for number in step]
-        lengths = self.train_examples.lengths - self.train_examples.column("num_prompt_tokens").astype(int)
-        return int(lengths[used].sum())
+        views = [self.train_examples, *([] if self.own_examples is None else [self.own_examples.examples])]
+        lengths = [view.lengths - view.column("num_prompt_tokens").astype(int) for view in views]
+        return int(np.concatenate(lengths)[used].sum())
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """The held-out questions, in steps as in training; nothing where none are held out."""

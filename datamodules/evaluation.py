@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.annotation import PosedQuestion, QuestionDataModule
+from datamodules.annotation import PosedQuestion, QuestionDataModule, QuestionDraw
 from datamodules.examples.encoding import Piece, encode_pieces, encode_texts, render_chat
 from datamodules.examples.tokenization import Example, build_examples, encode_completions, split_completion
 from datamodules.logit_cache.reader import LogitCache
@@ -80,8 +80,10 @@ class EvaluationDataModule(QuestionDataModule):
             keep_truncated: Compare with rationales, too, that were cut off where their teacher ran out of tokens.
             kwargs: See `QuestionDataModule`.
         """
-        # A student is not asked to rewrite.
-        super().__init__(tokenizer, questions, rewrites=None, rewrites_of=None, keep_truncated=False, **kwargs)
+        # A student is not asked to rewrite, and answers all.
+        super().__init__(
+            tokenizer, questions, rewrites=None, rewrites_of=None, keep_truncated=False, draw=QuestionDraw(), **kwargs
+        )
         if logits and not references:
             raise ValueError("data.logits is given without data.references, the rationales whose logits they are")
         if teachers and not references:

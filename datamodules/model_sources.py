@@ -102,6 +102,16 @@ def name_model(model: str) -> str:
     return path.name if path.is_dir() else model
 
 
+def require_folder(model: str, what: str) -> None:
+    """Raises a ValueError that begins with `what` if a model's name is neither a folder's, nor a file's or a hub id."""
+    # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
+    if Path(model).exists() or (model.count("/") == 1 and not model.startswith((".", "/", "~"))):
+        return
+    recipe = Path("configs/microworld", f"{Path(model).name.rpartition('-')[0]}.yaml")
+    made_by = f"; `python -m scripts.microworld pretrain --config {recipe}` makes it" if recipe.is_file() else ""
+    raise ValueError(f"{what}: no such folder, and no hub id (owner/name): {model}{made_by}")
+
+
 def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Returns the name and the options that transformers' `from_pretrained` takes for this model.
 
@@ -123,9 +133,7 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
         name, options = str(path.parent), dict[str, Any](gguf_file=path.name)
     else:
         name, options = model, {}
-        # A hub id is `owner/name`; anything else that is no folder is a mistyped path.
-        if not path.is_dir() and (model.count("/") != 1 or model.startswith((".", "/", "~"))):
-            raise ValueError(f"model: no such folder, and no hub id (owner/name): {model}")
+        require_folder(model, "model")
         if not path.is_dir() and not is_reachable():
             if not is_cached(model, revision):
                 raise ValueError(describe_missing(model, "model", "its folder, or a GGUF file", revision))

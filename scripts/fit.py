@@ -21,7 +21,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import hash_json, hash_source
 from lightning_modules.run.callbacks import check_callbacks
-from lightning_modules.run.checkpoints import find_checkpoint, read_global_step
+from lightning_modules.run.checkpoints import LAST, find_checkpoint, read_global_step
+from lightning_modules.run.continuation import carry_over
 from lightning_modules.run.extent import find_early_end
 from lightning_modules.run.folder import read_early_end
 from lightning_modules.student.student import DistillationModule
@@ -56,6 +57,11 @@ def main(args: list[str] | None = None) -> Path:
         resume = find_checkpoint(run.checkpoints, cli.trainer.global_rank)
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
+        if resume is None and (continued := cli.config.run.continues) is not None:
+            # Every process reads it, and one of them writes it.
+            resume = run.checkpoints / LAST
+            if rank_zero_only.rank == 0:
+                carry_over(continued, run.checkpoints)
         start = time.monotonic()
         cli.launch("fit", student, data, ckpt_path=resume, weights_only=True)
         finish(cli, start)
@@ -68,6 +74,7 @@ def begin(cli: FitCLI, step: int) -> None:
     """Writes what is known of the run before it trains, or goes on with it at a step."""
     data = cli.datamodule
     sources = [data.source.questions, *data.source.rationales, *data.logit_paths, *data.rows_against]
+    sources += data.own.rationales or []
     # The examples' own hash covers questions that are generated or come from the hub, and every filter.
     hashes = {path: value for path in sources if (value := hash_source(path)) is not None}
     hashes["examples"] = hash_json(data.train_examples.column("text_hash").tolist())
@@ -77,6 +84,8 @@ def begin(cli: FitCLI, step: int) -> None:
         "order": data.batches.order_seed,
     }
     cli.run.begin(cli.dump_config(), hashes, seeds, step)
+    if data.own_examples is not None:
+        print("the student's own text: " + ", ".join(f"{n} {v:.3g}" for n, v in data.own_examples.statistics.items()))
     if data.source.num_left:
         print("rationales left: " + ", ".join(f"{count} {name}" for name, count in data.source.num_left.items()))
     if data.coverage:

@@ -101,15 +101,17 @@ def render() -> dict[str, str]:
     """Returns the reference's pages by name."""
     from jsonargparse import ArgumentParser
 
-    from scripts import study, sweep
+    from scripts import on_policy, study, sweep
     from scripts.common.stages import STAGES
     from studies.design.grid import Study
+    from studies.design.rounds import OnPolicy
     from studies.jobs.sweep import Sweep
 
     example = f"--config={ROOT / 'configs/experiments/microworld.yaml'}"
     parsers: dict[str, Any] = {name: stage.parse([example]).parser for name, stage in STAGES.items()}
     docs = {name: stage.__doc__ or "" for name, stage in STAGES.items()}
-    for name, script, declared in (("study", study, Study), ("sweep", sweep, Sweep)):
+    others = (("study", study, Study), ("sweep", sweep, Sweep), ("on_policy", on_policy, OnPolicy))
+    for name, script, declared in others:
         parsers[name], docs[name] = ArgumentParser(), script.__doc__ or ""
         parsers[name].add_class_arguments(declared)
     pages = {f"{name}.md": render_stage(name, docs[name], parser) for name, parser in parsers.items()}

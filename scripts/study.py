@@ -37,7 +37,7 @@ from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
 from studies.design.grid import Study, explain_missing_gamma
-from studies.design.parts import check_study, list_unidentified
+from studies.design.parts import check_study, list_unidentified, require_models
 from studies.design.power import parse_power
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
@@ -90,6 +90,7 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study cannot identify the family interaction: {reason}", stacklevel=2)
     if lines := list_unidentified(plan.study):
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
+    require_models(plan.study)
     check_study(plan.study)
     check_sections(jobs := plan.jobs()[:-1])
     run_jobs(jobs, plan.folder, plan.study.workers, MAINS)

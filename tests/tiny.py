@@ -127,9 +127,11 @@ def build(kind: type[Module], *args: Any, **settings: Any) -> Module:
     """Makes a data module of settings by name, each put into the component that owns it."""
     parameters = [item for base in kind.__mro__[1::-1] for item in inspect.signature(base).parameters.items()]
     defaults = {name: value.default for name, value in parameters if is_dataclass(value.default)}
-    owners = {setting.name: name for name, default in defaults.items() for setting in fields(default)}
+    # Of two components that have one of a name, the first.
+    owners = {setting.name: name for name, default in reversed(defaults.items()) for setting in fields(default)}
     components: dict[str, dict[str, Any]] = {}
-    for setting in sorted(settings.keys() & owners.keys()):
+    # What the module itself has under a component's name is its own.
+    for setting in sorted((settings.keys() & owners.keys()) - dict(parameters).keys()):
         components.setdefault(owners[setting], {})[setting] = settings.pop(setting)
     for name, values in components.items():
         settings[name] = replace(defaults[name], **values)

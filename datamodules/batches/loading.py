@@ -7,14 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.batches.mixing import MixedSampler
 from datamodules.batches.packing import MicroBatch, StepSampler, collate_examples
 from datamodules.batches.teacher_rows import ExactTensors, collate_targets
 from datamodules.examples.tokenization import Example
@@ -39,14 +41,22 @@ class Collate:
 
     Attributes:
         caches: By example id; empty where there are no logits.
+        log_probs: By the id of an example that the student wrote itself, of its tokens when they were drawn.
     """
 
     caches: Mapping[str, RowReader]
+    log_probs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
-        """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches."""
+        """Returns `collate_examples`'s batch, with the teacher's `target` rows where there are caches.
+
+        If the student wrote the examples, there is `drawn`, with `log_probs`, float32 [N], of its tokens.
+        """
         batch = collate_examples(examples)
-        if self.caches:
+        if examples[0].id in self.log_probs:
+            log_probs_N = np.concatenate([self.log_probs[example.id] for example in examples])
+            batch["drawn"] = ExactTensors({"log_probs": torch.from_numpy(log_probs_N)})
+        if examples[0].id in self.caches:
             batch["target"] = ExactTensors(collate_targets(examples, self.caches))
             batch["temperatures"] = self.caches[examples[0].id].description.temperatures
         return batch
@@ -103,7 +113,11 @@ def start_forkserver() -> multiprocessing.context.BaseContext:
 
 
 def loader_options(
-    examples: Sequence[Example], sampler: StepSampler, collate: Collate, num_workers: int | None, pin_memory: bool
+    examples: Sequence[Example],
+    sampler: StepSampler | MixedSampler,
+    collate: Collate,
+    num_workers: int | None,
+    pin_memory: bool,
 ) -> dict[str, Any]:
     """Returns a DataLoader's arguments, for lists of a step's micro-batches; its workers live on from epoch to epoch.
 
@@ -149,7 +163,7 @@ class ResumableLoader(DataLoader[Any]):
         seconds_waited: How long the training has waited for them.
     """
 
-    batch_sampler: StepSampler
+    batch_sampler: StepSampler | MixedSampler
 
     def __init__(self, trainer: L.Trainer, **options: Any):
         super().__init__(**options)

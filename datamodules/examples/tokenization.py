@@ -215,7 +215,8 @@ def build_examples(
     """Tokenizes (question, rationale) pairs, or, without a rationale, (question, gold answer), in one go.
 
     An example without anything to supervise, for want of a gold answer or of any text, has no tokens; one whose text
-    was cut off before its answer has no end token, which nobody wrote there.
+    was cut off before its answer has no end token, which nobody wrote there. What a student drew itself is the tokens
+    that it drew, all of them RATIONALE, or, for another tokenizer, its text; nothing is added to it.
 
     Args:
         tokenizer: The student's.
@@ -227,8 +228,13 @@ def build_examples(
     questions = {question.id: question for question, _ in pairs}
     prompts = dict(zip(questions, encode_prompts(tokenizer, prompt, list(questions.values())), strict=True))
     parts, torn = [], []
+    is_drawn = any(rationale is not None and rationale.token_ids is not None for _, rationale in pairs)
+    fingerprint = fingerprint_tokenizer(tokenizer) if is_drawn else None
     for question, rationale in pairs:
-        if rationale is not None:
+        if rationale is not None and rationale.token_ids is not None:
+            torn.append(rationale.is_truncated)
+            parts.append((rationale.text, ""))
+        elif rationale is not None:
             has_text, normalize = bool(rationale.text.strip()), answer_position is not None
             text, answer = split_completion(question, rationale, prompt, normalize) if has_text else ("", "")
             torn.append(rationale.is_truncated and not answer and text == rationale.text.strip())
@@ -242,6 +248,9 @@ def build_examples(
     ):
         prompt_text, prompt_ids = prompts[question.id]
         stop = (-1 if is_torn else None) if text or answer else 0
+        if rationale is not None and rationale.token_ids is not None and rationale.tokenizer == fingerprint:
+            completion_ids, stop = rationale.token_ids, None
+            segments = [RATIONALE] * len(completion_ids)
         order = (answer, "", text) if answer_position == "first" else (text, answer)
         examples.append(
             Example(

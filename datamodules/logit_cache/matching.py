@@ -124,6 +124,7 @@ def assign_mixtures(
     weights: Mapping[str, float],
     examples: ExampleView,
     source: ExampleSource,
+    any_prompt: bool = False,
 ) -> dict[str, CacheMixture]:
     """Returns, by example id, the mixture of all teachers' rows; a teacher may have a cache for each writer's texts.
 
@@ -133,7 +134,9 @@ def assign_mixtures(
     """
     identifiers = examples.column("id")
     found = [
-        assign_one_teacher([cache for cache in caches if cache.description.teacher == teacher], examples, source)
+        assign_one_teacher(
+            [cache for cache in caches if cache.description.teacher == teacher], examples, source, any_prompt
+        )
         for teacher in weights
     ]
     mixtures: dict[tuple[int, ...], CacheMixture] = {}
@@ -148,7 +151,10 @@ def assign_mixtures(
 
 
 def assign_one_teacher(
-    caches: Sequence[LogitCache | AlignedCache], examples: ExampleView, source: ExampleSource
+    caches: Sequence[LogitCache | AlignedCache],
+    examples: ExampleView,
+    source: ExampleSource,
+    any_prompt: bool = False,
 ) -> dict[str, LogitCache | AlignedCache]:
     """Returns, by example id, which of one teacher's caches holds its rows.
 
@@ -165,13 +171,21 @@ def assign_one_teacher(
     found: dict[str, LogitCache | AlignedCache] = {}
     for cache, holds in zip(caches, holders, strict=True):
         own = examples.where(holds)
-        check_texts(cache, own, source)
+        check_texts(cache, own, source, any_prompt)
         found |= dict.fromkeys(own.column("id"), cache)
     return found
 
 
-def check_texts(cache: LogitCache | AlignedCache, examples: ExampleView, source: ExampleSource) -> None:
+def check_texts(
+    cache: LogitCache | AlignedCache, examples: ExampleView, source: ExampleSource, any_prompt: bool = False
+) -> None:
     """Refuses a cache that does not hold the rows of these examples' texts.
+
+    Args:
+        cache: The cache.
+        examples: What will be read of it.
+        source: Of the examples.
+        any_prompt: Whether the teacher may have read the completions after a prompt of its own.
 
     Raises:
         ValueError: It was made of other texts, or for another tokenizer or prompt; or, of an aligned cache, too many
@@ -182,7 +196,8 @@ def check_texts(cache: LogitCache | AlignedCache, examples: ExampleView, source:
         if cache.settings.kind == "chunks" or not cache.cache.shares_tokenizer(source.tokenizer):
             return
         cache = cache.cache
-    cache.check(source.tokenizer_name, source.tokenizer, source.prompt.id, examples)
+    prompt_id = None if any_prompt else source.prompt.id
+    cache.check(source.tokenizer_name, source.tokenizer, prompt_id, examples)
 
 
 def align_caches(

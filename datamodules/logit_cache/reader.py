@@ -94,7 +94,7 @@ class LogitCache:
         return self.manifest.get("token_bytes") is not None
 
     def check(
-        self, student: str, tokenizer: PreTrainedTokenizerBase, prompt_id: str, examples: Sequence[Example]
+        self, student: str, tokenizer: PreTrainedTokenizerBase, prompt_id: str | None, examples: Sequence[Example]
     ) -> None:
         """Refuses a cache that was not made of these examples, for this tokenizer and prompt.
 
@@ -104,7 +104,7 @@ class LogitCache:
         Args:
             student: The student's name, for the message.
             tokenizer: The student's.
-            prompt_id: Of the student's prompt.
+            prompt_id: Of the student's prompt; None where the teacher may have read another before the completions.
             examples: What will be read.
 
         Raises:
@@ -117,9 +117,9 @@ class LogitCache:
                 f"{self.folder}: teacher {made.teacher!r} (tokenizer {own}) and student {student!r} (tokenizer "
                 f"{other}) do not share a tokenizer; a training can use its logits with data.alignment.kind"
             )
-        if made.prompt_id != prompt_id:
+        if prompt_id is not None and made.prompt_id != prompt_id:
             raise ValueError(f"{self.folder}: captured with prompt {made.prompt_id}, but the data uses {prompt_id}")
-        self._check_texts(examples, of_completions=False)
+        self._check_texts(examples, of_completions=prompt_id is None)
 
     def check_completions(self, examples: Sequence[Example]) -> None:
         """Refuses a cache that was not made of these completions, whatever stood before them, in whatever tokens.

@@ -15,6 +15,7 @@ from datamodules.files.atomic import read_records
 from datamodules.files.field_types import check_text, shorten
 from datamodules.files.tables import read_metadata, read_table, write_table
 from datamodules.model_cards import find_family
+from datamodules.rationales.samples import SAMPLE_FIELDS, check_sample
 from datamodules.tasks.question_index import QuestionIndex, has_choices
 from datamodules.tasks.questions import Question, normalize_gold
 from datamodules.tasks.records import AmbiguousIndexError, Record, Written, name_option, read_record
@@ -44,6 +45,7 @@ class Rationale:
         num_prompt_tokens: Of the teacher's tokenizer; None where unknown.
         num_completion_tokens: Likewise, as generated, an end token included.
         thinking: What the teacher wrote between think marks, or an endpoint told apart as its reasoning.
+        token_ids: What was drawn, see `datamodules.rationales.samples`; so are `log_probs` and `tokenizer`.
     """
 
     question_id: str
@@ -60,6 +62,9 @@ class Rationale:
     num_prompt_tokens: int | None = None
     num_completion_tokens: int | None = None
     thinking: str = ""
+    token_ids: list[int] | None = None
+    log_probs: list[float] | None = None
+    tokenizer: str | None = None
 
     @property
     def is_truncated(self) -> bool:
@@ -138,7 +143,10 @@ def drop_truncated(rationales: Iterable[Rationale], source: str, keep: bool) -> 
 
 def write_rationales(path: Path, rationales: Iterable[Rationale], metadata: dict[str, Any]) -> None:
     """Writes a rationale store; `metadata` names the teacher's revision, tokenizer, prompt and decoding."""
-    write_table(path, [asdict(rationale) for rationale in rationales], metadata, SCHEMA)
+    records, schema = [asdict(rationale) for rationale in rationales], SCHEMA
+    if any(record["token_ids"] is not None for record in records):
+        schema = pa.schema([*SCHEMA, *SAMPLE_FIELDS])
+    write_table(path, records, metadata, schema)
 
 
 def part_thinking(rationale: Rationale) -> Rationale:
@@ -183,6 +191,7 @@ def _check_types(rationale: Rationale) -> None:
         value = getattr(rationale, name)
         if not (value is None and name != "sample") and (type(value) is not int or not 0 <= value < 2**31):
             raise ValueError(f"`{name}` must be a whole number of 0 or more, found {shorten(value)}; at most 2**31 - 1")
+    check_sample(rationale.token_ids, rationale.log_probs, rationale.tokenizer)
     if rationale.finish_reason not in get_args(FinishReason):
         reasons = ", ".join(get_args(FinishReason))
         raise ValueError(f"`finish_reason` must be one of {reasons}, found {shorten(rationale.finish_reason)}")

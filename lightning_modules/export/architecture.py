@@ -63,6 +63,10 @@ _KNOWN = {
 }
 
 
+# What every file is written anew with.
+_OWN = ("general.architecture", "general.file_type", "general.quantization_version", "general.name")
+
+
 def can_convert(model: PreTrainedModel) -> bool:
     """Says whether a model's architecture is written here, without llama.cpp's converter."""
     config = model.config
@@ -206,7 +210,7 @@ def convert_by_llama_cpp(
 
     def add_metadata(writer: gguf.GGUFWriter) -> None:
         for name, field in fields.items():
-            if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            if name.startswith("GGUF.") or name in _OWN:
                 continue
             kind = field.types[0]
             writer.add_key_value(name, field.contents(), kind, field.types[-1] if len(field.types) > 1 else None)

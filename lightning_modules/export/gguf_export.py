@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from transformers import AutoConfig
 
 from datamodules.examples.tokenization import load_tokenizer
-from datamodules.files.atomic import atomic_path
+from datamodules.files.atomic import atomic_path, remove_torn
+from datamodules.files.locks import hold
 from datamodules.files.seals import hash_file
 from datamodules.model_sources import loading, locate_pretrained, name_model
 from datamodules.tasks.prompts import get_prompt
@@ -33,7 +35,7 @@ from lightning_modules.student.model_card import describe_data
 
 CARD, CARD_KEY = "card.json", "kindred.card"
 # Room in the file for a card that is known once the file is read.
-_CARD_SIZE = 8192
+_CARD_SIZE = 1 << 14
 _NOT_EXACT = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 
 
@@ -148,6 +150,38 @@ def _put_card(path: Path, card: Mapping[str, Any]) -> None:
         file.write(text)
 
 
+def _write_files(
+    folder: Path,
+    student: str,
+    model: Any,
+    tokenizer: Any,
+    source: Source,
+    types: list[str],
+    calibration: Calibration,
+    probes: Probes,
+    results: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes a file for each type into a folder, checks them, and returns their card."""
+    is_needed = any(kind in _NOT_EXACT for kind in types)
+    texts = [example.token_ids.tolist() for example in probes.calibration] if is_needed else []
+    importance = measure_importance(model, texts, source.rename) if texts else {}
+    stem = f"{name_model(student).rpartition('/')[2]}"
+    files = {kind: folder / f"{stem}-{kind}.gguf" for kind in types}
+    room = {"general.name": stem, CARD_KEY: " " * _CARD_SIZE}
+    formats = {
+        kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, room)
+        for kind, path in files.items()
+    }
+    found = _verify(files, model, tokenizer, probes, calibration.max_new_tokens)
+    common = _describe(student, source, probes, calibration) | {"student_results": dict(results)}
+    card: dict[str, Any] = {**common, "files": {}}
+    for kind, path in files.items():
+        own = {"type": kind, "formats": formats[kind], "bytes": path.stat().st_size, **found[kind]}
+        _put_card(path, common | own)
+        card["files"][path.name] = {**own, "sha256": hash_file(path)}
+    return card
+
+
 def export_gguf(
     student: str,
     types: list[str],
@@ -155,7 +189,6 @@ def export_gguf(
     output: Path,
     llama_cpp: Path | None = None,
     results: Mapping[str, Any] | None = None,
-    calibrate: bool = True,
 ) -> dict[str, Any]:
     """Writes a folder with a GGUF file for each type and their card, and returns the card.
 
@@ -166,7 +199,6 @@ def export_gguf(
         output: The folder, which must not be there.
         llama_cpp: A checkout whose converter is used; None writes the architectures that are known here.
         results: What is known of the student's accuracy, for the card.
-        calibrate: Whether rounding weighs inputs by their importance.
 
     Raises:
         ValueError: The student cannot be exported, or a file is not the student.
@@ -179,25 +211,14 @@ def export_gguf(
         tokenizer, calibration.questions, calibration.rationales, prompt, calibration.examples, calibration.longest
     )
     model = load_causal_lm(student).eval().requires_grad_(False)
-    with atomic_path(output) as folder, tempfile.TemporaryDirectory(dir=output.parent, prefix=".") as scratch:
-        folder.mkdir()
-        source = _convert(model, tokenizer, llama_cpp, Path(scratch))
-        is_needed = calibrate and any(kind in _NOT_EXACT for kind in types)
-        texts = [example.token_ids.tolist() for example in probes.calibration] if is_needed else []
-        importance = measure_importance(model, texts, source.rename) if texts else {}
-        stem = f"{name_model(student).rpartition('/')[2]}"
-        files = {kind: folder / f"{stem}-{kind}.gguf" for kind in types}
-        room = {"general.name": stem, CARD_KEY: " " * _CARD_SIZE}
-        formats = {
-            kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, room)
-            for kind, path in files.items()
-        }
-        found = _verify(files, model, tokenizer, probes, calibration.max_new_tokens)
-        common = _describe(student, source, probes, calibration) | {"student_results": dict(results or {})}
-        card: dict[str, Any] = {**common, "files": {}}
-        for kind, path in files.items():
-            own = {"type": kind, "formats": formats[kind], "bytes": path.stat().st_size, **found[kind]}
-            _put_card(path, common | own)
-            card["files"][path.name] = {**own, "sha256": hash_file(path)}
-        (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this folder"):
+        remove_torn(output.parent, escape(output.name))
+        with (
+            tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.tmp") as scratch,
+            atomic_path(output) as folder,
+        ):
+            folder.mkdir()
+            source = _convert(model, tokenizer, llama_cpp, Path(scratch))
+            card = _write_files(folder, student, model, tokenizer, source, types, calibration, probes, results or {})
+            (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return card

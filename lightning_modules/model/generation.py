@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,18 @@ from datamodules.batches.packing import pad_rows
 from lightning_modules.model.pretrained import list_end_ids
 
 
-def choose_tokens(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None) -> Tensor:
+def keep_nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
+    """Returns the probabilities of the fewest most probable tokens that hold `top_p`, and 0 for all others.
+
+    Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751). The most probable token is always among them.
+    """
+    sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True, stable=True)
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    kept_BV = torch.where(before_BV < top_p, sorted_BV, 0.0)
+    return torch.zeros_like(probs_BV).scatter(-1, order_BV, kept_BV)
+
+
+def choose_tokens(logits_BV: Tensor, temperature: float, uniform_B: Tensor | None, top_p: float = 1.0) -> Tensor:
     """Returns the next token of each row, int64 [B].
 
     Args:
@@ -23,11 +34,13 @@ def choose_tokens(logits_BV: Tensor, temperature: float, uniform_B: Tensor | Non
         temperature: 0 takes the most probable token.
         uniform_B: A number in [0, 1) for each row, float64, which the row's distribution turns into a token (inverse
             transform sampling); None if greedy.
+        top_p: Draws from the nucleus that holds so much probability; 1 draws from all.
     """
     if temperature == 0:
         return logits_BV.argmax(-1)
     assert uniform_B is not None
-    sums_BV = (logits_BV.double() / temperature).softmax(-1).cumsum(-1)
+    probs_BV = (logits_BV.double() / temperature).softmax(-1)
+    sums_BV = (probs_BV if top_p == 1 else keep_nucleus(probs_BV, top_p)).cumsum(-1)
     # The last sum is 1 but for rounding; the first sum above the draw is never that of a token without probability.
     draws_B1 = (uniform_B * sums_BV[:, -1])[:, None]
     return torch.searchsorted(sums_BV, draws_B1, right=True)[:, 0]
@@ -113,6 +126,18 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
     return ReadPrompts(rows, cache, mask_PS, positions_PS[:, -1:] + 1, logits_PV)
 
 
+class Sample(NamedTuple):
+    """What a model wrote, as it was drawn.
+
+    Attributes:
+        ids: Of its tokens, the end token included where it wrote one.
+        log_probs: Of each, at temperature 1, whatever temperature and nucleus it was drawn from.
+    """
+
+    ids: list[int]
+    log_probs: list[float]
+
+
 def generate_completions(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]] | ReadPrompts,
@@ -121,6 +146,8 @@ def generate_completions(
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
     has_stopped: Callable[[list[int]], bool] | None = None,
+    top_p: float = 1.0,
+    samples: list[Sample] | None = None,
 ) -> list[tuple[list[int], Literal["stop", "length"]]]:
     """Continues each prompt, in one batch with a key-value cache, which a row leaves as soon as it has ended.
 
@@ -137,6 +164,8 @@ def generate_completions(
         temperature: 0 is greedy.
         seeds: One for each prompt; needed if not greedy.
         has_stopped: Whether a completion ends with these ids, end tokens apart.
+        top_p: Draws from the nucleus that holds so much probability; 1 draws from all.
+        samples: Takes what was drawn for each prompt, with its log-probabilities; None computes none.
 
     Returns:
         For each prompt its completion's token ids without the end token, and `stop` or `length`.
@@ -151,13 +180,19 @@ def generate_completions(
     completions: list[list[int]] = [[] for _ in read.rows]
     reasons: list[Literal["stop", "length"]] = ["length"] * len(completions)
     rows = list(range(len(completions)))
+    drawn = [Sample([], []) for _ in completions]
     # From here on a row is a completion, not a prompt.
     kept = torch.tensor(read.rows, device=model.device)
     logits_BV, mask_BS, positions_B1 = read.logits_PV[kept], read.mask_PS, read.positions_P1
     with torch.inference_mode():
         for step in range(max_new_tokens):
             uniform_B = None if draws_BL is None else draws_BL[rows, step]
-            tokens_B = choose_tokens(logits_BV, temperature, uniform_B)
+            tokens_B = choose_tokens(logits_BV, temperature, uniform_B, top_p)
+            if samples is not None:
+                log_p_B = logits_BV.float().log_softmax(-1).gather(-1, tokens_B[:, None])[:, 0]
+                for row, token, log_p in zip(rows, tokens_B.tolist(), log_p_B.tolist(), strict=True):
+                    drawn[row].ids.append(token)
+                    drawn[row].log_probs.append(log_p)
             left = []
             for place, (row, token) in enumerate(zip(rows, tokens_B.tolist(), strict=True)):
                 if token not in ends:
@@ -184,6 +219,8 @@ def generate_completions(
                 logits_to_keep=1,
             ).logits[:, -1]
             positions_B1 = positions_B1 + 1
+    if samples is not None:
+        samples += drawn
     return list(zip(completions, reasons, strict=True))
 
 

@@ -45,6 +45,8 @@ class RunSettings:
         student_family: The student's family, as the teachers' are called; null is what its name tells.
         checkpoint_steps: Save a checkpoint after every so many optimizer steps, too, not at each epoch's end only.
         keep_checkpoints: Keep the checkpoints once the run is done; they are several times as large as its student.
+        continues: The folder of a finished run whose weights, optimizer, schedule and step counter this one goes on
+            with, on other data.
     """
 
     root: str = "runs"
@@ -55,6 +57,7 @@ class RunSettings:
     student_family: str | None = None
     checkpoint_steps: PositiveInt | None = None
     keep_checkpoints: bool = False
+    continues: str | None = None
 
     def __post_init__(self) -> None:
         check_name("run.group", self.group)

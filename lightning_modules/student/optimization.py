@@ -53,15 +53,15 @@ def build_optimizer(
     schedule: str,
     warmup_ratio: float,
     trainer: L.Trainer,
+    total: int,
 ) -> dict[str, Any]:
-    """Returns AdamW with decay on matrices only, and a schedule over all of the trainer's steps."""
+    """Returns AdamW with decay on matrices only, and a schedule over so many steps."""
     groups: list[dict] = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
     for parameter in parameters:
         if parameter.requires_grad:
             groups[parameter.ndim < 2]["params"].append(parameter)
     fused = is_fused(trainer.strategy.root_device, trainer.precision, bool(trainer.gradient_clip_val))
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=fused or None)
-    total = int(trainer.estimated_stepping_batches)
     scheduler = get_scheduler(
         schedule if schedule != "constant" else "constant_with_warmup",
         optimizer,

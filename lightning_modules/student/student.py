@@ -1,6 +1,5 @@
 """The student: a causal language model trained on completions, with a teacher's distributions where there are any."""
 
-import json
 import math
 import os
 from contextlib import nullcontext
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from einops import rearrange
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -44,11 +43,17 @@ from lightning_modules.model.stored_weights import find_loading_dtype
 from lightning_modules.run.extent import check_extent
 from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
-from lightning_modules.student.model_card import render_card
 from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
+from lightning_modules.student.own_text import (
+    OWN_LOSS,
+    add_own_statistics,
+    add_sums,
+    check_own_text,
+    describe_student,
+    list_metrics,
+)
 from lightning_modules.student.start import StudentStart, change_start, check_start
 from losses.distillation import DistillationLoss, LossSums
-from losses.mixture import STATISTICS, TEACHER_STATISTICS
 from losses.targets import Target
 
 # What these precisions make of the weights. They are loaded so, since a checkpoint is read into what was loaded.
@@ -81,6 +86,9 @@ class DistillationModule(L.LightningModule):
         activation_checkpointing: bool = False,
         compile: bool = False,
         attention: Attention | None = None,
+        own_loss: DistillationLoss = OWN_LOSS,
+        own_cross_entropy: bool = False,
+        schedule_steps: PositiveInt | None = None,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -105,6 +113,10 @@ class DistillationModule(L.LightningModule):
             compile: Compile each decoder block (torch.compile); the CPU needs a C++ compiler.
             attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
                 transformers' choice for the architecture.
+            own_loss: The mixture for what the student wrote itself, see `data.own`; its tokens are all the rationale's.
+            own_cross_entropy: Let own_loss.kl_weight be below 1, which teaches the student to write what it wrote.
+            schedule_steps: Over how many optimizer steps the schedules go, if this training is a part of them (a
+                round); null is its own.
         """
         super().__init__()
         for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
@@ -113,6 +125,7 @@ class DistillationModule(L.LightningModule):
         self.student, self.student_revision, self.student_dtype = student, revision, dtype
         self.keep_layers, self.start = keep_layers, start
         self.loss, self.fused_head, self.attention = loss, fused_head, attention
+        self.own_loss, self.own_cross_entropy, self.schedule_steps = own_loss, own_cross_entropy, schedule_steps
         # The optimizer's state holds them, and no checkpoint may hold jsonargparse's own types.
         self.learning_rate, self.weight_decay = float(learning_rate), float(weight_decay)
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
@@ -131,10 +144,10 @@ class DistillationModule(L.LightningModule):
         self.model: Any = None
         self._head_settings: HeadSettings | None = None
         self._needs_mask, self._divisor = True, 1.0
-        self._step_sums: Tensor | None = None
+        self._step_sums: dict[str, Tensor] = {}
         self._step_losses: list[tuple[Tensor, list[str]]] = []
-        self._step_names: list[str] = []
         self._teacher_head: TeacherHead | None = None
+        self._own_head: TeacherHead | None = None
         self._has_checked_target = False
         self._val_sums: dict[str, Tensor] = {}
         self._weights_dtype: Dtype = dtype or "float32"
@@ -206,6 +219,7 @@ class DistillationModule(L.LightningModule):
             ValueError: Logits without a weight, a weight without logits, a temperature that was not cached, or
                 examples longer than the context.
         """
+        check_own_text(self, data)
         has_logits = data.supervision == "rationale+logits"
         if has_logits and not self.loss.needs_teacher:
             raise ValueError(
@@ -229,41 +243,43 @@ class DistillationModule(L.LightningModule):
 
     def list_metrics(self, data: DistillationDataModule) -> list[str]:
         """Returns the names of what a training on this data logs."""
-        statistics = TEACHER_STATISTICS if self.loss.needs_teacher else STATISTICS
-        segments = ("answer",) if data.supervision == "label" else ("rationale", "answer")
-        names = ["loss", *(f"{statistic}_{segment}" for statistic in statistics for segment in segments)]
-        held_out = [f"val/{name}" for name in names] if len(data.val_examples) else []
-        steps = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
-        return [*steps, *held_out, *data.shares]
+        return list_metrics(self.loss, data)
 
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
-        self._total_steps = int(self.trainer.estimated_stepping_batches)
-        caches = self.trainer.datamodule.caches
-        if caches:
-            self._teacher_head = load_teacher_head(caches[0], self.device)
+        self._total_steps = self.schedule_steps or int(self.trainer.estimated_stepping_batches)
+        data = self.trainer.datamodule
+        if data.caches:
+            self._teacher_head = load_teacher_head(data.caches[0], self.device)
+        if data.own_examples is not None:
+            self._own_head = load_teacher_head(data.own_examples.caches[0], self.device)
 
     def compute_loss(self, batch: dict) -> LossSums:
         """Returns the loss sums over the batch's supervised tokens, at the training's present progress."""
-        loss = self.loss.at(min(self.global_step / self._total_steps, 1.0))
+        chosen = self.own_loss if "drawn" in batch else self.loss
+        loss = chosen.at(min(self.global_step / self._total_steps, 1.0))
         target = self._build_target(batch) if loss.mixture.kl_weight > 0 else None
         inputs = (batch["labels"], batch["is_answer"], target)
         if self._head_settings is None:
             output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            return loss(rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]], *inputs)
+            logits_NV = rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]]
+            return add_own_statistics(loss(logits_NV, *inputs), batch, logits_NV, lambda logits: logits, target)
         settings = self._head_settings
 
         def forward() -> LossSums:
             hidden = run_body(self.model, batch["input_ids"], batch["attention_mask"] if self._needs_mask else None)
             hidden_ND = rearrange(hidden, "b s d -> (b s) d")[batch["rows"]]
-            return loss.from_hidden(hidden_ND, get_head(self.model, settings), *inputs)
+            head = get_head(self.model, settings)
+            sums = loss.from_hidden(hidden_ND, head, *inputs)
+            return add_own_statistics(sums, batch, hidden_ND, head.project, target)
 
         return call_inside(self.model, forward)
 
     def _build_target(self, batch: dict) -> Target:
         """Returns the batch's teacher rows; looks at every value of the first batch's."""
-        target = build_target(batch["target"].tensors, batch["temperatures"], self._teacher_head)
+        head = self._own_head if "drawn" in batch else self._teacher_head
+        target = build_target(batch["target"].tensors, batch["temperatures"], head)
         if not self._has_checked_target:
             target.check(self.model.config.get_text_config().vocab_size)
             self._has_checked_target = True
@@ -284,10 +300,7 @@ class DistillationModule(L.LightningModule):
     def _sum_loss(self, micro_batch: dict) -> Tensor:
         """Returns a micro-batch's weighted sum, and adds it to the step's."""
         sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
-        named = self._sums_by_name(sums, micro_batch["counts"])
-        pairs = torch.stack(list(named.values()))
-        self._step_sums = pairs if self._step_sums is None else self._step_sums + pairs
-        self._step_names = list(named)
+        add_sums(self._step_sums, sums, micro_batch)
         self._step_losses.append((sums.total.detach(), micro_batch["example_ids"]))
         return sums.total * (micro_batch["counts"] / self._divisor)
 
@@ -308,12 +321,13 @@ class DistillationModule(L.LightningModule):
         Raises:
             ValueError: The loss is not a finite number.
         """
-        pairs = self.trainer.strategy.reduce(self._step_sums, reduce_op="sum")
+        names = list(self._step_sums)
+        pairs = self.trainer.strategy.reduce(torch.stack(list(self._step_sums.values())), reduce_op="sum")
         own = torch.stack([loss for loss, _ in self._step_losses])
-        self._step_sums = None
+        self._step_sums = {}
         # The one place in a step that waits for the device.
         numbers = torch.cat([pairs.flatten(), own.to(pairs)]).tolist()
-        sums = dict(zip(self._step_names, zip(numbers[::2], numbers[1::2], strict=False), strict=False))
+        sums = dict(zip(names, zip(numbers[::2], numbers[1::2], strict=False), strict=False))
         total, weight = sums["loss"]
         examples = [example_ids for _, example_ids in self._step_losses]
         refuse_infinite_loss(total, numbers[pairs.numel() :], examples, self.global_step)
@@ -321,7 +335,10 @@ class DistillationModule(L.LightningModule):
         # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
         torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
         means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
-        means |= self.trainer.datamodule.shares
+        data = self.trainer.datamodule
+        means |= data.shares
+        if data.own_examples is not None:
+            means |= {f"train/own_{name}": value for name, value in data.own_examples.statistics.items()}
         # Lightning would send each number to the device, to fetch it again.
         self.log_dict({name: torch.tensor(value) for name, value in means.items()})
         self.log("train/gradient_norm", whole(torch.nn.utils.get_total_norm(gradients)))
@@ -335,8 +352,7 @@ class DistillationModule(L.LightningModule):
         """Adds a batch of held-out questions to the `val/` metrics."""
         for micro_batch in batch:
             sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
-            for name, pair in self._sums_by_name(sums, micro_batch["counts"]).items():
-                self._val_sums[name] = self._val_sums[name] + pair if name in self._val_sums else pair
+            add_sums(self._val_sums, sums, micro_batch)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the `val/` metrics: means over the tokens of all processes."""
@@ -345,12 +361,6 @@ class DistillationModule(L.LightningModule):
             # A segment that no example has is 0 / 0.
             if weight > 0:
                 self.log(f"val/{name}", total / weight)
-
-    @staticmethod
-    def _sums_by_name(sums: LossSums, counts: bool) -> dict[str, Tensor]:
-        """Returns [sum, weight] by metric, of the same metrics for every batch; a segment may weigh 0."""
-        named = {"loss": (sums.total.detach(), sums.weight), **sums.parts}
-        return {name: torch.stack([total, weight.to(total)]) * counts for name, (total, weight) in named.items()}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Leaves out the frozen weights, which are where they were loaded from."""
@@ -362,22 +372,8 @@ class DistillationModule(L.LightningModule):
     def configure_optimizers(self) -> dict:
         """Returns AdamW with decay on matrices only, and a schedule over all steps."""
         settings = (self.learning_rate, self.weight_decay, self.schedule, self.warmup_ratio)
-        return build_optimizer(self.parameters(), *settings, self.trainer)
-
-    def describe(self, data: DistillationDataModule) -> str:
-        """Returns the student's model card."""
-        loss = {name: value for name, value in vars(self.loss).items() if not name.startswith("_")}
-        training = {
-            "supervision": data.supervision,
-            **({"start": vars(self.start)} if self.start.changes else {}),
-            "train_examples": len(data.train_examples),
-            "optimizer_steps": self.trainer.global_step,
-            "learning_rate": self.learning_rate,
-            "loss": json.loads(json.dumps(loss, default=vars)),
-            "prompt": data.prompt.id,
-        }
-        teachers = sorted(set(data.train_examples.column("teacher"))) if data.supervision != "label" else []
-        return render_card(self.student, data.source.questions, teachers, training)
+        total = self.schedule_steps or int(self.trainer.estimated_stepping_batches)
+        return build_optimizer(self.parameters(), *settings, self.trainer, total)
 
     def export(self, folder: Path) -> None:
         """Saves the student and its tokenizer as a plain Hugging Face folder, atomically; every process calls it."""
@@ -398,5 +394,5 @@ class DistillationModule(L.LightningModule):
                     add_end_ids(merged.generation_config, find_end_tokens(tokenizer))
                     merged.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            (temporary / CARD).write_text(self.describe(self.trainer.datamodule), encoding="utf-8")
+            (temporary / CARD).write_text(describe_student(self, self.trainer.datamodule), encoding="utf-8")
             write_sealed(temporary / MANIFEST, {"files": describe_files(temporary)})

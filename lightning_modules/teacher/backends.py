@@ -1,5 +1,6 @@
 """What generates a teacher's completions: one narrow interface, and the local implementation behind it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.examples.encoding import decode_completion, find_end_tokens
 from datamodules.logit_cache.written_tokens import WrittenToken
 from datamodules.tasks.prompts import TemplateOptions
-from lightning_modules.model.generation import derive_seed, generate_completions
+from lightning_modules.model.generation import Sample, derive_seed, generate_completions
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, identify_weights, load_causal_lm
 
 FinishReason = Literal["stop", "length", "content_filter"]
@@ -36,12 +37,24 @@ class Decoding:
         temperature: 0 is greedy.
         stop: Texts that end a completion, which is cut before them.
         seed: Of all draws.
+        top_p: They are from the nucleus that holds so much probability; 1 draws from all tokens.
     """
 
     max_new_tokens: int
     temperature: float
     stop: tuple[str, ...]
     seed: int
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.temperature):
+            raise ValueError(f"model.temperature must be finite, not {self.temperature}")
+        if "" in self.stop:
+            raise ValueError("model.stop holds an empty text, which every completion begins with")
+        if not self.top_p:
+            raise ValueError("model.top_p must be above 0; 1 draws from all tokens")
+        if self.top_p < 1 and self.temperature == 0:
+            raise ValueError(f"model.top_p {self.top_p} would be ignored: at model.temperature 0 nothing is drawn")
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,7 @@ class Completion:
         thinking: What a backend told apart from the text as the model's thinking.
         tokens: All that was written, with log-probabilities, where they are kept and there is a text; see
             `Backend.keep_log_probs`.
+        sample: What was drawn, where it is kept; see `Backend.keep_ids`.
     """
 
     text: str
@@ -91,6 +105,13 @@ class Completion:
     revision: str
     thinking: str = ""
     tokens: Sequence[WrittenToken] = ()
+    sample: Sample | None = None
+
+    def describe_sample(self, fingerprint: str | None) -> dict[str, Any]:
+        """Returns the fields of a Rationale that hold what was drawn; nothing where it is not kept."""
+        if self.sample is None:
+            return {}
+        return {"token_ids": self.sample.ids, "log_probs": self.sample.log_probs, "tokenizer": fingerprint}
 
 
 class Backend(ABC):
@@ -145,9 +166,29 @@ class Backend(ABC):
             "scripts.cache_logits on the rationales"
         )
 
+    def keep_ids(self, stop: Sequence[str]) -> None:
+        """Makes completions come with what was drawn; call before anything is loaded.
+
+        Args:
+            stop: Texts that are to end a completion, which its ids would not.
+
+        Raises:
+            ValueError: The backend does not tell; or there are such texts.
+        """
+        raise ValueError(
+            f"model.keep_ids: {type(self).__name__} does not return token ids with their log-probabilities; use "
+            "TransformersBackend or VLLMBackend"
+        )
+
     def summarize(self) -> str | None:
         """Returns a line about what was spent, if that is worth one."""
         return None
+
+
+def refuse_stops(stop: Sequence[str]) -> None:
+    """Raises a ValueError if texts cut completions whose ids are to be kept."""
+    if stop:
+        raise ValueError("model.stop cuts a text whose ids go on; leave it out, or model.keep_ids")
 
 
 def find_stop(text: str, stop: Sequence[str]) -> int | None:
@@ -172,6 +213,12 @@ class TransformersBackend(Backend):
     def __init__(self) -> None:
         self.model: Any = None
         self.tokenizer: Any = None
+        self._keeps_ids = False
+
+    def keep_ids(self, stop: Sequence[str]) -> None:
+        """Keeps them."""
+        refuse_stops(stop)
+        self._keeps_ids = True
 
     def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses what cannot be loaded, and prompts that may leave the context."""
@@ -187,6 +234,7 @@ class TransformersBackend(Backend):
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates the requests as one batch."""
+        samples: list[Sample] | None = [] if self._keeps_ids else None
         completions = generate_completions(
             self.model,
             [request.prompt_ids for request in requests],
@@ -195,8 +243,11 @@ class TransformersBackend(Backend):
             decoding.temperature,
             [request.derive_seed(decoding.seed) for request in requests],
             watch_stops(self.tokenizer, decoding.stop),
+            decoding.top_p,
+            samples,
         )
-        for request, (ids, finish_reason) in zip(requests, completions, strict=True):
+        drawn = [None] * len(requests) if samples is None else samples
+        for request, (ids, finish_reason), sample in zip(requests, completions, drawn, strict=True):
             text = decode_completion(self.tokenizer, ids)
             cut = find_stop(text, decoding.stop)
             has_end_token = finish_reason == "stop" and cut is None
@@ -209,5 +260,6 @@ class TransformersBackend(Backend):
                     num_prompt_tokens=len(request.prompt_ids),
                     num_completion_tokens=len(ids) + has_end_token,
                     revision=self.weights_id,
+                    sample=sample,
                 ),
             )

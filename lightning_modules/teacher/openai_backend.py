@@ -292,6 +292,7 @@ class OpenAIBackend(Backend):
         length = {"max_completion_tokens" if self.is_openai else "max_tokens": decoding.max_new_tokens}
         seed = {"seed": request.derive_seed(decoding.seed)} if decoding.temperature else {}
         stop = {"stop": list(decoding.stop)} if decoding.stop else {}
+        top_p = {"top_p": decoding.top_p} if decoding.top_p < 1 else {}
         options = self._send_options(request.template_options)
         try:
             raw = await client.chat.completions.with_raw_response.create(
@@ -301,6 +302,7 @@ class OpenAIBackend(Backend):
                 **length,
                 **seed,
                 **stop,
+                **top_p,
                 **options,
                 **self._log_probs,
             )

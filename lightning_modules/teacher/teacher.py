@@ -1,13 +1,12 @@
 """The teacher under `Trainer.predict`: it answers questions (annotate) and scores rationales (cache logits)."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from transformers import AutoConfig
 
 from datamodules.annotation import QuestionDataModule
@@ -121,6 +120,9 @@ class Annotator(TeacherModule):
         seed: NonNegativeInt = 0,
         log_probs: Kind | None = None,
         top_log_probs: PositiveInt | None = None,
+        top_p: ClosedUnitInterval = 1.0,
+        keep_ids: bool = False,
+        writer: str | None = None,
         **kwargs,
     ):
         """Stores the settings.
@@ -138,18 +140,19 @@ class Annotator(TeacherModule):
                 beside the rationales, for students of any tokenizer: top_k, of the most probable tokens; labels, of
                 the text's own alone.
             top_log_probs: How many, if top_k; null is 20, the most that an endpoint returns.
+            top_p: Draws from the fewest tokens that hold so much probability; 1 draws from all.
+            keep_ids: Keeps the token ids as drawn, with their log-probabilities, for a student that learns from them.
+            writer: How the rationales name their teacher; null is its own name.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
-        if not math.isfinite(temperature):
-            raise ValueError(f"model.temperature must be finite, not {temperature}")
         if num_samples > 1 and temperature == 0:
             raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
-        if "" in stop:
-            raise ValueError("model.stop holds an empty text, which every completion begins with")
         self.backend = backend or TransformersBackend()
-        self.decoding = Decoding(max_new_tokens, temperature, stop, seed)
-        self.num_samples = num_samples
+        self.decoding = Decoding(max_new_tokens, temperature, stop, seed, top_p)
+        self.num_samples, self.keep_ids, self.writer = num_samples, keep_ids, writer
+        if keep_ids:
+            self.backend.keep_ids(stop)
         self.log_probs = log_probs
         if (number := count_kept(log_probs, top_log_probs)) is not None:
             self.backend.keep_log_probs(number)
@@ -202,7 +205,7 @@ class Annotator(TeacherModule):
             # Some templates open the thinking themselves.
             split = split_thinking(find_open_mark(request.text) + completion.text)
             text, thinking = split.reply.strip(), completion.thinking or split.thinking
-            teacher, original = self.teacher_name, data.originals.get(question.id)
+            teacher, original = self.writer or self.teacher_name, data.originals.get(question.id)
             extraction = find_stated_answer(text, question) if original else extract_neutral(text, question)
             answer = extraction.answer if extraction else None
             if original is not None:
@@ -223,6 +226,7 @@ class Annotator(TeacherModule):
                 num_prompt_tokens=completion.num_prompt_tokens,
                 num_completion_tokens=completion.num_completion_tokens,
                 thinking=thinking,
+                **completion.describe_sample(data.fingerprint),
             )
             tokens = {}
             if self.log_probs is not None:

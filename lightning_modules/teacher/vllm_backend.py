@@ -15,9 +15,10 @@ from datamodules.examples.encoding import decode_completion, find_end_tokens
 from datamodules.model_sources import resolve_model
 from datamodules.text.token_bytes import read_vocabulary
 from lightning_modules.model.adapters import find_base
+from lightning_modules.model.generation import Sample
 from lightning_modules.model.pretrained import check_model, identify_weights, read_end_ids
 from lightning_modules.run.stop_signal import leaving_if_stopped, shielding_children
-from lightning_modules.teacher.backends import Backend, Completion, Decoding, Request, Source, find_stop
+from lightning_modules.teacher.backends import Backend, Completion, Decoding, Request, Source, find_stop, refuse_stops
 from lightning_modules.teacher.reply_tokens import read_output_tokens
 
 
@@ -41,6 +42,7 @@ def make_sampling(
     kept = {} if num_log_probs is None else {"logprobs": num_log_probs}
     return vllm.SamplingParams(
         temperature=decoding.temperature,
+        top_p=decoding.top_p,
         max_tokens=decoding.max_new_tokens,
         stop=list(decoding.stop),
         stop_token_ids=list(end_ids),
@@ -151,11 +153,19 @@ class VLLMBackend(Backend):
         self._model_end_ids: list[int] = []
         self._log_probs: dict[str, Any] = {}
         self._num_kept: int | None = None
+        self._keeps_ids = False
 
     def keep_log_probs(self, number: int) -> None:
         """Makes the engine, when it is loaded, able to return so many of each token's log-probabilities."""
         self._num_kept = number
         self._log_probs = {"max_logprobs": max(number, 1), "logprobs_mode": "raw_logprobs"}
+
+    def keep_ids(self, stop: Sequence[str]) -> None:
+        """Makes the engine return the log-probabilities of what it draws."""
+        refuse_stops(stop)
+        self._keeps_ids = True
+        if self._num_kept is None:
+            self.keep_log_probs(0)
 
     def place(self, trainer: L.Trainer) -> None:
         """Gives this process's engine GPUs of its own, where there are several on a node.
@@ -242,4 +252,8 @@ class VLLMBackend(Backend):
                 [answer] = output.outputs
                 tokens = read_output_tokens(answer.token_ids, answer.logprobs, self._num_kept, vocabulary)
                 completion = replace(completion, tokens=tokens)
+                if self._keeps_ids:
+                    rows = zip(answer.token_ids, answer.logprobs, strict=True)
+                    log_probs = [float(entries[token].logprob) for token, entries in rows]
+                    completion = replace(completion, sample=Sample(list(answer.token_ids), log_probs))
             yield request, completion

@@ -18,7 +18,7 @@ from datamodules.files.parsing import check_depth, read_yaml
 from scripts.common.help import answer
 from scripts.common.settings import check_keys, check_options, check_required, locate_key
 
-STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study")
+STAGES = ("annotate", "cache_logits", "fit", "evaluate", "study", "on_policy")
 ROLES = ("teacher", "student")
 _PLACEHOLDER = re.compile(r"\$(teacher|student|pair)\b")
 _OPTION = re.compile(r"--(config|teacher|student)(=.*)?", re.DOTALL)
@@ -113,7 +113,8 @@ def read_experiment(path: str, given: dict[str, str]) -> dict:
     return _fill_in(content, names)
 
 
-def _read_models(named: Sequence[str]) -> dict[str, str]:
+def read_models(named: Sequence[str]) -> dict[str, str]:
+    """Returns the models of what `split_config` found, by role."""
     pairs = [arg.removeprefix("--").split("=", 1) for arg in named]
     return {name: value for name, value in pairs if name in ROLES}
 
@@ -149,7 +150,7 @@ def check_args(args: Iterable[str], stage: str) -> None:
     given, files = check_options(args, stage), dict[str, bool]()
     named, _ = split_config(args)
     for path in _list_configs(named):
-        section, files[path] = read_section(path, stage, _read_models(named))
+        section, files[path] = read_section(path, stage, read_models(named))
         given |= check_keys(Path(path), stage, section, files[path])
     # What a parser does instead of a stage's work needs nothing.
     if not any(name == "print_config" or name.startswith("help") or name.endswith(".help") for name in given):
@@ -173,14 +174,14 @@ def select_sections(args: Iterable[str], stage: str) -> list[str]:
     """
     set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
     named, others = split_config(args)
-    selected = [f"--config={select_section(path, stage, _read_models(named))}" for path in _list_configs(named)]
+    selected = [f"--config={select_section(path, stage, read_models(named))}" for path in _list_configs(named)]
     return [*(selected or named), *("--help" if arg == "--help=all" else arg for arg in others)]
 
 
 def find_section(named: Sequence[str], stage: str) -> dict | None:
     """Returns a stage's section of the experiment that `split_config` found; None if there is none."""
     configs = _list_configs(named)
-    section = read_experiment(configs[-1], _read_models(named)).get(stage) if configs else None
+    section = read_experiment(configs[-1], read_models(named)).get(stage) if configs else None
     return section if isinstance(section, dict) else None
 
 

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.files.atomic import check_place
 from lightning_modules.run.checkpoints import LAST, RngState, RotatingCheckpointIO, StepCheckpoint
+from lightning_modules.run.continuation import identify_end
 from lightning_modules.run.folder import METRICS, RunFolder, RunSettings
 from lightning_modules.run.jsonl_logger import JsonlLogger, MetricsFirst
 from lightning_modules.run.throughput import Throughput
@@ -23,6 +24,13 @@ class FitCLI(StageCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--run", type=RunSettings, default=RunSettings())
         parser.add_lightning_class_args(Throughput, "throughput")
+
+    def result_config(self) -> dict:
+        """Adds what the run goes on from."""
+        config = super().result_config()
+        if (continued := self.config.run.continues) is not None:
+            config["continues"] = identify_end(continued)
+        return config
 
     def before_instantiate_classes(self) -> None:
         """Finds the run's folder, and refuses one of another config before anything is built."""

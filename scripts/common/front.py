@@ -16,8 +16,13 @@ OWN_COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("metrics",),
     "fit": (),
     "study": ("power", "diagnose"),
+    "on_policy": (),
 }
-STUDY_COMMANDS = ("run", "status", "jobs", "submit", "analyze")
+# Scripts whose first argument is always a command, and those commands that take their section's settings.
+GROUP_COMMANDS: dict[str, tuple[str, ...]] = {
+    "study": ("run", "status", "jobs", "submit", "analyze"),
+    "on_policy": ("run", "status", "jobs", "submit"),
+}
 
 
 def check_command(stage: str, script: str, args: list[str]) -> None:
@@ -35,12 +40,12 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
     has_own = name in OWN_COMMANDS[stage] or (
         stage == "study" and "--dry-run" in args and not {"-h", "--help"} & set(args)
     )
-    if has_own or (stage == "study" and args[1:] and not args[1].startswith("-")):
+    if has_own or (stage in GROUP_COMMANDS and args[1:] and not args[1].startswith("-")):
         return
-    if stage == "study" and name is None:
+    if stage in GROUP_COMMANDS and name is None:
         args = args or ["--help"]
     elif name is not None:
-        known = [*OWN_COMMANDS[stage], *(STUDY_COMMANDS if stage == "study" else ())]
+        known = [*OWN_COMMANDS[stage], *GROUP_COMMANDS.get(stage, ())]
         if name not in known:
             there = f"there are: {', '.join(known)}" if known else "its settings are options"
             raise ValueError(f"{stage} has no command {name!r}{suggest(name, known)}; {there}")

@@ -38,6 +38,10 @@ MATTERING = {
         *("name", "tasks", "students", "teachers", "supervisions", "seeds", "controls", "alignment", "workers"),
         "root",
     ),
+    "on_policy": (
+        *("name", "rounds", "questions", "samples", "temperature", "max_new_tokens", "mix", "keep_rounds", "start"),
+        "evaluate_every",
+    ),
 }
 
 

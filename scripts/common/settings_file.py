@@ -23,6 +23,7 @@ from scripts import annotate, benchmark, cache_logits, evaluate, fit, study
 from scripts.common.settings import FILE
 from scripts.microworld.__main__ import run_command
 from studies.design.grid import Study
+from studies.design.rounds import OnPolicy
 
 # What a parser does that is no setting.
 _NO_SETTINGS = ("_ActionHelpClassPath", "_ActionConfigLoad", "_HelpAction", "_ActionPrintConfig", "ActionFail")
@@ -38,14 +39,15 @@ def build_parsers() -> dict[str, Any]:
             "cache_logits": cache_logits.parse(["--model.teacher=a/b", "--output=o", *data]).parser,
             "fit": fit.parse(["--model.student=a/b", *data]).parser,
             "evaluate": evaluate.parse(["--model.student=a/b", "--output=o", *data]).parser,
-            "study": declare_study(),
+            "study": declare(Study),
+            "on_policy": declare(OnPolicy),
         }
 
 
-def declare_study() -> ArgumentParser:
-    """Returns a parser of a study's settings."""
+def declare(settings: type) -> ArgumentParser:
+    """Returns a parser of a class's settings."""
     parser = ArgumentParser()
-    parser.add_class_arguments(Study)
+    parser.add_class_arguments(settings)
     return parser
 
 

@@ -124,7 +124,7 @@ class StageCLI(LightningCLI):
         """Returns what the result depends on: the resolved config but for what is `NEUTRAL`, and the files' hashes."""
         config = drop_neutral("", json.loads(self.parser.dump(self.config, format="json", skip_none=False)))
         config = {name: drop_neutral(name, part) if name in NEUTRAL else part for name, part in config.items()}
-        named = [config["data"].get(name) or [] for name in SOURCES]
+        named = [data.get(name) or [] for data in (config["data"], config["data"].get("own", {})) for name in SOURCES]
         sources = [source for names in named for source in ([names] if isinstance(names, str) else names)]
         files = {source: hash_source(source) for source in sources}
         for model in (config["model"][self.pretrained], config.get("bert_model")):

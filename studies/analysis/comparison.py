@@ -9,6 +9,7 @@ import numpy as np
 
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.interactions import Interactions, explain_difference, group_cells
+from studies.analysis.outcomes import describe_outcomes
 from studies.analysis.parts import describe_parts, explain_parts, group_parts, name_parts
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.analysis.sizes import describe_needed_sizes, explain_needed, name_size, pool_sizes
@@ -201,9 +202,13 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     analysis = Analysis(study, answers, seed)
     cells, contrasts = analysis.describe_cells(), analysis.describe_contrasts()
     # Means over sizes come first: they are what a reader wants before each size alone.
-    estimators = [*([ContrastEstimator(pool_sizes(study, answers))] if study.sizes else []), analysis.estimator]
+    estimators = [
+        *([ContrastEstimator(pool_sizes(study, answers))] if len(study.sizes) > 1 else []),
+        analysis.estimator,
+    ]
     found = [Interactions(study, estimator) for estimator in estimators]
     parts = [describe_parts(study, own, both.grids) for own, both in zip(estimators, found, strict=True)]
+    outcomes, lacking = describe_outcomes(study, answers)
     return {
         "study": asdict(study),
         "num_questions": answers.questions,
@@ -211,7 +216,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
             task: int(groups_Q.max()) + 1 for task, groups_Q in answers.groups.items() if groups_Q is not None
         },
         "extractor": EXTRACTOR,
-        "warnings": list(dict.fromkeys([*answers.warnings, *(line for own in found for line in own.warnings)])),
+        "warnings": [*dict.fromkeys([*answers.warnings, *(line for own in found for line in own.warnings), *lacking])],
         "methods": METHODS,
         "cells": cells,
         "contrasts": contrasts,
@@ -220,6 +225,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "gamma_differences": [row for own in found for row in own.differences],
         "parts": [row for rows, _ in parts for row in rows],
         "parts_refused": [row for _, rows in parts for row in rows],
+        "outcomes": outcomes,
         "needed_sizes": describe_needed_sizes(study, answers),
         "components": analysis.describe_components(),
         "traits": describe_traits(study),
@@ -255,6 +261,7 @@ def format_results(results: dict[str, Any]) -> str:
             "\n".join(_format_difference(row, sizes) for row in differences),
             _format_parts(effects, refused, sizes),
             "\n".join(f"- {explain_needed(row, sizes)}" for row in needed),
+            *(_format_outcome(own, place, sizes) for own in results["outcomes"]),
             "\n".join(map(_format_contrast, contrasts)),
         ]
     parts.append(format_traits(results["traits"]))
@@ -322,6 +329,20 @@ def _format_parts(effects: list[dict[str, Any]], refused: list[dict[str, Any]], 
             )
         lines.append(f"- {arms}: {explain_parts(rows, refusals.get(group, []))}")
     return "\n".join(lines)
+
+
+def _format_outcome(own: dict[str, Any], place: tuple[str, str], sizes: list[int]) -> str:
+    """Returns what a further outcome says of the arms that learned one task and answered one."""
+    gammas, differences, effects, refused = (
+        [row for row in own[name] if (row["trained_on"], row["task"]) == place]
+        for name in ("gamma", "gamma_differences", "parts", "parts_refused")
+    )
+    lines = [
+        *(_format_gamma(row, sizes) for row in gammas),
+        *(_format_difference(row, sizes) for row in differences),
+        *filter(None, [_format_parts(effects, refused, sizes)]),
+    ]
+    return "\n".join([f"{own['outcome']} ({own['meaning']}):", "", *lines]) if lines else ""
 
 
 def _format_difference(row: dict[str, Any], sizes: list[int]) -> str:

@@ -1,7 +1,8 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ import pyarrow.parquet as pq
 
 from datamodules.files.seals import read_sealed
 from datamodules.files.tables import read_table
+from datamodules.model_sources import name_model
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import number_groups
+from studies.analysis.outcome_values import COLUMNS, measure_outcome
 from studies.design.grid import Arm, Study, expand
 
 EXTRACTOR = "neutral"
@@ -56,6 +59,7 @@ class Cell:
         accuracies: By extractor, of those that all arms have.
         budget: What its training took, by name of `BUDGET`: one number for each seed; empty if untuned.
         coverage: Share of its completions' tokens in each class of alignment, mean over seeds; empty without one.
+        outcomes: By name, what else the study compares, for each seed and question; of those that all of them tell.
     """
 
     correct_SQ: np.ndarray
@@ -64,6 +68,7 @@ class Cell:
     accuracies: dict[str, float]
     budget: dict[str, list[int]]
     coverage: dict[str, float]
+    outcomes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def predictions_path(study: Study, arm: Arm) -> Path:
     return Path(study.root) / study.name / "predictions" / f"{arm.id}.parquet"
 
 
-def _read_records(path: Path) -> dict[str, dict[str, dict]]:
+def _read_records(path: Path, outcomes: Sequence[str]) -> dict[str, dict[str, dict]]:
     """Returns an arm's records by task, or by split where a task has several, and by question.
 
     Raises:
@@ -99,6 +104,7 @@ def _read_records(path: Path) -> dict[str, dict[str, dict]]:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
     columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group", "language"} & {*names})]
+    columns += [name for name in ("gold", *(COLUMNS[outcome] for outcome in outcomes)) if name in names and outcomes]
     records = read_table(path, columns).to_pylist()
     for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
         if number > 1:
@@ -157,7 +163,9 @@ def read_answers(study: Study) -> Answers:
     """
     warnings: list[str] = []
     wanted = expand(study)
-    arms = {arm: _read_records(path) for arm in wanted if (path := predictions_path(study, arm)).is_file()}
+    arms = {
+        arm: _read_records(path, study.outcomes) for arm in wanted if (path := predictions_path(study, arm)).is_file()
+    }
     if not arms:
         raise ValueError(f"{Path(study.root) / study.name}: has no predictions yet; run the study first")
     if missing := [arm.id for arm in wanted if arm not in arms]:
@@ -196,12 +204,25 @@ def read_answers(study: Study) -> Answers:
         shares = [fact["alignment"] for fact in facts if fact.get("alignment")]
         coverage = {name: float(np.mean([own[name] for own in shares])) for name in (shares[0] if shares else ())}
         numbers = [arm.seed for arm in members]
-        cells[key] = Cell(correct, numbers, float(np.mean(answered)), accuracies, budget, coverage)
+        outcomes = _measure_outcomes(study, key, records)
+        cells[key] = Cell(correct, numbers, float(np.mean(answered)), accuracies, budget, coverage, outcomes)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
     warnings += _compare_budgets(cells)
     warnings += _name_single_seeds(cells)
     counts = {task: len(questions) for task, questions in common.items()}
     return Answers(cells, counts, _find_groups(arms, common), warnings)
+
+
+def _measure_outcomes(study: Study, key: CellKey, records: list[list[dict]]) -> dict[str, np.ndarray]:
+    """Returns the outcomes that all seeds and questions of a cell tell, by name."""
+    teacher = study.teachers[key.teacher] if key.teacher else None
+    writer = None if teacher is None else teacher.name or name_model(str(teacher.model))
+    found = dict[str, np.ndarray]()
+    for name in study.outcomes:
+        values = [[measure_outcome(name, record, writer) for record in row] for row in records]
+        if all(value is not None for row in values for value in row):
+            found[name] = np.array(values, dtype=float)
+    return found
 
 
 def _name_single_seeds(cells: dict[CellKey, Cell]) -> list[str]:

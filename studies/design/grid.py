@@ -114,6 +114,8 @@ class Study:
         sizes: Numbers of training questions, ascending: each arm is trained with each. A seed draws its questions once,
             the same for all arms, and a smaller size's are among a larger one's. Empty: all questions of the task.
         target_accuracy: For which the needed size is told; null is halfway between a student's worst and best arm.
+        outcomes: What is compared beside accuracy: the `likelihood` of gold options, and `agreement` with the teacher's
+            most probable tokens, which needs references with caches in the section `evaluate`.
         workers: Jobs that run side by side on this machine.
         root: Folder of all runs.
     """
@@ -129,6 +131,7 @@ class Study:
     seeds: PositiveInt = 2
     sizes: list[PositiveInt] = field(default_factory=list)
     target_accuracy: ClosedUnitInterval | None = None
+    outcomes: list[Literal["likelihood", "agreement"]] = field(default_factory=list)
     workers: PositiveInt = 1
     root: str = "runs"
 

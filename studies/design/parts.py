@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from datamodules.model_parts import DescribedModel, check_parts
+from datamodules.model_sources import require_folder, resolve_model
 from studies.design.grid import Study
 from studies.inference.parts import PartDecomposition, decompose_parts
 
@@ -36,16 +37,25 @@ def list_unidentified(study: Study) -> list[str]:
     return [*(f"{', '.join(refusal.parts)}: {refusal.reason}" for refusal in found.refusals), *together]
 
 
+def _describe_models(study: Study) -> dict[str, DescribedModel]:
+    return {
+        f"study.{role}.{name}": DescribedModel(spec.model, spec.parts)
+        for role, specs in (("students", study.students), ("teachers", study.teachers))
+        for name, spec in specs.items()
+        if spec.model is not None
+    }
+
+
+def require_models(study: Study) -> None:
+    """Raises a ValueError if one of the study's models is to be a folder here, and is not there."""
+    for where, described in _describe_models(study).items():
+        require_folder(resolve_model(described.model, None)[0], f"{where}.model")
+
+
 def check_study(study: Study) -> None:
     """Compares the study's description of its models with their files, where these lie on this machine.
 
     Raises:
         ValueError: They disagree.
     """
-    models = {
-        f"study.{role}.{name}": DescribedModel(spec.model, spec.parts)
-        for role, specs in (("students", study.students), ("teachers", study.teachers))
-        for name, spec in specs.items()
-        if spec.model is not None
-    }
-    check_parts(models)
+    check_parts(_describe_models(study))

@@ -58,7 +58,9 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
             raise
 
 
-def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]) -> None:
+def run_jobs(
+    jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main], on_done: Callable[[Job], None] | None = None
+) -> None:
     """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
 
     A failing job stops what needs it and nothing else. Where a scheduler asks this process to stop, the jobs that run
@@ -69,6 +71,7 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
         folder: Of the study or sweep.
         workers: Jobs that run side by side.
         mains: The stages' scripts.
+        on_done: Called with each job that is finished.
 
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
@@ -98,6 +101,8 @@ def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]
                     error = future.exception()
                     if error is None:
                         finished.add(job.name)
+                        if on_done is not None:
+                            on_done(job)
                     elif isinstance(error, BrokenProcessPool):
                         names = ", ".join([job.name, *(other.name for other in running.values())])
                         raise ValueError(f"a worker was killed (out of memory?) while it ran one of {names}")

@@ -15,6 +15,7 @@ from studies.report.exhibits import (
 )
 from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.languages import show_languages
+from studies.report.outcomes import show_outcomes
 from studies.report.parts import show_parts
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
@@ -46,6 +47,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Interaction", _show_interaction(results)),
         Section("Parts", show_parts(results)),
         Section("Training size", show_sizes(results)),
+        Section("Other outcomes", show_outcomes(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),

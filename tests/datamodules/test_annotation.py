@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from datamodules.annotation import QuestionDataModule
+from datamodules.annotation import QuestionDataModule, QuestionDraw
 from tests.tiny import build, make_questions, save_model, write_questions
 
 QUESTIONS = make_questions(9)
@@ -67,3 +67,17 @@ def test_long_prompts_are_refused_or_left_out(paths: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="9 of 9 questions are longer than max_length=3"):
         make_data(paths, max_length=3, skip_too_long=True)
     assert list(make_data(paths, limit=4).posed) == ["q0", "q1", "q2", "q3"]
+
+
+def test_parts_share_no_question_until_all_had_their_turn() -> None:
+    questions = make_questions(10)
+    parts = [QuestionDraw(3, part, seed=1).choose(questions) for part in range(4)]
+    ids = [[question.id for question in part] for part in parts]
+    assert len({*ids[0], *ids[1], *ids[2]}) == 9
+    assert all(part == sorted(part, key=lambda name: int(name[1:])) for part in ids)
+    assert ids[3] not in ids[:3] and ids[0] != [question.id for question in QuestionDraw(3, 0, 2).choose(questions)]
+    assert QuestionDraw().choose(questions) == questions
+    with pytest.raises(ValueError, match=r"data.draw.number=11, but there are 10 questions; lower it"):
+        QuestionDraw(11).choose(questions)
+    with pytest.raises(ValueError, match=r"would be ignored without data.draw.number"):
+        QuestionDraw(part=1)

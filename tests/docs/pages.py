@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from datamodules.tasks.questions import load_questions
-from scripts import study
+from scripts import on_policy, study
 from scripts.common.stages import STAGES
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
 
@@ -170,6 +170,9 @@ def check(command: list[str]) -> None:
             assert rest[0] in study.COMMANDS
             # What a diagnosis asks beside the study is not the study's.
             study.parse(rest[1:3] if rest[0] == "diagnose" else [arg for arg in rest[1:] if arg != "--dry-run"])
+        elif script == "on_policy":
+            assert rest[0] in on_policy.COMMANDS
+            on_policy.parse(rest[1:])
         elif script in STAGES:
             STAGES[script].parse(rest)
         else:

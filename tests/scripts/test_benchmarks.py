@@ -20,12 +20,18 @@ LINES = {
     "data": {"padding_share", "data_vs_student", "kd_step_vs_sft_step", "kd_step_vs_sft_step_cpu"},
     "diagnose": {"diagnose_vs_one_by_one", "diagnose_vs_one_by_one_cpu", "diagnose_greatest_difference"},
     "evaluate": {"evaluate_vs_naive", "evaluate_vs_naive_cpu", "evaluate_likelihood_difference"},
+    "export": {
+        "gguf_tokens_equal",
+        "q8_kl",
+        "q4km_kl_calibrated_vs_plain_seed0",
+        "llama_vs_transformers_tokens_per_s_cpu",
+    },
     "losses": {"head_memory_vs_dense", "head_time_vs_dense", "head_time_vs_dense_cpu", "head_time_vs_ce_only"},
     "scaling": {"checkpoint_overhead", "preempt_latency_s", "scaling_efficiency_2"},
     "training": {"tiny_sft", "tiny_kd_dense", "tiny_kd_cached_cpu"},
 }
 # What does not depend on the machine: the same work was done.
-EXACT = {"annotate_equal_texts": 1, "evaluate_equal_texts": 1}
+EXACT = {"annotate_equal_texts": 1, "evaluate_equal_texts": 1, "gguf_tokens_equal": 1, "gguf_f16_greedy_equal": 1}
 SMALL = {"evaluate_likelihood_difference": 1e-3, "diagnose_greatest_difference": 1e-3}
 
 

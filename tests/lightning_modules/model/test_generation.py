@@ -13,9 +13,11 @@ from datamodules.annotation import QuestionDataModule
 from datamodules.files.record_log import write_line
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.model.generation import (
+    Sample,
     choose_tokens,
     count_shared,
     generate_completions,
+    keep_nucleus,
     read_prompts,
     score_endings,
 )
@@ -264,3 +266,22 @@ def test_a_capture_that_was_killed_before_its_manifest_is_finished_by_a_rerun(wo
     capture(folder, world.teacher, world.questions, [world.rationales])
     assert len(LogitCache(folder)) == 8
     assert {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == shards
+
+
+def test_a_nucleus_is_the_fewest_tokens_that_hold_so_much() -> None:
+    probs = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64)
+    assert keep_nucleus(probs, 0.75).tolist() == [[0, 0.5, 0, 0.25], [0.25, 0.25, 0.25, 0]]
+    assert keep_nucleus(probs, 1e-9).count_nonzero(-1).tolist() == [1, 1]
+    draws = torch.linspace(0, 1 - 2**-53, 200, dtype=torch.float64)
+    tokens = choose_tokens(probs[:1].log().expand(200, -1), 1.0, draws, top_p=0.75)
+    assert set(tokens.tolist()) == {1, 3} and (tokens == 1).double().mean() == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_samples_are_what_was_drawn_with_its_log_probabilities(model: PreTrainedModel) -> None:
+    samples: list[Sample] = []
+    completions = generate_completions(model, PROMPTS, [1], 12, 1.3, [1, 2, 3, 4], samples=samples)
+    for prompt, (ids, reason), sample in zip(PROMPTS, completions, samples, strict=True):
+        assert sample.ids == [*ids, *([sample.ids[-1]] if reason == "stop" else [])]
+        logits = model(torch.tensor([[*prompt, *sample.ids]])).logits[0, len(prompt) - 1 : -1]
+        wanted = logits.log_softmax(-1).gather(-1, torch.tensor(sample.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(sample.log_probs), wanted, atol=1e-4, rtol=1e-4)

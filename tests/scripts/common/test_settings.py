@@ -54,7 +54,7 @@ def test_a_part_is_what_lies_below_its_name() -> None:
     [
         ("--model.lerning_rate=3", "--model.learning_rate"),
         ("--learning_rate", "--model.learning_rate"),
-        ("--modle.loss.beta=1", "--model.loss.beta"),
+        ("--modle.schedule=linear", "--model.schedule"),
         ("--data.promt", "--data.prompt"),
         ("--data.questions.x=1", None),
         ("--zzzzzz=1", None),

@@ -1,0 +1,65 @@
+"""A run that goes on from another's end, on other data: weights, optimizer, its schedule and the step counter."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.files.atomic import atomic_path, hash_path, read_meta, sync_path
+from datamodules.files.seals import DONE
+from lightning_modules.run.checkpoints import LAST, find_checkpoint
+
+
+def identify_end(run: str) -> dict[str, str]:
+    """Returns what a finished run ended with: the hash of its configuration, and that of its result.
+
+    Raises:
+        ValueError: It is no finished run.
+    """
+    folder = Path(run)
+    meta = read_meta(folder)
+    if meta is None or not (folder / DONE).is_file():
+        raise ValueError(f"run.continues: {run} is no finished run")
+    return {"config_hash": meta["config_hash"], "done": hash_path(folder / DONE)}
+
+
+def carry_over(run: str, checkpoints: Path) -> Path:
+    """Writes a run's first checkpoint from another's last, and returns it.
+
+    Args:
+        run: The folder of the run that is continued.
+        checkpoints: The folder of this run's.
+
+    Raises:
+        ValueError: The other run has kept none, or one of processes that share a model.
+    """
+    last = find_checkpoint(Path(run) / "checkpoints")
+    if last is None:
+        raise ValueError(f"run.continues: {run} has kept no checkpoint; train it with --run.keep_checkpoints=true")
+    if last.is_dir():
+        raise ValueError(f"run.continues: {last} is of processes that share a model, which is not continued")
+    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
+    begin_anew(checkpoint)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    target = checkpoints / LAST
+    with atomic_path(target) as temporary:
+        torch.save(checkpoint, temporary)
+        sync_path(temporary)
+    return target
+
+
+def begin_anew(checkpoint: dict[str, Any]) -> None:
+    """Makes a checkpoint one of a run that has not read any data yet."""
+    # Where the data stood, and where the other run kept its checkpoints.
+    checkpoint.pop("DistillationDataModule", None)
+    checkpoint["callbacks"] = {name: own for name, own in checkpoint["callbacks"].items() if "Checkpoint{" not in name}
+    checkpoint["epoch"] = 0
+    loop = checkpoint["loops"]["fit_loop"]
+    loop["state_dict"] = {}
+    for name in ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
+        for counts in ("total", "current"):
+            loop[name][counts] = dict.fromkeys(loop[name][counts], 0)
+    # A batch that is ready and not begun: where there is none at all, Lightning takes a validation to be over, and
+    # passes over the first batch. It counts one more step where it begins with such a batch.
+    loop["epoch_loop.batch_progress"]["total"]["ready"] = 1
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

@@ -1,0 +1,62 @@
+"""What a study compares beside accuracy: outcomes of each question that are finer than right or wrong."""
+
+from dataclasses import replace
+from typing import Any
+
+from studies.analysis.estimator import ContrastEstimator
+from studies.analysis.interactions import Interactions
+from studies.analysis.outcome_values import COLUMNS, MEANINGS
+from studies.analysis.parts import describe_parts
+from studies.analysis.predictions import Answers
+from studies.analysis.sizes import pool_sizes
+from studies.design.grid import Study
+
+
+def _take_outcome(answers: Answers, name: str) -> Answers:
+    """Returns the cells with an outcome in place of right and wrong."""
+    cells = {
+        key: replace(cell, correct_SQ=cell.outcomes[name])
+        for key, cell in answers.cells.items()
+        if name in cell.outcomes
+    }
+    return replace(answers, cells=cells)
+
+
+def describe_outcomes(study: Study, answers: Answers) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns what the study says of each further outcome, by the methods of accuracy, and warnings.
+
+    A row holds the outcome's name, the `cells` with their means, `gamma`, `gamma_differences`, `parts` and
+    `parts_refused`.
+    """
+    rows, warnings = list[dict[str, Any]](), list[str]()
+    for name in study.outcomes:
+        own = _take_outcome(answers, name)
+        taught = {key for key in answers.cells if key.teacher}
+        lacking = sorted({key.task for key in taught - set(own.cells)})
+        if lacking:
+            column = COLUMNS[name]
+            warnings.append(f"{', '.join(lacking)}: some arms' predictions do not tell {name} (column {column})")
+        estimator = ContrastEstimator(own)
+        estimators = [*([ContrastEstimator(pool_sizes(study, own))] if len(study.sizes) > 1 else []), estimator]
+        found = [Interactions(study, each) for each in estimators]
+        parts = [describe_parts(study, each, both.grids) for each, both in zip(estimators, found, strict=True)]
+        cells = [
+            {
+                **key._asdict(),
+                "condition": key.condition,
+                **dict(zip(("mean", "low", "high"), estimator.accuracy(key), strict=True)),
+            }
+            for key in own.cells
+        ]
+        rows.append(
+            {
+                "outcome": name,
+                "meaning": MEANINGS[name],
+                "cells": cells,
+                "gamma": [row for each in found for row in each.gammas],
+                "gamma_differences": [row for each in found for row in each.differences],
+                "parts": [row for both, _ in parts for row in both],
+                "parts_refused": [row for _, both in parts for row in both],
+            }
+        )
+    return rows, warnings

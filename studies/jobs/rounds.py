@@ -1,0 +1,311 @@
+"""Rounds of on-policy distillation as a list of jobs: the same stages again and again, each after what it needs."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from datamodules.examples.encoding import PromptEncoding
+from datamodules.files.atomic import read_meta, write_json
+from datamodules.files.parsing import read_json_object
+from datamodules.provenance import claim_folder
+from lightning_modules.evaluation.metrics import read_accuracy
+from lightning_modules.model.generation import derive_seed
+from lightning_modules.model.pretrained import identify_weights
+from lightning_modules.run.folder import flatten, read_metrics
+from studies.design.rounds import OnPolicy
+from studies.jobs.job import Job
+from studies.jobs.plan import format_settings
+from studies.text_table import format_records
+
+SETTINGS = "rounds.json"
+# What a round's table shows of its training's log, by column.
+COLUMNS = {
+    "loss": "own_loss",
+    "length": "own_length",
+    "truncated": "own_truncated",
+    "distinct": "own_distinct_4",
+    "accuracy": "own_accuracy",
+    "staleness": "own_staleness",
+    "agreement": "own_agreement",
+    "teacher on top 16": "own_teacher_mass_on_top_16",
+    "entropy": "own_student_entropy",
+}
+
+
+class RoundsPlan:
+    """Turns rounds into jobs.
+
+    Args:
+        settings: The rounds.
+        sections: The experiment's other sections, by stage.
+        config: What names the experiment's file on a command line.
+
+    Raises:
+        ValueError: The sections do not go with the rounds.
+    """
+
+    def __init__(self, settings: OnPolicy, sections: Mapping[str, Any], config: list[str]):
+        self.settings, self.sections, self.config = settings, sections, config
+        self.folder = settings.folder
+        if "fit" not in sections:
+            raise ValueError("on_policy: the file has no section fit, which says how the student is trained")
+        self.fit = flatten(sections["fit"])
+        self.steps = self._count_steps()
+        self.longest_prompt = self._find_longest_prompt()
+        self._check_teacher()
+        if changed := self._take("fit", "model.start."):
+            raise ValueError(
+                f"fit.{next(iter(changed))} changes the student that on_policy asks to write; train a fit with it, and "
+                "set on_policy.start to its folder"
+            )
+        if settings.start is not None:
+            check_start(settings.start, self.fit)
+
+    def _count_steps(self) -> int:
+        """Returns the optimizer steps of a round."""
+        total, rounds = self.fit.get("trainer.max_steps"), self.settings.rounds
+        if type(total) is not int or total < 1:
+            raise ValueError("on_policy: fit.trainer.max_steps must say how many optimizer steps all rounds have")
+        if total % rounds:
+            raise ValueError(
+                f"on_policy.rounds={rounds} does not divide fit.trainer.max_steps={total}: each round has as many steps"
+            )
+        if self.fit.get("trainer.max_epochs", -1) != -1:
+            raise ValueError(
+                "fit.trainer.max_epochs would be ignored: on_policy trains fit.trainer.max_steps; leave it"
+            )
+        return int(total) // rounds
+
+    def _find_longest_prompt(self) -> int:
+        """Returns how long a prompt may be, so that a training has room for it and what the student writes."""
+        longest, new = (
+            self.fit.get("data.encoding.max_length", PromptEncoding().max_length),
+            self.settings.max_new_tokens,
+        )
+        if longest <= new:
+            raise ValueError(
+                f"on_policy.max_new_tokens={new} leaves nothing of fit.data.encoding.max_length={longest} to a prompt"
+            )
+        return int(longest) - new
+
+    def _check_teacher(self) -> None:
+        if self.settings.mix == 1:
+            return
+        teacher = self.sections.get("cache_logits")
+        if teacher is None:
+            raise ValueError(
+                "on_policy: the file has no section cache_logits: a teacher without log-probabilities cannot correct "
+                "what the student writes; name one that cache_logits can load"
+            )
+        if flatten(teacher).get("model.kind") == "labels":
+            raise ValueError(
+                "cache_logits.model.kind labels keeps no distributions, which on_policy.loss needs; set another kind"
+            )
+
+    def name(self, number: int) -> str:
+        """Returns what a round is called, from 1."""
+        return f"round-{number}"
+
+    def _student(self, number: int) -> str:
+        """Returns the model that a round leaves, of round 0 what the first begins from."""
+        if number:
+            return str(self.folder / self.name(number) / "student")
+        start = self.settings.start
+        return str(self.fit["model.student"] if start is None else Path(start) / "student")
+
+    def _samples(self, number: int) -> Path:
+        return self.folder / "samples" / f"{self.name(number)}.parquet"
+
+    def _logits(self, number: int) -> Path:
+        return self.folder / "samples" / f"{self.name(number)}-logits"
+
+    def jobs(self) -> list[Job]:
+        """Returns all jobs, each after what it needs."""
+        found = self.teach()
+        needs = [job.name for job in found]
+        for number in range(1, self.settings.rounds + 1):
+            found += self.round(number, needs)
+            needs = [f"fit-{self.name(number)}"]
+        return found
+
+    def teach(self) -> list[Job]:
+        """Returns the jobs that make the teacher's text that is mixed in, where the file says how."""
+        jobs: list[Job] = []
+        if not self.settings.mix:
+            return jobs
+        annotate, cache = self.sections.get("annotate"), self.sections.get("cache_logits")
+        if annotate is not None and annotate.get("output") in (self.fit.get("data.rationales") or []):
+            jobs.append(Job("annotate", "annotate", self.config, annotate["output"], []))
+        if cache is not None and cache.get("output") in (self.fit.get("data.logits") or []):
+            needs = [job.name for job in jobs]
+            jobs.append(Job("cache_logits", "cache_logits", self.config, f"{cache['output']}/manifest.json", needs))
+        return jobs
+
+    def round(self, number: int, needs: list[str]) -> list[Job]:
+        """Returns a round's jobs.
+
+        Args:
+            number: From 1.
+            needs: The jobs that come before the round.
+        """
+        jobs = [] if self.settings.mix == 1 else [self._annotate(number, needs), self._cache(number)]
+        jobs.append(self._train(number, [*needs, *(job.name for job in jobs)]))
+        every = self.settings.evaluate_every or self.settings.rounds
+        if "evaluate" in self.sections and (number % every == 0 or number == self.settings.rounds):
+            jobs.append(self._evaluate(number))
+        return jobs
+
+    def _annotate(self, number: int, needs: list[str]) -> Job:
+        """Returns the job in which the student answers the round's questions, posed as its training poses them."""
+        rounds, output = self.settings, str(self._samples(number))
+        is_first = number == 1 and rounds.start is None
+        settings = {
+            # Where and how much at a time, as the teacher's.
+            **self._take("annotate", "trainer."), **self._take("annotate", "data.batches."),
+            **self._take("fit", "data.encoding."), "data.encoding.max_length": self.longest_prompt,
+            "data.questions": self.fit["data.questions"], "data.limit": self.fit.get("data.limit"),
+            "data.prompt": self.fit.get("data.prompt", "instruction"),
+            "data.draw": {"number": rounds.questions, "part": number - 1, "seed": rounds.seed},
+            "model.teacher": self._student(number - 1), "model.writer": self.name(number),
+            "model.dtype": self.fit.get("model.dtype") or "float32",
+            "model.attention": self.fit.get("model.attention"),
+            "model.revision": self.fit.get("model.revision") if is_first else None,
+            "model.keep_layers": self.fit.get("model.keep_layers") if is_first else None,
+            "model.backend": rounds.backend, "model.keep_ids": True, "model.num_samples": rounds.samples,
+            "model.temperature": rounds.temperature, "model.top_p": rounds.top_p,
+            "model.max_new_tokens": rounds.max_new_tokens,
+            "model.seed": derive_seed(rounds.seed, "round", number), "output": output,
+        }  # fmt: skip
+        given = {name: value for name, value in settings.items() if value is not None}
+        return Job(f"annotate-{self.name(number)}", "annotate", format_settings(given), output, needs)
+
+    def _take(self, stage: str, prefix: str) -> dict[str, Any]:
+        return {key: own for key, own in flatten(self.sections.get(stage) or {}).items() if key.startswith(prefix)}
+
+    def _cache(self, number: int) -> Job:
+        """Returns the job in which the teacher reads what the student wrote."""
+        output, samples = str(self._logits(number)), str(self._samples(number))
+        if controls := self._take("cache_logits", "data.controls."):
+            raise ValueError(
+                f"cache_logits.{next(iter(controls))} changes texts, and nothing may change what a student wrote"
+            )
+        settings: dict[str, Any] = {
+            "data.questions": self.fit["data.questions"], "data.rationales": [samples], "data.limit": None,
+            **{name: None for name in self._take("cache_logits", "data.filters.") if not name.endswith("match_seed")},
+            "data.filters.correct_only": False, "data.filters.keep_truncated": True, "output": output,
+        }  # fmt: skip
+        needs = [f"annotate-{self.name(number)}"]
+        args = [*self.config, *format_settings(settings)]
+        return Job(f"cache_logits-{self.name(number)}", "cache_logits", args, f"{output}/manifest.json", needs)
+
+    def _train(self, number: int, needs: list[str]) -> Job:
+        """Returns the job of a round's optimizer steps."""
+        rounds, done = self.settings, (number - 1) * self.steps
+        settings: dict[str, Any] = {
+            "model.student": self._student(0), "model.schedule_steps": self.steps * rounds.rounds,
+            "trainer.max_steps": done + self.steps, "trainer.max_epochs": -1, "data.own.first_step": done,
+            "run.root": rounds.root, "run.group": rounds.name, "run.id": self.name(number),
+            "run.keep_checkpoints": number < rounds.rounds or self.fit.get("run.keep_checkpoints", False),
+        }  # fmt: skip
+        if rounds.start is not None:
+            settings |= {"model.revision": None, "model.keep_layers": None}
+        if number > 1:
+            settings["run.continues"] = str(self.folder / self.name(number - 1))
+        if rounds.mix < 1:
+            kept = range(max(1, number - rounds.keep_rounds + 1), number + 1)
+            settings |= {
+                "data.own.rationales": [str(self._samples(own)) for own in kept],
+                "data.own.logits": [str(self._logits(own)) for own in kept],
+                "data.own.mix": rounds.mix, "data.own.max_lost": rounds.max_lost,
+                "data.own.min_distinct": rounds.min_distinct, "model.own_cross_entropy": rounds.cross_entropy,
+                **{f"model.own_loss.{name}": value for name, value in _list_loss(rounds).items()},
+            }  # fmt: skip
+        if rounds.mix == 0:
+            settings |= {"data.rationales": None, "data.logits": None, "data.supervision": "rationale"}
+            settings |= {"data.validation.fraction": 0.0, "model.loss.kl_weight": 0.0}
+        args = [*self.config, *format_settings(settings)]
+        return Job(f"fit-{self.name(number)}", "fit", args, str(self.folder / self.name(number) / "DONE"), needs)
+
+    def _evaluate(self, number: int) -> Job:
+        """Returns the job in which a round's student answers the test questions."""
+        output = str(self._predictions(number))
+        settings = {
+            "model.student": self._student(number), "model.keep_layers": None, "model.arm": self.name(number),
+            "output": output, "wandb.group": self.settings.name,
+        }  # fmt: skip
+        args = [*self.config, *format_settings(settings)]
+        return Job(f"evaluate-{self.name(number)}", "evaluate", args, output, [f"fit-{self.name(number)}"])
+
+    def _predictions(self, number: int) -> Path:
+        return self.folder / "predictions" / f"{self.name(number)}.parquet"
+
+    def claim(self) -> None:
+        """Makes the rounds' folder, or refuses one of other rounds.
+
+        Raises:
+            ValueError: It was begun with other settings; the message has both values.
+        """
+        claim_folder(self.folder)
+        own = {**asdict(self.settings), "steps": self.steps}
+        own = json.loads(json.dumps(own, default=vars))
+        path = self.folder / SETTINGS
+        if not path.is_file():
+            write_json(path, own)
+            return
+        begun, now = flatten(read_json_object(path)), flatten(own)
+        keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
+        if keys:
+            shown = ", ".join(f"on_policy.{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys)
+            raise ValueError(
+                f"{self.folder}: these rounds were begun with other settings: {shown}; choose another name"
+            )
+
+    def drop_spent(self, job: Job) -> None:
+        """Removes the checkpoints that a finished round's training went on from."""
+        if job.stage == "fit" and job.name != f"fit-{self.name(1)}":
+            number = int(job.name.rpartition("-")[2])
+            shutil.rmtree(self.folder / self.name(number - 1) / "checkpoints", ignore_errors=True)
+
+    def format_rounds(self) -> str:
+        """Returns a table of the rounds that have begun, with what their trainings logged."""
+        return format_records([self._describe(number) for number in range(1, self.settings.rounds + 1)])
+
+    def _describe(self, number: int) -> dict[str, str]:
+        run = self.folder / self.name(number)
+        logged = read_metrics(run) if run.is_dir() else []
+        row = {"round": str(number), "steps": str(sum("train/loss" in record for record in logged))}
+        for column, name in COLUMNS.items():
+            values = [record[f"train/{name}"] for record in logged if f"train/{name}" in record]
+            # How stale the samples have become is seen at the end.
+            value = values[-1] if column == "staleness" and values else sum(values) / max(1, len(values))
+            row[column] = f"{value:.3g}" if values else "–"
+        share = read_accuracy(self._predictions(number))
+        return {**row, "test accuracy": "–" if share is None else f"{share.value:.1%}"}
+
+
+def _list_loss(rounds: OnPolicy) -> dict[str, Any]:
+    settings = {name: value for name, value in vars(rounds.loss).items() if not name.startswith("_")}
+    return {name: value for name, value in json.loads(json.dumps(settings, default=vars)).items() if value is not None}
+
+
+def check_start(start: str, fit: Mapping[str, Any]) -> None:
+    """Refuses a cold start that is no finished training of the same student.
+
+    Raises:
+        ValueError: It is another's, or not finished.
+    """
+    folder = Path(start)
+    meta = read_meta(folder)
+    if meta is None or not (folder / "DONE").is_file():
+        raise ValueError(f"on_policy.start: {start} is no finished fit")
+    own, student = meta["config"]["model"], fit["model.student"]
+    is_same = own["student"] == student and own.get("revision") == fit.get("model.revision")
+    if not is_same and Path(student).is_dir():
+        is_same = meta["config"]["files"].get(own["student"]) == identify_weights(student, None)
+    if not is_same or own.get("keep_layers") != fit.get("model.keep_layers"):
+        raise ValueError(
+            f"on_policy.start: {start} trained another student: {own['student']}, but fit.model.student is {student}"
+        )

@@ -1,0 +1,274 @@
+"""Rounds of on-policy distillation, on the embedded default: the stages themselves, killed and continued."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from datamodules.batches.packing import pad_rows
+from datamodules.files.tables import read_table
+from lightning_modules.student.student import DistillationModule
+from scripts import fit, on_policy
+from scripts.common.stages import MAINS
+from tests.scripts.pipeline import MODELS, read_jsonl, spawn, wait_until
+
+QUIET = {"enable_progress_bar": False}
+QUESTIONS = "microworld:train:12:0"
+CONFIG: dict[str, Any] = {
+    "on_policy": {"name": "opd", "rounds": 2, "questions": 4, "max_new_tokens": 24, "max_lost": 1.0, "keep_rounds": 2},
+    "annotate": {
+        "model": {"teacher": f"{MODELS}/a-teacher", "family": "a", "max_new_tokens": 96},
+        "data": {"questions": QUESTIONS, "prompt": "plain", "encoding": {"max_length": 320}},
+        "trainer": QUIET,
+        "output": "teacher/rationales.parquet",
+    },
+    "cache_logits": {
+        "model": {"teacher": f"{MODELS}/a-teacher", "top_k": 8},
+        "data": {
+            "questions": QUESTIONS,
+            "rationales": ["teacher/rationales.parquet"],
+            "prompt": "plain",
+            "encoding": {"max_length": 400},
+        },
+        "trainer": QUIET,
+        "output": "teacher/logits",
+    },
+    "fit": {
+        "model": {"student": f"{MODELS}/a-student", "learning_rate": 1e-3, "loss": {"kl_weight": 0.5}},
+        "data": {
+            "questions": QUESTIONS,
+            "rationales": ["teacher/rationales.parquet"],
+            "supervision": "rationale+logits",
+            "logits": ["teacher/logits"],
+            "prompt": "plain",
+            "encoding": {"max_length": 400},
+            "batches": {"tokens_per_step": 600, "tokens_per_batch": 400},
+        },
+        "trainer": {"max_steps": 4, **QUIET},
+        "run": {"checkpoint_steps": 1},
+    },
+}
+
+
+def write_config(**changes: Any) -> list[str]:
+    Path("c.yaml").write_text(yaml.safe_dump(CONFIG | {"on_policy": CONFIG["on_policy"] | changes}))
+    return ["--config=c.yaml"]
+
+
+def run_rounds(args: list[str]) -> on_policy.RoundsPlan:
+    """Runs the jobs one after the other in this process, as `run` does in another."""
+    plan = on_policy.parse(args)
+    plan.claim()
+    for job in plan.jobs():
+        MAINS[job.stage](job.args)
+    return plan
+
+
+def read_metrics(run: str) -> list[dict]:
+    """Returns what a run logged, but for how fast it was."""
+    lines = read_jsonl(Path(run) / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the teacher's own text and its logits."""
+    folder = tmp_path_factory.mktemp("rounds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        plan = on_policy.parse(write_config())
+        for job in plan.teach():
+            MAINS[job.stage](job.args)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the rounds ran without a stop."""
+    folder = tmp_path_factory.mktemp("whole") / "rounds"
+    shutil.copytree(teacher, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("WANDB_MODE", "disabled")
+        run_rounds(write_config())
+    return folder
+
+
+@pytest.fixture
+def inside(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = shutil.copytree(teacher, tmp_path / "rounds")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return folder
+
+
+def test_a_round_logs_what_the_student_wrote_and_how_it_learns_from_it(whole, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(whole)
+    first, second = (read_metrics(f"runs/opd/round-{number}") for number in (1, 2))
+    assert [line["step"] for line in (*first, *second)] == [0, 1, 2, 3]
+    names = {name.removeprefix("train/own_") for name in first[0] if name.startswith("train/own_")}
+    assert {"loss", "length", "truncated", "empty", "distinct_4", "accuracy"} <= names
+    assert {"staleness", "agreement", "teacher_mass_on_top_16", "student_entropy", "divergence"} <= names
+    # At the first step the student is who wrote, but for rounding; then it is another.
+    assert abs(first[0]["train/own_staleness"]) < 1e-6 < first[1]["train/own_staleness"]
+    assert 0 < first[0]["train/own_teacher_mass_on_top_16"] <= 1
+    # The schedule is one over all steps.
+    rates = [line["train/learning_rate"] for line in (*first, *second)]
+    assert rates == sorted(rates, reverse=True) and rates[0] == pytest.approx(1e-3)
+    on_policy.main(["status", "--config=c.yaml"])
+    shown = capsys.readouterr().out
+    assert "runs/opd: 8 jobs: 8 done" in shown and "| 2     | 2 " in shown
+
+
+def test_the_ids_are_those_that_were_drawn(whole) -> None:
+    rounds = [read_table(whole / f"runs/opd/samples/round-{number}.parquet").to_pylist() for number in (1, 2)]
+    assert not {row["question_id"] for row in rounds[0]} & {row["question_id"] for row in rounds[1]}
+    end = AutoTokenizer.from_pretrained(MODELS / "a-student").eos_token_id
+    for row in (*rounds[0], *rounds[1]):
+        assert len(row["token_ids"]) == len(row["log_probs"]) == row["num_completion_tokens"]
+        assert (row["token_ids"][-1] == end) == (row["finish_reason"] == "stop")
+
+
+def check_same(folder: Path, whole: Path) -> None:
+    """Compares all that rounds leave."""
+    for number in (1, 2):
+        run, sample = f"runs/opd/round-{number}", f"runs/opd/samples/round-{number}.parquet"
+        assert read_metrics(str(folder / run)) == read_metrics(str(whole / run))
+        assert read_table(folder / sample).equals(read_table(whole / sample))
+        weights = "student/model.safetensors"
+        assert (folder / run / weights).read_bytes() == (whole / run / weights).read_bytes()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_round_that_broke_off_goes_on_to_the_same_end(whole, tmp_path, monkeypatch, number: int) -> None:
+    def fail(self: DistillationModule, *args: object) -> None:
+        if self.global_step == 2 * number - 1:
+            raise ChildProcessError
+
+    shutil.copytree(whole, tmp_path / "rounds")
+    monkeypatch.chdir(tmp_path / "rounds")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    shutil.rmtree(f"runs/opd/round-{number}")
+    [job] = [job for job in on_policy.parse(write_config()).jobs() if job.name == f"fit-round-{number}"]
+    with monkeypatch.context() as patch, pytest.raises(ChildProcessError):
+        patch.setattr(DistillationModule, "on_train_batch_start", fail, raising=False)
+        MAINS["fit"](job.args)
+    MAINS["fit"](job.args)
+    check_same(Path(), whole)
+
+
+@pytest.mark.slow
+def test_rounds_that_were_killed_end_as_if_they_had_not_been(inside, whole) -> None:
+    args = write_config()
+    for path in ("runs/opd/samples/.round-1.parquet.part-*", "runs/opd/round-2/meta.json"):
+        process = spawn("on_policy", ["run", *args], inside)
+        wait_until(process, lambda path=path: any(inside.glob(path)))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not Path("runs/opd/round-2/DONE").exists()
+    run_rounds(args)
+    check_same(inside, whole)
+
+
+def test_rounds_of_a_teachers_text_alone_are_the_offline_fit(inside) -> None:
+    run_rounds(write_config(mix=1.0, keep_rounds=1))
+    MAINS["fit"](["--config=c.yaml", "--trainer.max_epochs=-1", "--run.id=offline", "--run.group=g"])
+    found, wanted = (load_file(f"runs/{run}/student/model.safetensors") for run in ("opd/round-2", "g/offline"))
+    assert found.keys() == wanted.keys() and all(found[name].equal(wanted[name]) for name in wanted)
+    offline = read_metrics("runs/g/offline")
+    logged = [*read_metrics("runs/opd/round-1"), *read_metrics("runs/opd/round-2")]
+    assert [line["train/loss"] for line in logged] == [line["train/loss"] for line in offline]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": "runs/other"}, "on_policy.start: runs/other is no finished fit"),
+        ({"samples": 2, "temperature": 0.0}, "on_policy.samples=2 needs on_policy.temperature above 0"),
+        ({"rounds": 3}, "on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
+        ({"temperature": 0.5}, "on_policy.temperature was 1.0 and is 0.5; choose another name"),
+        ({"loss": {"kl_weight": 0.5}}, "model.own_loss.kl_weight is 0.5, and the rest is cross-entropy"),
+        ({"max_new_tokens": 400}, "on_policy.max_new_tokens=400 leaves nothing of fit.data.encoding.max_length=400"),
+        ({"max_lost": 0.5}, "75% of the student's samples are truncated and 0% empty, more than data.own.max_lost=0.5"),
+    ],
+    ids=str,
+)
+def test_bad_rounds_are_refused_in_one_line(whole, monkeypatch, changes: dict, message: str) -> None:
+    monkeypatch.chdir(whole)
+    args = write_config(**changes)
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as refused:
+        plan = on_policy.parse(args)
+        if "temperature" in changes:
+            plan.claim()
+        MAINS["fit"]([*plan.jobs()[-1].args, "--run.id=refused"])
+    assert message in str(refused.value)
+
+
+def test_a_start_is_a_fit_of_the_same_student(whole, monkeypatch) -> None:
+    monkeypatch.chdir(whole)
+    args = write_config(name="other", start="runs/opd/round-1")
+    assert "--model.teacher=runs/opd/round-1/student" in on_policy.parse(args).round(1, [])[0].args
+    content = yaml.safe_load(Path("c.yaml").read_text())
+    content["fit"]["model"]["student"] = f"{MODELS}/b-student"
+    Path("c.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=r"on_policy.start: runs/opd/round-1 trained another student: .*a-student"):
+        on_policy.parse(args)
+
+
+def test_a_teacher_without_log_probabilities_is_refused(whole, monkeypatch) -> None:
+    monkeypatch.chdir(whole)
+    args = write_config()
+    for section in (None, CONFIG["cache_logits"] | {"model": {"teacher": "t", "kind": "labels"}}):
+        content = CONFIG | {"cache_logits": section}
+        Path("c.yaml").write_text(yaml.safe_dump({name: own for name, own in content.items() if own}))
+        with pytest.raises(ValueError, match=r"no section cache_logits: a teacher without|labels keeps no distribut"):
+            on_policy.parse(args)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_one_step_is_trls(inside) -> None:
+    trl = pytest.importorskip("trl", reason="needs the extra `peers`")
+    args = write_config(rounds=1, keep_rounds=1, mix=0.0)
+    content = yaml.safe_load(Path("c.yaml").read_text())
+    content["cache_logits"]["model"] = {"teacher": f"{MODELS}/a-teacher", "kind": "hidden", "values": "float32"}
+    content["fit"]["trainer"]["max_steps"] = 1
+    content["fit"]["data"]["batches"] = {"tokens_per_step": 100_000, "tokens_per_batch": 300}
+    Path("c.yaml").write_text(yaml.safe_dump(content))
+    plan = run_rounds(args)
+    [logged] = read_metrics("runs/opd/round-1")
+    data = fit.parse(plan.jobs()[-1].args).datamodule
+    data.setup("fit")
+    examples = data.own_examples.examples
+    prompts = [example.token_ids[: example.num_prompt_tokens] for example in examples]
+    completions = [example.token_ids[example.num_prompt_tokens :] for example in examples]
+    inputs = {
+        "prompt_ids": pad_rows(prompts, 0, left=True),
+        "prompt_mask": pad_rows([np.ones_like(row) for row in prompts], 0, left=True),
+        "completion_ids": pad_rows(completions, 0),
+        "completion_mask": pad_rows([np.ones_like(row) for row in completions], 0),
+    }
+    settings = trl.DistillationConfig(
+        "trl", beta=1.0, temperature=1.0, use_cpu=True, report_to="none", bf16=False, gradient_checkpointing=False
+    )
+    student, teacher = (
+        AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=torch.float32) for name in ("a-student", "a-teacher")
+    )
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "a-student", pad_token="<pad>")
+    questions = Dataset.from_dict({"prompt": ["a", "b"]})
+    trainer = trl.DistillationTrainer(student, teacher, settings, train_dataset=questions, processing_class=tokenizer)
+    loss = trainer.compute_loss(trainer.model.train(), inputs)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([own.grad for own in student.parameters() if own.grad is not None])
+    assert logged["train/own_loss"] == logged["train/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert logged["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-5)

@@ -1,0 +1,85 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies.design.rounds import OnPolicy
+from studies.jobs.rounds import RoundsPlan
+
+SECTIONS: dict[str, Any] = {
+    "cache_logits": {"model": {"teacher": "t"}, "data": {"filters": {"correct_only": True, "teachers": ["t"]}}},
+    "fit": {
+        "model": {"student": "s", "keep_layers": [0, 1]},
+        "data": {"questions": "q", "prompt": "plain", "encoding": {"max_length": 400}},
+        "trainer": {"max_steps": 12},
+    },
+    "evaluate": {},
+}
+
+
+def make_plan(sections: dict[str, Any] = SECTIONS, **settings: Any) -> RoundsPlan:
+    return RoundsPlan(OnPolicy(**{"name": "n", "rounds": 4, "questions": 8, **settings}), sections, ["--config=c"])
+
+
+def test_each_round_waits_for_the_one_before_and_goes_on_from_it() -> None:
+    jobs = {job.name: job for job in make_plan(keep_rounds=2, evaluate_every=2).jobs()}
+    assert [name for name in jobs if name.startswith("evaluate")] == ["evaluate-round-2", "evaluate-round-4"]
+    assert jobs["annotate-round-3"].needs == ["fit-round-2"]
+    assert jobs["fit-round-3"].needs == ["fit-round-2", "annotate-round-3", "cache_logits-round-3"]
+    third = jobs["fit-round-3"].args
+    assert {"--trainer.max_steps=9", "--model.schedule_steps=12", "--data.own.first_step=6"} <= set(third)
+    assert "--run.continues=runs/n/round-2" in third and "--model.student=s" in third
+    stores = '["runs/n/samples/round-2.parquet", "runs/n/samples/round-3.parquet"]'
+    assert f"--data.own.rationales={stores}" in third
+    assert "--run.keep_checkpoints=true" in third and "--run.keep_checkpoints=false" in jobs["fit-round-4"].args
+
+
+def test_the_student_writes_as_its_training_poses_and_has_room_for_it() -> None:
+    jobs = {job.name: job for job in make_plan(samples=3).jobs()}
+    first, second = jobs["annotate-round-1"].args, jobs["annotate-round-2"].args
+    assert {"--model.teacher=s", "--model.keep_layers=[0, 1]", "--data.encoding.max_length=144"} <= set(first)
+    assert {"--model.keep_ids=true", "--model.writer=round-1", "--model.num_samples=3"} <= set(first)
+    assert "--model.teacher=runs/n/round-1/student" in second and not any("keep_layers" in arg for arg in second)
+    seeds = [next(arg for arg in args if arg.startswith("--model.seed=")) for args in (first, second)]
+    assert seeds[0] != seeds[1]
+    cache = jobs["cache_logits-round-1"].args
+    assert cache.index("--data.filters.correct_only=false") and "--data.filters.teachers=null" in cache
+
+
+def test_a_share_of_one_is_rounds_of_the_fit_alone_and_of_none_leaves_the_teachers_text_out() -> None:
+    assert {job.stage for job in make_plan(mix=1.0).jobs()} == {"fit", "evaluate"}
+    args = make_plan(mix=0.0).jobs()[2].args
+    assert {"--data.rationales=null", "--data.own.mix=0.0", "--data.supervision=rationale"} <= set(args)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("trainer", {}, "fit.trainer.max_steps must say how many optimizer steps"),
+        ("trainer", {"max_steps": 10}, "on_policy.rounds=4 does not divide fit.trainer.max_steps=10"),
+        ("trainer", {"max_steps": 12, "max_epochs": 3}, "fit.trainer.max_epochs would be ignored"),
+    ],
+)
+def test_sections_that_do_not_go_with_rounds_are_refused(section: str, values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_plan(SECTIONS | {"fit": SECTIONS["fit"] | {section: values}})
+
+
+def test_rounds_go_on_with_the_settings_that_they_began_with(tmp_path: Path) -> None:
+    make_plan(root=str(tmp_path)).claim()
+    make_plan(root=str(tmp_path)).claim()
+    with pytest.raises(
+        ValueError, match=r"on_policy.mix was 0.25 and is 0.5, on_policy.loss.divergence was 'reverse_kl'"
+    ):
+        make_plan(root=str(tmp_path), mix=0.5, loss=OnPolicy.loss.__class__(kl_weight=1.0)).claim()
+
+
+def test_checkpoints_that_a_finished_round_went_on_from_are_removed(tmp_path: Path) -> None:
+    plan = make_plan(root=str(tmp_path))
+    for number in (1, 2, 3):
+        (plan.folder / f"round-{number}" / "checkpoints").mkdir(parents=True)
+    for job in plan.jobs():
+        if job.name in ("fit-round-1", "fit-round-2", "cache_logits-round-3"):
+            plan.drop_spent(job)
+    left = [number for number in (1, 2, 3) if (plan.folder / f"round-{number}" / "checkpoints").exists()]
+    assert left == [2, 3]

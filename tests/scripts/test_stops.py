@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datamodules.files.record_log import write_line
 from datamodules.files.locks import hold
+from datamodules.files.record_log import write_line
 from datamodules.files.seals import read_sealed
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.run.checkpoints import read_global_step

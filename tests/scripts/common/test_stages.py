@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.files.atomic import write_jsonl
+from datamodules.files.seals import read_sealed
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import SCHEMA, read_metadata
 from datamodules.tasks.microworld import generate_questions
@@ -175,7 +176,7 @@ def test_metrics_of_finished_predictions_are_those_that_were_written(inside):
     said = StringIO()
     with redirect_stdout(said):
         MAINS["evaluate"](["metrics", "predictions.parquet"])
-    written = json.loads(Path("predictions.parquet.metrics.json").read_text())
+    written = read_sealed(Path("predictions.parquet.metrics.json"))
     assert set(written) == {"microworld"} and len(said.getvalue().splitlines()) == 2 + len(written["microworld"])
     accuracy = written["microworld"]["accuracy_neutral"]
     assert accuracy["n"] == 6 and f"{accuracy['value']:.1%} [{accuracy['low']:.1%}" in said.getvalue()

@@ -34,7 +34,7 @@ def test_rationales_have_the_documented_columns_and_metadata(pipeline):
         assert record["text"].strip() and record["correct"] == (record["answer"] == question["gold"])
     metadata = read_metadata(path)
     assert metadata["teacher"] == "a-teacher" and len(metadata["revision"]) == 16
-    expected = {"max_new_tokens": 96, "temperature": 0.0, "stop": [], "num_samples": 1, "seed": 0}
+    expected = {"max_new_tokens": 96, "temperature": 0.0, "top_p": 1.0, "stop": [], "num_samples": 1, "seed": 0}
     assert metadata["decoding"] == expected and metadata["backend"] == "TransformersBackend"
     assert metadata["prompt"]["name"] == "plain" and "{question}" in metadata["prompt"]["texts"]["choice"]
     assert {"config_hash", "git_commit", "versions", "created"} <= set(metadata["creation"])

@@ -55,6 +55,9 @@ class OwnText:
             raise ValueError("data.own.rationales and data.own.logits belong together: cache the logits of each store")
         if self.rationales is None and (self.mix is not None or self.logit_weights is not None):
             raise ValueError("data.own.mix and data.own.logit_weights would be ignored without data.own.rationales")
+        weights = self.logit_weights
+        if weights is not None and (len(weights) < 2 or not np.isfinite(list(weights.values())).all()):
+            raise ValueError("data.own.logit_weights mixes two teachers at least, by finite weights")
         if self.mix == 1:
             raise ValueError("data.own.mix=1 leaves nothing to what the student wrote; leave data.own.rationales out")
 
@@ -117,7 +120,7 @@ def read_own_text(own: OwnText, taught: ExampleSource, alignment: AlignmentSetti
         caches = [*align_caches(opened, alignment, examples, source)]
     elif any(cache.description.sparsity.kind == "labels" for cache in opened):
         for path in own.rationales:
-            _check_draws(path)
+            check_draws(path)
     cache_of_example: dict[str, RowReader] = {}
     if own.logit_weights:
         cache_of_example |= assign_mixtures(caches, own.logit_weights, examples, source, any_prompt=True)
@@ -144,8 +147,8 @@ def _read_log_probs(path: str, fingerprint: str) -> dict[str, np.ndarray]:
     }
 
 
-def _check_draws(path: str) -> None:
-    """Refuses draws of another distribution than the student's, which the probabilities that were kept are of."""
+def check_draws(path: str) -> None:
+    """Raises a ValueError if a store's draws are not of the student's own distribution, at 1 and 1."""
     made = read_metadata(Path(path)).get("decoding", {})
     drawn = made.get("temperature"), made.get("top_p")
     if drawn != (1, 1):

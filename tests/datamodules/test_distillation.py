@@ -231,7 +231,10 @@ def test_logits_of_several_teachers_are_mixed_on_every_text(logits: Path, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"logit_weights": {"ada": 1.0, "eve": 1.0}}, r"names \['ada', 'eve'\], but data.logits holds .*'ada', 'bob'"),
+        (
+            {"logit_weights": {"ada": 1.0, "eve": 1.0}},
+            r"names \['ada', 'eve'\], but the logits given are of .*'ada', 'bob'",
+        ),
         ({"logit_weights": {"ada": 1.0}}, "two teachers at least"),
         ({"logit_weights": {"ada": 1.0, "bob": float("inf")}}, "finite weights"),
         ({"logit_weights": {"ada": 1.0, "bob": 1.0}, "logits_teacher": "ada"}, "both say whose logits"),

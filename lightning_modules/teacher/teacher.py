@@ -191,14 +191,12 @@ class Annotator(TeacherModule):
     def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict]:
         """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample).
 
-        Where log-probabilities are kept, `tokens` are those of the text, see `pack_tokens`.
-
-        A rewritten rationale keeps the answer it had, unless it now states another.
+        Where log-probabilities are kept, `tokens` are those of the text, see `pack_tokens`. A rewritten rationale keeps
+        the answer it had, unless it now states another.
         """
-        requests = []
+        requests, options = [], data.prompt.template_options
         for question_id, sample in items:
             posed = data.posed[question_id]
-            options = data.prompt.template_options
             requests.append(Request(question_id, sample, posed.text, tuple(posed.prompt_ids), options))
         for request, completion in self.backend.generate(requests, self.decoding):
             question = data.posed[request.question_id].question

@@ -75,7 +75,7 @@ def test_a_store_by_an_endpoint_is_a_store_as_any(bench: Bench, server: ChatServ
         assert record["finish_reason"] == ("stop" if record["num_completion_tokens"] < 6 else "length")
     metadata = read_metadata(Path("out/r.parquet"))
     assert metadata["revision"] == "tiny-2026" and metadata["backend"] == "OpenAIBackend"
-    expected = {"max_new_tokens": 6, "temperature": 0.0, "stop": [], "seed": 0, "num_samples": 1}
+    expected = {"max_new_tokens": 6, "temperature": 0.0, "top_p": 1.0, "stop": [], "seed": 0, "num_samples": 1}
     assert metadata["decoding"] == expected
     used = [sum(record[name] for record in records) for name in ("num_prompt_tokens", "num_completion_tokens")]
     said = capsys.readouterr().out

@@ -14,7 +14,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloa
 from datamodules.examples.selection import RationaleFilters
 from datamodules.examples.source import ExampleSource
 from datamodules.examples.store import ExampleView
-from datamodules.files.tables import read_table
+from datamodules.files.tables import read_metadata, read_table
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.format import read_manifest
 from datamodules.logit_cache.matching import align_caches, assign_mixtures, assign_one_teacher, open_caches
@@ -55,6 +55,9 @@ class OwnText:
             raise ValueError("data.own.rationales and data.own.logits belong together: cache the logits of each store")
         if self.rationales is None and (self.mix is not None or self.logit_weights is not None):
             raise ValueError("data.own.mix and data.own.logit_weights would be ignored without data.own.rationales")
+        weights = self.logit_weights
+        if weights is not None and (len(weights) < 2 or not np.isfinite(list(weights.values())).all()):
+            raise ValueError("data.own.logit_weights mixes two teachers at least, by finite weights")
         if self.mix == 1:
             raise ValueError("data.own.mix=1 leaves nothing to what the student wrote; leave data.own.rationales out")
 
@@ -112,7 +115,12 @@ def read_own_text(own: OwnText, taught: ExampleSource, alignment: AlignmentSetti
     check_samples(own, statistics)
     whose = None if own.logit_weights else str(read_manifest(Path(own.logits[0]))["teacher"])
     opened = open_caches(own.logits, whose, set(), own.rationales, own.logit_weights)
-    caches = [*align_caches(opened, alignment, examples, source)]
+    caches: list[LogitCache | AlignedCache] = [*opened]
+    if alignment.kind != "refuse":
+        caches = [*align_caches(opened, alignment, examples, source)]
+    elif any(cache.description.sparsity.kind == "labels" for cache in opened):
+        for path in own.rationales:
+            check_draws(path)
     cache_of_example: dict[str, RowReader] = {}
     if own.logit_weights:
         cache_of_example |= assign_mixtures(caches, own.logit_weights, examples, source, any_prompt=True)
@@ -137,6 +145,17 @@ def _read_log_probs(path: str, fingerprint: str) -> dict[str, np.ndarray]:
         f"{question}/{writer}/{sample}": np.array(own, np.float32)
         for (question, writer, sample), own in zip(names, values, strict=True)
     }
+
+
+def check_draws(path: str) -> None:
+    """Raises a ValueError if a store's draws are not of the student's own distribution, at 1 and 1."""
+    made = read_metadata(Path(path)).get("decoding", {})
+    drawn = made.get("temperature"), made.get("top_p")
+    if drawn != (1, 1):
+        raise ValueError(
+            f"{path}: drawn at temperature {drawn[0]} and top_p {drawn[1]}, but a cache of kind labels teaches without "
+            "bias what was drawn at 1 and 1; capture another kind"
+        )
 
 
 def count_distinct(ids: np.ndarray) -> float:

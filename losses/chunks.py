@@ -6,6 +6,9 @@ P log(P / Q) + (1 - P) log((1 - P) / (1 - Q)) (ALM, Minixhofer et al. 2025, arXi
 its rows of the student, so that sum_c n_c D_c stands beside the rows' cross-entropy. T makes long spans' probabilities
 comparable; it softens no distribution, and the loss has no T^2.
 
+What depends on the student's log-probabilities of the text's own tokens alone, as here and in losses/drawn.py, is
+computed from each row's cross-entropy.
+
 Shapes: N supervised tokens, C spans.
 """
 
@@ -14,20 +17,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from losses.drawn import sum_drawn
 from losses.fused_head import Kernel, OutputHead, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture, describe_outcomes, mix_rows
-from losses.targets import ChunkTarget
+from losses.targets import ChunkTarget, DrawnTarget
 
 # 1 minus a float32 knows no smaller rest.
 _SURE = -(2.0**-24)
 
 
-class ChunkSums(NamedTuple):
-    """The loss of a batch's spans.
+class LabelSums(NamedTuple):
+    """The loss of a batch's rows.
 
     Attributes:
         total: sum_n w_n (1 - lambda) CE_n + lambda sum_c w_c D_c, w_c the sum of the span's rows' weights; CE alone of
-            rows without a span.
+            rows without a span. Of drawn tokens see `sum_drawn`.
         statistics: [N] by name; of a span the same in each of its rows.
     """
 
@@ -49,8 +53,8 @@ def _binarise(log_p_C: Tensor, temperature: float) -> Tensor:
     return torch.stack([log_p_C, log1mexp(log_p_C)], dim=-1)
 
 
-def sum_chunks(ce_N: Tensor, weights_N: Tensor, target: ChunkTarget, mixture: Mixture) -> ChunkSums:
-    """Computes the loss from the student's cross-entropy of each row; gradients flow to it."""
+def sum_chunks(ce_N: Tensor, weights_N: Tensor, target: ChunkTarget, mixture: Mixture) -> LabelSums:
+    """Computes the loss of spans from the student's cross-entropy of each row; gradients flow to it."""
     C = len(target.log_probs_C)
     inside_N = target.chunks_N >= 0
     chunks_N = torch.where(inside_N, target.chunks_N, C)
@@ -68,27 +72,33 @@ def sum_chunks(ce_N: Tensor, weights_N: Tensor, target: ChunkTarget, mixture: Mi
     total = total + torch.where(weights_C > 0, weights_C * divergence_C, 0.0).sum()
     of_chunks = {"divergence": divergence_C.detach(), **describe_outcomes(log_p_C2, log_q_C2.detach(), bucket=True)}
     statistics = {name: torch.cat([value_C, value_C.new_zeros(1)])[chunks_N] for name, value_C in of_chunks.items()}
-    return ChunkSums(total, statistics)
+    return LabelSums(total, statistics)
 
 
-def mix_chunks(
-    logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, target: ChunkTarget, mixture: Mixture
-) -> ChunkSums:
+def _sum(ce_N: Tensor, weights_N: Tensor, target: ChunkTarget | DrawnTarget, mixture: Mixture) -> LabelSums:
+    if isinstance(target, ChunkTarget):
+        return sum_chunks(ce_N, weights_N, target, mixture)
+    return LabelSums(*sum_drawn(ce_N, weights_N, target, mixture))
+
+
+def mix_labels(
+    logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor, target: ChunkTarget | DrawnTarget, mixture: Mixture
+) -> LabelSums:
     """Computes the loss from logits that exist: the reference."""
     rows = mix_rows(logits_NV, labels_N, None, CROSS_ENTROPY)
-    sums = sum_chunks(rows.loss_N, weights_N, target, mixture)
-    return ChunkSums(sums.total, _join(rows.statistics, sums.statistics))
+    sums = _sum(rows.loss_N, weights_N, target, mixture)
+    return LabelSums(sums.total, _join(rows.statistics, sums.statistics, target))
 
 
-def mix_chunks_fused(
+def mix_labels_fused(
     hidden_ND: Tensor,
     head: OutputHead,
     labels_N: Tensor,
     weights_N: Tensor,
-    target: ChunkTarget,
+    target: ChunkTarget | DrawnTarget,
     mixture: Mixture,
     kernel: Kernel = "torch",
-) -> ChunkSums:
+) -> LabelSums:
     """Computes the same from hidden states, projected twice: a row's gradient depends on all rows of its span.
 
     The first pass gives each row's cross-entropy; the gradient with respect to it is the row's weight in the second.
@@ -98,15 +108,16 @@ def mix_chunks_fused(
         _, statistics = mix_fused(*inputs, weights_N, None, CROSS_ENTROPY, kernel=kernel)
     with torch.enable_grad():
         ce_N = statistics["ce"].detach().requires_grad_()
-        sums = sum_chunks(ce_N, weights_N, target, mixture)
+        sums = _sum(ce_N, weights_N, target, mixture)
         (row_weights_N,) = torch.autograd.grad(sums.total, ce_N)
     total = sums.total.detach()
     if torch.is_grad_enabled():
         linear, _ = mix_fused(*inputs, row_weights_N, None, CROSS_ENTROPY, kernel=kernel)
         total = total + (linear - linear.detach())
-    return ChunkSums(total, _join(statistics, sums.statistics))
+    return LabelSums(total, _join(statistics, sums.statistics, target))
 
 
-def _join(rows: dict[str, Tensor], chunks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Joins both statistics; the one token that the teacher names is the label."""
-    return {**rows, **chunks, "agreement": rows["accuracy"]}
+def _join(rows: dict[str, Tensor], own: dict[str, Tensor], target: ChunkTarget | DrawnTarget) -> dict[str, Tensor]:
+    """Joins both statistics; the one token that the teacher names is the label, unless the student named it."""
+    named = {"agreement": rows["accuracy"]} if isinstance(target, ChunkTarget) else {}
+    return {**rows, **own, **named}

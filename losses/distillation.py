@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.chunks import mix_chunks, mix_chunks_fused
-from losses.divergences import DivergenceName, forward_kl, get_divergence, soft_cross_entropy
+from losses.chunks import mix_labels, mix_labels_fused
+from losses.divergences import DivergenceName, forward_kl, get_divergence, reverse_kl, soft_cross_entropy
 from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
 from losses.mixture import STATISTICS, Mixture, mix_rows
 from losses.schedules import Schedule, bounds, value_at
-from losses.targets import ChunkTarget, SampledTarget, Tail, Target, UnstoredTemperature, has_tail
+from losses.targets import ChunkTarget, DrawnTarget, SampledTarget, Tail, Target, UnstoredTemperature, has_tail
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class StepLoss:
             ValueError: Shapes disagree, or the target does not have what the loss needs.
         """
         target, weights_N = self._prepare(logits_NV, labels_N, is_answer_N, target)
-        if isinstance(target, ChunkTarget):
-            sums = mix_chunks(logits_NV, labels_N, weights_N, target, self.mixture)
-            return self._sum(*sums, weights_N, is_answer_N, target.chunks_N >= 0)
+        if isinstance(target, ChunkTarget | DrawnTarget):
+            sums = mix_labels(logits_NV, labels_N, weights_N, target, self.mixture)
+            return self._sum(*sums, weights_N, is_answer_N, _find_taught(target))
         rows = mix_rows(logits_NV, labels_N, target, self.mixture)
         # A row without weight does not count even where its loss is infinite.
         total = torch.where(weights_N > 0, weights_N * rows.loss_N, 0.0).sum()
@@ -76,9 +76,9 @@ class StepLoss:
         """Computes the same from the student's last hidden states and its head; the logits never exist."""
         target, weights_N = self._prepare(hidden_ND, labels_N, is_answer_N, target)
         inputs = (hidden_ND, head, labels_N, weights_N)
-        if isinstance(target, ChunkTarget):
-            sums = mix_chunks_fused(*inputs, target, self.mixture, self.kernel)
-            return self._sum(*sums, weights_N, is_answer_N, target.chunks_N >= 0)
+        if isinstance(target, ChunkTarget | DrawnTarget):
+            sums = mix_labels_fused(*inputs, target, self.mixture, self.kernel)
+            return self._sum(*sums, weights_N, is_answer_N, _find_taught(target))
         total, statistics = mix_fused(*inputs, target, self.mixture, kernel=self.kernel)
         return self._sum(total, statistics, weights_N, is_answer_N, target and target.has_target_N)
 
@@ -119,6 +119,10 @@ class StepLoss:
         return LossSums(total=total, weight=weights_N.sum(), parts=parts)
 
 
+def _find_taught(target: ChunkTarget | DrawnTarget) -> Tensor | None:
+    return target.chunks_N >= 0 if isinstance(target, ChunkTarget) else None
+
+
 def check_kind(mixture: Mixture, kind: type[Target]) -> None:
     """Raises a ValueError if this kind of target cannot give the mixture's divergence, temperature or tail."""
     if kind is SampledTarget:
@@ -129,6 +133,19 @@ def check_kind(mixture: Mixture, kind: type[Target]) -> None:
             )
         if mixture.temperature != 1:
             raise ValueError(f"loss.temperature: a sampled teacher was drawn at 1, not at {mixture.temperature}")
+    if kind is DrawnTarget:
+        if mixture.divergence is not reverse_kl:
+            raise ValueError(
+                "loss.divergence: the probabilities of drawn tokens alone, kind labels, give only reverse_kl without "
+                "bias; use it, or a logit cache of another kind"
+            )
+        if mixture.temperature != 1:
+            raise ValueError(f"loss.temperature: the student's tokens were drawn at 1, not at {mixture.temperature}")
+    elif mixture.max_weight is not None:
+        raise ValueError(
+            "loss.max_weight would be ignored: only a teacher's probabilities of drawn tokens alone, kind labels of "
+            "data.own.logits, need importance weights; leave it out"
+        )
     if not has_tail(kind) and mixture.tail != "bucket":
         raise ValueError(f"loss.tail {mixture.tail} would be ignored: only a teacher's top tokens leave a tail")
 
@@ -155,6 +172,8 @@ class DistillationLoss:
         head_mass: adaptive_kl's head; null is 0.5.
         tail: The teacher's mass outside a sparse support: bucket, renormalize or ignore; see `Mixture`.
         unstored_temperature: Refuse a temperature that the logit cache does not have, or interpolate.
+        max_weight: Where the importance weights of tokens that the student drew itself are cut off, if a cache of kind
+            labels has nothing but their probabilities, see losses/drawn.py; at least 1; null is 2.
         kernel: What goes over the logits: torch, or Triton kernels that read them once and write them once, on a CUDA
             GPU; not for soft-capped logits or caches of hidden states. They have not been timed on a GPU yet.
     """
@@ -169,6 +188,7 @@ class DistillationLoss:
     head_mass: float | None = None
     tail: Tail = "bucket"
     unstored_temperature: UnstoredTemperature = "refuse"
+    max_weight: float | None = None
     kernel: Kernel = "torch"
 
     def __post_init__(self) -> None:
@@ -189,6 +209,8 @@ class DistillationLoss:
                 raise ValueError(f"loss.{name} must be {allowed}, not {low if too_low else high}")
         if bounds(self.rationale_weight)[1] == bounds(self.answer_weight)[1] == 0:
             raise ValueError("loss.rationale_weight and loss.answer_weight are both 0; nothing is supervised")
+        if self.max_weight is not None and not (math.isfinite(self.max_weight) and self.max_weight >= 1):
+            raise ValueError(f"loss.max_weight must be finite and at least 1, not {self.max_weight}")
         self.at(0.0)
 
     @property
@@ -209,6 +231,7 @@ class DistillationLoss:
             divergence=get_divergence(self.divergence, beta=self.beta, alpha=self.alpha, head_mass=self.head_mass),
             tail=self.tail,
             unstored_temperature=self.unstored_temperature,
+            max_weight=self.max_weight,
         )
         return StepLoss(
             mixture, value_at(self.rationale_weight, progress), value_at(self.answer_weight, progress), self.kernel

@@ -45,6 +45,7 @@ class Mixture:
             student's probabilities stay those of the whole vocabulary). `ignore` drops it: the sum runs over the
             support, and can be negative.
         unstored_temperature: See `SparseTarget.at_temperature`.
+        max_weight: Where importance weights are cut off; None is the default of losses/drawn.py.
     """
 
     kl_weight: float
@@ -52,6 +53,7 @@ class Mixture:
     divergence: Divergence
     tail: Tail = "bucket"
     unstored_temperature: UnstoredTemperature = "refuse"
+    max_weight: float | None = None
 
     def teacher_outcomes(self, target: SupportTarget) -> Tensor:
         """Returns the teacher's log-probabilities of the outcomes at T: [N, K], or [N, K + 1] with the tail last."""

@@ -282,8 +282,27 @@ class ChunkTarget(NamedTuple):
             raise ValueError("the teacher has log-probabilities above 0, or NaN, of a span")
 
 
+class DrawnTarget(NamedTuple):
+    """What a teacher gives tokens that the student drew itself, and nothing of any other.
+
+    Attributes:
+        log_probs_N: The teacher's log-probability of each row's token, at temperature 1.
+        log_then_N: The student's, at temperature 1, when it drew the token from its whole distribution.
+    """
+
+    log_probs_N: Tensor
+    log_then_N: Tensor
+
+    def check(self, vocabulary: int) -> None:
+        """Raises a ValueError if the shapes disagree, or a log-probability is above 0 or NaN."""
+        if self.log_probs_N.shape != self.log_then_N.shape:
+            raise ValueError(f"the teacher has {len(self.log_probs_N)} tokens, but {len(self.log_then_N)} were drawn")
+        if not bool((self.log_probs_N <= 1e-4).all() & (self.log_then_N <= 1e-4).all()):
+            raise ValueError("there are log-probabilities above 0, or NaN, of drawn tokens")
+
+
 RowTarget = SparseTarget | SoftenedTarget | SampledTarget | FullTarget
-Target = RowTarget | ChunkTarget
+Target = RowTarget | ChunkTarget | DrawnTarget
 
 
 def has_tail(kind: type[Target]) -> bool:

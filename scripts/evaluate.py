@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.evaluation import EvaluationDataModule
-from datamodules.files.atomic import require_file, write_json
+from datamodules.files.atomic import require_file, write_sealed
 from datamodules.files.record_log import refuse_other_records
 from datamodules.files.tables import read_table, write_table
 from datamodules.provenance import describe_creation
@@ -124,7 +124,7 @@ def evaluate(cli: EvaluateCLI, output: Path, config: dict) -> None:
         }
         metrics = measure(records, data.collect_reference_texts(), bert_model, load_identifier(cli))
         # First, since predictions that are there are complete.
-        write_json(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
+        write_sealed(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
         write_table(output, records, metadata, PREDICTION_SCHEMA)
         print(describe_predictions(output, records))
         log_evaluation(settings, output, config, data, records, metrics)

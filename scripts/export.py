@@ -14,8 +14,9 @@ from typing import Any
 
 from datamodules.files.atomic import check_place
 from datamodules.files.command_line import CommandLine
-from datamodules.files.parsing import read_json_object, read_yaml
+from datamodules.files.parsing import read_yaml
 from scripts.common.entry import quiet_libraries, run_main
+from scripts.common.run_results import read_results
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
@@ -39,14 +40,7 @@ def read_run(student: str) -> tuple[dict[str, Any], dict[str, Any]]:
     run = Path(student).absolute().parent
     config = run / "config.yaml"
     content = read_yaml(config) if config.is_file() and (run / "DONE").is_file() else {}
-    results: dict[str, Any] = {}
-    for metrics in (
-        *sorted(run.glob("*.metrics.json")),
-        run.parent / "predictions" / f"{run.name}.parquet.metrics.json",
-    ):
-        if content and metrics.is_file():
-            for task, own in read_json_object(metrics).items():
-                results[task] = own.get("accuracy_neutral")
+    results = {task: own.get("accuracy_neutral") for task, own in read_results(run).items()} if content else {}
     return content.get("data", {}) if isinstance(content, dict) else {}, results
 
 

@@ -20,11 +20,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from datamodules.files.atomic import require_file
 from datamodules.files.command_line import CommandLine
-from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import DONE, MANIFEST, check_folder, read_sealed
 from datamodules.text.plain_text import clean_line, describe_error
 from lightning_modules.student.model_card import NAME, format_results
 from scripts.common.entry import run_main
+from scripts.common.run_results import read_results
 
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 _SECRETS = re.compile(rb"\bhf_\w{30,}|\bsk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----")
@@ -44,17 +44,11 @@ def collect(run: Path) -> dict[str, bytes | Path]:
     check_folder(student)
     files: dict[str, bytes | Path] = {name: student / name for name in read_sealed(student / MANIFEST)["files"]}
     files[MANIFEST] = student / MANIFEST
-    results, section = dict[str, dict](), ""
-    for metrics in (
-        *sorted(run.glob("*.metrics.json")),
-        run.parent / "predictions" / f"{run.name}.parquet.metrics.json",
-    ):
-        if metrics.is_file():
-            results |= read_json_object(metrics)
-            try:
-                section = format_results(results)
-            except (AttributeError, LookupError, TypeError, ValueError):
-                raise ValueError(f"{metrics}: holds no metrics by task, as evaluate writes them") from None
+    results, section = read_results(run), ""
+    try:
+        section = format_results(results) if results else ""
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise ValueError(f"{run}: the metrics beside its predictions are not as evaluate writes them") from None
     card = require_file(student / NAME, "model card").read_text(encoding="utf-8")
     return {**files, NAME: (card + section).encode()}
 

@@ -16,11 +16,18 @@ import pyarrow.parquet as pq
 from datamodules.files.atomic import atomic_path, require_file, write_sealed
 from datamodules.files.command_line import CommandLine
 from datamodules.files.parsing import parse_json_object, read_json_object, reading_parquet
-from datamodules.files.seals import DONE, MANIFEST, METADATA_KEY, describe_files, hash_run_files, is_sealed, seal_table
+from datamodules.files.seals import (
+    DONE,
+    MANIFEST,
+    METADATA_KEY,
+    PROVENANCE,
+    describe_files,
+    hash_run_files,
+    is_sealed,
+    seal_table,
+)
 from datamodules.provenance import find_git_commit
 from scripts.common.entry import run_main
-
-PROVENANCE = "sealed_again"
 
 
 def describe_sealing(record: dict) -> dict:

@@ -32,6 +32,11 @@ class ExactTensors:
         return ExactTensors({name: tensor.pin_memory() for name, tensor in self.tensors.items()})
 
 
+def _list_planes(rows: dict[str, np.ndarray]) -> list[str]:
+    """Returns which of a cache's planes the losses take: the tokens' own probability where there is nothing else."""
+    return [name for name in rows if name not in ("token_ids", "label_log_prob")] or ["label_log_prob"]
+
+
 def _join_rows(parts: list[dict[str, np.ndarray]], orders: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Puts the rows of several caches into one order; `orders` are the row numbers of each part's rows."""
     joined = {}
@@ -43,7 +48,7 @@ def _join_rows(parts: list[dict[str, np.ndarray]], orders: list[np.ndarray]) -> 
         joined["chunk_log_probs"] = np.concatenate([part.pop("chunk_log_probs") for part in parts])
         for part, start in zip(parts, starts.tolist(), strict=True):
             part["chunks"] = np.where(part["chunks"] < 0, -1, part["chunks"] + start)
-    for name in parts[0].keys() - {"token_ids", "label_log_prob"}:
+    for name in _list_planes(parts[0]):
         first = parts[0][name]
         widest = [max(part[name].shape[1] for part in parts)] if first.ndim > 1 else []
         joined[name] = np.full((total, *widest, *first.shape[2:]), FILLS.get(name, 0), first.dtype)
@@ -67,8 +72,8 @@ def collate_targets(examples: Sequence[Example], caches: Mapping[str, RowReader]
         there; `log_normalizers` float32 [N, T] (A_T) and `log_tails` float32 [N, T], so that log p_T(i) =
         log_probs / T - A_T and exp(log p_T).sum() + exp(log_tail_T) = 1 for every stored T, and A_1 = 0. sampled,
         hybrid: `support` int32 [N, m] and `weights` float32 [N, m], 0 where unused; each row sums to 1. hidden:
-        `hidden` float32 [N, d]. Of a mixture of teachers, see `mix_rows`; of aligned caches, `RowConverter.convert` and
-        `convert_chunks`.
+        `hidden` float32 [N, d]. labels: `label_log_prob` float32 [N]. Of a mixture of teachers, see
+        `mix_rows`; of aligned caches, `RowConverter.convert` and `convert_chunks`.
 
     Raises:
         ValueError: An example's rows are damaged, or of other tokens.
@@ -83,4 +88,4 @@ def collate_targets(examples: Sequence[Example], caches: Mapping[str, RowReader]
         starts = np.cumsum(lengths) - lengths
         orders = [np.concatenate([starts[n] + np.arange(lengths[n]) for n in numbers]) for numbers in groups.values()]
         rows = _join_rows(parts, orders)
-    return {name: torch.from_numpy(rows[name]) for name in rows if name not in ("token_ids", "label_log_prob")}
+    return {name: torch.from_numpy(rows[name]) for name in _list_planes(rows)}

@@ -68,12 +68,12 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     """
     name, options = locate_pretrained(model, revision)
     check_folder(Path(name), weights=False)
-    tokenizer = read_packed(Path(name, options["gguf_file"])) if "gguf_file" in options else None
-    if tokenizer is None:
-        with loading(model, "tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        if "gguf_file" in options:
-            split_as_llama_cpp(tokenizer, Path(name, options["gguf_file"]))
+    gguf = Path(name, options["gguf_file"]) if "gguf_file" in options else None
+    with loading(model, "tokenizer"):
+        packed = read_packed(gguf) if gguf else None
+        tokenizer = AutoTokenizer.from_pretrained(name, **options) if packed is None else packed
+    if gguf and packed is None:
+        split_as_llama_cpp(tokenizer, gguf)
     if not tokenizer.is_fast or tokenizer.eos_token_id is None:
         raise ValueError(f"{model}: Kindred needs a fast tokenizer (tokenizer.json) with an end token")
     if (card := find_card(model)) is not None and card.chat_template != bool(tokenizer.chat_template):

@@ -20,6 +20,8 @@ from datamodules.files.parsing import parse_json
 METADATA_KEY = b"kindred"
 MANIFEST = "kindred.json"
 DONE = "DONE"
+# What an artefact that was sealed again says of that.
+PROVENANCE = "sealed_again"
 _PREFIX = "sha256:"
 _MARK = b"kindred-seal-sha256:"
 

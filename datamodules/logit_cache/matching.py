@@ -88,14 +88,12 @@ def open_others(paths: Sequence[str], caches: Sequence[LogitCache]) -> list[Logi
 def _check_mixture(caches: Sequence[LogitCache], cached: set[str], weights: Mapping[str, float]) -> None:
     if cached != set(weights):
         raise ValueError(
-            f"data.controls.logit_weights names {sorted(weights)}, but data.logits holds logits of {sorted(cached)}; "
+            f"logit_weights names {sorted(weights)}, but the logits given are of {sorted(cached)}; "
             "name each of these teachers"
         )
     for cache in caches:
         if (kind := cache.description.sparsity.kind) in ("hidden", "labels"):
-            raise ValueError(
-                f"{cache.folder}: kind {kind} does not mix with data.controls.logit_weights; capture kind top_k"
-            )
+            raise ValueError(f"{cache.folder}: kind {kind} does not mix with logit_weights; capture kind top_k")
 
 
 def assign_caches(
@@ -221,7 +219,9 @@ def align_caches(
     if settings.kind == "refuse":
         for cache in caches:
             if cache.description.sparsity.kind == "labels":
-                raise ValueError(f"{cache.folder}: kind labels teaches with data.alignment.kind chunks only")
+                raise ValueError(
+                    f"{cache.folder}: kind labels teaches with data.alignment.kind chunks only, or as data.own.logits"
+                )
         return caches
     if settings.kind != "chunks":
         if all(cache.shares_tokenizer(source.tokenizer) for cache in caches):

@@ -20,11 +20,7 @@ def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def read_packed(path: Path) -> PreTrainedTokenizerBase | None:
-    """Returns the tokenizer that a GGUF file holds as it was; None where it holds none.
-
-    Raises:
-        ValueError: What it holds is no tokenizer.
-    """
+    """Returns the tokenizer that a GGUF file holds as it was; None where it holds none."""
     from gguf import GGUFReader  # an optional extra
 
     fields = GGUFReader(path).fields
@@ -33,9 +29,6 @@ def read_packed(path: Path) -> PreTrainedTokenizerBase | None:
     with tempfile.TemporaryDirectory() as folder:
         for key, name in _FILES.items():
             Path(folder, name).write_text(str(fields[key].contents()), encoding="utf-8")
-        try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # tokenizers fails in any way on what a file may say
-            raise ValueError(f"{path}: {TOKENIZER_KEY} is no tokenizer: {error}") from error
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.name_or_path = str(path)
     return tokenizer

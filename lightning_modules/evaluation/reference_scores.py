@@ -15,7 +15,7 @@ from lightning_modules.model.row_head import RowHead
 from lightning_modules.student.cached_targets import build_target, load_teacher_head
 from losses.divergences import forward_kl
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
-from losses.targets import ChunkTarget
+from losses.targets import ChunkTarget, DrawnTarget
 
 FORWARD_KL = Mixture(kl_weight=1.0, temperature=1.0, divergence=forward_kl)
 
@@ -64,7 +64,7 @@ class ReferenceScorer:
             planes = {name: plane.to(self.model.device) for name, plane in planes.items()}
             head = load_teacher_head(cache, self.model.device)
             target, mixture = build_target(planes, cache.description.temperatures, head), FORWARD_KL
-        assert not isinstance(target, ChunkTarget)
+        assert not isinstance(target, ChunkTarget | DrawnTarget)
         parts, start = [], 0
         for logits_NV in self.head.run(batch).iterate_logits():
             stop = start + len(logits_NV)

@@ -10,7 +10,7 @@ from datamodules.logit_cache.reader import LogitCache
 from losses.distillation import DistillationLoss, check_kind
 from losses.fused_head import OutputHead
 from losses.schedules import Schedule, bounds
-from losses.targets import ChunkTarget, FullTarget, SampledTarget, SoftenedTarget, SparseTarget, Target
+from losses.targets import ChunkTarget, DrawnTarget, FullTarget, SampledTarget, SoftenedTarget, SparseTarget, Target
 
 KINDS: dict[str, type[Target]] = {
     "top_k": SparseTarget,
@@ -18,7 +18,7 @@ KINDS: dict[str, type[Target]] = {
     "sampled": SampledTarget,
     "hybrid": SampledTarget,
     "hidden": FullTarget,
-    "labels": ChunkTarget,
+    "labels": DrawnTarget,
 }
 
 
@@ -107,7 +107,10 @@ def load_teacher_head(cache: LogitCache | AlignedCache, device: torch.device) ->
 
 
 def build_target(
-    planes: dict[str, Tensor], temperatures: tuple[float, ...], teacher_head: TeacherHead | None
+    planes: dict[str, Tensor],
+    temperatures: tuple[float, ...],
+    teacher_head: TeacherHead | None,
+    log_then_N: Tensor | None = None,
 ) -> Target:
     """Returns the target of a batch.
 
@@ -115,10 +118,14 @@ def build_target(
         planes: See `collate_targets`.
         temperatures: That the rows have; of sparse ones.
         teacher_head: The teacher's; of hidden states.
+        log_then_N: The student's log-probabilities of the tokens when it drew them; where it did.
     """
     has_target_N = planes.get("has_target")
     if "chunks" in planes:
         return ChunkTarget(planes["chunks"], planes["chunk_log_probs"])
+    if "label_log_prob" in planes:
+        assert log_then_N is not None
+        return DrawnTarget(planes["label_log_prob"], log_then_N)
     if "weights" in planes:
         return SampledTarget(planes["support"].long(), planes["weights"], has_target_N)
     if "hidden" in planes:

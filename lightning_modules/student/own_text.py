@@ -12,6 +12,7 @@ from datamodules.distillation import DistillationDataModule
 from lightning_modules.student.cached_targets import check_cache
 from lightning_modules.student.model_card import render_card
 from losses.distillation import DistillationLoss, LossSums
+from losses.drawn import DRAWN_STATISTICS
 from losses.mixture import STATISTICS, TEACHER_STATISTICS
 from losses.own_text import OWN_STATISTICS, describe_own_rows
 from losses.schedules import bounds
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # The teacher alone corrects what the student wrote, where the student is sure rather than where the teacher is.
 OWN_LOSS = DistillationLoss(kl_weight=1.0, divergence="reverse_kl")
-OWN_METRICS = tuple(f"own_{name}" for name in ("loss", *TEACHER_STATISTICS, *OWN_STATISTICS))
+OWN_METRICS = tuple(f"own_{name}" for name in ("loss", *TEACHER_STATISTICS, *OWN_STATISTICS, *DRAWN_STATISTICS))
 
 
 def check_own_text(student: "DistillationModule", data: DistillationDataModule) -> None:
@@ -33,6 +34,8 @@ def check_own_text(student: "DistillationModule", data: DistillationDataModule) 
             not have what it needs.
     """
     own, loss = data.own_examples, student.own_loss
+    if student.loss.max_weight is not None:
+        raise ValueError("model.loss.max_weight is for what the student drew itself; set model.own_loss.max_weight")
     if own is None:
         if loss != OWN_LOSS or student.own_cross_entropy:
             raise ValueError("model.own_loss and model.own_cross_entropy would be ignored without data.own.rationales")

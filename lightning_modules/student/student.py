@@ -278,8 +278,10 @@ class DistillationModule(L.LightningModule):
 
     def _build_target(self, batch: dict) -> Target:
         """Returns the batch's teacher rows; looks at every value of the first batch's."""
-        head = self._own_head if "drawn" in batch else self._teacher_head
-        target = build_target(batch["target"].tensors, batch["temperatures"], head)
+        head, log_then_N = self._teacher_head, None
+        if "drawn" in batch:
+            head, log_then_N = self._own_head, batch["drawn"].tensors["log_probs"]
+        target = build_target(batch["target"].tensors, batch["temperatures"], head, log_then_N)
         if not self._has_checked_target:
             target.check(self.model.config.get_text_config().vocab_size)
             self._has_checked_target = True

@@ -259,7 +259,7 @@ class LogitScorer(TeacherModule):
             kind: What is kept of each distribution: top_k, its most probable tokens and the mass of the rest;
                 adaptive, the fewest tokens that hold a share of the mass; sampled, random draws; hybrid, the most
                 probable tokens and draws from the rest; hidden, the last hidden state, exact and large; labels,
-                nothing but the log-probability of the text's own token, for data.alignment.kind chunks.
+                nothing but the log-probability of the text's own token, for data.alignment.kind chunks or data.own.
             top_k: Size of the support; at most, if adaptive; of the exact part, if hybrid. Null is 64, or 16 if hybrid.
             min_k: Smallest support, if adaptive; null is 1.
             mass: Probability that the support holds, if adaptive; null is 0.99.

@@ -91,7 +91,7 @@ def _format_section(record: dict[str, Any]) -> str:
             "",
             docstring.split("\n")[0],
             "",
-            f"`{record['command']}`: {record['date']}, commit {record['commit']}, {record['machine']}, "
+            f"`{record['command']}`: {record['date']}, commit {record['commit'][:7]}, {record['machine']}, "
             f"{record['seconds']} s; {record['load']} processes wanted to run when it began.",
             "",
             "| what | measured | unit | against | ratio | |",

@@ -1,12 +1,15 @@
 """On-policy distillation as an experiment declares it: rounds in which the student writes and a teacher corrects it."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from datamodules.files.atomic import check_name
+from datamodules.model_sources import name_model
 from lightning_modules.student.own_text import OWN_LOSS
 from losses.distillation import DistillationLoss
 
@@ -31,6 +34,8 @@ class OnPolicy:
         keep_rounds: How many rounds' samples a round learns from, its own among them.
         start: The folder of a finished fit of the same student to begin from; null begins from `fit.model.student`.
         loss: For what the student wrote.
+        teachers: Several that read what the student wrote, whose distributions are mixed by weight: models, as
+            `cache_logits.model.teacher` would name them; null is that one.
         cross_entropy: Let loss.kl_weight be below 1, which teaches the student to write what it wrote.
         max_lost: Stop where a larger share of a round's samples is truncated or empty.
         min_distinct: Stop where less of a sample's runs of 4 tokens are different ones, on average.
@@ -52,6 +57,7 @@ class OnPolicy:
     keep_rounds: PositiveInt = 1
     start: str | None = None
     loss: DistillationLoss = OWN_LOSS
+    teachers: dict[str, PositiveFloat] | None = None
     cross_entropy: bool = False
     max_lost: ClosedUnitInterval = 0.5
     min_distinct: ClosedUnitInterval = 0.25
@@ -66,10 +72,28 @@ class OnPolicy:
             raise ValueError(
                 f"on_policy.samples={self.samples} needs on_policy.temperature above 0: greedy samples are all alike"
             )
+        check_teachers(self.teachers)
         if self.keep_rounds > self.rounds:
             raise ValueError(f"on_policy.keep_rounds={self.keep_rounds}, but there are {self.rounds} rounds; lower it")
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """The weights of several teachers, by the names that their caches have."""
+        if self.teachers is None:
+            return None
+        return {name_model(model): float(weight) for model, weight in self.teachers.items()}
 
     @property
     def folder(self) -> Path:
         """The folder of the rounds."""
         return Path(self.root) / self.name
+
+
+def check_teachers(teachers: Mapping[str, float] | None) -> None:
+    """Raises a ValueError unless the teachers are none, or several whose caches have different names."""
+    if teachers is None:
+        return
+    if len(teachers) < 2 or not all(map(math.isfinite, teachers.values())):
+        raise ValueError("on_policy.teachers mixes two teachers at least, by finite weights; leave it out for one")
+    if len({name_model(model) for model in teachers}) < len(teachers):
+        raise ValueError(f"on_policy.teachers: two of {', '.join(teachers)} have the same name; rename a folder")

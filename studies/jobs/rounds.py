@@ -15,6 +15,8 @@ from lightning_modules.evaluation.metrics import read_accuracy
 from lightning_modules.model.generation import derive_seed
 from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.folder import flatten, read_metrics
+from lightning_modules.student.cached_targets import KINDS
+from losses.distillation import check_kind
 from studies.design.rounds import OnPolicy
 from studies.jobs.job import Job
 from studies.jobs.plan import format_settings
@@ -93,16 +95,37 @@ class RoundsPlan:
 
     def _check_teacher(self) -> None:
         if self.settings.mix == 1:
+            if self.settings.teachers is not None:
+                raise ValueError("on_policy.teachers would be ignored with on_policy.mix=1: nobody reads anything")
             return
-        teacher = self.sections.get("cache_logits")
+        settings, teacher = self.settings, self.sections.get("cache_logits")
         if teacher is None:
             raise ValueError(
                 "on_policy: the file has no section cache_logits: a teacher without log-probabilities cannot correct "
                 "what the student writes; name one that cache_logits can load"
             )
-        if flatten(teacher).get("model.kind") == "labels":
+        own = flatten(teacher)
+        for name in ("revision", "keep_layers") if settings.teachers is not None else ():
+            if own.get(f"model.{name}") is not None:
+                raise ValueError(f"cache_logits.model.{name} is one teacher's, but on_policy.teachers names several")
+        if self.fit.get("data.alignment.kind", "refuse") != "refuse":
+            return
+        kind = own.get("model.kind", "top_k")
+        for progress in (0.0, 1.0):
+            check_kind(settings.loss.at(progress).mixture, KINDS[kind])
+        if kind != "labels":
+            return
+        if settings.teachers is not None:
+            raise ValueError("cache_logits.model.kind labels has no distributions that on_policy.teachers could mix")
+        if (settings.temperature, settings.top_p) != (1, 1):
             raise ValueError(
-                "cache_logits.model.kind labels keeps no distributions, which on_policy.loss needs; set another kind"
+                f"on_policy.temperature={settings.temperature:g} and top_p={settings.top_p:g} draw from another "
+                "distribution than the student's, with which cache_logits.model.kind labels has a bias; set both to 1"
+            )
+        if settings.mix and own.get("output") in (self.fit.get("data.logits") or []):
+            raise ValueError(
+                "cache_logits.model.kind labels has no distributions for fit.data.logits; set fit.data.supervision to "
+                "rationale, or another kind"
             )
 
     def name(self, number: int) -> str:
@@ -119,8 +142,14 @@ class RoundsPlan:
     def _samples(self, number: int) -> Path:
         return self.folder / "samples" / f"{self.name(number)}.parquet"
 
-    def _logits(self, number: int) -> Path:
-        return self.folder / "samples" / f"{self.name(number)}-logits"
+    def _logits(self, number: int, suffix: str) -> Path:
+        return self.folder / "samples" / f"{self.name(number)}-logits{suffix}"
+
+    def _teachers(self) -> dict[str, str | None]:
+        """Returns, by a suffix of names, who reads what the student wrote; None is whom the section names."""
+        if self.settings.teachers is None:
+            return {"": None}
+        return {f"-{place}": teacher for place, teacher in enumerate(self.settings.teachers, 1)}
 
     def jobs(self) -> list[Job]:
         """Returns all jobs, each after what it needs."""
@@ -151,7 +180,9 @@ class RoundsPlan:
             number: From 1.
             needs: The jobs that come before the round.
         """
-        jobs = [] if self.settings.mix == 1 else [self._annotate(number, needs), self._cache(number)]
+        jobs = [] if self.settings.mix == 1 else [self._annotate(number, needs)]
+        if jobs:
+            jobs += [self._cache(number, *teacher) for teacher in self._teachers().items()]
         jobs.append(self._train(number, [*needs, *(job.name for job in jobs)]))
         every = self.settings.evaluate_every or self.settings.rounds
         if "evaluate" in self.sections and (number % every == 0 or number == self.settings.rounds):
@@ -185,9 +216,9 @@ class RoundsPlan:
     def _take(self, stage: str, prefix: str) -> dict[str, Any]:
         return {key: own for key, own in flatten(self.sections.get(stage) or {}).items() if key.startswith(prefix)}
 
-    def _cache(self, number: int) -> Job:
-        """Returns the job in which the teacher reads what the student wrote."""
-        output, samples = str(self._logits(number)), str(self._samples(number))
+    def _cache(self, number: int, suffix: str, teacher: str | None) -> Job:
+        """Returns the job in which a teacher reads what the student wrote."""
+        output, samples = str(self._logits(number, suffix)), str(self._samples(number))
         if controls := self._take("cache_logits", "data.controls."):
             raise ValueError(
                 f"cache_logits.{next(iter(controls))} changes texts, and nothing may change what a student wrote"
@@ -197,9 +228,11 @@ class RoundsPlan:
             **{name: None for name in self._take("cache_logits", "data.filters.") if not name.endswith("match_seed")},
             "data.filters.correct_only": False, "data.filters.keep_truncated": True, "output": output,
         }  # fmt: skip
-        needs = [f"annotate-{self.name(number)}"]
+        if teacher is not None:
+            settings["model.teacher"] = teacher
+        name = f"cache_logits-{self.name(number)}{suffix}"
         args = [*self.config, *format_settings(settings)]
-        return Job(f"cache_logits-{self.name(number)}", "cache_logits", args, f"{output}/manifest.json", needs)
+        return Job(name, "cache_logits", args, f"{output}/manifest.json", [f"annotate-{self.name(number)}"])
 
     def _train(self, number: int, needs: list[str]) -> Job:
         """Returns the job of a round's optimizer steps."""
@@ -218,7 +251,8 @@ class RoundsPlan:
             kept = range(max(1, number - rounds.keep_rounds + 1), number + 1)
             settings |= {
                 "data.own.rationales": [str(self._samples(own)) for own in kept],
-                "data.own.logits": [str(self._logits(own)) for own in kept],
+                "data.own.logits": [str(self._logits(own, suffix)) for own in kept for suffix in self._teachers()],
+                "data.own.logit_weights": rounds.weights,
                 "data.own.mix": rounds.mix, "data.own.max_lost": rounds.max_lost,
                 "data.own.min_distinct": rounds.min_distinct, "model.own_cross_entropy": rounds.cross_entropy,
                 **{f"model.own_loss.{name}": value for name, value in _list_loss(rounds).items()},

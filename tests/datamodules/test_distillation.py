@@ -231,7 +231,10 @@ def test_logits_of_several_teachers_are_mixed_on_every_text(logits: Path, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"logit_weights": {"ada": 1.0, "eve": 1.0}}, r"names \['ada', 'eve'\], but data.logits holds .*'ada', 'bob'"),
+        (
+            {"logit_weights": {"ada": 1.0, "eve": 1.0}},
+            r"names \['ada', 'eve'\], but the logits given are of .*'ada', 'bob'",
+        ),
         ({"logit_weights": {"ada": 1.0}}, "two teachers at least"),
         ({"logit_weights": {"ada": 1.0, "bob": float("inf")}}, "finite weights"),
         ({"logit_weights": {"ada": 1.0, "bob": 1.0}, "logits_teacher": "ada"}, "both say whose logits"),
@@ -320,7 +323,7 @@ def test_caches_that_make_no_mixture_are_refused(logits: Path, tmp_path: Path) -
         mix("cold", ["ada", "bob"], temperatures=(1.0,))
     with pytest.raises(ValueError, match="captured with different temperatures or kinds of rows"):
         mix("drawn", ["ada", "bob"], kind="sampled", top_k=None, draws=9, temperatures=None)
-    with pytest.raises(ValueError, match=r"hidden: kind hidden does not mix with data\.controls\.logit_weights"):
+    with pytest.raises(ValueError, match=r"hidden: kind hidden does not mix with logit_weights"):
         mix("hidden", ["ada", "bob"], kind="hidden", top_k=None, temperatures=None)
 
 

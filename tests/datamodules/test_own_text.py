@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.own_text import OwnText, check_samples, count_distinct
+from datamodules.own_text import OwnText, check_draws, check_samples, count_distinct
 from datamodules.rationales.store import write_rationales
 from tests.tiny import make_questions, make_rationale, save_model, write_questions
 
@@ -16,6 +16,7 @@ FINE = {"length": 9.0, "truncated": 0.2, "empty": 0.1, "distinct_4": 0.9}
 def test_settings_that_would_be_ignored_are_refused() -> None:
     for settings, message in (
         ({"rationales": ["r"]}, "belong together"),
+        ({"rationales": ["r"], "logits": ["l"], "logit_weights": {"t": 1.0}}, "mixes two teachers at least"),
         ({"mix": 0.5}, "would be ignored without data.own.rationales"),
         ({"rationales": ["r"], "logits": ["l"], "mix": 1.0}, "leaves nothing to what the student wrote"),
     ):
@@ -30,6 +31,16 @@ def test_repetition_shows_in_the_runs_of_tokens_that_are_different() -> None:
     assert count_distinct(np.arange(20)) == 1 and count_distinct(np.array([1, 1, 1])) == 1
     assert count_distinct(np.array([7] * 23)) == 1 / 20
     assert count_distinct(np.array([1, 2] * 10)) == 2 / 17
+
+
+def test_draws_of_another_distribution_than_the_students_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    rationales = [make_rationale(question, "round-1") for question in make_questions(1)]
+    write_rationales(path, rationales, {"decoding": {"temperature": 1.0, "top_p": 1.0}})
+    check_draws(str(path))
+    write_rationales(path, rationales, {"decoding": {"temperature": 0.7, "top_p": 1.0}})
+    with pytest.raises(ValueError, match=r"r.parquet: drawn at temperature 0.7 and top_p 1.0, but a cache of kind lab"):
+        check_draws(str(path))
 
 
 def test_samples_that_teach_nothing_stop_the_rounds() -> None:

@@ -117,4 +117,4 @@ def test_tasks_in_one_call_are_kept_apart(bench):
     bench.run("evaluate", '--data.questions=["shades_test.jsonl","colours_train.jsonl"]')
     assert pq.read_table("out/p.parquet")["question_id"].to_pylist() == ["zq0", "zq1", "q0", "q1", "q2"]
     metrics = json.loads(Path("out/p.parquet.metrics.json").read_text())
-    assert {task: own["acc"]["n"] for task, own in metrics.items()} == {"shades": 2, "colours": 3}
+    assert {task: own["acc"]["n"] for task, own in metrics.items() if task != "seal"} == {"shades": 2, "colours": 3}

@@ -16,7 +16,7 @@ ELSEWHERE = {"alignment", "faults", "gpu", "newcomer", "tokenizers"}
 LINES = {
     "annotate": {"annotate_vs_naive", "annotate_vs_naive_median", "annotate_vs_naive_cpu", "annotate_equal_texts"},
     "cache": {"reader_tokens_per_s", "reader_vs_list_column_cpu", "capture_overhead", "capture_overhead_cpu"},
-    "calibration": {"pairs differ: gamma, models"},
+    "calibration": {"parts of 4 families: tokenizer", "the size that an accuracy takes"},
     "data": {"padding_share", "data_vs_student", "kd_step_vs_sft_step", "kd_step_vs_sft_step_cpu"},
     "diagnose": {"diagnose_vs_one_by_one", "diagnose_vs_one_by_one_cpu", "diagnose_greatest_difference"},
     "evaluate": {"evaluate_vs_naive", "evaluate_vs_naive_cpu", "evaluate_likelihood_difference"},

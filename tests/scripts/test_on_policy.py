@@ -139,6 +139,51 @@ def test_the_ids_are_those_that_were_drawn(whole) -> None:
         assert (row["token_ids"][-1] == end) == (row["finish_reason"] == "stop")
 
 
+def train_on_the_samples(settings: dict, *more: str) -> tuple[dict, Any]:
+    """Trains a round on samples of the rounds that ran; returns what its first step logged, and its data."""
+    plan = on_policy.parse(write_config(**{"rounds": 1, "keep_rounds": 1, **settings}))
+    plan.claim()
+    shutil.copytree("runs/opd/samples", plan.folder / "samples", ignore=shutil.ignore_patterns("*-logits"))
+    *caches, train = plan.round(1, [])[1:]
+    for job in caches:
+        MAINS["cache_logits"]([*job.args, *more])
+    # One step holds all of them.
+    args = [*train.args, "--trainer.max_steps=1", "--data.batches.tokens_per_step=5000"]
+    MAINS["fit"](args)
+    data = fit.parse(args).datamodule
+    data.setup("fit")
+    return read_metrics(str(plan.folder / "round-1"))[0], data
+
+
+def test_a_teacher_of_the_drawn_tokens_alone_teaches(whole, monkeypatch) -> None:
+    monkeypatch.chdir(whole)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    # The teacher's text has distributions.
+    logged, data = train_on_the_samples({"name": "labels"}, "--model.kind=labels", "--model.top_k=null")
+    own = data.own_examples
+    gaps = [
+        own.log_probs[example.id] - own.cache_of_example[example.id].read(example)["label_log_prob"]
+        for example in own.examples
+    ]
+    assert logged["train/own_divergence"] == pytest.approx(np.concatenate(gaps).mean(), rel=1e-4)
+    assert logged["train/own_loss"] == pytest.approx(logged["train/own_divergence"])
+    assert logged["train/own_importance_weight"] == pytest.approx(1, abs=1e-5) and logged["train/own_clipped"] == 0
+    assert "train/own_agreement" not in logged and logged["train/gradient_norm"] > 0
+
+
+def test_several_teachers_teach_by_weight(whole, monkeypatch) -> None:
+    monkeypatch.chdir(whole)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    teachers = {f"{MODELS}/a-teacher": 1.0, f"{MODELS}/a-student": 3.0}
+    logged, data = train_on_the_samples({"name": "several", "teachers": teachers})
+    mixtures = {id(mixture): mixture for mixture in data.own_examples.cache_of_example.values()}
+    [mixture] = mixtures.values()
+    assert sorted(mixture.weights) == [0.25, 0.75] and len(data.own_examples.caches) == 2
+    # Three quarters of it are the student itself.
+    alone = read_metrics("runs/opd/round-1")[0]["train/own_divergence"]
+    assert 0 < logged["train/own_divergence"] < alone / 2
+
+
 def check_same(folder: Path, whole: Path) -> None:
     """Compares all that rounds leave."""
     for number in (1, 2):
@@ -228,11 +273,9 @@ def test_a_start_is_a_fit_of_the_same_student(whole, monkeypatch) -> None:
 def test_a_teacher_without_log_probabilities_is_refused(whole, monkeypatch) -> None:
     monkeypatch.chdir(whole)
     args = write_config()
-    for section in (None, CONFIG["cache_logits"] | {"model": {"teacher": "t", "kind": "labels"}}):
-        content = CONFIG | {"cache_logits": section}
-        Path("c.yaml").write_text(yaml.safe_dump({name: own for name, own in content.items() if own}))
-        with pytest.raises(ValueError, match=r"no section cache_logits: a teacher without|labels keeps no distribut"):
-            on_policy.parse(args)
+    Path("c.yaml").write_text(yaml.safe_dump({name: own for name, own in CONFIG.items() if name != "cache_logits"}))
+    with pytest.raises(ValueError, match=r"no section cache_logits: a teacher without"):
+        on_policy.parse(args)
 
 
 @pytest.mark.slow

@@ -28,6 +28,9 @@ class Artefact:
 ARTEFACTS = {
     "rationale store": Artefact(["teacher/rationales.parquet"], "teacher/rationales.parquet", contents.read_rationales),
     "predictions": Artefact(["predictions.parquet"], "predictions.parquet", contents.read_predictions),
+    "evaluation's metrics": Artefact(
+        ["predictions.parquet.metrics.json"], "predictions.parquet.metrics.json", contents.read_sealed
+    ),
     "exported student": Artefact(["runs/g/r/student/*"], "runs/g/r/student", contents.read_student),
     "metrics.jsonl and DONE": Artefact(["runs/g/r/metrics.jsonl", "runs/g/r/DONE"], "runs/g/r", contents.read_run),
     "logit cache": Artefact(["teacher/logits/*"], "teacher/logits", contents.read_cache),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.examples.tokenization import load_tokenizer
 from datamodules.text.gguf_tokenizer import CONFIG_KEY, TOKENIZER_KEY, pack_tokenizer, read_packed
 from tests.tiny import build_tokenizer
 
@@ -30,5 +31,6 @@ def test_a_packed_tokenizer_comes_back(tmp_path: Path) -> None:
     assert found("Größe 12\n") == tokenizer("Größe 12\n") and found.chat_template == tokenizer.chat_template
     assert (found.eos_token_id, found.pad_token_id) == (1, 0)
     assert read_packed(write(tmp_path / "b.gguf", {"general.name": "x"})) is None
-    with pytest.raises(ValueError, match=r"c\.gguf: tokenizer\.huggingface\.json is no tokenizer"):
-        read_packed(write(tmp_path / "c.gguf", {TOKENIZER_KEY: "{}", CONFIG_KEY: settings}))
+    damaged = write(tmp_path / "c.gguf", {TOKENIZER_KEY: "{}", CONFIG_KEY: settings})
+    with pytest.raises(ValueError, match=r"c\.gguf: no tokenizer can be loaded"):
+        load_tokenizer(str(damaged))

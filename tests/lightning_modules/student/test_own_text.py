@@ -8,7 +8,7 @@ from losses.distillation import DistillationLoss, LossSums
 
 
 def check(loss: DistillationLoss, has_own: bool = True, cross_entropy: bool = False) -> None:
-    student = SimpleNamespace(own_loss=loss, own_cross_entropy=cross_entropy)
+    student = SimpleNamespace(loss=DistillationLoss(), own_loss=loss, own_cross_entropy=cross_entropy)
     own = SimpleNamespace(caches=[]) if has_own else None
     check_own_text(student, SimpleNamespace(own_examples=own, own=SimpleNamespace(logit_weights=None)))
 
@@ -35,6 +35,12 @@ def test_settings_for_own_text_that_there_is_none_of_are_refused() -> None:
     for loss, cross_entropy in ((DistillationLoss(kl_weight=1.0), False), (OWN_LOSS, True)):
         with pytest.raises(ValueError, match=r"would be ignored without data.own.rationales"):
             check(loss, has_own=False, cross_entropy=cross_entropy)
+
+
+def test_importance_weights_are_for_own_text() -> None:
+    student = SimpleNamespace(loss=DistillationLoss(max_weight=3.0), own_loss=OWN_LOSS)
+    with pytest.raises(ValueError, match=r"model.loss.max_weight is for what the student drew itself; set model.own_l"):
+        check_own_text(student, SimpleNamespace(own_examples=None))
 
 
 def test_both_texts_add_to_one_loss_and_own_text_has_metrics_of_its_own() -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.files.atomic import write_jsonl
+from datamodules.files.seals import read_sealed
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import SCHEMA, read_metadata
 from datamodules.tasks.microworld import generate_questions
@@ -33,7 +34,7 @@ def test_rationales_have_the_documented_columns_and_metadata(pipeline):
         assert record["text"].strip() and record["correct"] == (record["answer"] == question["gold"])
     metadata = read_metadata(path)
     assert metadata["teacher"] == "a-teacher" and len(metadata["revision"]) == 16
-    expected = {"max_new_tokens": 96, "temperature": 0.0, "stop": [], "num_samples": 1, "seed": 0}
+    expected = {"max_new_tokens": 96, "temperature": 0.0, "top_p": 1.0, "stop": [], "num_samples": 1, "seed": 0}
     assert metadata["decoding"] == expected and metadata["backend"] == "TransformersBackend"
     assert metadata["prompt"]["name"] == "plain" and "{question}" in metadata["prompt"]["texts"]["choice"]
     assert {"config_hash", "git_commit", "versions", "created"} <= set(metadata["creation"])
@@ -175,7 +176,7 @@ def test_metrics_of_finished_predictions_are_those_that_were_written(inside):
     said = StringIO()
     with redirect_stdout(said):
         MAINS["evaluate"](["metrics", "predictions.parquet"])
-    written = json.loads(Path("predictions.parquet.metrics.json").read_text())
+    written = read_sealed(Path("predictions.parquet.metrics.json"))
     assert set(written) == {"microworld"} and len(said.getvalue().splitlines()) == 2 + len(written["microworld"])
     accuracy = written["microworld"]["accuracy_neutral"]
     assert accuracy["n"] == 6 and f"{accuracy['value']:.1%} [{accuracy['low']:.1%}" in said.getvalue()

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from losses.distillation import DistillationLoss
 from studies.design.rounds import OnPolicy
 from studies.jobs.rounds import RoundsPlan
 
@@ -65,13 +66,44 @@ def test_sections_that_do_not_go_with_rounds_are_refused(section: str, values: d
         make_plan(SECTIONS | {"fit": SECTIONS["fit"] | {section: values}})
 
 
+def test_several_teachers_read_and_are_weighed() -> None:
+    jobs = {job.name: job for job in make_plan(keep_rounds=2, teachers={"x/t": 1, "x/u": 3}).jobs()}
+    assert "--model.teacher=x/u" in jobs["cache_logits-round-2-2"].args
+    args = jobs["fit-round-2"].args
+    caches = ", ".join(f'"runs/n/samples/round-{own}-logits-{place}"' for own in (1, 2) for place in (1, 2))
+    assert {f"--data.own.logits=[{caches}]", '--data.own.logit_weights={"x/t": 1.0, "x/u": 3.0}'} <= set(args)
+    assert {"cache_logits-round-2-1", "cache_logits-round-2-2"} < set(jobs["fit-round-2"].needs)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ({}, {"teachers": {"t": 1}}, "on_policy.teachers mixes two teachers at least"),
+        ({}, {"teachers": {"t": 1, "u": float("inf")}}, "at least, by finite weights"),
+        ({}, {"teachers": {"t": 1, "u": 1}, "mix": 1.0}, "on_policy.teachers would be ignored with on_policy.mix=1"),
+        ({"revision": "r"}, {"teachers": {"t": 1, "u": 1}}, "cache_logits.model.revision is one teacher's"),
+        ({"kind": "labels"}, {"teachers": {"t": 1, "u": 1}}, "kind labels has no distributions that on_policy.teach"),
+        ({"kind": "labels"}, {"temperature": 0.7}, "on_policy.temperature=0.7 and top_p=1 draw from another"),
+        ({"kind": "labels"}, {"mix": 0.5}, "kind labels has no distributions for fit.data.logits"),
+        ({"kind": "labels"}, {"loss": DistillationLoss(kl_weight=1.0)}, "kind labels, give only reverse_kl without"),
+        ({}, {"loss": DistillationLoss(kl_weight=1.0, max_weight=3.0)}, "loss.max_weight would be ignored"),
+        ({"kind": "sampled"}, {}, "a sampled teacher gives only forward_kl"),
+    ],
+)
+def test_what_teachers_cannot_give_is_refused(model: dict, settings: dict, message: str) -> None:
+    cache = SECTIONS["cache_logits"] | {"model": {"teacher": "t", **model}, "output": "l"}
+    fit = SECTIONS["fit"] | {"data": SECTIONS["fit"]["data"] | {"logits": ["l"]}}
+    with pytest.raises(ValueError, match=message):
+        make_plan(SECTIONS | {"cache_logits": cache, "fit": fit}, **settings)
+
+
 def test_rounds_go_on_with_the_settings_that_they_began_with(tmp_path: Path) -> None:
     make_plan(root=str(tmp_path)).claim()
     make_plan(root=str(tmp_path)).claim()
     with pytest.raises(
         ValueError, match=r"on_policy.mix was 0.25 and is 0.5, on_policy.loss.divergence was 'reverse_kl'"
     ):
-        make_plan(root=str(tmp_path), mix=0.5, loss=OnPolicy.loss.__class__(kl_weight=1.0)).claim()
+        make_plan(root=str(tmp_path), mix=0.5, loss=DistillationLoss(kl_weight=1.0)).claim()
 
 
 def test_checkpoints_that_a_finished_round_went_on_from_are_removed(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def read_run(student: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def main(args: list[str] | None = None) -> None:
     """Exports, and says what was found."""
     given = parse(args)
-    from lightning_modules.export.gguf_export import Calibration, export_gguf  # gguf is an optional extra
+    from lightning_modules.export.gguf_export import Calibration, export_gguf, refuse_used  # gguf is an optional extra
     from lightning_modules.export.quantization import TYPES
 
     types = list(dict.fromkeys(name.strip() for name in given.types.split(",")))
@@ -56,8 +56,7 @@ def main(args: list[str] | None = None) -> None:
     if given.calibration_examples < 1 or given.max_new_tokens < 1:
         raise ValueError("--calibration_examples and --max_new_tokens must be 1 at least")
     check_place(given.output)
-    if given.output.exists() and (not given.output.is_dir() or any(given.output.iterdir())):
-        raise ValueError(f"{given.output}: is there already; choose another --output")
+    refuse_used(given.output)
     quiet_libraries()
     data, results = read_run(given.student)
     questions = given.questions or data.get("questions")

@@ -1,8 +1,27 @@
 """Tables that read well in a terminal and are Markdown."""
 
+import re
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from datamodules.text.plain_text import clean_line
+
+_MARKUP = re.compile(r"([\\<\[\]|@])")
+
+
+def escape_markup(value: Any) -> Any:
+    """Returns JSON whose texts, keys included, are each one line that has no HTML, no link and no picture as Markdown.
+
+    Emphasis and code are left, so that most names read in a terminal as they are.
+    """
+    if isinstance(value, dict):
+        return {escape_markup(key): escape_markup(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [*map(escape_markup, value)]
+    if not isinstance(value, str):
+        return value
+    # Addresses become links by themselves.
+    return _MARKUP.sub(r"\\\1", clean_line(value)).replace("://", r":\//").replace("www.", r"www\.")
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -79,6 +79,12 @@ def refuse_quantized(student: str) -> None:
         raise ValueError(f"{student}: its weights are {str(config.dtype).removeprefix('torch.')}; {advice}")
 
 
+def refuse_used(output: Path) -> None:
+    """Raises a ValueError if a folder that is to be made holds something, or is a file."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output}: is there already; choose another --output")
+
+
 def _convert(model: Any, tokenizer: Any, llama_cpp: Path | None, scratch: Path) -> Source:
     """Returns what the files are written from."""
     if llama_cpp is not None:
@@ -201,7 +207,8 @@ def export_gguf(
         results: What is known of the student's accuracy, for the card.
 
     Raises:
-        ValueError: The student cannot be exported, or a file is not the student.
+        ValueError: The student cannot be exported, a file is not the student, or the folder is there, or is written by
+            another process.
     """
     load_library()
     refuse_quantized(student)
@@ -212,6 +219,8 @@ def export_gguf(
     )
     model = load_causal_lm(student).eval().requires_grad_(False)
     with hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this folder"):
+        # Another process may have ended since this one began.
+        refuse_used(output)
         remove_torn(output.parent, escape(output.name))
         with (
             tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.tmp") as scratch,

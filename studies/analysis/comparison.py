@@ -17,7 +17,7 @@ from studies.analysis.traits import describe_traits, format_traits
 from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
-from studies.text_table import format_table
+from studies.text_table import escape_markup, format_table
 
 METHODS = {
     "wilson": "Wilson's interval for as many questions as the variance over training seeds and questions is worth",
@@ -234,6 +234,8 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
 
 def format_results(results: dict[str, Any]) -> str:
     """Returns results as Markdown: for each task a table, arms down, students across, then gamma and the contrasts."""
+    # Tasks are named by files of questions, which may be anybody's.
+    results = escape_markup(results)
     students = {name: spec["family"] for name, spec in results["study"]["students"].items()}
     cells, sizes = results["cells"], results["study"]["sizes"]
     parts = []

@@ -64,3 +64,8 @@ def test_a_refused_export_leaves_nothing(exported: Exported, tmp_path: Path, ful
     with pytest.raises(ValueError, match=r"has no convert_hf_to_gguf\.py"):
         export_gguf(student, ["f16"], calibration, output, llama_cpp=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["test.parquet"]
+    # As where another process has made the folder since the command line was checked.
+    (output / "theirs").mkdir(parents=True)
+    with pytest.raises(ValueError, match="out: is there already"):
+        export_gguf(student, ["f16"], calibration, output)
+    assert {path.name for path in tmp_path.iterdir()} == {"test.parquet", "out"}

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from datamodules.tasks.questions import load_questions
 from datamodules.text.plain_text import clean, clean_line
+from studies.analysis.comparison import format_results
 from studies.report import write_html, write_markdown, write_wandb
 from studies.report.escaping import for_html, for_markdown, for_script, markup_html, markup_markdown
 from studies.text_table import format_table
@@ -53,7 +54,8 @@ PAYLOADS = {
 }
 FIELDS = (
     "teacher", "student", "family", "task", "control", "metric", "study", "model", "warning", "note", "method",
-    "methods", "description", "divergence", "question", "completion", "rationale",
+    "methods", "description", "divergence", "question", "completion", "rationale", "part", "reason", "outcome",
+    "meaning", "coverage", "languages", "trait", "condition",
 )  # fmt: skip
 
 
@@ -65,10 +67,57 @@ def rename(value, old: str, new: str):
     return new if value == old else value
 
 
+# What the made-up study lacks, by field.
+MORE = {
+    "part": "tokenizer", "reason": "its reason", "outcome": "an outcome", "meaning": "its meaning",
+    "coverage": "strict", "languages": "each", "trait": "a trait", "condition": "rationale-t-a",
+}  # fmt: skip
+
+
+def make_more(results: dict, names: dict[str, str]) -> dict:
+    """Returns results with further outcomes, sizes, parts, languages and traits, each named in MORE or by a text."""
+    place = {"trained_on": "microworld", "task": "microworld"}
+    results = {
+        **results,
+        "study": {**results["study"], "sizes": [4, 8]},
+        "num_groups": {},
+        "traits": [
+            {**place, "trait": names["trait"], "student": "s-a", "teacher": "t-a", "control": "shuffled", "size": 4,
+             "against": "untuned", "ratio": None, "num_questions": 8, "num_seeds": 2,
+             **{name: {"estimate": 1.0, "low": 0.5, "high": 1.5} for name in ("student_shift", "teacher_shift")}}
+        ],
+        "needed_sizes": [
+            {**place, "student": "s-a", "supervision": "rationale", "teacher": "t-a", "control": None, "target": 0.5,
+             "condition": names["condition"], "needed": 6.0, "low": None, "high": None}
+        ],
+        "cells": [
+            {**cell, "size": size, "seed_variance": "own",
+             "condition": rename(cell["condition"], MORE["condition"], names["condition"]),
+             "coverage": {names["coverage"] if name == "strict" else name: x for name, x in cell["coverage"].items()}}
+            for cell in results["cells"] for size in ((4, 8) if cell["trained_on"] else (None,))
+        ],
+        "parts": rename(results["parts"], MORE["part"], names["part"]),
+        "parts_refused": [{**row, "reason": names["reason"]} for row in results["parts_refused"]],
+    }  # fmt: skip
+    for kind in ("gamma", "gamma_differences", "contrasts", "parts"):
+        results[kind] = [{"seed_variance": "own", **row} for row in results[kind]]
+    results["outcomes"] = [
+        {"outcome": names["outcome"], "meaning": names["meaning"],
+         "cells": [{**cell, "mean": cell["accuracy"]} for cell in results["cells"]],
+         **{kind: results[kind] for kind in ("gamma", "gamma_differences", "parts", "parts_refused")}}
+    ]  # fmt: skip
+    for task in (f"{names['languages']} q/th", f"{names['languages']} q", f"{names['languages']} q/en+th"):
+        results["num_questions"] = {**results["num_questions"], task: 8}
+        for kind in ("cells", "gamma"):
+            own = [row for row in results[kind] if row["task"] == "microworld" and row["size"] in (None, 4)]
+            results[kind] = [*results[kind], *({**row, "task": task} for row in own)]
+    return results
+
+
 def write_study(root: Path, text: str, fields: tuple[str, ...]) -> tuple[Path, Path]:
     """Writes the made-up study with a text in these fields."""
     folder, sweep = report_study.write_study(root)
-    results = json.loads((folder / "results.json").read_text())
+    results = make_more(report_study.make_results(), MORE | {name: text for name in fields if name in MORE})
     diagnostics = json.loads((folder / "diagnostics.json").read_text())
     names = {
         "teacher": "t-a",
@@ -161,7 +210,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Outline:
-    folder, sweep = report_study.write_study(tmp_path_factory.mktemp("plain"))
+    folder, sweep = write_study(tmp_path_factory.mktemp("plain"), "", ())
     return Outline(write_html(folder, [sweep]).read_text())
 
 
@@ -212,6 +261,18 @@ def test_hostile_texts_everywhere_do_nothing_in_a_page_and_in_weights_and_biases
     for text in texts:
         check_markdown(text, 0)
     assert clean(json.dumps(spec, ensure_ascii=False)) == json.dumps(spec, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_hostile_texts_do_nothing_in_a_studys_table(payload: str) -> None:
+    text = PAYLOADS[payload]
+    results = make_more(report_study.make_results(), dict.fromkeys(MORE, text))
+    for name in ("microworld", "a", "s-a", "nll"):
+        results = rename(results, name, text)
+    table = format_results({**results, "warnings": [text]})
+    check_markdown(table, 0)
+    assert table.count("\n\n") == format_results({**results, "warnings": ["w"]}).count("\n\n")
+    assert "Trait " in table and "Mind: " in table
 
 
 @pytest.mark.slow

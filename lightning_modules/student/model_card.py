@@ -8,13 +8,18 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from datamodules.distillation import DistillationDataModule
 from datamodules.model_cards import UNKNOWN, ModelCard, find_card, list_models
 from datamodules.model_sources import name_model, resolve_model
 from datamodules.tasks.benchmarks import Task, find_source
+from losses.distillation import DistillationLoss
+
+if TYPE_CHECKING:
+    from lightning_modules.student.student import DistillationModule
 
 NAME = "README.md"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -104,3 +109,27 @@ def format_results(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> st
         return ""
     head = "| task | accuracy, 95 % interval | answers found | questions |\n| --- | --- | --- | --- |\n"
     return f"\n## Results\n\n{head}{''.join(rows)}"
+
+
+def describe_student(student: "DistillationModule", data: DistillationDataModule) -> str:
+    """Returns a trained student's model card."""
+    is_taught = data.supervision != "label"
+    training: dict[str, Any] = {
+        "supervision": data.supervision,
+        **({"start": vars(student.start)} if student.start.changes else {}),
+        "train_examples": len(data.train_examples),
+        "optimizer_steps": student.trainer.global_step,
+        "learning_rate": student.learning_rate,
+        "loss": _describe_loss(student.loss),
+        "prompt": data.prompt.id,
+    }
+    if data.own_examples is not None:
+        training["own_examples"] = len(data.own_examples.examples)
+        training["own_loss"] = _describe_loss(student.own_loss)
+    teachers = sorted(set(data.train_examples.column("teacher"))) if is_taught else []
+    return render_card(student.student, data.source.questions, teachers, training)
+
+
+def _describe_loss(loss: DistillationLoss) -> Any:
+    settings = {name: value for name, value in vars(loss).items() if not name.startswith("_")}
+    return json.loads(json.dumps(settings, default=vars))

@@ -1,6 +1,5 @@
 """How a student learns from what it wrote itself, beside a teacher's text, and what its steps log of that."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from datamodules.distillation import DistillationDataModule
 from lightning_modules.student.cached_targets import check_cache
-from lightning_modules.student.model_card import render_card
 from losses.distillation import DistillationLoss, LossSums
 from losses.drawn import DRAWN_STATISTICS
 from losses.mixture import STATISTICS, TEACHER_STATISTICS
@@ -92,27 +90,3 @@ def list_metrics(loss: DistillationLoss, data: DistillationDataModule) -> list[s
         names += [*OWN_METRICS, *(f"own_{name}" for name in data.own_examples.statistics)]
     steps = [f"train/{name}" for name in ("gradient_norm", "learning_rate", *names)]
     return [*steps, *held_out, *data.shares]
-
-
-def describe_student(student: "DistillationModule", data: DistillationDataModule) -> str:
-    """Returns a trained student's model card."""
-    is_taught = data.supervision != "label"
-    training: dict[str, Any] = {
-        "supervision": data.supervision,
-        **({"start": vars(student.start)} if student.start.changes else {}),
-        "train_examples": len(data.train_examples),
-        "optimizer_steps": student.trainer.global_step,
-        "learning_rate": student.learning_rate,
-        "loss": _describe_loss(student.loss),
-        "prompt": data.prompt.id,
-    }
-    if data.own_examples is not None:
-        training["own_examples"] = len(data.own_examples.examples)
-        training["own_loss"] = _describe_loss(student.own_loss)
-    teachers = sorted(set(data.train_examples.column("teacher"))) if is_taught else []
-    return render_card(student.student, data.source.questions, teachers, training)
-
-
-def _describe_loss(loss: DistillationLoss) -> Any:
-    settings = {name: value for name, value in vars(loss).items() if not name.startswith("_")}
-    return json.loads(json.dumps(settings, default=vars))

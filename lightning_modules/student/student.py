@@ -43,13 +43,13 @@ from lightning_modules.model.stored_weights import find_loading_dtype
 from lightning_modules.run.extent import check_extent
 from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
+from lightning_modules.student.model_card import describe_student
 from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
 from lightning_modules.student.own_text import (
     OWN_LOSS,
     add_own_statistics,
     add_sums,
     check_own_text,
-    describe_student,
     list_metrics,
 )
 from lightning_modules.student.start import StudentStart, change_start, check_start

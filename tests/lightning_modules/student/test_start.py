@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from datamodules.distillation import DistillationDataModule
+from lightning_modules.student.model_card import describe_student
 from lightning_modules.student.start import StudentStart, change_start, check_start
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.architectures import ARCHITECTURES
@@ -124,5 +125,5 @@ def test_a_permuted_student_learns_the_same_and_a_reset_one_another_thing(world:
     _, reset = train(world, StudentStart(reset="head"))
     assert permuted == pytest.approx(plain, rel=1e-4)
     assert reset["train/loss"] != pytest.approx(plain["train/loss"], rel=1e-2)
-    facts = json.loads(module.describe(module.trainer.datamodule).split("```json\n")[1].split("\n```\n")[0])
+    facts = json.loads(describe_student(module, module.trainer.datamodule).split("```json\n")[1].split("\n```\n")[0])
     assert facts["start"] == {"reset": None, "permuted_units": True, "seed": 2}

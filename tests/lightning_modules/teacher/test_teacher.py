@@ -63,7 +63,7 @@ def test_a_padded_teachers_extra_ids_are_in_the_tail(tmp_path: Path) -> None:
 
 
 def test_scorer_describes_what_the_rows_depend_on(world: World) -> None:
-    scorer = LogitScorer(world.teacher, top_k=4, temperatures=[2.0, 1.0, 2.0])
+    scorer = LogitScorer(world.teacher, top_k=4, temperatures=[2.0, 1.0])
     made = scorer.describe("fingerprint", "prompt", 300)
     assert (made.teacher, made.sparsity.top_k, made.temperatures) == ("teacher", 4, (1.0, 2.0))
     shallow = LogitScorer(world.teacher, keep_layers=[0]).describe("fingerprint", "prompt", 300)
@@ -73,6 +73,8 @@ def test_scorer_describes_what_the_rows_depend_on(world: World) -> None:
     for wrong in ([0.0], [-1.0], [float("inf")], [float("nan")]):
         with pytest.raises(ValueError, match="temperatures must be above 0 and finite"):
             LogitScorer(world.teacher, temperatures=wrong)
+    with pytest.raises(ValueError, match=r"temperatures is \[2\.0, 2\.0\]: one is there twice"):
+        LogitScorer(world.teacher, temperatures=[2.0, 2.0])
     assert LogitScorer(world.teacher, temperatures=[3.0]).temperatures == (1.0, 3.0)
     assert LogitScorer(world.teacher, "sampled").temperatures == (1.0,)
     with pytest.raises(

@@ -97,7 +97,7 @@ def step(name: str, loss: DistillationLoss, kind: str, mask: bool = False) -> No
     if kind == "hidden":
         module._teacher_head = TeacherHead(OutputHead(torch.zeros(V, D, device="meta")), None)
     strategy = SimpleNamespace(reduce=lambda tensor, reduce_op: tensor, backward=lambda loss, _: loss.backward())
-    data = SimpleNamespace(shares={"align/share": 0.5})
+    data = SimpleNamespace(shares={"align/share": 0.5}, own_examples=None)
     module._trainer = SimpleNamespace(strategy=strategy, world_size=1, global_step=0, datamodule=data)
     logged: dict[str, Any] = {}
     module.log = lambda name, value: logged.update({name: value})

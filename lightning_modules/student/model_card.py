@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from datamodules.distillation import DistillationDataModule
 from datamodules.model_cards import UNKNOWN, ModelCard, find_card, list_models
 from datamodules.model_sources import name_model, resolve_model
 from datamodules.tasks.benchmarks import Task, find_source
-from losses.distillation import DistillationLoss
 
 if TYPE_CHECKING:
+    # `scripts.push` reads cards without what trains.
+    from datamodules.distillation import DistillationDataModule
     from lightning_modules.student.student import DistillationModule
+    from losses.distillation import DistillationLoss
 
 NAME = "README.md"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -111,7 +112,7 @@ def format_results(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> st
     return f"\n## Results\n\n{head}{''.join(rows)}"
 
 
-def describe_student(student: "DistillationModule", data: DistillationDataModule) -> str:
+def describe_student(student: "DistillationModule", data: "DistillationDataModule") -> str:
     """Returns a trained student's model card."""
     is_taught = data.supervision != "label"
     training: dict[str, Any] = {
@@ -130,6 +131,6 @@ def describe_student(student: "DistillationModule", data: DistillationDataModule
     return render_card(student.student, data.source.questions, teachers, training)
 
 
-def _describe_loss(loss: DistillationLoss) -> Any:
+def _describe_loss(loss: "DistillationLoss") -> Any:
     settings = {name: value for name, value in vars(loss).items() if not name.startswith("_")}
     return json.loads(json.dumps(settings, default=vars))

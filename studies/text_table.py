@@ -20,8 +20,12 @@ def escape_markup(value: Any) -> Any:
         return [*map(escape_markup, value)]
     if not isinstance(value, str):
         return value
-    # Addresses become links by themselves.
-    return _MARKUP.sub(r"\\\1", clean_line(value)).replace("://", r":\//").replace("www.", r"www\.")
+    return break_addresses(_MARKUP.sub(r"\\\1", clean_line(value)))
+
+
+def break_addresses(text: str) -> str:
+    """Returns Markdown in which no address becomes a link by itself."""
+    return text.replace("://", r":\//").replace("www.", r"www\.")
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

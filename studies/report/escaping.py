@@ -13,6 +13,7 @@ from typing import Any
 
 from datamodules.text.plain_text import clean, clean_line, shorten
 from studies.report.document import Block, Figure, HeatMap, Panel, Parallel, Section
+from studies.text_table import break_addresses
 
 # A longer label would leave no room for the figure.
 LABEL_LENGTH = 60
@@ -43,9 +44,7 @@ def for_matplotlib(text: str) -> str:
 
 def for_markdown(text: str) -> str:
     """Escapes for Markdown, GitHub's and W&B's: no markup, no HTML, no link, on one line."""
-    text = _SPECIAL.sub(r"\\\1", clean_line(text))
-    # Addresses become links by themselves.
-    return text.replace("://", r":\//").replace("www.", r"www\.")
+    return break_addresses(_SPECIAL.sub(r"\\\1", clean_line(text)))
 
 
 def markup_html(text: str) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -62,7 +63,7 @@ class Recorder:
             "command": " ".join(["python -m scripts.benchmark", self.name, *self.args]),
             "date": date.today().isoformat(),
             "commit": find_git_commit(),
-            "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}",
+            "machine": f"{describe_cores()}, torch {torch.__version__}",
             "load": round(self.load, 1),
             "seconds": round(time.monotonic() - self.started),
             "measurements": [asdict(one) for one in self.measured],
@@ -70,36 +71,39 @@ class Recorder:
         write_text(folder / f"{self.name}.json", json.dumps(record, indent=1) + "\n")
 
 
-def _format_number(number: float | None) -> str:
-    return "" if number is None else f"{number:.4g}"
+def describe_cores() -> str:
+    """Returns what a benchmark without a GPU was measured on."""
+    return f"{os.cpu_count()} cores ({platform.machine()})"
+
+
+def format_measurements(measured: Sequence[Measurement]) -> str:
+    """Returns measurements as a Markdown table, with a column of doubts if there are any."""
+    doubts = find_doubts(measured)
+    lines = [
+        ["what", "measured", "unit", "against", "ratio", *([""] if doubts else [])],
+        ["---", "---:", "---", "---:", "---:", *(["---"] if doubts else [])],
+    ]
+    for one in measured:
+        baseline = "" if one.baseline is None else f"{one.baseline:.4g}"
+        ratio = "" if one.ratio is None else f"{one.ratio:.3g}"
+        doubt = [doubts.get(one.name, "")] if doubts else []
+        lines.append([one.name, f"{one.value:.4g}", one.unit, baseline, ratio, *doubt])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _format_section(record: dict[str, Any]) -> str:
     source = (Path(__file__).parent / f"{record['benchmark']}.py").read_text(encoding="utf-8")
     docstring = ast.get_docstring(ast.parse(source))
     assert docstring is not None
-    measured = [Measurement(**one) for one in record["measurements"]]
-    doubts = find_doubts(measured)
-    rows = [
-        f"| {one.name.replace('_', chr(92) + '_')} | {_format_number(one.value)} | {one.unit} | "
-        f"{_format_number(one.baseline)} | {_format_number(one.ratio)} | {doubts.get(one.name, '')} |"
-        for one in measured
-    ]
-    return "\n".join(
-        [
-            f"## {record['benchmark'].capitalize()}",
-            "",
-            docstring.split("\n")[0],
-            "",
-            f"`{record['command']}`: {record['date']}, commit {record['commit'][:7]}, {record['machine']}, "
-            f"{record['seconds']} s; {record['load']} processes wanted to run when it began.",
-            "",
-            "| what | measured | unit | against | ratio | |",
-            "| --- | ---: | --- | ---: | ---: | --- |",
-            *rows,
-            "",
-        ]
-    )
+    return f"""## {record["benchmark"].capitalize()}
+
+{docstring.split(chr(10))[0]}
+
+`{record["command"]}`: {record["date"]}, commit {record["commit"][:7]}, {record["machine"]}, {record["seconds"]} s; \
+{record["load"]} processes wanted to run when it began.
+
+{format_measurements([Measurement(**one) for one in record["measurements"]])}
+"""
 
 
 def format_page(folder: Path) -> str:

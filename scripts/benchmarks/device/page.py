@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -15,6 +13,7 @@ from datamodules.provenance import find_git_commit
 from scripts.benchmarks.device.parts import Failure
 from scripts.benchmarks.device.place import Place
 from scripts.benchmarks.measure import Measurement
+from scripts.benchmarks.records import describe_cores, format_measurements
 
 _PAGE = """# On a GPU
 
@@ -33,22 +32,11 @@ _WARNING = """
 def describe_machine(place: Place) -> str:
     """Returns what it was measured on."""
     if place.is_toy:
-        return f"{os.cpu_count()} cores ({platform.machine()})"
+        return describe_cores()
     facts = torch.cuda.get_device_properties(0)
     return (
         f"{torch.cuda.device_count()} x {facts.name} ({facts.total_memory / 2**30:.0f} GiB), CUDA {torch.version.cuda}"
     )
-
-
-def format_table(part: str, found: Sequence[Measurement]) -> str:
-    """Returns a part's lines as a table."""
-    rows = [
-        f"| {m.name} | {m.value:.4g} | {m.unit} | {'' if m.baseline is None else f'{m.baseline:.4g}'} | "
-        f"{'' if m.ratio is None else f'{m.ratio:.3g}'} |"
-        for m in found
-    ]
-    head = ["| what | measured | unit | against | ratio |", "| --- | ---: | --- | ---: | ---: |"]
-    return "\n".join([f"## {part.capitalize()}", "", *head, *rows, ""])
 
 
 def write_page(
@@ -67,7 +55,9 @@ def write_page(
         lines=lines.name,
         warning=_WARNING if place.is_toy else "",
         failures=f"\n{said}\n" if said else "",
-        tables="\n".join(format_table(part, found) for part, found in measured.items() if found),
+        tables="\n".join(
+            f"## {part.capitalize()}\n\n{format_measurements(found)}\n" for part, found in measured.items() if found
+        ),
     )
     write_text(lines, "".join(json.dumps(dataclasses.asdict(m)) + "\n" for own in measured.values() for m in own))
     write_text(path, page)

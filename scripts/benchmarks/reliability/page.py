@@ -1,13 +1,12 @@
 """The page of results: what was counted, on what, and what that does not show."""
 
-import os
-import platform
 from datetime import date
 from pathlib import Path
 
 from datamodules.files.atomic import write_text
 from datamodules.provenance import find_git_commit
 from scripts.benchmarks.measure import Measurement
+from scripts.benchmarks.records import describe_cores
 
 _PAGE = """# What a fault leaves behind
 
@@ -48,7 +47,7 @@ def write_page(path: Path, measured: list[Measurement], rounds: int, flips: int,
         path=path,
         day=date.today().isoformat(),
         commit=find_git_commit(),
-        machine=f"{os.cpu_count()} cores ({platform.machine()})",
+        machine=describe_cores(),
         rounds=rounds,
         flips=flips,
         seed=seed,

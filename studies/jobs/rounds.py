@@ -63,6 +63,10 @@ class RoundsPlan:
                 f"fit.{next(iter(changed))} changes the student that on_policy asks to write; train a fit with it, and "
                 "set on_policy.start to its folder"
             )
+        if self.fit.get("data.limit_seed") is not None:
+            raise ValueError(
+                "fit.data.limit_seed draws other questions than on_policy would have the student answer; leave it out"
+            )
         if settings.start is not None:
             check_start(settings.start, self.fit)
 

@@ -119,6 +119,8 @@ class Analysis:
                 others = [("control", alone or [plain if plain in self.cells else text])]
                 if control.swaps_logits and plain in self.cells:
                     others.append(("logits", [text]))
+                if control.translator and (native := self.study.find_kind(str(key.trained_on), "same")):
+                    others.append(("task", [plain._replace(trained_on=native)]))
                 if control.in_family_logits:
                     others.append(("text", [plain._replace(teacher=find_scorers(self.study, key.student)[0])]))
             elif key.supervision == "rationale+logits":

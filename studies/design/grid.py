@@ -16,6 +16,7 @@ from studies.design.tasks import (
     PLACE,
     LanguageSpec,
     LearnedTask,
+    RationaleLanguage,
     TaskSpec,
     TextSource,
     check_tasks,
@@ -23,6 +24,7 @@ from studies.design.tasks import (
     list_pooled,
     list_texts,
     name_pooled,
+    name_task,
 )
 from studies.inference.interaction import explain_unidentified
 
@@ -192,10 +194,17 @@ class Study:
             return None
         if task not in self.pooled:
             return self.learned[task].spec.against
-        first = self.learned[next(iter(self.pooled[task].values()))]
         assert self.languages is not None
-        kind = self.languages.find_against(first.kind)
-        return kind and name_pooled(first.base, kind)
+        first = self.learned[next(iter(self.pooled[task].values()))]
+        return self.find_kind(task, self.languages.find_against(first.kind))
+
+    def find_kind(self, task: str, kind: RationaleLanguage | None) -> str | None:
+        """Returns the task in the same language, or the pooled ones, with rationales of another kind, if there is."""
+        is_pooled = task in self.pooled
+        own = self.learned[next(iter(self.pooled[task].values())) if is_pooled else task]
+        if self.languages is None or own.language is None or kind not in self.languages.rationales:
+            return None
+        return name_pooled(own.base, kind) if is_pooled else name_task(own.base, own.language, kind)
 
     def _check_control(self, where: str, control: ControlSpec) -> None:
         """Refuses a control that the grid's teachers cannot give.
@@ -210,13 +219,16 @@ class Study:
             )
         if control.compares and len(self.teachers) < 2:
             raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
-        for name in [*control.together, *filter(None, [control.paraphraser, control.rows_against])]:
+        if control.translator and self.languages and "pivot" not in self.languages.rationales:
+            raise ValueError(f"{where}.translator: translates English pivots; study.languages.rationales has no pivot")
+        for name in [*control.together, *filter(None, [control.rewriter, control.rows_against])]:
             if name not in self.teachers:
                 raise ValueError(f"{where}: {name!r} is none of the teachers {', '.join(self.teachers)}")
         if control.together and control.supervision == "rationale+logits":
             self._check_mixture(where, control)
-        if control.paraphraser is not None and self.teachers[control.paraphraser].model is None:
-            raise ValueError(f"{where}.paraphraser: {control.paraphraser!r} is published; a model is to rewrite")
+        if control.rewriter is not None and self.teachers[control.rewriter].model is None:
+            name = "paraphraser" if control.paraphraser else "translator"
+            raise ValueError(f"{where}.{name}: {control.rewriter!r} is published; a model is to rewrite")
         for student in self.students if control.in_family_logits else ():
             if len(own := find_scorers(self, student)) > 1:
                 raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
@@ -353,6 +365,8 @@ def expand(study: Study) -> list[Arm]:
             arms.append(Arm(student, "label", None, seed, task, size=size))
         taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
         for control, spec in [*taught, *study.controls.items()]:
+            if spec.translator and study.languages and study.learned[task or next(iter(study.learned))].kind != "pivot":
+                continue
             teachers = list_teachers(study, spec, student)
             arms += [Arm(student, spec.supervision, teacher, seed, task, control, size) for teacher in teachers]
     return arms

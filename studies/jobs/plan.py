@@ -36,6 +36,13 @@ def _describe_texts(control: ControlSpec) -> dict[str, object]:
     return settings
 
 
+def _name_rewriting(control: ControlSpec) -> str | None:
+    """Says in names of files and jobs who has rewritten the texts, if anybody."""
+    if control.rewriter is None:
+        return None
+    return f"{'by' if control.paraphraser else 'translated-by'}-{control.rewriter}"
+
+
 def _describe_start(control: ControlSpec, seed: int) -> dict[str, object]:
     """Returns the settings by which a control changes a student's weights before training, if it does."""
     if control.reset is None and not control.permuted_units:
@@ -73,20 +80,21 @@ class StudyPlan:
         """Returns the name of the task that a trained arm learns."""
         return arm.task or next(iter(self.study.learned))
 
-    def text(self, teacher: str, name: str, paraphraser: str | None = None, trait: str | None = None) -> Text:
-        """Returns where a teacher's rationales are: its own, a paraphraser's, or written with a trait.
+    def text(self, teacher: str, name: str, control: ControlSpec = ControlSpec(), trait: str | None = None) -> Text:  # noqa: B008 (frozen)
+        """Returns where a teacher's rationales are: its own, rewritten by another, or written with a trait.
 
         Args:
             teacher: Whose.
             name: Which of `Study.texts`; as a task, where languages have no part in it.
-            paraphraser: Who has rewritten them.
+            control: Who has rewritten them.
             trait: With which they were written.
         """
         spec, source = self.study.teachers[teacher], self.study.texts[name]
-        if paraphraser is not None:
-            path = self.folder / "teachers" / teacher / f"{name}-by-{paraphraser}.parquet"
-            writer = name_paraphrase(self.text(teacher, name).writer, self.named(paraphraser))
-            return Text(str(path), writer, f"annotate-{teacher}-by-{paraphraser}-{name}")
+        if control.rewriter is not None:
+            by = _name_rewriting(control)
+            path = self.folder / "teachers" / teacher / f"{name}-{by}.parquet"
+            writer = name_paraphrase(self.text(teacher, name).writer, self.named(control.rewriter))
+            return Text(str(path), writer, f"annotate-{teacher}-{by}-{name}")
         folder = self.folder / "teachers" / teacher if trait is None else self.folder / "traits" / trait / teacher
         path, job = (
             folder / f"{name}.parquet",
@@ -169,15 +177,15 @@ class StudyPlan:
         }  # fmt: skip
         return Job(f"prefer-{trait}-{name}", "evaluate", [*args, *format_settings(settings)], output, needs)
 
-    def paraphrase(self, teacher: str, name: str, paraphraser: str) -> Job:
-        """Returns the job in which a teacher rewrites another's rationales."""
-        spec, source = self.study.teachers[paraphraser], self.text(teacher, name)
-        text, of = self.text(teacher, name, paraphraser), self.study.texts[name]
+    def rewrite(self, teacher: str, name: str, control: ControlSpec) -> Job:
+        """Returns the job in which a teacher paraphrases or translates another's rationales."""
+        spec, source = self.study.teachers[str(control.rewriter)], self.text(teacher, name)
+        text, of = self.text(teacher, name, control), self.study.texts[name]
         assert text.job is not None
         args = self._command(
             [*spec.annotate, *of.annotate], model__teacher=spec.model, model__family=spec.family,
-            data__questions=of.train, data__prompt="paraphrase", data__rewrites=source.path,
-            data__rewrites_of=source.writer, output=text.path,
+            data__questions=of.train, data__prompt="translate" if control.translator else "paraphrase",
+            data__rewrites=source.path, data__rewrites_of=source.writer, output=text.path,
         )  # fmt: skip
         return Job(text.job, "annotate", args, done=text.path, needs=[source.job] if source.job else [])
 
@@ -191,13 +199,13 @@ class StudyPlan:
 
     def _cache(self, arm: Arm, author: str, task: str, scorer: str, trait: str | None) -> Job:
         control = self._control(arm)
-        text = self.text(author, task, control.paraphraser, control.trait)
+        text = self.text(author, task, control, control.trait)
         # What changes texts, or takes in wrong ones, needs a cache of its own.
         changes = _describe_texts(control)
         name = "-".join(
             filter(None, (
                 task,
-                f"by-{control.paraphraser}" if control.paraphraser else None,
+                _name_rewriting(control),
                 arm.control if changes else None,
                 f"with-{control.trait}" if control.trait else None,
                 f"of-{scorer}" if (scorer, trait) != (author, control.trait) else None,
@@ -248,9 +256,9 @@ class StudyPlan:
         needs: list[str] = []
         if sources := self._sources(arm):
             control = self._control(arm)
-            own = [self.text(*source, control.paraphraser, control.trait) for source in sources]
+            own = [self.text(*source, control, control.trait) for source in sources]
             read = product(self.study.teachers, learned.texts) if control.compares else sources
-            texts = [self.text(*source, control.paraphraser, control.trait) for source in read]
+            texts = [self.text(*source, control, control.trait) for source in read]
             writers = [text.writer for text in own]
             settings |= _describe_texts(control) | _describe_start(control, arm.seed)
             if control.questions:
@@ -325,10 +333,10 @@ class StudyPlan:
         ]
         arms = expand(self.study)
         for arm in arms:
-            if (control := self._control(arm)).paraphraser:
+            if (control := self._control(arm)).rewriter:
                 teachers = self.study.teachers if control.compares else self._authors(arm)
                 names = self.study.learned[self.task(arm)].texts
-                found += [self.paraphrase(*source, control.paraphraser) for source in product(teachers, names)]
+                found += [self.rewrite(*source, control) for source in product(teachers, names)]
             if trait := self._control(arm).trait:
                 found += [self.tune(author, trait) for author in self._authors(arm)]
                 found += [job for source in self._sources(arm) for job in self.write(*source, trait)]

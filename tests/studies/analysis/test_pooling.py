@@ -9,6 +9,7 @@ from datamodules.files.atomic import write_json
 from datamodules.files.tables import write_table
 from studies.analysis.comparison import analyze, format_results
 from studies.analysis.predictions import predictions_path, read_answers
+from studies.design.controls import ControlSpec
 from studies.design.grid import Arm, Study, TaskSpec, expand
 from studies.design.tasks import LanguageSpec
 from studies.inference.statistics import estimate_contrast
@@ -41,6 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         tmp_path_factory.mktemp("pooled"),
         tasks={"m": TaskSpec("m:{language}", ["m:{language}"])},
         languages=LanguageSpec([*TAGS], ["same", "pivot"]),
+        controls={"in_words": ControlSpec(translator="A")},
     )
     for number, arm in enumerate(expand(study)):
         rng = np.random.default_rng(number)
@@ -76,12 +78,21 @@ def test_gamma_and_same_less_pivot_are_of_each_language_and_of_all(study: Study)
         rows = [row for row in results["gamma"] if (row["trained_on"], row["task"]) == (trained_on, task)]
         own, less = (find(rows, method=name) for name in ("difference in differences", f"less γ after {against}"))
         pivot = find(
-            [row for row in results["gamma"] if (row["trained_on"], row["task"]) == (against, task)],
+            [
+                row
+                for row in results["gamma"]
+                if (row["trained_on"], row["task"]) == (against, task) and not row["control"]
+            ],
             method="difference in differences",
         )
         assert less["estimate"] == pytest.approx(own["estimate"] - pivot["estimate"])
         differences = [row for row in results["contrasts"] if (row["kind"], row["task"]) == ("task", task)]
-        assert len(differences) == 4 and all(row["trained_on"] == trained_on for row in differences)
+        names = [f"rationale-{teacher} after {against}" for teacher in "AB"]
+        assert [row["right"] for row in differences if row["trained_on"] == trained_on] == names * 2
+        # Translated pivots are held against what was written in the language.
+        translated = [row for row in differences if row["trained_on"] == against]
+        assert [row["right"] for row in translated] == [f"rationale-{by} after {trained_on}" for by in "AB"] * 2
+        assert all(row["left"].endswith(f"-in_words after {against}") for row in translated)
     # Questions and their translations are one: the interval is that of a contrast over groups.
     keys = [key for key in answers.cells if key.trained_on == "m-same"]
     cells = [answers.cells[key].correct_SQ for key in keys]

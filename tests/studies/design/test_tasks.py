@@ -84,6 +84,22 @@ def test_controls_are_of_every_text() -> None:
     assert jobs["annotate-L-by-Q-m-th-pivot"].needs == ["pivot-L-m-th-pivot"]
 
 
+def test_pivots_alone_are_translated() -> None:
+    controls = {"in_words": ControlSpec(translator="Q")}
+    jobs = find_jobs(**AXIS, teachers=TEACHERS, supervisions=[], controls=controls)
+    fits = [name for name in jobs if name.startswith("fit-l-")]
+    assert fits == [f"fit-l-m-{tag}-pivot-rationale-{by}-in_words-seed0" for tag in ("de", "th") for by in "LQ"]
+    job = jobs["annotate-L-translated-by-Q-m-de-pivot"]
+    assert (read(job, "data.prompt"), read(job, "data.questions"), job.needs) == (
+        *("translate", "m.jsonl:de"), ["pivot-L-m-de-pivot"],
+    )  # fmt: skip
+    assert read(job, "data.rewrites") == "runs/s/teachers/L/m-de-pivot.parquet"
+    assert json.loads(read(jobs[fits[0]], "data.rationales")) == [job.done]
+    with pytest.raises(ValueError, match=r"controls.c.translator: translates English pivots; study.languages.rat"):
+        make_study(tasks=TASKS, languages=LanguageSpec(["de"], ["same"]), teachers=TEACHERS,
+                   controls={"c": ControlSpec(translator="Q")})  # fmt: skip
+
+
 def test_a_task_without_the_place_stays_as_it_is() -> None:
     plain = {"obqa": TaskSpec("train.jsonl", ["test.jsonl"])}
     before = find_jobs(tasks=plain, teachers=TEACHERS)

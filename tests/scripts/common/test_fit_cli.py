@@ -41,16 +41,16 @@ def test_a_gpu_with_bfloat16_is_used_so_unless_a_setting_says_otherwise(monkeypa
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_in(monkeypatch, capsys: pytest.CaptureFixture) -> None:
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def die(cli: fit.FitCLI, start: float) -> None:
-        raise Killed
+        raise KilledError
 
     with monkeypatch.context() as patch:
         patch.setattr("scripts.common.fit_cli.has_bfloat16_gpu", lambda: True)
         patch.setattr(fit, "finish", die)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             fit.main(ARGS)
         assert "precision: bf16-mixed, as trainer.precision says nothing" in capsys.readouterr().out
     path = fit.main(ARGS)

@@ -10,7 +10,6 @@ What is there already is not fetched again; `--dry-run` says what is missing and
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,18 +18,9 @@ from typing import Any
 from datamodules.files.command_line import CommandLine
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import ROLES, STAGES, read_experiment
+from scripts.common.hub_check import HUB_ID, find_sources
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-def find_sources(value: Any) -> Iterator[str]:
-    """Yields the tasks of the hub, `task:NAME:SPLIT`, that stand anywhere in a config."""
-    if isinstance(value, dict | list):
-        for own in value.values() if isinstance(value, dict) else value:
-            yield from find_sources(own)
-    elif isinstance(value, str) and value.startswith("task:") and "@" not in value:
-        yield value
 
 
 def _get(content: Any, *keys: str) -> Any:
@@ -80,7 +70,7 @@ def find_models(content: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
         if model is None or model.endswith((".ckpt", ".gguf")) or Path(model).exists():
             continue
         hub, commit = resolve_model(model, revision)
-        if _HUB_ID.fullmatch(hub):
+        if HUB_ID.fullmatch(hub):
             yield hub, commit
 
 

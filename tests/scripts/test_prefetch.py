@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.prefetch import find_models, find_sources
+from scripts.common.hub_check import find_sources
+from scripts.prefetch import find_models
 from tests.scripts.pipeline import MODELS, ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

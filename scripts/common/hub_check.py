@@ -86,7 +86,7 @@ def find_sources(value: Any) -> Iterator[str]:
 
 
 def fill_languages(study: Any, sources: Iterable[str]) -> Iterator[str]:
-    """Yields sources, those with `{language}` in each language of a study; for pivots what is trained on in English, too.
+    """Yields sources, those with `{language}` in each of a study's languages; for pivots, training's in English, too.
 
     Args:
         study: Its section; where it has something strange, its own parser says so.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scripts import annotate, cache_logits, evaluate, fit
+from scripts import annotate, cache_logits, evaluate, export, fit
 
 STAGES: dict[str, Any] = {"annotate": annotate, "cache_logits": cache_logits, "fit": fit, "evaluate": evaluate}
-MAINS = {name: script.main for name, script in STAGES.items()}
+MAINS = {**{name: script.main for name, script in STAGES.items()}, "export": export.main}

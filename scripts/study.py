@@ -39,6 +39,7 @@ from studies.analysis.comparison import format_results
 from studies.design.grid import Study, explain_missing_gamma
 from studies.design.parts import check_study, list_unidentified, require_models
 from studies.design.power import parse_power
+from studies.design.quantization import check_quantization
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
@@ -92,6 +93,7 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
     require_models(plan.study)
     check_study(plan.study)
+    check_quantization(plan.study)
     check_sections(jobs := plan.jobs()[:-1])
     run_jobs(jobs, plan.folder, plan.study.workers, JOBS)
     analyze(args)
@@ -114,6 +116,7 @@ def submit(args: list[str]) -> None:
     """Submits what is missing of a study to SLURM."""
     plan = parse(args)
     check_study(plan.study)
+    check_quantization(plan.study)
     check_sections(plan.jobs())
     print(submit_jobs(plan.jobs(), plan.folder))
 

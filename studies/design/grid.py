@@ -28,6 +28,9 @@ from studies.design.tasks import (
 )
 from studies.inference.interaction import explain_unidentified
 
+# What llama.cpp's files hold most of a student's weights as; `none` is the student as it was trained.
+Quantization = Literal["none", "f16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
+
 
 def _tell_family(role: str, name: str, stated: str) -> str:
     """Returns the family that is stated, or that a name tells.
@@ -116,6 +119,8 @@ class Study:
         target_accuracy: For which the needed size is told; null is halfway between a student's worst and best arm.
         outcomes: What is compared beside accuracy: the `likelihood` of gold options, and `agreement` with the teacher's
             most probable tokens, which needs references with caches in the section `evaluate`.
+        quantization: Types of GGUF files, and `none`: each trained arm is exported as each, calibrated on what it
+            learned from, and answers by llama.cpp, too. Empty: none is.
         workers: Jobs that run side by side on this machine.
         root: Folder of all runs.
     """
@@ -133,6 +138,7 @@ class Study:
     sizes: list[PositiveInt] = field(default_factory=list)
     target_accuracy: ClosedUnitInterval | None = None
     outcomes: list[Literal["likelihood", "agreement"]] = field(default_factory=list)
+    quantization: list[Quantization] = field(default_factory=list)
     workers: PositiveInt = 1
     root: str = "runs"
 
@@ -153,6 +159,13 @@ class Study:
         if self.target_accuracy is not None and len(self.sizes) < 2:
             raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
         check_tasks(self.tasks, self.languages)
+        if len(set(self.quantization)) < len(self.quantization):
+            raise ValueError(f"study.quantization: {', '.join(self.quantization)}: name each once")
+        if self.quantization and ("none" not in self.quantization or not self.types):
+            raise ValueError(
+                f"study.quantization: {', '.join(self.quantization)}: name `none`, which the others are compared with, "
+                "and another; or leave it out"
+            )
         for name, spec in self.teachers.items():
             files = spec.rationales
             if isinstance(files, str) and len(self.tasks) > 1:
@@ -172,6 +185,11 @@ class Study:
         for arm, number in Counter(arm.id for arm in expand(self)).items():
             if number > 1:
                 raise ValueError(f"study: {number} arms would be called {arm}; name teachers and controls otherwise")
+
+    @property
+    def types(self) -> list[str]:
+        """The types of GGUF files that each trained arm is exported as."""
+        return [kind for kind in self.quantization if kind != "none"]
 
     @cached_property
     def learned(self) -> dict[str, LearnedTask]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase, name_pivot
-from studies.analysis.predictions import predictions_path
+from studies.analysis.predictions import files_path, predictions_path
 from studies.analysis.traits import list_askers, name_teacher, preferences_path
 from studies.design.controls import ControlSpec
 from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
@@ -43,12 +43,13 @@ def _name_rewriting(control: ControlSpec) -> str | None:
     return f"{'by' if control.paraphraser else 'translated-by'}-{control.rewriter}"
 
 
-def _describe_start(control: ControlSpec, seed: int) -> dict[str, object]:
-    """Returns the settings by which a control changes a student's weights before training, if it does."""
-    if control.reset is None and not control.permuted_units:
-        return {}
+def _describe_weights(control: ControlSpec, seed: int) -> dict[str, object]:
+    """Returns the settings by which a control changes a student's weights before training, or rounds them in it."""
     changes = {"reset": control.reset, "permuted_units": control.permuted_units, "seed": seed}
-    return {f"model__start__{name}": value for name, value in changes.items()}
+    is_changed = control.reset is not None or control.permuted_units
+    settings = dict[str, object]({f"model__start__{name}": value for name, value in changes.items()})
+    own: dict[str, object] = {} if control.fake_quant is None else {"model__fake_quant": control.fake_quant}
+    return (settings if is_changed else {}) | own
 
 
 def format_settings(settings: Mapping[str, object]) -> list[str]:
@@ -260,7 +261,7 @@ class StudyPlan:
             read = product(self.study.teachers, learned.texts) if control.compares else sources
             texts = [self.text(*source, control, control.trait) for source in read]
             writers = [text.writer for text in own]
-            settings |= _describe_texts(control) | _describe_start(control, arm.seed)
+            settings |= _describe_texts(control) | _describe_weights(control, arm.seed)
             if control.questions:
                 settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
@@ -317,6 +318,28 @@ class StudyPlan:
         )  # fmt: skip
         return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
 
+    def export(self, arm: Arm) -> Job:
+        """Returns the job that writes a trained arm as files for llama.cpp, calibrated on what it learned from."""
+        output = files_path(self.study, arm)
+        args = ["gguf", f"--model.student={self.folder / arm.id / 'student'}", f"--output={output}"]
+        args.append(f"--types={','.join(self.study.types)}")
+        # The files' cards say how well the student answers.
+        needs = [self.fit(arm).name, self.evaluate(arm).name]
+        return Job(f"export-{arm.id}", "export", args, str(output / "card.json"), needs)
+
+    def evaluate_file(self, arm: Arm, kind: str) -> Job:
+        """Returns the job in which such a file answers the test questions."""
+        output = str(predictions_path(self.study, arm, kind))
+        settings = {
+            "model.student": str(files_path(self.study, arm) / f"student-{kind}.gguf"), "model.runtime": "llama_cpp",
+            # What these say is of transformers, which alone scores references.
+            **dict.fromkeys(("model.dtype", "model.attention", "model.revision", "bert_model")),
+            **dict.fromkeys(("data.references", "data.teachers", "data.logits")), "data.keep_truncated": False,
+            "model.arm": f"{arm.condition}-{kind}", "output": output,
+        }  # fmt: skip
+        args = [*self.evaluate(arm).args, *format_settings(settings)]
+        return Job(f"evaluate-{arm.id}-{kind}", "evaluate", args, output, [self.export(arm).name])
+
     def analyze(self, needs: list[str]) -> Job:
         """Returns the job that compares the arms."""
         args = ["analyze", *self.config, *self.overrides]
@@ -343,6 +366,8 @@ class StudyPlan:
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
         for arm in arms:
             found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+            if self.study.types and arm.supervision != "untuned":
+                found += [self.export(arm), *(self.evaluate_file(arm, kind) for kind in self.study.types)]
         for trait in dict.fromkeys(filter(None, (control.trait for control in self.study.controls.values()))):
             found += self.prefer(trait)
         # Arms share what their teachers write.

@@ -99,8 +99,9 @@ class RoundsPlan:
 
     def _check_teacher(self) -> None:
         if self.settings.mix == 1:
-            if self.settings.teachers is not None:
-                raise ValueError("on_policy.teachers would be ignored with on_policy.mix=1: nobody reads anything")
+            for name in ("teacher", "teacher_prompt", "teachers"):
+                if getattr(self.settings, name) is not None:
+                    raise ValueError(f"on_policy.{name} would be ignored with on_policy.mix=1: nobody reads anything")
             return
         settings, teacher = self.settings, self.sections.get("cache_logits")
         if teacher is None:
@@ -112,6 +113,8 @@ class RoundsPlan:
         for name in ("revision", "keep_layers") if settings.teachers is not None else ():
             if own.get(f"model.{name}") is not None:
                 raise ValueError(f"cache_logits.model.{name} is one teacher's, but on_policy.teachers names several")
+        if settings.teacher_prompt is not None:
+            self._check_privilege()
         if self.fit.get("data.alignment.kind", "refuse") != "refuse":
             return
         kind = own.get("model.kind", "top_k")
@@ -130,6 +133,23 @@ class RoundsPlan:
             raise ValueError(
                 "cache_logits.model.kind labels has no distributions for fit.data.logits; set fit.data.supervision to "
                 "rationale, or another kind"
+            )
+
+    def _check_privilege(self) -> None:
+        """Refuses a teacher that would see more than the gold answer in another form than the student."""
+        for key in ("data.encoding.template_options", "data.encoding.prompt_language"):
+            reads, writes = self._take("cache_logits", key), self._take("fit", key)
+            if reads != writes:
+                name = next(iter({**reads, **writes}))
+                raise ValueError(
+                    f"cache_logits.{name} is {reads.get(name)!r}, but fit.{name} is {writes.get(name)!r}: with "
+                    "on_policy.teacher_prompt it reads the student's prompt and the gold answer; make them alike"
+                )
+        kind = flatten(self.sections["cache_logits"]).get("model.kind")
+        if self.settings.teacher is not None and kind == "hidden" and self.settings.keep_rounds > 1:
+            raise ValueError(
+                "on_policy.keep_rounds: with on_policy.teacher=self hidden states of each round are of another model; "
+                "set it to 1, or another cache_logits.model.kind"
             )
 
     def name(self, number: int) -> str:
@@ -196,7 +216,6 @@ class RoundsPlan:
     def _annotate(self, number: int, needs: list[str]) -> Job:
         """Returns the job in which the student answers the round's questions, posed as its training poses them."""
         rounds, output = self.settings, str(self._samples(number))
-        is_first = number == 1 and rounds.start is None
         settings = {
             # Where and how much at a time, as the teacher's.
             **self._take("annotate", "trainer."), **self._take("annotate", "data.batches."),
@@ -204,11 +223,7 @@ class RoundsPlan:
             "data.questions": self.fit["data.questions"], "data.limit": self.fit.get("data.limit"),
             "data.prompt": self.fit.get("data.prompt", "instruction"),
             "data.draw": {"number": rounds.questions, "part": number - 1, "seed": rounds.seed},
-            "model.teacher": self._student(number - 1), "model.writer": self.name(number),
-            "model.dtype": self.fit.get("model.dtype") or "float32",
-            "model.attention": self.fit.get("model.attention"),
-            "model.revision": self.fit.get("model.revision") if is_first else None,
-            "model.keep_layers": self.fit.get("model.keep_layers") if is_first else None,
+            **self._load_student(number), "model.writer": self.name(number),
             "model.backend": rounds.backend, "model.keep_ids": True, "model.num_samples": rounds.samples,
             "model.temperature": rounds.temperature, "model.top_p": rounds.top_p,
             "model.max_new_tokens": rounds.max_new_tokens,
@@ -216,6 +231,25 @@ class RoundsPlan:
         }  # fmt: skip
         given = {name: value for name, value in settings.items() if value is not None}
         return Job(f"annotate-{self.name(number)}", "annotate", format_settings(given), output, needs)
+
+    def _load_student(self, number: int) -> dict[str, Any]:
+        """Returns how a stage loads, as its teacher, the student that a round begins with."""
+        is_first = number == 1 and self.settings.start is None
+        return {
+            "model.teacher": self._student(number - 1),
+            "model.dtype": self.fit.get("model.dtype") or "float32",
+            "model.attention": self.fit.get("model.attention"),
+            "model.revision": self.fit.get("model.revision") if is_first else None,
+            "model.keep_layers": self.fit.get("model.keep_layers") if is_first else None,
+        }
+
+    @property
+    def teacher_prompt(self) -> str | None:
+        """The name of the prompt after which teachers read, if it shows them the gold answer."""
+        if self.settings.teacher_prompt is None:
+            return None
+        posed = self.fit if self.settings.teacher is not None else flatten(self.sections["cache_logits"])
+        return f"{posed.get('data.prompt', 'instruction')}_{self.settings.teacher_prompt}"
 
     def _take(self, stage: str, prefix: str) -> dict[str, Any]:
         return {key: own for key, own in flatten(self.sections.get(stage) or {}).items() if key.startswith(prefix)}
@@ -234,6 +268,10 @@ class RoundsPlan:
         }  # fmt: skip
         if teacher is not None:
             settings["model.teacher"] = teacher
+        if self.settings.teacher is not None:
+            settings |= self._load_student(number)
+        if self.teacher_prompt is not None:
+            settings["data.prompt"] = self.teacher_prompt
         name = f"cache_logits-{self.name(number)}{suffix}"
         args = [*self.config, *format_settings(settings)]
         return Job(name, "cache_logits", args, f"{output}/manifest.json", [f"annotate-{self.name(number)}"])
@@ -256,7 +294,7 @@ class RoundsPlan:
             settings |= {
                 "data.own.rationales": [str(self._samples(own)) for own in kept],
                 "data.own.logits": [str(self._logits(own, suffix)) for own in kept for suffix in self._teachers()],
-                "data.own.logit_weights": rounds.weights,
+                "data.own.logit_weights": rounds.weights, "data.own.teacher_prompt": self.teacher_prompt,
                 "data.own.mix": rounds.mix, "data.own.max_lost": rounds.max_lost,
                 "data.own.min_distinct": rounds.min_distinct, "model.own_cross_entropy": rounds.cross_entropy,
                 **{f"model.own_loss.{name}": value for name, value in _list_loss(rounds).items()},

@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datamodules.batches.packing import pad_rows
+from datamodules.examples.tokenization import encode_prompt
 from datamodules.files.tables import read_table
+from datamodules.tasks.prompts import get_prompt
+from datamodules.tasks.questions import load_questions
 from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
 from scripts.common.stages import MAINS
@@ -182,6 +185,47 @@ def test_several_teachers_teach_by_weight(whole, monkeypatch) -> None:
     # Three quarters of it are the student itself.
     alone = read_metrics("runs/opd/round-1")[0]["train/own_divergence"]
     assert 0 < logged["train/own_divergence"] < alone / 2
+
+
+def test_a_student_that_sees_the_gold_answer_teaches_the_one_that_does_not(inside) -> None:
+    settings = {"name": "self", "teacher": "self", "teacher_prompt": "with_gold", "mix": 0.0, "max_new_tokens": 16}
+    plan = run_rounds(write_config(**settings))
+    args = plan.jobs()[-1].args
+    data = fit.parse(args).datamodule
+    data.setup("fit")
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "a-student")
+    questions = {question.id: question for question in load_questions(QUESTIONS)}
+    # Each round's reader is the student that wrote in it.
+    writers = {"round-1": MODELS / "a-student", "round-2": Path("runs/self/round-1/student")}
+    for example in data.own_examples.examples:
+        question_id, _, rest = example.id.partition("/")
+        question, writer = questions[question_id], rest.partition("/")[0]
+        drawn, student_prompt = np.split(example.token_ids, [example.num_prompt_tokens])[::-1]
+        _, prompt = encode_prompt(tokenizer, get_prompt("plain_with_gold", shows_gold=True), question)
+        assert tokenizer.decode(prompt) != tokenizer.decode(student_prompt)
+        model = AutoModelForCausalLM.from_pretrained(writers[writer], dtype=torch.float32)
+        with torch.no_grad():
+            seen, blind = (
+                model(torch.tensor([[*own, *drawn]])).logits[0, len(own) - 1 : -1].log_softmax(-1).numpy()
+                for own in (prompt, student_prompt)
+            )
+        rows = data.own_examples.cache_of_example[example.id].read(example)
+        place = rows["support"].astype(int)
+        # Log-probabilities are kept in 8 bits.
+        assert (
+            np.abs(np.exp(rows["log_probs"][..., : place.shape[1]]) - np.exp(np.take_along_axis(seen, place, 1))).max()
+            < 0.02
+        )
+        assert np.abs(rows["label_log_prob"] - seen[np.arange(len(drawn)), drawn]).max() < 0.01
+        assert np.abs(rows["label_log_prob"] - blind[np.arange(len(drawn)), drawn]).max() > 0.05
+    # The fit checks after which prompt it was read.
+    for other, message in (
+        ("null", r"captured with prompt plain_with_gold-\w+, which showed the teacher the gold answer"),
+        ("cot_with_gold", r"captured with prompt plain_with_gold-\w+, but data.own.teacher_prompt is cot_with_gold-"),
+        ("plain", r"data.own.teacher_prompt 'plain' does not show the gold answer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit.parse([*args, f"--data.own.teacher_prompt={other}", "--run.id=other"]).datamodule.setup("fit")
 
 
 def check_same(folder: Path, whole: Path) -> None:

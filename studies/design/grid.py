@@ -13,6 +13,9 @@ from datamodules.model_cards import UNKNOWN, Parts, find_family, find_parts
 from studies.design.controls import ControlSpec, TraitSpec
 from studies.inference.interaction import explain_unidentified
 
+# The student learns from what it wrote itself, which its teacher corrects.
+ON_POLICY = "on-policy"
+
 
 def _tell_family(role: str, name: str, stated: str) -> str:
     """Returns the family that is stated, or that a name tells.
@@ -106,6 +109,8 @@ class Study:
         students: By name.
         teachers: By name.
         supervisions: What the arms learn from; `rationale+logits` only within a family, unless there is an alignment.
+            `on-policy`, likewise, is rounds as the section `on_policy` has them, with the teacher's rationales in their
+            mix.
         alignment: How logits of a teacher of another family become the student's: `data.alignment.kind` of these arms
             only; null is what the section `fit` says.
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
@@ -124,7 +129,7 @@ class Study:
     tasks: dict[str, TaskSpec]
     students: dict[str, StudentSpec]
     teachers: dict[str, TeacherSpec]
-    supervisions: list[Literal["label", "rationale", "rationale+logits"]]
+    supervisions: list[Literal["label", "rationale", "rationale+logits", "on-policy"]]
     alignment: AlignmentKind | None = None
     controls: dict[str, ControlSpec] = field(default_factory=dict)
     traits: dict[str, TraitSpec] = field(default_factory=dict)
@@ -149,6 +154,8 @@ class Study:
             raise ValueError(f"study.supervisions: {', '.join(self.supervisions)}: name each once")
         if self.sizes != sorted(set(self.sizes)):
             raise ValueError(f"study.sizes: {', '.join(map(str, self.sizes))}: name each once, ascending")
+        if self.sizes and ON_POLICY in self.supervisions:
+            raise ValueError("study.sizes: an on-policy arm draws its questions round by round; leave one of them out")
         if self.target_accuracy is not None and len(self.sizes) < 2:
             raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
         for name, task in self.tasks.items():
@@ -337,8 +344,14 @@ def expand(study: Study) -> list[Arm]:
     for seed, task, size, student in product(range(study.seeds), tasks, study.sizes or [None], study.students):
         if "label" in study.supervisions:
             arms.append(Arm(student, "label", None, seed, task, size=size))
-        taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
-        for control, spec in [*taught, *study.controls.items()]:
+        taught: list[tuple[str, str | None, ControlSpec]] = [
+            # A teacher that corrects what the student writes gives its distributions, too.
+            (supervision, None, ControlSpec("rationale" if supervision == "rationale" else "rationale+logits"))
+            for supervision in study.supervisions
+            if supervision != "label"
+        ]
+        controls = [(spec.supervision, name, spec) for name, spec in study.controls.items()]
+        for supervision, control, spec in [*taught, *controls]:
             teachers = list_teachers(study, spec, student)
-            arms += [Arm(student, spec.supervision, teacher, seed, task, control, size) for teacher in teachers]
+            arms += [Arm(student, supervision, teacher, seed, task, control, size) for teacher in teachers]
     return arms

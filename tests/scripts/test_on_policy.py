@@ -21,6 +21,7 @@ from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import load_questions
 from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
+from scripts import study as study_script
 from scripts.common.stages import MAINS
 from tests.scripts.pipeline import MODELS, read_jsonl, spawn, wait_until
 
@@ -320,6 +321,36 @@ def test_a_teacher_without_log_probabilities_is_refused(whole, monkeypatch) -> N
     Path("c.yaml").write_text(yaml.safe_dump({name: own for name, own in CONFIG.items() if name != "cache_logits"}))
     with pytest.raises(ValueError, match=r"no section cache_logits: a teacher without"):
         on_policy.parse(args)
+
+
+def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
+    study = {
+        "name": "s",
+        "tasks": {"microworld": {"train": QUESTIONS, "test": ["microworld:test:4:0"]}},
+        "students": {"a": {"model": f"{MODELS}/a-student", "family": "a"}},
+        "teachers": {"b": {"model": f"{MODELS}/b-teacher", "family": "b"}},
+        "supervisions": ["on-policy"],
+        "alignment": "strict",
+        "seeds": 1,
+    }
+    evaluate = {"model": {"student": "s", "max_new_tokens": 8}, "data": {"questions": "q", "prompt": "plain"}}
+    evaluate["data"]["encoding"] = {"max_length": 320}
+    evaluate |= {"trainer": QUIET, "output": "o"}
+    args = write_config(keep_rounds=1)
+    content = yaml.safe_load(Path("c.yaml").read_text())
+    Path("c.yaml").write_text(yaml.safe_dump(content | {"study": study, "evaluate": evaluate}))
+    study_script.main(["run", "--dry-run", *args])
+    assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
+    plan = study_script.parse(args)
+    study_script.check_sections(plan.jobs())
+    for job in plan.jobs()[:-1]:
+        MAINS[job.stage](job.args)
+        plan.drop_spent(job)
+    study_script.main(["analyze", *args])
+    assert "| on-policy-b |" in capsys.readouterr().out
+    assert not Path("runs/s/rounds/a-on-policy-b-seed0/round-1/checkpoints").exists()
+    lines = read_metrics("runs/s/a-on-policy-b-seed0")
+    assert [line["step"] for line in lines] == [2, 3] and "train/own_loss" in lines[0]
 
 
 @pytest.mark.slow

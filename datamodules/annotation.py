@@ -97,11 +97,14 @@ def load_originals(
 class QuestionDataModule(L.LightningDataModule):
     """Renders each question with a prompt; `predict` hands out every question and sample that is not `done` once.
 
+    Where a budget counts tokens, what is `done` comes again in a batch with what is not: a model's numbers depend on
+    the batch, and what a killed process lost is to be the same, to the bit.
+
     Attributes:
         num_samples: Completions of each question; set by the module that predicts.
         max_new_tokens: Longest completion, which a batch has room for; likewise.
         requests_per_batch: Completions of a batch in place of a token budget, for an engine that batches by itself.
-        done: Which (question id, sample) to leave out.
+        done: Which (question id, sample) are not needed.
         posed: The questions by id, after `setup`.
     """
 
@@ -195,10 +198,13 @@ class QuestionDataModule(L.LightningDataModule):
         """The highest token id of all prompts; -1 if they are not tokenized."""
         return max((max(item.prompt_ids, default=-1) for item in self.posed.values()), default=-1)
 
+    def find_asked(self) -> list[tuple[str, int]]:
+        """Returns every (question id, sample), question by question."""
+        return [(identifier, sample) for identifier in self.posed for sample in range(self.num_samples)]
+
     def find_missing(self) -> list[tuple[str, int]]:
-        """Returns every (question id, sample) that is not in `done`, question by question."""
-        asked = [(identifier, sample) for identifier in self.posed for sample in range(self.num_samples)]
-        return [item for item in asked if item not in self.done]
+        """Returns those of `find_asked` that are not in `done`."""
+        return [item for item in self.find_asked() if item not in self.done]
 
     def describe_missing(self) -> str:
         """Returns every prompt that `find_missing` finds, and what asking would take at most."""
@@ -227,16 +233,15 @@ class QuestionDataModule(L.LightningDataModule):
         return len(self.posed[question_id].prompt_ids) + self.max_new_tokens
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """This process's share of what `find_missing` finds, longest prompts first where a budget counts tokens."""
+        """This process's batches with something missing, longest prompts first where a budget counts tokens."""
         assert self.trainer is not None
-        missing: Any = self.find_missing()
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        items: Any
         if self.requests_per_batch is None:
-            lengths, budget = (
-                [self.count_tokens(identifier) for identifier, _ in missing],
-                self.batches.tokens_per_batch,
-            )
+            items, budget = self.find_asked(), self.batches.tokens_per_batch
+            lengths = [self.count_tokens(identifier) for identifier, _ in items]
         else:
-            lengths, budget = [1] * len(missing), min(self.requests_per_batch, -(-len(missing) // world_size))
-        sampler = PredictionSampler(lengths, budget, rank, world_size)
-        return DataLoader(missing, batch_sampler=sampler, collate_fn=self.collate)
+            items = self.find_missing()
+            lengths, budget = [1] * len(items), min(self.requests_per_batch, -(-len(items) // world_size))
+        sampler = PredictionSampler(lengths, budget, rank, world_size, [item not in self.done for item in items])
+        return DataLoader(items, batch_sampler=sampler, collate_fn=self.collate)

@@ -248,11 +248,22 @@ class PredictionSampler(Sampler[list[int]]):
         tokens_per_batch: Budget in padded tokens.
         rank: This process.
         world_size: Number of processes.
+        is_missing: Of each item; batches without a missing one are left out, and no item changes its batch. Null is
+            all.
     """
 
-    def __init__(self, lengths: Sequence[int] | np.ndarray, tokens_per_batch: int, rank: int, world_size: int):
+    def __init__(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        tokens_per_batch: int,
+        rank: int,
+        world_size: int,
+        is_missing: Sequence[bool] | None = None,
+    ):
         numbers = np.asarray(lengths, dtype=np.int64)
         batches = pack(order_by_length(numbers, None), numbers, tokens_per_batch) if len(numbers) else []
+        if is_missing is not None:
+            batches = [batch for batch in batches if any(is_missing[item] for item in batch)]
         self.batches = [batch.tolist() for batch in batches[rank::world_size]]
 
     def __iter__(self) -> Iterator[list[int]]:

@@ -18,7 +18,7 @@ from lightning_modules.run.stop_signal import leaving_if_stopped
 
 
 class RecordWriter(BasePredictionWriter):
-    """Logs the records that `predict_step` returns; see `RecordLog`, which takes the arguments."""
+    """Logs the records that `predict_step` returns and the data has not `done`; `RecordLog` takes the arguments."""
 
     def __init__(self, output: Path, config: dict, finish: Callable[[list[dict]], None]):
         super().__init__(write_interval="batch")
@@ -29,8 +29,11 @@ class RecordWriter(BasePredictionWriter):
         self.records.open(trainer.global_rank)
 
     def write_on_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, prediction: Any, *_: Any) -> None:
-        """Appends one batch's records."""
-        self.records.append(prediction)
+        """Appends what is new of one batch's records."""
+        done = trainer.datamodule.done
+        self.records.append(
+            [record for record in prediction if (record["question_id"], record.get("sample", 0)) not in done]
+        )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Merges the parts of all processes, once."""

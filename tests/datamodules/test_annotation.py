@@ -23,19 +23,27 @@ def make_data(paths: tuple[str, str], **options) -> QuestionDataModule:
     return data
 
 
-def test_each_question_and_sample_is_asked_once_unless_done(paths: tuple[str, str]) -> None:
+def test_each_question_and_sample_is_asked_once_and_what_is_done_only_beside_what_is_not(paths) -> None:
     data = make_data(paths)
     data.num_samples, data.max_new_tokens = 2, 20
-    data.done = {("q2", 0), ("q5", 0), ("q5", 1)}
-    seen = []
-    for batch in data.predict_dataloader():
-        items = list(zip(batch["question_ids"], batch["samples"], strict=True))
+
+    def list_batches() -> list[list[tuple[str, int]]]:
+        return [list(zip(batch["question_ids"], batch["samples"], strict=True)) for batch in data.predict_dataloader()]
+
+    plan, seen = list_batches(), []
+    for items in plan:
         # A batch has room for prompts and completions.
         longest = max(len(data.posed[identifier].prompt_ids) for identifier, _ in items)
         assert len(items) * (longest + 20) <= 200 or len(items) == 1
         seen += items
     asked = [(f"q{index}", sample) for index in range(9) for sample in range(2)]
-    assert sorted(seen) == [item for item in asked if item not in data.done] == data.find_missing()
+    assert sorted(seen) == asked == data.find_missing()
+    data.done = {*plan[0], plan[1][0], plan[-1][-1]}
+    assert data.find_missing() == [item for item in asked if item not in data.done]
+    assert list_batches() == plan[1:]
+    # An engine that batches by itself is asked for nothing twice.
+    data.requests_per_batch = 5
+    assert [item for items in list_batches() for item in items] == data.find_missing()
 
 
 def test_a_prompt_is_what_the_model_reads(paths: tuple[str, str]) -> None:

@@ -28,7 +28,7 @@ def test_a_round_and_five_flips_of_each_leave_nothing_wrong(tmp_path):
     assert done.returncode == 0, done.stderr
     measured = [json.loads(line) for line in done.stdout.splitlines()]
     counts = [record for record in measured if record["baseline"] == 0]
-    assert len(counts) == 28 and not [record for record in counts if record["value"]], done.stderr
+    assert len(counts) == 30 and not [record for record in counts if record["value"]], done.stderr
     assert all(f"| {record['name']} | 0 |" in (tmp_path / "page.md").read_text() for record in counts)
 
 

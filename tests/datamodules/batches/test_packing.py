@@ -151,6 +151,12 @@ def test_prediction_sees_every_item_once_longest_first(lengths: list, world: int
         assert all(len(batch) == 1 or count_padded(batch, np.array(lengths)) <= budget for batch in share)
     counts = [len(share) for share in shares]
     assert max(counts) - min(counts) <= 1
+    # Where only some are missing, their batches are what they were.
+    is_missing = [length % 3 == 0 for length in lengths]
+    whole = PredictionSampler(lengths, budget, 0, 1).batches
+    left = [PredictionSampler(lengths, budget, rank, world, is_missing).batches for rank in range(world)]
+    expected = [batch for batch in whole if any(is_missing[item] for item in batch)]
+    assert left == [expected[rank::world] for rank in range(world)]
 
 
 @st.composite

@@ -183,7 +183,7 @@ def make_data(world: World, **options) -> QuestionDataModule:
     return data
 
 
-def annotate(world: World, output: Path, callbacks: tuple = (), config: dict | None = None) -> list[dict]:
+def annotate(world: World, output: Path, callbacks: tuple = (), config: dict | None = None, **options) -> list[dict]:
     """Annotates as the script does; returns the records that were merged in this run."""
     merged: list[dict] = []
 
@@ -195,7 +195,7 @@ def annotate(world: World, output: Path, callbacks: tuple = (), config: dict | N
     data = make_data(world)
     data.done = {(record["question_id"], record["sample"]) for record in writer.records.collect()}
     trainer = L.Trainer(**TRAINER, callbacks=[writer, *callbacks])
-    trainer.predict(Annotator(world.teacher, max_new_tokens=6), data, return_predictions=False)
+    trainer.predict(Annotator(world.teacher, max_new_tokens=6, **options), data, return_predictions=False)
     return merged
 
 
@@ -228,6 +228,17 @@ def test_an_annotation_that_was_killed_goes_on_where_it_was(world: World, tmp_pa
     ]
     assert resumed == expected
     assert output.exists() and not part.exists()
+
+
+def test_what_a_kill_lost_in_the_middle_of_a_batch_comes_back_to_the_bit(world: World, tmp_path: Path) -> None:
+    whole = annotate(world, tmp_path / "whole.parquet", keep_ids=True)
+    with pytest.raises(RuntimeError, match="killed"):
+        annotate(world, tmp_path / "killed.parquet", (Killed(),), keep_ids=True)
+    (part,) = tmp_path.glob(".killed.parquet.part-*.jsonl")
+    lines = part.read_text().splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        (tmp_path / f".r{kept}.parquet.part-0.jsonl").write_text("".join(lines[:kept]))
+        assert annotate(world, tmp_path / f"r{kept}.parquet", keep_ids=True) == whole
 
 
 def test_killed_before_the_merge_a_rerun_merges(world: World, tmp_path: Path) -> None:
@@ -266,6 +277,16 @@ def test_a_capture_that_was_killed_before_its_manifest_is_finished_by_a_rerun(wo
     capture(folder, world.teacher, world.questions, [world.rationales])
     assert len(LogitCache(folder)) == 8
     assert {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == shards
+
+
+def test_another_attention_is_another_cache(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    capture(folder, world.teacher, world.questions, [world.rationales])
+    assert "attention" not in json.loads((folder / "manifest.json").read_text())
+    with pytest.raises(ValueError, match="written by another teacher, tokenizer, prompt or setting"):
+        capture(folder, world.teacher, world.questions, [world.rationales], attention="eager")
+    capture(tmp_path / "eager", world.teacher, world.questions, [world.rationales], attention="eager")
+    assert LogitCache(tmp_path / "eager").description.attention == "eager"
 
 
 def test_a_nucleus_is_the_fewest_tokens_that_hold_so_much() -> None:

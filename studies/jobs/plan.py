@@ -1,19 +1,20 @@
 """A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
 
-import json
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase, name_pivot
-from studies.analysis.predictions import predictions_path
+from studies.analysis.predictions import files_path, predictions_path
 from studies.analysis.traits import list_askers, name_teacher, preferences_path
 from studies.design.controls import ControlSpec
-from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
+from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment, find_scorers
+from studies.design.rounds import OnPolicy
 from studies.design.tasks import PLACE
-from studies.jobs.job import Job
+from studies.jobs.arm_rounds import ArmRounds
+from studies.jobs.job import Job, format_settings
 
 
 class Text(NamedTuple):
@@ -43,17 +44,13 @@ def _name_rewriting(control: ControlSpec) -> str | None:
     return f"{'by' if control.paraphraser else 'translated-by'}-{control.rewriter}"
 
 
-def _describe_start(control: ControlSpec, seed: int) -> dict[str, object]:
-    """Returns the settings by which a control changes a student's weights before training, if it does."""
-    if control.reset is None and not control.permuted_units:
-        return {}
+def _describe_weights(control: ControlSpec, seed: int) -> dict[str, object]:
+    """Returns the settings by which a control changes a student's weights before training, or rounds them in it."""
     changes = {"reset": control.reset, "permuted_units": control.permuted_units, "seed": seed}
-    return {f"model__start__{name}": value for name, value in changes.items()}
-
-
-def format_settings(settings: Mapping[str, object]) -> list[str]:
-    """Returns settings by dotted name as a stage's command line has them."""
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+    is_changed = control.reset is not None or control.permuted_units
+    settings = dict[str, object]({f"model__start__{name}": value for name, value in changes.items()})
+    own: dict[str, object] = {} if control.fake_quant is None else {"model__fake_quant": control.fake_quant}
+    return (settings if is_changed else {}) | own
 
 
 class StudyPlan:
@@ -64,10 +61,20 @@ class StudyPlan:
         config: What names the study's file, whose sections hold what all arms share, on a command line: `--config=`,
             and `--teacher=` and `--student=` of a generic one.
         overrides: What the command line changes in its section `study`.
+        rounds: Of the on-policy arms, if there are any.
+        sections: The file's other sections, by stage, which these go by.
     """
 
-    def __init__(self, study: Study, config: list[str], overrides: list[str] | None = None):
+    def __init__(
+        self,
+        study: Study,
+        config: list[str],
+        overrides: list[str] | None = None,
+        rounds: OnPolicy | None = None,
+        sections: Mapping[str, Any] | None = None,
+    ):
         self.study, self.config, self.overrides = study, config, overrides or []
+        self.settings, self.sections = rounds, sections or {}
         self.folder = Path(study.root) / study.name
 
     @property
@@ -240,7 +247,7 @@ class StudyPlan:
             "model__student": spec.model,
             "model__keep_layers": spec.keep_layers,
             "data__questions": learned.spec.train,
-            "data__supervision": arm.supervision,
+            "data__supervision": "rationale" if arm.supervision == ON_POLICY else arm.supervision,
             "data__rationales": None,
             "data__filters__teachers": None,
             "data__logits": None,
@@ -260,7 +267,7 @@ class StudyPlan:
             read = product(self.study.teachers, learned.texts) if control.compares else sources
             texts = [self.text(*source, control, control.trait) for source in read]
             writers = [text.writer for text in own]
-            settings |= _describe_texts(control) | _describe_start(control, arm.seed)
+            settings |= _describe_texts(control) | _describe_weights(control, arm.seed)
             if control.questions:
                 settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
@@ -295,9 +302,25 @@ class StudyPlan:
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
 
+    def rounds(self, arm: Arm) -> ArmRounds:
+        """Returns the rounds of an on-policy arm."""
+        assert self.settings is not None and arm.teacher is not None
+        read = self._cache(arm, arm.teacher, self.task(arm), arm.teacher, None)
+        return ArmRounds(arm, self.settings, self.sections, self.folder, self.fit(arm), read)
+
+    def train(self, arm: Arm) -> list[Job]:
+        """Returns the jobs that train an arm."""
+        return self.rounds(arm).jobs() if arm.supervision == ON_POLICY else [self.fit(arm)]
+
+    def drop_spent(self, job: Job) -> None:
+        """Removes the checkpoints that a finished job of an on-policy arm went on from."""
+        for arm in expand(self.study) if job.stage == "fit" else ():
+            if arm.supervision == ON_POLICY:
+                self.rounds(arm).drop_spent(job)
+
     def _align(self, arm: Arm) -> dict[str, object]:
         """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
-        has_logits = arm.supervision == "rationale+logits"
+        has_logits = arm.supervision in ("rationale+logits", ON_POLICY)
         found = find_alignment(self.study, self._control(arm), arm.student, arm.teacher) if has_logits else "refuse"
         ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
         return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
@@ -316,6 +339,28 @@ class StudyPlan:
             wandb__group=self.study.name, wandb__student_family=spec.family,
         )  # fmt: skip
         return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
+
+    def export(self, arm: Arm) -> Job:
+        """Returns the job that writes a trained arm as files for llama.cpp, calibrated on what it learned from."""
+        output = files_path(self.study, arm)
+        args = ["gguf", f"--model.student={self.folder / arm.id / 'student'}", f"--output={output}"]
+        args.append(f"--types={','.join(self.study.types)}")
+        # The files' cards say how well the student answers.
+        needs = [self.fit(arm).name, self.evaluate(arm).name]
+        return Job(f"export-{arm.id}", "export", args, str(output / "card.json"), needs)
+
+    def evaluate_file(self, arm: Arm, kind: str) -> Job:
+        """Returns the job in which such a file answers the test questions."""
+        output = str(predictions_path(self.study, arm, kind))
+        settings = {
+            "model.student": str(files_path(self.study, arm) / f"student-{kind}.gguf"), "model.runtime": "llama_cpp",
+            # What these say is of transformers, which alone scores references.
+            **dict.fromkeys(("model.dtype", "model.attention", "model.revision", "bert_model")),
+            **dict.fromkeys(("data.references", "data.teachers", "data.logits")), "data.keep_truncated": False,
+            "model.arm": f"{arm.condition}-{kind}", "output": output,
+        }  # fmt: skip
+        args = [*self.evaluate(arm).args, *format_settings(settings)]
+        return Job(f"evaluate-{arm.id}-{kind}", "evaluate", args, output, [self.export(arm).name])
 
     def analyze(self, needs: list[str]) -> Job:
         """Returns the job that compares the arms."""
@@ -342,7 +387,9 @@ class StudyPlan:
                 found += [job for source in self._sources(arm) for job in self.write(*source, trait)]
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
         for arm in arms:
-            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [*self.train(arm), self.evaluate(arm)]
+            if self.study.types and arm.supervision != "untuned":
+                found += [self.export(arm), *(self.evaluate_file(arm, kind) for kind in self.study.types)]
         for trait in dict.fromkeys(filter(None, (control.trait for control in self.study.controls.values()))):
             found += self.prefer(trait)
         # Arms share what their teachers write.

@@ -67,9 +67,12 @@ def make_results() -> dict:
         "study": {
             "name": "made-up",
             "tasks": {"microworld": {"train": "microworld:train:8:0", "test": [QUESTIONS]}},
-            "students": {name: {"model": f"models/{name}", "family": family} for name, family in STUDENTS.items()},
+            "students": {
+                name: {"model": f"models/{name}", "family": own, "parts": {}} for name, own in STUDENTS.items()
+            },
             "teachers": {
-                name: {"model": f"models/{name}", "family": family, "name": None} for name, family in TEACHERS.items()
+                name: {"model": f"models/{name}", "family": own, "name": None, "parts": {}}
+                for name, own in TEACHERS.items()
             },
             "supervisions": ["label", "rationale", "rationale+logits"],
             "seeds": 2, "sizes": [],

@@ -189,7 +189,8 @@ def mediate_parts(cells: Sequence[Cell], metric: str | None) -> list[dict[str, A
     """Regresses accuracy on students, teachers, the parts that they share, and a diagnostic: a row for each effect.
 
     As `mediate`, with a column for each part whose effect the grid of these cells identifies; nothing where the grid is
-    not complete or its models have no parts.
+    not complete, its models have no parts, or the diagnostic says no more than main effects and parts do. A row's
+    interval is over pairs of models, see `estimate_over_pairs`; it has none without degrees of freedom.
     """
     cells = [cell for cell in cells if metric is None or metric in cell.diagnostics]
     students = {cell.student: cell.parts[1] for cell in cells}
@@ -222,8 +223,8 @@ def mediate_parts(cells: Sequence[Cell], metric: str | None) -> list[dict[str, A
                 "metric": metric,
                 "part": " + ".join(effect.parts),
                 "gamma": float(values[effect.place]),
-                "low": estimate and estimate.low,
-                "high": estimate and estimate.high,
+                "low": None if estimate is None else estimate.low,
+                "high": None if estimate is None else estimate.high,
                 "num_cells": len(cells),
             }
         )

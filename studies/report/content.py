@@ -20,6 +20,7 @@ from studies.report.parts import show_parts
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.sizes import show_sizes
+from studies.report.traits import show_traits
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
 
 SYMBOLS: dict[str, Symbol] = {
@@ -48,6 +49,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Parts", show_parts(results)),
         Section("Training size", show_sizes(results)),
         Section("Other outcomes", show_outcomes(results)),
+        Section("Traits", show_traits(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),

@@ -36,7 +36,7 @@ from scripts.common.stages import MAINS, STAGES
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
-from studies.design.grid import Study, explain_missing_gamma
+from studies.design.grid import Study, expand, explain_missing_gamma
 from studies.design.parts import check_study, list_unidentified, require_models
 from studies.design.power import parse_power
 from studies.diagnostics.diagnosis import describe_study
@@ -62,7 +62,11 @@ def parse(args: list[str]) -> StudyPlan:
     if parsed.alignment is None and (stated := find_stated(config, "data", "alignment", "kind")) is not None:
         parsed = parser.parse_args([*settings, f"--alignment={stated}"])
     parsed.pop("config")
-    return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), config, overrides)
+    plan = StudyPlan(study := Study(**parser.instantiate(parsed).as_dict()), config, overrides)
+    if "agreement" not in study.outcomes:
+        return plan
+    asked = STAGES["evaluate"].parse(plan.evaluate(expand(study)[0]).args)
+    return StudyPlan(study, config, overrides, asked.datamodule.prompt.name)
 
 
 def find_stated(config: list[str], *names: str) -> object:

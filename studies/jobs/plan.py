@@ -55,10 +55,19 @@ class StudyPlan:
         config: What names the study's file, whose sections hold what all arms share, on a command line: `--config=`,
             and `--teacher=` and `--student=` of a generic one.
         overrides: What the command line changes in its section `study`.
+        reference_prompt: Name of the prompt that students answer, after which teachers score their own answers to the
+            test questions; None is what the section `cache_logits` says.
     """
 
-    def __init__(self, study: Study, config: list[str], overrides: list[str] | None = None):
+    def __init__(
+        self,
+        study: Study,
+        config: list[str],
+        overrides: list[str] | None = None,
+        reference_prompt: str | None = None,
+    ):
         self.study, self.config, self.overrides = study, config, overrides or []
+        self.reference_prompt = reference_prompt
         self.folder = Path(study.root) / study.name
 
     @property
@@ -122,7 +131,7 @@ class StudyPlan:
         """Returns the jobs in which teachers before and after, and students, say how likely they find a trait."""
         jobs, arms = [], list_askers(self.study, trait)
         for arm in arms:
-            job = self.evaluate(arm)
+            job = self.evaluate(arm, has_references=False)
             jobs.append(self._prefer(trait, arm.id, job.args, job.needs))
         for teacher in dict.fromkeys(arm.teacher for arm in arms if arm.teacher):
             for is_tuned in (True, False):
@@ -182,6 +191,38 @@ class StudyPlan:
         )  # fmt: skip
         needs = [text.job] if text.job else []
         return Job(f"cache_logits-{author}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
+
+    def refer(self, teacher: str, task: str) -> list[tuple[Job, Job]]:
+        """Returns, for each source of a task's test questions, the jobs in which a teacher answers and scores itself.
+
+        All that it writes is kept, right or wrong: students are compared with it on the same questions.
+        """
+        spec, jobs = self.study.teachers[teacher], []
+        for number, questions in enumerate(self.study.tasks[task].test):
+            name = f"{task}-test{number}"
+            path = str(self.folder / "references" / teacher / f"{name}.parquet")
+            args = self._command(
+                [*spec.annotate, *self.study.tasks[task].annotate], model__teacher=spec.model,
+                model__family=spec.family, data__questions=questions, output=path,
+            )  # fmt: skip
+            written = Job(f"annotate-{teacher}-{name}", "annotate", args, path, [])
+            output = str(Path(path).with_name(f"{name}-logits"))
+            prompt = {} if self.reference_prompt is None else {"data__prompt": self.reference_prompt}
+            args = self._command(
+                [], **prompt, model__teacher=spec.model, data__questions=questions, data__rationales=[path],
+                data__filters__teachers=[self.text(teacher, task).writer], data__filters__correct_only=False,
+                data__filters__keep_truncated=True, output=output,
+            )  # fmt: skip
+            scored = Job(f"cache_logits-{teacher}-{name}", "cache_logits", args, f"{output}/manifest.json",
+                         [written.name])  # fmt: skip
+            jobs.append((written, scored))
+        return jobs
+
+    def _references(self, arm: Arm) -> list[tuple[Job, Job]]:
+        """Returns the jobs that make what an arm's answers are compared with; none where nobody asks for agreement."""
+        if "agreement" not in self.study.outcomes or not arm.teacher or not self.study.teachers[arm.teacher].model:
+            return []
+        return self.refer(arm.teacher, self.task(arm))
 
     def _control(self, arm: Arm) -> ControlSpec:
         return self.study.controls[arm.control] if arm.control else ControlSpec()
@@ -261,17 +302,27 @@ class StudyPlan:
         ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
         return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
 
-    def evaluate(self, arm: Arm) -> Job:
-        """Returns the job in which an arm answers the test questions."""
+    def evaluate(self, arm: Arm, has_references: bool = True) -> Job:
+        """Returns the job in which an arm answers the test questions, and is compared with its teacher on them."""
         spec, output = self.study.students[arm.student], str(predictions_path(self.study, arm))
         model, layers, needs = spec.model, spec.keep_layers, []
         if arm.supervision != "untuned":
             model, layers, needs = str(self.folder / arm.id / "student"), None, [self.fit(arm).name]
         tasks = self.study.tasks.values() if arm.task is None else [self.study.tasks[arm.task]]
         tests = list(dict.fromkeys(source for task in tasks for source in task.test))
+        settings: dict[str, object] = {}
+        if has_references and (references := self._references(arm)):
+            settings = {
+                "data__references": [written.done for written, _ in references],
+                "data__teachers": None,
+                "data__logits": [str(Path(scored.done).parent) for _, scored in references],
+                "data__keep_truncated": True,
+                "data__alignment__kind": "strict",
+            }
+            needs = [*needs, *(scored.name for _, scored in references)]
         args = self._command(
             [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
-            data__questions=tests if len(tests) > 1 else tests[0], output=output,
+            data__questions=tests if len(tests) > 1 else tests[0], **settings, output=output,
             wandb__group=self.study.name, wandb__student_family=spec.family,
         )  # fmt: skip
         return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
@@ -298,6 +349,7 @@ class StudyPlan:
                 found += [self.tune(author, trait) for author in self._authors(arm)]
                 found += [self.annotate(author, self.task(arm), trait) for author in self._authors(arm)]
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
+        found += [job for arm in arms for pair in self._references(arm) for job in pair]
         for arm in arms:
             found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
         for trait in dict.fromkeys(filter(None, (control.trait for control in self.study.controls.values()))):

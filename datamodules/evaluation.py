@@ -210,6 +210,11 @@ class EvaluationDataModule(QuestionDataModule):
         lengths = [len(own.example.token_ids) for references in self.references.values() for own in references]
         return max(lengths, default=0)
 
+    def find_longest_options(self) -> int:
+        """Returns the length in tokens of the longest option with its prompt; 0 without options."""
+        own = self.options.values()
+        return max((len(one.prompt_ids) + max(map(len, one.ending_ids), default=0) for one in own), default=0)
+
     def count_tokens(self, question_id: str) -> int:
         """Returns what a question takes of a batch: its completions or its options, with the prompt before each."""
         options = self.options[question_id]

@@ -24,7 +24,6 @@ from datamodules.provenance import describe_creation
 from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator
 from lightning_modules.evaluation.fidelity import LanguageIdentifier
 from lightning_modules.evaluation.metrics import format_table, measure, to_json
-from lightning_modules.model.llama_cpp import name_runtime
 from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.wandb_mode import choose_mode
 from lightning_modules.run.writers import RecordWriter
@@ -90,7 +89,9 @@ def main(args: list[str] | None = None) -> None:
     # A student folder may have been trained anew under the same name.
     weights = identify_weights(student.student, student.student_revision)
     output, config = Path(cli.config.output), {**cli.result_config(), "weights": weights}
-    config["model"]["runtime"] = name_runtime() if student.runtime == "llama_cpp" else "transformers"
+    config["model"]["runtime"] = student.name_runtime()
+    # The runtime says that it is used; its own settings change no answer.
+    del config["model"]["vllm"]
     with cli.claim_output(config) as is_needed:
         if is_needed:
             evaluate(cli, output, config)

@@ -83,7 +83,10 @@ def begin(cli: FitCLI, step: int) -> None:
         "split": data.validation.seed,
         "order": data.batches.order_seed,
     }
-    cli.run.begin(cli.dump_config(), hashes, seeds, step)
+    precision = cli.trainer.precision
+    cli.run.begin(cli.dump_config(), hashes, seeds, precision, step)
+    if cli.config.trainer.precision is None and precision != "32-true":
+        print(f"precision: {precision}, as trainer.precision says nothing; 32-true is float32")
     if data.own_examples is not None:
         print("the student's own text: " + ", ".join(f"{n} {v:.3g}" for n, v in data.own_examples.statistics.items()))
     if data.source.num_left:

@@ -166,6 +166,7 @@ class CacheDescription:
             and for `labels`, which has no distributions.
         dtype: In which the teacher was run.
         sparsity: What is kept of each distribution.
+        attention: How the teacher's attention was computed, if that was chosen; it rounds.
     """
 
     teacher: str
@@ -176,6 +177,7 @@ class CacheDescription:
     temperatures: tuple[float, ...]
     dtype: Dtype
     sparsity: Sparsity
+    attention: str | None = None
 
     @property
     def signature(self) -> str:
@@ -203,13 +205,17 @@ class CacheDescription:
         return "weights" if self.sparsity.draws is not None else "log_probs", self.temperatures
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the manifest's fields."""
-        return {**vars(self), "temperatures": list(self.temperatures), "sparsity": vars(self.sparsity)}
+        """Returns the manifest's fields, `attention` only where it was chosen."""
+        record = {**vars(self), "temperatures": list(self.temperatures), "sparsity": vars(self.sparsity)}
+        if self.attention is None:
+            del record["attention"]
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "CacheDescription":
         """Reads the manifest's fields."""
-        values = {field.name: record[field.name] for field in fields(cls)}
+        values = {field.name: record[field.name] for field in fields(cls) if field.name != "attention"}
+        values["attention"] = record.get("attention")
         values |= {"temperatures": tuple(values["temperatures"]), "sparsity": Sparsity(**values["sparsity"])}
         return cls(**values)
 

@@ -30,9 +30,11 @@ from lightning_modules.model.generation import (
 from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf, is_installed, name_runtime
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.model.sharding import refuse_sharding
-from lightning_modules.teacher.backends import find_stop, watch_stops
+from lightning_modules.teacher import vllm_rows
+from lightning_modules.teacher.backends import Decoding, Request, Source, find_stop, watch_stops
+from lightning_modules.teacher.vllm_backend import VLLMBackend, name_vllm
 
-Runtime = Literal["transformers", "llama_cpp"]
+Runtime = Literal["transformers", "llama_cpp", "vllm"]
 # What an option's log-likelihood is divided by: lm-evaluation-harness's acc, acc_norm and acc_bytes.
 LIKELIHOODS: dict[str, Callable[[str], int]] = {
     "likelihood": lambda text: 1,
@@ -80,6 +82,7 @@ class Evaluator(L.LightningModule):
         seed: NonNegativeInt = 0,
         attention: Attention | None = None,
         runtime: Runtime | None = None,
+        vllm: VLLMBackend | None = None,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -100,11 +103,15 @@ class Evaluator(L.LightningModule):
             seed: The arm's training seed, recorded with each prediction.
             attention: How attention is computed: eager, sdpa, or flash_attention_2, which needs its package; null is
                 transformers' choice for the architecture.
-            runtime: What runs the student: transformers; or llama_cpp, which runs a GGUF file as it is, on processors.
-                Null is llama_cpp for a GGUF file, where it is installed and no other setting asks for transformers,
-                which unpacks the file's weights: another model, by its rounding, than runs elsewhere.
+            runtime: What runs the student: transformers; llama_cpp, which runs a GGUF file as it is, on processors; or
+                vllm, which batches by itself, on GPUs. Null is llama_cpp for a GGUF file, where it is installed and no
+                other setting asks for transformers, which unpacks the file's weights: another model, by its rounding,
+                than runs elsewhere.
+            vllm: vLLM's own settings, if it runs the student.
         """
         super().__init__()
+        if vllm is not None and runtime != "vllm":
+            raise ValueError("model.vllm is given without model.runtime=vllm, and would be ignored")
         if not math.isfinite(temperature):
             raise ValueError(f"model.temperature must be finite, not {temperature}")
         if num_samples > 1 and temperature == 0:
@@ -128,17 +135,28 @@ class Evaluator(L.LightningModule):
             raise ValueError(f"model.{needed[0]} is given with model.runtime=llama_cpp, and would be ignored")
         fits = student.endswith(".gguf") and not needed and is_installed()
         self.runtime: Runtime = runtime or ("llama_cpp" if fits else "transformers")
+        self.engine = (vllm or VLLMBackend()) if runtime == "vllm" else None
         self.model: Any = None
-        self.engine: LlamaCpp | None = None
+        self.llama: LlamaCpp | None = None
         self._scorer: ReferenceScorer | None = None
+
+    @property
+    def source(self) -> Source:
+        """What is loaded, and how."""
+        return Source(self.student, self.student_revision, self.student_dtype, self.keep_layers, self.attention)
+
+    def name_runtime(self) -> str:
+        """Returns what predictions record: what runs the student, with its version where its numbers depend on it."""
+        return {"transformers": lambda: "transformers", "llama_cpp": name_runtime, "vllm": name_vllm}[self.runtime]()
 
     def configure_model(self) -> None:
         """Loads the student, once."""
         if self.runtime == "llama_cpp":
-            self.engine = self.engine or LlamaCpp(self.student)
+            self.llama = self.llama or LlamaCpp(self.student)
+        elif self.engine is not None:
+            self.engine.load(self.source, self.trainer.datamodule.tokenizer)
         elif self.model is None:
-            loaded = (self.student, self.student_revision, self.student_dtype, self.keep_layers)
-            self.model = load_causal_lm(*loaded, attention=self.attention)
+            self.model = load_causal_lm(*self.source[:4], attention=self.attention)
             self.model.eval().requires_grad_(False)
             self._scorer = ReferenceScorer(self.model)
 
@@ -150,10 +168,14 @@ class Evaluator(L.LightningModule):
         what = "data.encoding.max_length + model.max_new_tokens"
         if data.find_longest() > length:
             length, what = data.find_longest(), "the longest prompt and reference"
-        if self.runtime == "llama_cpp" and data.reference_paths:
+        if self.runtime != "transformers" and data.reference_paths:
             if self.has_chosen:
                 raise ValueError("data.references needs model.runtime=transformers, which scores them")
             self.runtime = "transformers"
+        if self.engine is not None:
+            # It writes a token after what it only reads.
+            self.engine.check(self.source, max(length, data.find_longest_options() + 1), data.highest_id)
+            return
         if self.runtime == "llama_cpp":
             name_runtime()
             check_gguf(self.student, data.tokenizer, length, what, data.highest_id)
@@ -167,8 +189,11 @@ class Evaluator(L.LightningModule):
         check_model(self.student, self.student_revision, self.keep_layers, length, what, data.highest_id)
 
     def setup(self, stage: str) -> None:
-        """Tells the data what a batch needs room for."""
+        """Tells the data what a batch needs room for, and an engine its place."""
         refuse_sharding(self.trainer, "load it in bfloat16 (model.dtype)")
+        if self.engine is not None:
+            self.trainer.datamodule.requests_per_batch = self.engine.requests_per_call
+            self.engine.place(self.trainer)
         self.trainer.datamodule.max_new_tokens = self.max_new_tokens
         self.trainer.datamodule.num_completions = self.num_samples
 
@@ -191,7 +216,7 @@ class Evaluator(L.LightningModule):
                 {
                     "arm": self.arm,
                     "seed": self.seed,
-                    "runtime": name_runtime() if self.engine else "transformers",
+                    "runtime": self.name_runtime(),
                     "task": question.task,
                     "split": question.split,
                     "question_id": question.id,
@@ -216,8 +241,10 @@ class Evaluator(L.LightningModule):
 
     def _answer(self, data: EvaluationDataModule, question_ids: list[str]) -> tuple[list[list], list[list[tuple]]]:
         """Returns the log-likelihoods of each question's options, and its completions."""
+        if self.llama is not None:
+            return self._answer_by_llama_cpp(self.llama, data, question_ids)
         if self.engine is not None:
-            return self._answer_by_llama_cpp(self.engine, data, question_ids)
+            return self._answer_by_vllm(self.engine, data, question_ids)
         read = read_prompts(self.model, [data.posed[identifier].prompt_ids for identifier in question_ids])
         return self._score_options(data, question_ids, read), self._generate(data, question_ids, read)
 
@@ -238,6 +265,28 @@ class Evaluator(L.LightningModule):
             settings = (ends, self.max_new_tokens, self.temperature)
             completions.append([engine.generate(prompt, *settings, seed, has_stopped) for seed in seeds])
         return likelihoods, completions
+
+    def _answer_by_vllm(
+        self, engine: VLLMBackend, data: EvaluationDataModule, question_ids: list[str]
+    ) -> tuple[list[list], list[list[tuple]]]:
+        """Returns the same, all questions at once."""
+        likelihoods: list[list] = [[] for _ in question_ids]
+        if self.score_options:
+            options = [data.options[identifier] for identifier in question_ids]
+            endings = [own.ending_ids for own in options]
+            likelihoods = vllm_rows.score_endings(engine.score, [own.prompt_ids for own in options], endings)
+        decoding = Decoding(self.max_new_tokens, self.temperature, self.stop, self.sampling_seed)
+        requests = [
+            Request(posed.question.id, sample, posed.text, tuple(posed.prompt_ids))
+            for posed in (data.posed[identifier] for identifier in question_ids)
+            for sample in range(self.num_samples)
+        ]
+        ends = engine.end_ids
+        completions = []
+        for _, completion in engine.generate(requests, decoding):
+            ids = completion.token_ids or []
+            completions.append((ids[:-1] if ids and ids[-1] in ends else ids, completion.finish_reason))
+        return likelihoods, split_evenly(completions, self.num_samples)
 
     def _score_options(self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts) -> list[list]:
         """Returns the log-likelihoods of each question's options."""
@@ -260,7 +309,7 @@ class Evaluator(L.LightningModule):
             [derive_seed(self.sampling_seed, identifier, n) for identifier in question_ids for n in range(number)],
             watch_stops(data.tokenizer, self.stop),
         )
-        return [completions[first : first + number] for first in range(0, len(completions), number)]
+        return split_evenly(completions, number)
 
     def _score_references(self, data: EvaluationDataModule, question_ids: list[str]) -> list[list[dict] | None]:
         """Returns the scores of each question's references; None where there are none."""
@@ -270,6 +319,11 @@ class Evaluator(L.LightningModule):
         assert self._scorer is not None
         scores = iter(self._scorer.score([*itertools.chain(*own)], data.batches.tokens_per_batch))
         return [[next(scores) for _ in references] or None for references in own]
+
+
+def split_evenly(items: list, size: int) -> list[list]:
+    """Returns parts of so many items each, in order."""
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def vote(texts: list[str], question: Question) -> tuple[dict[str, str | None], int, int]:

@@ -148,13 +148,14 @@ class RunFolder:
                             folder.rmdir()
                 raise
 
-    def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int], step: int) -> None:
+    def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int], precision: str, step: int) -> None:
         """Writes `config.yaml` and `meta.json`, or, after an earlier attempt, makes its metrics end at its checkpoint.
 
         Args:
             config_yaml: The full config, which runs again as it is.
             data: Hashes of what is learned from, by name.
             seeds: By name.
+            precision: The trainer's, which may depend on the machine; later attempts keep it.
             step: Of the checkpoint that the run goes on from; 0 for none.
         """
         if read_meta(self.path) is not None:
@@ -162,7 +163,7 @@ class RunFolder:
         else:
             # First, since a folder that holds something without it is another program's.
             record = {**describe_creation(self.config), "config": self.config, "seeds": seeds, "data": data}
-            write_json(self.path / "meta.json", record)
+            write_json(self.path / "meta.json", {**record, "precision": precision})
         if not (self.path / "config.yaml").is_file():
             write_text(self.path / "config.yaml", config_yaml)
 

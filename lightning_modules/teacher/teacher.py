@@ -304,11 +304,7 @@ class LogitScorer(TeacherModule):
         return self.vllm
 
     def describe(self, fingerprint: str, prompt_id: str, vocabulary: int) -> CacheDescription:
-        """Returns what the rows depend on.
-
-        Raises:
-            ValueError: The vocabulary is larger than a cache's ids.
-        """
+        """Returns what the rows depend on. Raises a ValueError if the vocabulary is larger than a cache's ids."""
         if vocabulary > MAX_VOCABULARY:
             raise ValueError(f"{self.teacher}: a vocabulary of {vocabulary}; a cache holds {MAX_VOCABULARY} at most")
         return CacheDescription(
@@ -320,6 +316,7 @@ class LogitScorer(TeacherModule):
             temperatures=self.temperatures,
             dtype=self.teacher_dtype,
             sparsity=self.sparsity,
+            attention=self.attention,
         )
 
     def check(self, data: RationaleDataModule) -> None:

@@ -31,8 +31,17 @@ def import_vllm() -> Any:
     try:
         import vllm
     except ModuleNotFoundError:
-        raise ValueError('VLLMBackend needs vLLM, in an environment of its own: pip install "kindred[vllm]"') from None
+        raise ValueError('this needs vLLM, in an environment of its own: pip install "kindred[vllm]"') from None
     return vllm
+
+
+def name_vllm() -> str:
+    """Returns what predictions record: the library with its version.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    return f"vLLM {import_vllm().__version__}"
 
 
 def make_sampling(
@@ -225,6 +234,11 @@ class VLLMBackend(Backend):
                 )
         return None
 
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens that end a completion, once the engine is loaded."""
+        return [*find_end_tokens(self.tokenizer), *self._model_end_ids]
+
     def _ask(self, prompts: Sequence[Any], sampling: Any) -> list[Any]:
         with leaving_if_stopped("while vLLM was at work"):
             return self.engine.generate(prompts, sampling, use_tqdm=False)
@@ -240,7 +254,7 @@ class VLLMBackend(Backend):
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates the requests in one call."""
-        vllm, end_ids = import_vllm(), [*find_end_tokens(self.tokenizer), *self._model_end_ids]
+        vllm, end_ids = import_vllm(), self.end_ids
         prompts = [vllm.TokensPrompt(prompt_token_ids=list(request.prompt_ids)) for request in requests]
         sampling = [make_sampling(vllm, request, decoding, end_ids, self._num_kept) for request in requests]
         vocabulary = (

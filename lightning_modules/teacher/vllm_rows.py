@@ -73,6 +73,43 @@ def list_entries(prompt_logprobs: PromptLogprobs, first: int) -> tuple[np.ndarra
     )
 
 
+def pad_entries(prompt_logprobs: PromptLogprobs, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns ids and log-probabilities from position `first` on, a row a position, padded with -1 and -inf."""
+    ids, values, widths = list_entries(prompt_logprobs, first)
+    places = (
+        np.repeat(np.arange(len(widths)), widths),
+        np.arange(len(ids)) - np.repeat(widths.cumsum() - widths, widths),
+    )
+    padded_ids = np.full((len(widths), widths.max()), -1)
+    padded_values = np.full(padded_ids.shape, -np.inf)
+    padded_ids[places], padded_values[places] = ids, values
+    return padded_ids, padded_values
+
+
+def pick_labels(ids: np.ndarray, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns each row's log-probability of its own token, which vLLM always adds to the most probable."""
+    return values[np.arange(len(ids)), (ids == labels[:, None]).argmax(1)]
+
+
+def score_endings(
+    ask: Callable[[Sequence[Sequence[int]], int], list[PromptLogprobs]], prompts: list[list[int]], endings: list[list]
+) -> list[list[float]]:
+    """Returns the log-likelihood of each of a prompt's endings, for each prompt.
+
+    Args:
+        ask: As in `score_sequences`.
+        prompts: Token ids of each, at least one.
+        endings: Token ids of each prompt's endings, none of them empty.
+    """
+    pairs = [(prompt, ending) for prompt, own in zip(prompts, endings, strict=True) for ending in own]
+    answers = ask([prompt + ending for prompt, ending in pairs], 1) if pairs else []
+    scores = iter(
+        float(pick_labels(*pad_entries(answer, len(prompt)), np.array(ending)).sum())
+        for answer, (prompt, ending) in zip(answers, pairs, strict=True)
+    )
+    return [[next(scores) for _ in own] for own in endings]
+
+
 def read_prompt_logprobs(
     prompt_logprobs: PromptLogprobs, token_ids: Sequence[int], num_prompt_tokens: int, made: CacheDescription
 ) -> dict[str, np.ndarray] | None:
@@ -88,15 +125,8 @@ def read_prompt_logprobs(
     """
     assert len(prompt_logprobs) == len(token_ids) and num_prompt_tokens > 0
     size, completion = made.support_size, np.array(token_ids[num_prompt_tokens:], dtype=np.int64)
-    flat_ids, flat_values, widths = list_entries(prompt_logprobs, num_prompt_tokens)
-    places = (
-        np.repeat(np.arange(len(widths)), widths),
-        np.arange(len(flat_ids)) - np.repeat(widths.cumsum() - widths, widths),
-    )
-    ids = np.full((len(widths), widths.max()), -1)
-    values = np.full(ids.shape, -np.inf)
-    ids[places], values[places] = flat_ids, flat_values
-    labels = values[np.arange(len(ids)), (ids == completion[:, None]).argmax(1)]
+    ids, values = pad_entries(prompt_logprobs, num_prompt_tokens)
+    labels = pick_labels(ids, values, completion)
     # A padded head's ids mean nothing.
     is_known = (ids >= 0) & (ids < made.vocabulary)
     is_known[:, 0] &= ~(ids[:, 1:] == ids[:, :1]).any(1)

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from datamodules.files.atomic import check_place
+from datamodules.files.atomic import check_place, read_meta
 from lightning_modules.run.checkpoints import LAST, RngState, RotatingCheckpointIO, StepCheckpoint
 from lightning_modules.run.continuation import identify_end
 from lightning_modules.run.folder import METRICS, RunFolder, RunSettings
@@ -14,6 +15,11 @@ from lightning_modules.run.jsonl_logger import JsonlLogger, MetricsFirst
 from lightning_modules.run.throughput import Throughput
 from lightning_modules.tracking.wandb_logging import RunRecord, build_wandb_loggers
 from scripts.common.stage_cli import StageCLI, as_list
+
+
+def has_bfloat16_gpu() -> bool:
+    """Says whether training takes a GPU, if it may, that multiplies in bfloat16."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class FitCLI(StageCLI):
@@ -53,6 +59,20 @@ class FitCLI(StageCLI):
         if settings.checkpoint_steps is not None:
             own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
         plugins = [*as_list(self.config_init.trainer.plugins), RotatingCheckpointIO()]
+        if self.config.trainer.precision is None:
+            kwargs["precision"] = self.choose_precision()
         return super().instantiate_trainer(
             **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)
         )
+
+    def choose_precision(self) -> str | None:
+        """Returns what a run trains in that was not told: what it began in, or bf16-mixed on a GPU that has it.
+
+        It is no part of the run's identity, so that a run has one name on the login node and on the GPU's.
+        """
+        if (meta := read_meta(self.run.path)) is not None:
+            return meta.get("precision")
+        model, accelerator = self.config.model, self.config.trainer.accelerator
+        # Mixed precision trains float32 weights, beside which a frozen base may be of any dtype.
+        is_mixed = accelerator in ("auto", "gpu", "cuda") and (model.adapter or model.dtype in (None, "float32"))
+        return "bf16-mixed" if is_mixed and has_bfloat16_gpu() else None

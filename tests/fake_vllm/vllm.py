@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+__version__ = "0.0"
+
 
 class SamplingParams(dict):
     # vLLM has had it since 0.11.1.

@@ -279,6 +279,16 @@ def test_a_capture_that_was_killed_before_its_manifest_is_finished_by_a_rerun(wo
     assert {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == shards
 
 
+def test_another_attention_is_another_cache(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    capture(folder, world.teacher, world.questions, [world.rationales])
+    assert "attention" not in json.loads((folder / "manifest.json").read_text())
+    with pytest.raises(ValueError, match="written by another teacher, tokenizer, prompt or setting"):
+        capture(folder, world.teacher, world.questions, [world.rationales], attention="eager")
+    capture(tmp_path / "eager", world.teacher, world.questions, [world.rationales], attention="eager")
+    assert LogitCache(tmp_path / "eager").description.attention == "eager"
+
+
 def test_a_nucleus_is_the_fewest_tokens_that_hold_so_much() -> None:
     probs = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64)
     assert keep_nucleus(probs, 0.75).tolist() == [[0, 0.5, 0, 0.25], [0.25, 0.25, 0.25, 0]]

@@ -184,12 +184,12 @@ def test_metrics_end_at_the_checkpoint_whatever_was_validated_after_it(tmp_path:
         {"train/loss": 1},
         {"val/loss": 1},
     )
-    run.begin("", {}, {}, 0)
+    run.begin("", {}, {}, "32-true", 0)
     # The second validation was made by an attempt that went on with it.
     lines = [(0, trained), (1, trained), (1, validated), (2, validated), (2, trained), (2, validated), (3, trained)]
     records = [{"step": at, **said} for at, said in lines]
     write_jsonl(run.path / "metrics.jsonl", records)
-    run.begin("", {}, {}, step)
+    run.begin("", {}, {}, "32-true", step)
     assert read_whole_lines(run.path / "metrics.jsonl") == records[:number]
 
 

@@ -237,4 +237,4 @@ def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
         ["stopped", "annotate-b-microworld", "20%|"],
     ]
     assert any(line.split()[:2] == ["running", "evaluate-a-untuned-seed0"] for line in lines)
-    assert lines[-1].endswith("27 jobs: 1 running, 24 pending, 1 stopped, 1 failed")
+    assert lines[-1].endswith("31 jobs: 1 running, 28 pending, 1 stopped, 1 failed")

@@ -15,6 +15,8 @@ from studies.jobs.job import Job
 
 # The other stages, which one process runs, share report.sbatch.
 STAGES = ("annotate", "cache_logits", "fit", "evaluate")
+# Of those, what sums nothing up.
+ONCE = ("pivot",)
 
 
 def read_submissions(folder: Path) -> dict[str, dict[str, str]]:
@@ -82,7 +84,9 @@ def submit_jobs(jobs: list[Job], folder: Path, at_most: int | None = None) -> st
     missing = [job for job in jobs if job.name not in arrays and not Path(job.done).exists()]
     if missing:
         # What sums up is out of date then, if it is there already.
-        missing += [job for job in jobs if job.stage not in STAGES and job.name not in arrays and job not in missing]
+        missing += [
+            job for job in jobs if job.stage not in (*STAGES, *ONCE) and job.name not in arrays and job not in missing
+        ]
     lines = [f"{folder}: {len(missing)} of {len(jobs)} jobs are neither done nor in the queue"]
     stages = {job.name: job.stage for job in jobs}
     groups: dict[tuple[str, ...], list[Job]] = {}

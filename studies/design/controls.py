@@ -7,6 +7,7 @@ from jsonargparse.typing import PositiveFloat
 
 from datamodules.logit_cache.row_selection import RowKind
 from datamodules.rationales.controls import AnswerPosition
+from lightning_modules.student.rounding import FakeQuant
 from lightning_modules.student.start import ResetPart
 
 
@@ -64,6 +65,7 @@ class ControlSpec:
         without: Only rationales in which none of these words is, nor in their questions.
         trait: The teacher is tuned to this trait of the study first, and writes and scores so; the trait's words are
             left out, as `without` leaves them out.
+        fake_quant: The student learns with weights rounded as a GGUF file of this type rounds them.
     """
 
     supervision: Literal["rationale", "rationale+logits"] = "rationale"
@@ -85,6 +87,7 @@ class ControlSpec:
     rows_against: str | None = None
     without: list[str] = field(default_factory=list)
     trait: str | None = None
+    fake_quant: FakeQuant | None = None
 
     @property
     def compares(self) -> bool:

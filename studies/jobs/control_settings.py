@@ -22,9 +22,10 @@ def name_rewriting(control: ControlSpec) -> str | None:
     return f"{'by' if control.paraphraser else 'translated-by'}-{control.rewriter}"
 
 
-def describe_start(control: ControlSpec, seed: int) -> dict[str, object]:
-    """Returns the settings by which a control changes a student's weights before training, if it does."""
-    if control.reset is None and not control.permuted_units:
-        return {}
+def describe_weights(control: ControlSpec, seed: int) -> dict[str, object]:
+    """Returns the settings by which a control changes a student's weights before training, or rounds them in it."""
     changes = {"reset": control.reset, "permuted_units": control.permuted_units, "seed": seed}
-    return {f"model__start__{name}": value for name, value in changes.items()}
+    is_changed = control.reset is not None or control.permuted_units
+    settings = dict[str, object]({f"model__start__{name}": value for name, value in changes.items()})
+    own: dict[str, object] = {} if control.fake_quant is None else {"model__fake_quant": control.fake_quant}
+    return (settings if is_changed else {}) | own

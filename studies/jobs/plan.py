@@ -1,20 +1,22 @@
 """A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
 
-import json
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase, name_pivot
-from studies.analysis.predictions import predictions_path
+from studies.analysis.predictions import files_path, predictions_path
 from studies.analysis.traits import list_askers, name_teacher, preferences_path
 from studies.design.controls import ControlSpec
-from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
+from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment, find_scorers
+from studies.design.rounds import OnPolicy
 from studies.design.tasks import PLACE
-from studies.jobs.control_settings import describe_start, describe_texts, name_rewriting
-from studies.jobs.job import Job
+from studies.jobs.arm_rounds import ArmRounds
+from studies.jobs.control_settings import describe_texts, describe_weights, name_rewriting
+from studies.jobs.job import Job, format_settings
+from studies.jobs.references import compare, refer
 
 
 class Text(NamedTuple):
@@ -25,11 +27,6 @@ class Text(NamedTuple):
     job: str | None
 
 
-def format_settings(settings: Mapping[str, object]) -> list[str]:
-    """Returns settings by dotted name as a stage's command line has them."""
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
-
-
 class StudyPlan:
     """Turns a grid into jobs.
 
@@ -38,8 +35,8 @@ class StudyPlan:
         config: What names the study's file, whose sections hold what all arms share, on a command line: `--config=`,
             and `--teacher=` and `--student=` of a generic one.
         overrides: What the command line changes in its section `study`.
-        reference_prompt: Name of the prompt that students answer, after which teachers score their own answers to the
-            test questions; None is what the section `cache_logits` says.
+        rounds: Of the on-policy arms, if there are any.
+        sections: The file's other sections, by stage, which these go by.
     """
 
     def __init__(
@@ -47,10 +44,13 @@ class StudyPlan:
         study: Study,
         config: list[str],
         overrides: list[str] | None = None,
-        reference_prompt: str | None = None,
+        rounds: OnPolicy | None = None,
+        sections: Mapping[str, Any] | None = None,
     ):
         self.study, self.config, self.overrides = study, config, overrides or []
-        self.reference_prompt = reference_prompt
+        self.settings, self.sections = rounds, sections or {}
+        # After which teachers score their answers to test questions; None is what the section `cache_logits` says.
+        self.reference_prompt: str | None = None
         self.folder = Path(study.root) / study.name
 
     @property
@@ -202,36 +202,13 @@ class StudyPlan:
         needs = [text.job] if text.job else []
         return Job(f"cache_logits-{author}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
 
-    def refer(self, teacher: str, task: str) -> list[tuple[Job, Job]]:
-        """Returns, for each source of a task's test questions, the jobs in which a teacher answers and scores itself.
-
-        All that it writes is kept, right or wrong: students are compared with it on the same questions.
-        """
-        spec, learned, jobs = self.study.teachers[teacher], self.study.learned[task].spec, []
-        for number, questions in enumerate(learned.test):
-            name = f"{task}-test{number}"
-            path = str(self.folder / "references" / teacher / f"{name}.parquet")
-            args = self._command(
-                [*spec.annotate, *learned.annotate], model__teacher=spec.model, model__family=spec.family,
-                data__questions=questions, output=path,
-            )  # fmt: skip
-            written = Job(f"annotate-{teacher}-{name}", "annotate", args, path, [])
-            output = str(Path(path).with_name(f"{name}-logits"))
-            prompt = {} if self.reference_prompt is None else {"data__prompt": self.reference_prompt}
-            args = self._command(
-                [], **prompt, model__teacher=spec.model, data__questions=questions, data__rationales=[path],
-                data__filters__teachers=[self.named(teacher)], data__filters__correct_only=False,
-                data__filters__keep_truncated=True, output=output,
-            )  # fmt: skip
-            done = f"{output}/manifest.json"
-            jobs.append((written, Job(f"cache_logits-{teacher}-{name}", "cache_logits", args, done, [written.name])))
-        return jobs
-
     def _references(self, arm: Arm) -> list[tuple[Job, Job]]:
         """Returns the jobs that make what an arm's answers are compared with; none where nobody asks for agreement."""
         if "agreement" not in self.study.outcomes or not arm.teacher or not self.study.teachers[arm.teacher].model:
             return []
-        return self.refer(arm.teacher, self.task(arm))
+        teacher = arm.teacher, self.named(arm.teacher), self.study.teachers[arm.teacher]
+        task = self.task(arm), self.study.learned[self.task(arm)].spec
+        return refer(self._command, self.folder / "references" / arm.teacher, teacher, task, self.reference_prompt)
 
     def _control(self, arm: Arm) -> ControlSpec:
         return self.study.controls[arm.control] if arm.control else ControlSpec()
@@ -254,7 +231,7 @@ class StudyPlan:
             "model__student": spec.model,
             "model__keep_layers": spec.keep_layers,
             "data__questions": learned.spec.train,
-            "data__supervision": arm.supervision,
+            "data__supervision": "rationale" if arm.supervision == ON_POLICY else arm.supervision,
             "data__rationales": None,
             "data__filters__teachers": None,
             "data__logits": None,
@@ -274,7 +251,7 @@ class StudyPlan:
             read = product(self.study.teachers, learned.texts) if control.compares else sources
             texts = [self.text(*source, control, control.trait) for source in read]
             writers = [text.writer for text in own]
-            settings |= describe_texts(control) | describe_start(control, arm.seed)
+            settings |= describe_texts(control) | describe_weights(control, arm.seed)
             if control.questions:
                 settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
@@ -309,9 +286,25 @@ class StudyPlan:
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
 
+    def rounds(self, arm: Arm) -> ArmRounds:
+        """Returns the rounds of an on-policy arm."""
+        assert self.settings is not None and arm.teacher is not None
+        read = self._cache(arm, arm.teacher, self.task(arm), arm.teacher, None)
+        return ArmRounds(arm, self.settings, self.sections, self.folder, self.fit(arm), read)
+
+    def train(self, arm: Arm) -> list[Job]:
+        """Returns the jobs that train an arm."""
+        return self.rounds(arm).jobs() if arm.supervision == ON_POLICY else [self.fit(arm)]
+
+    def drop_spent(self, job: Job) -> None:
+        """Removes the checkpoints that a finished job of an on-policy arm went on from."""
+        for arm in expand(self.study) if job.stage == "fit" else ():
+            if arm.supervision == ON_POLICY:
+                self.rounds(arm).drop_spent(job)
+
     def _align(self, arm: Arm) -> dict[str, object]:
         """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
-        has_logits = arm.supervision == "rationale+logits"
+        has_logits = arm.supervision in ("rationale+logits", ON_POLICY)
         found = find_alignment(self.study, self._control(arm), arm.student, arm.teacher) if has_logits else "refuse"
         ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
         return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
@@ -324,22 +317,37 @@ class StudyPlan:
             model, layers, needs = str(self.folder / arm.id / "student"), None, [self.fit(arm).name]
         learned = self.study.learned.values() if arm.task is None else [self.study.learned[arm.task]]
         tests = list(dict.fromkeys(source for task in learned for source in task.spec.test))
-        settings: dict[str, object] = {}
-        if has_references and (references := self._references(arm)):
-            settings = {
-                "data__references": [written.done for written, _ in references],
-                "data__teachers": None,
-                "data__logits": [str(Path(scored.done).parent) for _, scored in references],
-                "data__keep_truncated": True,
-                "data__alignment__kind": "strict",
-            }
-            needs = [*needs, *(scored.name for _, scored in references)]
+        settings, more = compare(self._references(arm) if has_references else [])
         args = self._command(
             [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
             data__questions=tests if len(tests) > 1 else tests[0], **settings, output=output,
             wandb__group=self.study.name, wandb__student_family=spec.family,
         )  # fmt: skip
-        return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
+        return Job(f"evaluate-{arm.id}", "evaluate", args, output, [*needs, *more])
+
+    def export(self, arm: Arm) -> Job:
+        """Returns the job that writes a trained arm as files for llama.cpp, calibrated on what it learned from."""
+        output = files_path(self.study, arm)
+        args = ["gguf", f"--model.student={self.folder / arm.id / 'student'}", f"--output={output}"]
+        args.append(f"--types={','.join(self.study.types)}")
+        # The files' cards say how well the student answers.
+        needs = [self.fit(arm).name, self.evaluate(arm).name]
+        return Job(f"export-{arm.id}", "export", args, str(output / "card.json"), needs)
+
+    def evaluate_file(self, arm: Arm, kind: str) -> Job:
+        """Returns the job in which such a file answers the test questions."""
+        output = str(predictions_path(self.study, arm, kind))
+        settings = {
+            "model.student": str(files_path(self.study, arm) / f"student-{kind}.gguf"), "model.runtime": "llama_cpp",
+            # What these say is of transformers, which alone scores references.
+            **dict.fromkeys(("model.dtype", "model.attention", "model.revision", "bert_model")),
+            **dict.fromkeys(("data.references", "data.teachers", "data.logits")), "data.keep_truncated": False,
+            "data.alignment.kind": "refuse",
+            **dict.fromkeys(f"data.alignment.{name}" for name in ("spans", "whitespace", "max_unaligned")),
+            "model.arm": f"{arm.condition}-{kind}", "output": output,
+        }  # fmt: skip
+        args = [*self.evaluate(arm, has_references=False).args, *format_settings(settings)]
+        return Job(f"evaluate-{arm.id}-{kind}", "evaluate", args, output, [self.export(arm).name])
 
     def analyze(self, needs: list[str]) -> Job:
         """Returns the job that compares the arms."""
@@ -367,7 +375,9 @@ class StudyPlan:
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
         found += [job for arm in arms for pair in self._references(arm) for job in pair]
         for arm in arms:
-            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [*self.train(arm), self.evaluate(arm)]
+            if self.study.types and arm.supervision != "untuned":
+                found += [self.export(arm), *(self.evaluate_file(arm, kind) for kind in self.study.types)]
         for trait in dict.fromkeys(filter(None, (control.trait for control in self.study.controls.values()))):
             found += self.prefer(trait)
         # Arms share what their teachers write.

@@ -42,6 +42,8 @@ def test_an_arm_is_compared_on_the_tests_of_its_own_task() -> None:
 
 
 def test_references_are_scored_after_the_prompt_that_students_answer() -> None:
-    plan = StudyPlan(make_study(outcomes=["agreement"]), ["--config=x.yaml"], [], "cot")
-    [(written, scored)] = plan.refer("L", "obqa")
+    plan = StudyPlan(make_study(outcomes=["agreement"]), ["--config=x.yaml"])
+    plan.reference_prompt = "cot"
+    jobs = {job.name: job for job in plan.jobs()}
+    written, scored = jobs["annotate-L-obqa-test0"], jobs["cache_logits-L-obqa-test0"]
     assert "--data.prompt=cot" in scored.args and not any(arg.startswith("--data.prompt") for arg in written.args)

@@ -9,6 +9,15 @@ from lightning_modules.model.llama_cpp import PACKAGE, is_installed
 from studies.design.grid import Study
 
 
+def check_precision(study: Study, dtype: str) -> None:
+    """Raises a ValueError if trained students' weights are of a dtype that no file is written from."""
+    if study.types and dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"study.quantization: the section fit makes the students' weights {dtype}; files are written from float32 "
+            "or bfloat16 (trainer.precision, model.dtype)"
+        )
+
+
 def check_quantization(study: Study) -> None:
     """Refuses a study whose students' files could not be written, calibrated or run.
 

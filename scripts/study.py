@@ -33,7 +33,7 @@ from scripts.common.dry_run import parse_dry_run
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
 from scripts.common.help import answer
-from scripts.common.stages import MAINS, STAGES
+from scripts.common.stages import JOBS, STAGES
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
@@ -98,7 +98,7 @@ def run(args: list[str]) -> None:
     check_study(plan.study)
     check_quantization(plan.study)
     check_sections(plan.study, jobs := plan.jobs()[:-1])
-    run_jobs(jobs, plan.folder, plan.study.workers, MAINS)
+    run_jobs(jobs, plan.folder, plan.study.workers, JOBS)
     analyze(args)
 
 

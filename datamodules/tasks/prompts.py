@@ -70,6 +70,11 @@ class Prompt:
         """Whether it asks for a rationale to be rewritten."""
         return "{rationale}" in self.texts["choice"]
 
+    @property
+    def translates(self) -> bool:
+        """Whether it asks for a rationale in the question's language, which then says what it said."""
+        return self.name == "translate"
+
     def render(self, question: Question, chat: bool, rationale: str = "") -> str:
         """Returns what the model reads: the user's message of a chat, or raw text that ends with a newline.
 
@@ -120,6 +125,8 @@ _FORMS: dict[str, tuple[str, str, bool, str]] = {
     "instruction": ("<instruction_label> <instruction>\n<input_label> <body>", "output_cue", False, "choice"),
     # The same content in another's words, as a control.
     "paraphrase": ("<rewrite>\n<body>\n<explanation>", "rewritten_cue", False, "choice"),
+    # The same content in the question's language, as a control of an English pivot.
+    "translate": ("<translate>\n<body>\n<explanation>", "translated_cue", False, "choice"),
     # For models too small to read instructions, which find an option's text more easily than its letter.
     "plain": ("<body>", "answer_cue", False, "text"),
 }

@@ -72,7 +72,7 @@ class Analysis:
         return None if teacher is None else self.study.teachers[teacher].family
 
     def _against(self, key: CellKey) -> str | None:
-        return self.study.tasks[key.trained_on].against if key.trained_on else None
+        return self.study.find_against(key.trained_on)
 
     def describe_cells(self) -> list[dict[str, Any]]:
         """Returns each cell's accuracy, and its gain over the untuned student's zero-shot answers."""
@@ -122,6 +122,8 @@ class Analysis:
                 others = [("control", alone or [plain if plain in self.cells else text])]
                 if control.swaps_logits and plain in self.cells:
                     others.append(("logits", [text]))
+                if control.translator and (native := self.study.find_kind(str(key.trained_on), "same")):
+                    others.append(("task", [plain._replace(trained_on=native)]))
                 if control.in_family_logits:
                     others.append(("text", [plain._replace(teacher=find_scorers(self.study, key.student)[0])]))
             elif key.supervision == "rationale+logits":
@@ -216,7 +218,9 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         study, answers, seed, lambda own: Analysis(study, own, seed).describe_contrasts()
     )
     return {
-        "study": asdict(study),
+        # With languages, the tasks that were learned.
+        "study": {**asdict(study), "tasks": {name: asdict(task.spec) for name, task in study.learned.items()}},
+        "pooled": study.pooled,
         "num_questions": answers.questions,
         "num_groups": {
             task: int(groups_Q.max()) + 1 for task, groups_Q in answers.groups.items() if groups_Q is not None

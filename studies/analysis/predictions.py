@@ -15,6 +15,7 @@ from datamodules.model_sources import name_model
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import number_groups
 from studies.analysis.outcome_values import COLUMNS, measure_outcome
+from studies.analysis.pooling import pool_languages
 from studies.design.grid import Arm, Study, expand
 
 EXTRACTOR = "neutral"
@@ -176,6 +177,9 @@ def read_answers(study: Study) -> Answers:
         raise ValueError(f"{Path(study.root) / study.name}: has no predictions yet; run the study first")
     trained = [arm for arm in wanted if arm.supervision != "untuned"]
     files = {kind: _read_arms(study, trained, kind, warnings) for kind in study.types}
+    members = pool_languages(study, arms)
+    for own in files.values():
+        members |= pool_languages(study, own)
     named = {arm.id: tasks for arm, tasks in arms.items()}
     named |= {f"{arm.id} in {kind}": tasks for kind, own in files.items() for arm, tasks in own.items()}
     extractors = {
@@ -186,12 +190,12 @@ def read_answers(study: Study) -> Answers:
     if other := [arm for arm, own in extractors.items() if own != set.union(*extractors.values())]:
         warnings.append(f"some arms lack extractors that others have, which are left out: {', '.join(other)}")
     common = _find_common(named, warnings)
-    cells, early = _build_cells(study, arms, common, names)
+    cells, early = _build_cells(study, arms, members, common, names)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
     warnings += _compare_budgets(cells)
     warnings += _name_single_seeds(cells)
     counts = {task: len(questions) for task, questions in common.items()}
-    quantized = {kind: _build_cells(study, own, common, names)[0] for kind, own in files.items() if own}
+    quantized = {kind: _build_cells(study, own, members, common, names)[0] for kind, own in files.items() if own}
     return Answers(cells, counts, _find_groups(named, common), warnings, quantized)
 
 
@@ -208,18 +212,18 @@ def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: 
 
 
 def _build_cells(
-    study: Study, arms: dict[Arm, dict], common: dict[str, list[str]], names: Set[str]
+    study: Study, arms: dict[Arm, dict], members: dict[Arm, list[Arm]], common: dict[str, list[str]], names: Set[str]
 ) -> tuple[dict[CellKey, Cell], dict[str, str | None]]:
-    """Returns arms' cells, and by run why its training ended early, if it did."""
+    """Returns arms' cells, and by run why its training ended early, if it did; `members` are those of pooled arms."""
     seeds: dict[CellKey, list[Arm]] = defaultdict(list)
     for arm, tasks in arms.items():
-        trained_on = None if arm.supervision == "untuned" else arm.task or next(iter(study.tasks))
+        trained_on = None if arm.supervision == "untuned" else arm.task or next(iter(study.learned))
         for task in tasks:
             key = CellKey(arm.student, arm.supervision, arm.teacher, arm.control, trained_on, task, arm.size)
             seeds[key].append(arm)
     cells, early = {}, dict[str, str | None]()
-    for key, members in seeds.items():
-        records = [[arms[arm][key.task][question] for question in common[key.task]] for arm in members]
+    for key, own in seeds.items():
+        records = [[arms[arm][key.task][question] for question in common[key.task]] for arm in own]
         correct = np.array([[record[f"correct_{EXTRACTOR}"] for record in row] for row in records], dtype=float)
         answered = [record[f"answer_{EXTRACTOR}"] is not None for row in records for record in row]
         accuracies = {}
@@ -227,13 +231,16 @@ def _build_cells(
             # Questions without options have no likelihoods.
             if graded := [record[name] for row in records for record in row if record[name] is not None]:
                 accuracies[name.removeprefix("correct_")] = float(np.mean(graded))
-        done = [Path(study.root) / study.name / arm.id / "DONE" for arm in members if key.trained_on]
-        facts = [read_sealed(path) for path in done]
-        budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
-        early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
-        shares = [fact["alignment"] for fact in facts if fact.get("alignment")]
-        coverage = {name: float(np.mean([own[name] for own in shares])) for name in (shares[0] if shares else ())}
-        numbers = [arm.seed for arm in members]
+        # Of a pooled arm, each of those that it is made of.
+        trained = [[member.id for member in members.get(arm, [arm])] for arm in own if key.trained_on]
+        facts = [{run: read_sealed(Path(study.root) / study.name / run / "DONE") for run in runs} for runs in trained]
+        budget = (
+            {name: [sum(fact[name] for fact in done.values()) for done in facts] for name in BUDGET} if facts else {}
+        )
+        early.update({run: fact.get("ended_early") for done in facts for run, fact in done.items()})
+        shares = [fact["alignment"] for done in facts for fact in done.values() if fact.get("alignment")]
+        coverage = {name: float(np.mean([share[name] for share in shares])) for name in (shares[0] if shares else ())}
+        numbers = [arm.seed for arm in own]
         outcomes = _measure_outcomes(study, key, records)
         cells[key] = Cell(correct, numbers, float(np.mean(answered)), accuracies, budget, coverage, outcomes)
     return cells, early

@@ -44,6 +44,6 @@ def check_quantization(study: Study) -> None:
             check_convertible(spec.model)
         except ValueError as error:
             raise ValueError(f"study.students.{name}: study.quantization cannot be had of it: {error}") from None
-    for task in study.tasks.values():
-        if task.train.startswith("microworld:") or Path(part_language(task.train)[0]).is_file():
-            refuse_evaluation(load_questions(task.train), task.train)
+    for train in dict.fromkeys(task.spec.train for task in study.learned.values()):
+        if train.startswith("microworld:") or Path(part_language(train)[0]).is_file():
+            refuse_evaluation(load_questions(train), train)

@@ -14,7 +14,7 @@ pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 from lightning_modules.export.learned import read_learned
 from lightning_modules.model.llama_cpp import name_runtime
 from scripts import chat, evaluate, export, study
-from scripts.common.stages import MAINS
+from scripts.common.stages import JOBS
 from tests.lightning_modules.export.conftest import MODELS, Exported, exported  # noqa: F401 (a fixture)
 
 COMMON = ["--data.prompt=plain", "--data.questions=microworld:test:6:0", "--model.max_new_tokens=48"]
@@ -117,7 +117,7 @@ def test_a_studys_files_are_calibrated_on_what_each_arm_learned(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for job in study.parse(["--config=tiny.yaml"]).jobs():
-        {**MAINS, "study": study.main}[job.stage](job.args)
+        {**JOBS, "study": study.main}[job.stage](job.args)
     folder = tmp_path / "runs" / "microworld"
     card = json.loads((folder / "files" / "a-label-n9-seed0" / "card.json").read_text())
     assert card["calibration"]["rationales"] == [] and card["calibration"]["examples"] == 9 - 2

@@ -15,7 +15,7 @@ from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answe
 from studies.analysis.quantization import describe_quantization, format_losses
 from studies.analysis.sizes import describe_needed_sizes, explain_needed, name_size, pool_sizes
 from studies.analysis.traits import describe_traits, format_traits
-from studies.design.grid import Study, find_scorers
+from studies.design.grid import ON_POLICY, Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
 from studies.text_table import escape_markup, format_table
@@ -128,6 +128,8 @@ class Analysis:
                     others.append(("text", [plain._replace(teacher=find_scorers(self.study, key.student)[0])]))
             elif key.supervision == "rationale+logits":
                 others = [("logits", [text])]
+            elif key.supervision == ON_POLICY:
+                others = [("on-policy", [text]), ("on-policy", [key._replace(supervision="rationale+logits")])]
             elif key.supervision == "rationale":
                 others = [("rationale", [key._replace(supervision="label", teacher=None)])]
             if key.teacher and (against := self._against(key)):

@@ -30,6 +30,8 @@ from studies.inference.interaction import explain_unidentified
 
 # What llama.cpp's files hold most of a student's weights as; `none` is the student as it was trained.
 Quantization = Literal["none", "f16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
+# The student learns from what it wrote itself, which its teacher corrects.
+ON_POLICY = "on-policy"
 
 
 def _tell_family(role: str, name: str, stated: str) -> str:
@@ -109,6 +111,8 @@ class Study:
         students: By name.
         teachers: By name.
         supervisions: What the arms learn from; `rationale+logits` only within a family, unless there is an alignment.
+            `on-policy`, likewise, is rounds as the section `on_policy` has them, with the teacher's rationales in their
+            mix.
         alignment: How logits of a teacher of another family become the student's: `data.alignment.kind` of these arms
             only; null is what the section `fit` says.
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
@@ -129,7 +133,7 @@ class Study:
     tasks: dict[str, TaskSpec]
     students: dict[str, StudentSpec]
     teachers: dict[str, TeacherSpec]
-    supervisions: list[Literal["label", "rationale", "rationale+logits"]]
+    supervisions: list[Literal["label", "rationale", "rationale+logits", "on-policy"]]
     languages: LanguageSpec | None = None
     alignment: AlignmentKind | None = None
     controls: dict[str, ControlSpec] = field(default_factory=dict)
@@ -152,15 +156,19 @@ class Study:
                 check_name(f"study.{kind}", name)
         if not (self.supervisions or self.controls):
             raise ValueError("study.supervisions: there is none, so nothing would be trained")
-        if len(set(self.supervisions)) < len(self.supervisions):
-            raise ValueError(f"study.supervisions: {', '.join(self.supervisions)}: name each once")
+        for name, values in (("supervisions", self.supervisions), ("quantization", self.quantization)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"study.{name}: {', '.join(values)}: name each once")
         if self.sizes != sorted(set(self.sizes)):
             raise ValueError(f"study.sizes: {', '.join(map(str, self.sizes))}: name each once, ascending")
+        if ON_POLICY in self.supervisions and (self.sizes or self.languages):
+            name = "sizes" if self.sizes else "languages"
+            raise ValueError(
+                f"study.{name}: an on-policy arm draws its questions round by round; leave one of them out"
+            )
         if self.target_accuracy is not None and len(self.sizes) < 2:
             raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
         check_tasks(self.tasks, self.languages)
-        if len(set(self.quantization)) < len(self.quantization):
-            raise ValueError(f"study.quantization: {', '.join(self.quantization)}: name each once")
         if self.quantization and ("none" not in self.quantization or not self.types):
             raise ValueError(
                 f"study.quantization: {', '.join(self.quantization)}: name `none`, which the others are compared with, "
@@ -225,11 +233,7 @@ class Study:
         return name_pooled(own.base, kind) if is_pooled else name_task(own.base, own.language, kind)
 
     def _check_control(self, where: str, control: ControlSpec) -> None:
-        """Refuses a control that the grid's teachers cannot give.
-
-        Raises:
-            ValueError: See there.
-        """
+        """Refuses a control that the grid's teachers cannot give, with a ValueError."""
         control.check(where)
         if control.trait is not None and control.trait not in self.traits:
             raise ValueError(
@@ -381,10 +385,16 @@ def expand(study: Study) -> list[Arm]:
     for seed, task, size, student in product(range(study.seeds), tasks, study.sizes or [None], study.students):
         if "label" in study.supervisions:
             arms.append(Arm(student, "label", None, seed, task, size=size))
-        taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
-        for control, spec in [*taught, *study.controls.items()]:
+        taught: list[tuple[str, str | None, ControlSpec]] = [
+            # A teacher that corrects what the student writes gives its distributions, too.
+            (supervision, None, ControlSpec("rationale" if supervision == "rationale" else "rationale+logits"))
+            for supervision in study.supervisions
+            if supervision != "label"
+        ]
+        controls = [(spec.supervision, name, spec) for name, spec in study.controls.items()]
+        for supervision, control, spec in [*taught, *controls]:
             if spec.translator and study.languages and study.learned[task or next(iter(study.learned))].kind != "pivot":
                 continue
             teachers = list_teachers(study, spec, student)
-            arms += [Arm(student, spec.supervision, teacher, seed, task, control, size) for teacher in teachers]
+            arms += [Arm(student, supervision, teacher, seed, task, control, size) for teacher in teachers]
     return arms

@@ -103,7 +103,8 @@ def _read_prompts(data: QuestionDataModule, assumed: Assumptions) -> np.ndarray:
     if data.rewrites is None and _is_here(data.questions_source, data.tokenizer_name):
         data.setup("predict")
         return np.array([len(item.prompt_ids) or len(item.text) // 4 for item in data.posed.values()])
-    return np.full(_count(data.questions_source, data.limit), assumed.prompt_tokens)
+    number = data.draw.number or _count(data.questions_source, data.limit)
+    return np.full(number, assumed.prompt_tokens)
 
 
 def _generate(model: str, layers: list[int] | None, dtype: str, data: Any, answers: int, assumed: Assumptions) -> Work:
@@ -161,8 +162,9 @@ def _read_lengths(
 ) -> np.ndarray:
     """Returns the length of each example that there is, or will be."""
     source, logits = data.source, getattr(data, "logit_paths", [])
+    own = (data.own.rationales or []) if isinstance(data, DistillationDataModule) else []
     is_here = _is_here(source.questions, source.tokenizer_name)
-    if is_here and (is_label or all(Path(path).exists() for path in [*source.rationales, *logits])):
+    if is_here and (is_label or all(Path(path).exists() for path in [*source.rationales, *logits, *own])):
         data.setup("fit")
         return (data.train_examples if isinstance(data, DistillationDataModule) else data.examples).lengths
     written = ANSWER_TOKENS if is_label else assumed.rationale_tokens

@@ -1,19 +1,20 @@
 """A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
 
-import json
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.model_sources import name_model
 from datamodules.rationales.store import name_paraphrase, name_pivot
 from studies.analysis.predictions import files_path, predictions_path
 from studies.analysis.traits import list_askers, name_teacher, preferences_path
 from studies.design.controls import ControlSpec
-from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
+from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment, find_scorers
+from studies.design.rounds import OnPolicy
 from studies.design.tasks import PLACE
-from studies.jobs.job import Job
+from studies.jobs.arm_rounds import ArmRounds
+from studies.jobs.job import Job, format_settings
 
 
 class Text(NamedTuple):
@@ -52,11 +53,6 @@ def _describe_weights(control: ControlSpec, seed: int) -> dict[str, object]:
     return (settings if is_changed else {}) | own
 
 
-def format_settings(settings: Mapping[str, object]) -> list[str]:
-    """Returns settings by dotted name as a stage's command line has them."""
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
-
-
 class StudyPlan:
     """Turns a grid into jobs.
 
@@ -65,10 +61,20 @@ class StudyPlan:
         config: What names the study's file, whose sections hold what all arms share, on a command line: `--config=`,
             and `--teacher=` and `--student=` of a generic one.
         overrides: What the command line changes in its section `study`.
+        rounds: Of the on-policy arms, if there are any.
+        sections: The file's other sections, by stage, which these go by.
     """
 
-    def __init__(self, study: Study, config: list[str], overrides: list[str] | None = None):
+    def __init__(
+        self,
+        study: Study,
+        config: list[str],
+        overrides: list[str] | None = None,
+        rounds: OnPolicy | None = None,
+        sections: Mapping[str, Any] | None = None,
+    ):
         self.study, self.config, self.overrides = study, config, overrides or []
+        self.settings, self.sections = rounds, sections or {}
         self.folder = Path(study.root) / study.name
 
     @property
@@ -241,7 +247,7 @@ class StudyPlan:
             "model__student": spec.model,
             "model__keep_layers": spec.keep_layers,
             "data__questions": learned.spec.train,
-            "data__supervision": arm.supervision,
+            "data__supervision": "rationale" if arm.supervision == ON_POLICY else arm.supervision,
             "data__rationales": None,
             "data__filters__teachers": None,
             "data__logits": None,
@@ -296,9 +302,25 @@ class StudyPlan:
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
 
+    def rounds(self, arm: Arm) -> ArmRounds:
+        """Returns the rounds of an on-policy arm."""
+        assert self.settings is not None and arm.teacher is not None
+        read = self._cache(arm, arm.teacher, self.task(arm), arm.teacher, None)
+        return ArmRounds(arm, self.settings, self.sections, self.folder, self.fit(arm), read)
+
+    def train(self, arm: Arm) -> list[Job]:
+        """Returns the jobs that train an arm."""
+        return self.rounds(arm).jobs() if arm.supervision == ON_POLICY else [self.fit(arm)]
+
+    def drop_spent(self, job: Job) -> None:
+        """Removes the checkpoints that a finished job of an on-policy arm went on from."""
+        for arm in expand(self.study) if job.stage == "fit" else ():
+            if arm.supervision == ON_POLICY:
+                self.rounds(arm).drop_spent(job)
+
     def _align(self, arm: Arm) -> dict[str, object]:
         """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
-        has_logits = arm.supervision == "rationale+logits"
+        has_logits = arm.supervision in ("rationale+logits", ON_POLICY)
         found = find_alignment(self.study, self._control(arm), arm.student, arm.teacher) if has_logits else "refuse"
         ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
         return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
@@ -365,7 +387,7 @@ class StudyPlan:
                 found += [job for source in self._sources(arm) for job in self.write(*source, trait)]
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
         for arm in arms:
-            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [*self.train(arm), self.evaluate(arm)]
             if self.study.types and arm.supervision != "untuned":
                 found += [self.export(arm), *(self.evaluate_file(arm, kind) for kind in self.study.types)]
         for trait in dict.fromkeys(filter(None, (control.trait for control in self.study.controls.values()))):

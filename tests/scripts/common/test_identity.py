@@ -36,7 +36,7 @@ COUNTED = {
     },
     "data": {
         *("tokenizer", "questions", "prompt", "limit", "limit_seed", "rationales", "supervision", "logits"),
-        *(f"own.{name}" for name in ("rationales", "logits", "logit_weights", "mix", "first_step")),
+        *(f"own.{name}" for name in ("rationales", "logits", "logit_weights", "teacher_prompt", "mix", "first_step")),
         *("own.max_lost", "own.min_distinct", "draw.number", "draw.part", "draw.seed"),
         *("rows", "rows_against"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),

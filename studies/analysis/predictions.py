@@ -164,8 +164,8 @@ def _find_groups(
                 raise ValueError(
                     f"task {task}: the questions' groups differ between {first} and {other}; evaluate them again"
                 )
-        groups[task] = number_groups(found[first])
-        if len(questions) == 1 or (groups[task] is not None and not groups[task].any()):
+        groups[task] = numbers = number_groups(found[first])
+        if len(questions) == 1 or (numbers is not None and not numbers.any()):
             raise ValueError(f"task {task}: one question, or one group of them, tells no interval; test on more")
     return groups
 

@@ -287,7 +287,7 @@ def test_one_question_or_group_is_refused(tmp_path, correct: list, groups: list 
     for arm in expand(study):
         write_arm(study, arm, correct, groups=groups)
     with pytest.raises(
-        ValueError, match="^task t: one question, or one group of them, tells no interval; test on more$"
+        ValueError, match=r"^task t: one question, or one group of them, tells no interval; test on more"
     ):
         analyze(study)
 

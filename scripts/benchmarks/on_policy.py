@@ -35,7 +35,8 @@ from scripts.benchmarks.rounds.online import Setting, train_in_rounds, train_onl
 from scripts.benchmarks.rounds.staleness import Scale, measure, run_missing
 from scripts.benchmarks.turns import race_apart
 
-ROUNDS, SEEDS = (1, 2, 4, 8), 5
+ROUNDS: tuple[int, ...] = (1, 2, 4, 8)
+SEEDS = 5
 
 
 def measure_speed(setting: Setting) -> Iterator[Measurement]:

@@ -5,11 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from datamodules.files.hub import describe_missing, is_cached, is_reachable
+from datamodules.files.hub import could_not_ask, describe_missing, is_cached, is_reachable
 from datamodules.files.parsing import read_yaml
 from datamodules.files.seals import DONE, check_run_file
 from datamodules.model_cards import find_card
 from datamodules.text.plain_text import describe_error, shorten
+
+# How a local model is named.
+_LOCAL = "its folder, or a GGUF file"
 
 
 @contextmanager
@@ -25,6 +28,9 @@ def loading(model: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers, tokenizers, peft and torch fail in any way on what a file may say
+        if could_not_ask(error):
+            name, revision = resolve_model(model, None)
+            raise ValueError(describe_missing(name, "model", _LOCAL, revision)) from error
         message = shorten(describe_error(error), 300)
         raise ValueError(f"{model}: no {what} can be loaded: {message}") from error
 
@@ -112,6 +118,19 @@ def require_folder(model: str, what: str) -> None:
     raise ValueError(f"{what}: no such folder, and no hub id (owner/name): {model}{made_by}")
 
 
+def is_out_of_reach(model: str, revision: str | None) -> bool:
+    """Says whether only the hub's cache can be read, and not the hub.
+
+    Raises:
+        ValueError: It has nothing of this hub id; the message says how to get it.
+    """
+    if is_reachable():
+        return False
+    if not is_cached(model, revision):
+        raise ValueError(describe_missing(model, "model", _LOCAL, revision))
+    return True
+
+
 def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Returns the name and the options that transformers' `from_pretrained` takes for this model.
 
@@ -134,9 +153,7 @@ def locate_pretrained(model: str, revision: str | None) -> tuple[str, dict[str, 
     else:
         name, options = model, {}
         require_folder(model, "model")
-        if not path.is_dir() and not is_reachable():
-            if not is_cached(model, revision):
-                raise ValueError(describe_missing(model, "model", "its folder, or a GGUF file", revision))
+        if not path.is_dir() and is_out_of_reach(model, revision):
             options["local_files_only"] = True
     if revision is not None:
         if path.exists():

@@ -10,7 +10,6 @@ What is there already is not fetched again; `--dry-run` says what is missing and
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,18 +18,20 @@ from typing import Any
 from datamodules.files.command_line import CommandLine
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import ROLES, STAGES, read_experiment
+from scripts.common.hub_check import HUB_ID, find_sources
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def find_sources(value: Any) -> Iterator[str]:
-    """Yields the tasks of the hub, `task:NAME:SPLIT`, that stand anywhere in a config."""
-    if isinstance(value, dict | list):
-        for own in value.values() if isinstance(value, dict) else value:
-            yield from find_sources(own)
-    elif isinstance(value, str) and value.startswith("task:") and "@" not in value:
-        yield value
+def fill_languages(content: dict[str, Any], sources: Iterable[str]) -> Iterator[str]:
+    """Yields sources, those with `{language}` in each language of the study; what is trained on in the pivot's, too."""
+    tags = [str(tag) for tag in _get(content, "study", "languages", "questions") or ()]
+    kinds = _get(content, "study", "languages", "rationales") or ()
+    trained = [_get(task, "train") for task in (_get(content, "study", "tasks") or {}).values()]
+    for source in sources:
+        needs_english = source in trained and ("pivot" in kinds or "mixed" in kinds)
+        for tag in [*tags, *(["en"] * needs_english)] if "{language}" in source else [""]:
+            yield source.replace("{language}", tag)
 
 
 def _get(content: Any, *keys: str) -> Any:
@@ -80,7 +81,7 @@ def find_models(content: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
         if model is None or model.endswith((".ckpt", ".gguf")) or Path(model).exists():
             continue
         hub, commit = resolve_model(model, revision)
-        if _HUB_ID.fullmatch(hub):
+        if HUB_ID.fullmatch(hub):
             yield hub, commit
 
 
@@ -114,7 +115,8 @@ def fetch_all(content: dict[str, Any]) -> tuple[int, list[str]]:
     """
     from datamodules.tasks.questions import load_questions
 
-    models, sources = list(dict.fromkeys(find_models(content))), list(dict.fromkeys(find_sources(content)))
+    models = list(dict.fromkeys(find_models(content)))
+    sources = list(dict.fromkeys(fill_languages(content, find_sources(content))))
     missing = []
     jobs: Iterable[tuple[str, Any]] = [
         *((f"{hub}@{commit or 'main'}", lambda h=hub, c=commit: fetch_model(h, c)) for hub, commit in models),

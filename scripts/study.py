@@ -32,7 +32,7 @@ from scripts.common.dry_run import parse_dry_run
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
 from scripts.common.help import answer
-from scripts.common.stages import MAINS, STAGES, parse_job
+from scripts.common.stages import JOBS, STAGES, parse_job
 from scripts.on_policy import read_rounds
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
@@ -40,6 +40,7 @@ from studies.analysis.comparison import format_results
 from studies.design.grid import ON_POLICY, Study, explain_missing_gamma
 from studies.design.parts import check_study, list_unidentified, require_models
 from studies.design.power import parse_power
+from studies.design.quantization import check_quantization
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
@@ -99,9 +100,10 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
     require_models(plan.study)
     check_study(plan.study)
+    check_quantization(plan.study)
     check_writers(plan.study)
     check_sections(jobs := plan.jobs()[:-1])
-    run_jobs(jobs, plan.folder, plan.study.workers, MAINS, plan.drop_spent)
+    run_jobs(jobs, plan.folder, plan.study.workers, JOBS, plan.drop_spent)
     analyze(args)
 
 
@@ -122,6 +124,7 @@ def submit(args: list[str]) -> None:
     """Submits what is missing of a study to SLURM."""
     plan = parse(args)
     check_study(plan.study)
+    check_quantization(plan.study)
     check_writers(plan.study)
     check_sections(plan.jobs())
     print(submit_jobs(plan.jobs(), plan.folder))

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,19 @@ if not torch.cuda.is_available():
 # Time never decides a test; under CI the examples are the same each time, which Hypothesis sees to.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives each file, whose tests share fixtures, to one of several processes, and all tests of the one cluster."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LoadShared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "tests/slurm" if file.startswith("tests/slurm/") else file
+
+    return LoadShared(config, log)
 
 
 @pytest.fixture(scope="session")

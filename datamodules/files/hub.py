@@ -3,15 +3,18 @@
 The hub's own library asks again and again for a minute before it gives up; one question with a bound is asked first.
 """
 
+import os
 import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 # Seconds for an answer, with all that comes before it.
 TIMEOUT = 3.0
@@ -40,6 +43,24 @@ def is_cached(name: str, revision: str | None) -> bool:
     files = ("config.json", "tokenizer_config.json", "tokenizer.json")
     found = (huggingface_hub.try_to_load_from_cache(name, file, revision=revision) for file in files)
     return any(isinstance(path, str) for path in found)
+
+
+def is_data_set_cached(name: str) -> bool:
+    """Says whether a cache, of the hub's files or of the tables made of them, holds anything of a data set."""
+    tables = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME, "datasets")))
+    files = Path(constants.HF_HUB_CACHE, f"datasets--{name.replace('/', '--')}")
+    return files.is_dir() or Path(tables, name.replace("/", "___")).is_dir()
+
+
+def could_not_ask(error: BaseException | None) -> bool:
+    """Says whether an error comes from what a cache lacks while the hub is away, though another may have answered."""
+    seen = list[BaseException]()
+    while error is not None and error not in seen:
+        if isinstance(error, LocalEntryNotFoundError):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def describe_missing(name: str, kind: Literal["model", "dataset"], local: str, revision: str | None = None) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.hub import describe_missing, is_reachable, reading_cache_only
+from datamodules.files.hub import could_not_ask, describe_missing, is_reachable, reading_cache_only
 from datamodules.tasks.benchmarks import find_cause
 from datamodules.tasks.records import CONVERSATION, GOLD, QUESTION, RATIONALES, TEACHER, THINKING
 from datamodules.text.plain_text import describe_error, shorten
@@ -69,7 +69,7 @@ def _loading(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # it fails in any way on what a file or a folder's description may say
-        if not Path(what.partition(":row ")[0]).is_dir() and not is_reachable():
+        if not Path(what.partition(":row ")[0]).is_dir() and (could_not_ask(error) or not is_reachable()):
             raise ValueError(describe_missing(what, "dataset", "its folder")) from None
         raise ValueError(f"{what}: cannot be loaded: {shorten(describe_error(find_cause(error)), 300)}") from None
 

@@ -13,7 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.files.hub import describe_missing, is_reachable, reading_cache_only
+from datamodules.files.hub import (
+    could_not_ask,
+    describe_missing,
+    is_data_set_cached,
+    is_reachable,
+    reading_cache_only,
+)
 from datamodules.files.parsing import read_yaml
 from datamodules.tasks.records import strip_letters
 from datamodules.text.expressions import find_boxed
@@ -221,10 +227,20 @@ def _load_tables(source: str) -> list[Any]:
         parts = [folder / config for config in configs if (folder / config).is_dir()]
         return [load_dataset(str(part), **options) for part in parts or [folder]]
     except Exception as error:  # `datasets` fails in any way on what a file or a folder's card may say
-        if folder is None and not is_reachable():
-            missing = describe_missing(task.hub, "dataset", f"{source}@FOLDER", task.revision)
-            raise ValueError(f"{source}: {missing}") from None
+        if folder is None and (could_not_ask(error) or not is_reachable()):
+            raise ValueError(_describe_missing(source, task)) from None
         raise ValueError(f"{source}: cannot be loaded: {describe_error(find_cause(error))}") from None
+
+
+def _describe_missing(source: str, task: Task) -> str:
+    return f"{source}: {describe_missing(task.hub, 'dataset', f'{source}@FOLDER', task.revision)}"
+
+
+def require_source(source: str) -> None:
+    """Raises a ValueError that says how to get a task's files if they are in no cache, and the hub does not answer."""
+    own = parse_source(source)
+    if own.folder is None and not is_data_set_cached(own.task.hub) and not is_reachable():
+        raise ValueError(_describe_missing(source, own.task))
 
 
 def find_cause(error: Exception) -> Exception:

@@ -72,6 +72,11 @@ class Prompt:
         return "{rationale}" in self.texts["choice"]
 
     @property
+    def translates(self) -> bool:
+        """Whether it asks for a rationale in the question's language, which then says what it said."""
+        return self.name == "translate"
+
+    @property
     def shows_gold(self) -> bool:
         """Whether it shows the gold answer, as a teacher may see it and a student never does."""
         return "{gold}" in self.texts["choice"]
@@ -134,6 +139,8 @@ _FORMS: dict[str, tuple[str, str, bool, str]] = {
     "instruction": ("<instruction_label> <instruction>\n<input_label> <body>", "output_cue", False, "choice"),
     # The same content in another's words, as a control.
     "paraphrase": ("<rewrite>\n<body>\n<explanation>", "rewritten_cue", False, "choice"),
+    # The same content in the question's language, as a control of an English pivot.
+    "translate": ("<translate>\n<body>\n<explanation>", "translated_cue", False, "choice"),
     # For models too small to read instructions, which find an option's text more easily than its letter.
     "plain": ("<body>", "answer_cue", False, "text"),
 }

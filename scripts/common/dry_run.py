@@ -9,12 +9,14 @@ from datamodules.files.command_line import CommandLine
 from scripts.common.stages import STAGES, parse_job
 from studies.design.cost import BANDWIDTH, find_device
 from studies.design.grid import ON_POLICY, expand
+from studies.design.quantization import check_quantization
 from studies.jobs.estimate import (
     Assumptions,
     Work,
     estimate_annotation,
     estimate_cache,
     estimate_evaluation,
+    estimate_file,
     estimate_training,
     format_work,
 )
@@ -41,7 +43,7 @@ def parse_dry_run(args: list[str]) -> tuple[Callable[[StudyPlan], str], list[str
             "write, at least what reading the weights once a step takes.\nPrompts that are not on this machine have "
             f"{own.prompt_tokens} tokens, rationales that are not yet written {own.rationale_tokens}, all of them "
             "right.\nAn arm's tokens are those it is trained on, its hours count its answers, too; `meanwhile` are the "
-            "checkpoints of a run that trains."
+            "checkpoints of a run that trains. Files run by llama.cpp, on processors: their answers take no GPU."
         )
         return f"{format_work(estimate_study(plan, assumed))}\n\n{said}"
 
@@ -53,6 +55,7 @@ def estimate_study(plan: StudyPlan, assumed: Assumptions) -> list[tuple[str, Wor
 
     The few questions that tell a trait are left out.
     """
+    check_quantization(plan.study)
     jobs = {job.name: (job, parse_job(job)) for job in plan.jobs() if job.stage in STAGES}
     taught = {"annotate": estimate_annotation, "cache_logits": estimate_cache}
     models = {teacher: spec.model for teacher, spec in plan.study.teachers.items()}
@@ -71,14 +74,16 @@ def estimate_study(plan: StudyPlan, assumed: Assumptions) -> list[tuple[str, Wor
     ]
     for arm in expand(plan.study):
         spec = plan.study.students[arm.student]
+        files: list[tuple[str, Work]] = []
         _, asked = jobs[f"evaluate-{arm.id}"]
         own = estimate_evaluation(asked, spec.model, spec.keep_layers, assumed)
         if arm.supervision != "untuned":
             _, trained = jobs[f"fit-{arm.id}"]
             fit = estimate_training(trained, assumed)
+            files = [(f"{arm.id}-{kind}", estimate_file(own, spec, kind)) for kind in plan.study.types]
             _, wrote = own_text.get(arm.id, ((), Work()))
             own = replace(fit, kept=fit.kept + wrote.kept, hours=fit.hours + own.hours + wrote.hours)
-        work.append((arm.id, own))
+        work += [(arm.id, own), *files]
     return work
 
 

@@ -149,7 +149,7 @@ def check_args(args: Iterable[str], stage: str) -> None:
     answer(stage, args)
     given, files = check_options(args, stage), dict[str, bool]()
     named, _ = split_config(args)
-    for path in _list_configs(named):
+    for path in list_configs(named):
         section, files[path] = read_section(path, stage, read_models(named))
         given |= check_keys(Path(path), stage, section, files[path])
     # What a parser does instead of a stage's work needs nothing.
@@ -157,7 +157,8 @@ def check_args(args: Iterable[str], stage: str) -> None:
         check_required(given, stage, files)
 
 
-def _list_configs(named: Iterable[str]) -> list[str]:
+def list_configs(named: Iterable[str]) -> list[str]:
+    """Returns the files of what `split_config` found."""
     return [arg.removeprefix("--config=") for arg in named if arg.startswith("--config=")]
 
 
@@ -174,13 +175,13 @@ def select_sections(args: Iterable[str], stage: str) -> list[str]:
     """
     set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
     named, others = split_config(args)
-    selected = [f"--config={select_section(path, stage, read_models(named))}" for path in _list_configs(named)]
+    selected = [f"--config={select_section(path, stage, read_models(named))}" for path in list_configs(named)]
     return [*(selected or named), *("--help" if arg == "--help=all" else arg for arg in others)]
 
 
 def find_section(named: Sequence[str], stage: str) -> dict | None:
     """Returns a stage's section of the experiment that `split_config` found; None if there is none."""
-    configs = _list_configs(named)
+    configs = list_configs(named)
     section = read_experiment(configs[-1], read_models(named)).get(stage) if configs else None
     return section if isinstance(section, dict) else None
 

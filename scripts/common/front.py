@@ -7,6 +7,7 @@ from lightning_modules.run.stop_signal import StopListener
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import check_args
 from scripts.common.help import answer_command, read_docstring
+from scripts.common.hub_check import check_hub
 from scripts.common.settings import suggest
 
 # Commands with arguments of their own, and those that take their stage's settings.
@@ -29,7 +30,8 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
     """Prints help and ends the process where a command line asks for it; else checks what can be checked at once.
 
     Raises:
-        ValueError: It names no command, option or setting, or leaves a required setting out.
+        ValueError: It names no command, option or setting, leaves a required setting out, or names what only a hub
+            has that does not answer.
     """
     answer_command(stage, args)
     name = args[0] if args and not args[0].startswith("-") else None
@@ -52,6 +54,8 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
         args = args[1:]
     if "--help=all" not in args:
         check_args(args, stage)
+        if stage not in GROUP_COMMANDS or (stage, name) == ("study", "run"):
+            check_hub(stage, args)
 
 
 def answer_early(stage: str, script: str) -> None:

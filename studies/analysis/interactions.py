@@ -202,7 +202,7 @@ class Interactions:
                 self.effects.append({"kind": kind, "name": name, **group._asdict(), **found, "method": method})
         accuracy_ST = np.reshape([self.estimator.mean(key) for key in keys.values()], decomposed.gamma_ST.shape)
         rows = self._list_estimates(weigh(decomposed.gamma_ST), students, teachers, accuracy_ST)
-        against = self.study.tasks[group.trained_on].against if group.trained_on else None
+        against = self.study.find_against(group.trained_on)
         others = [key._replace(trained_on=against) for key in keys.values()]
         if all(other in self.estimator.cells for other in others):
             other_weights = dict(zip(others, (-decomposed.gamma_ST).reshape(-1).tolist(), strict=True))

@@ -33,10 +33,13 @@ from studies.design.cost import (
     training_flops,
     weights_bytes,
 )
+from studies.design.grid import StudentSpec
 from studies.text_table import format_table
 
 # Tokens of an answer alone, which a label is.
 ANSWER_TOKENS = 10
+# Bits a weight that a GGUF file's type takes, the few weights of more bits among them.
+WEIGHT_BITS = {"f16": 16.0, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q4_0": 4.6}
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,18 @@ def estimate_evaluation(cli: Any, student: str, layers: list[int] | None, assume
     data = cli.datamodule
     data.tokenizer_name, data.max_new_tokens = student, cli.model.max_new_tokens
     return _generate(student, layers, default_dtype(student), data, cli.model.num_samples, assumed)
+
+
+def estimate_file(answers: Work, student: StudentSpec, kind: str) -> Work:
+    """Returns what a student's file takes: its bytes, and as many answers, by processors alone.
+
+    Args:
+        answers: What the student's own take.
+        student: What was trained.
+        kind: The file's type.
+    """
+    kept = round(count_parameters(student.model, student.keep_layers) * WEIGHT_BITS[kind] / 8)
+    return Work(answers.examples, answers.tokens, kept=kept)
 
 
 def _read_lengths(

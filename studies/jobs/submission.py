@@ -15,6 +15,8 @@ from studies.jobs.job import Job
 
 # The other stages, which one process runs, share report.sbatch.
 STAGES = ("annotate", "cache_logits", "fit", "evaluate")
+# What sums up: out of date wherever something is missing.
+SUMS = ("study", "sweep")
 
 
 def read_submissions(folder: Path) -> dict[str, dict[str, str]]:
@@ -81,8 +83,7 @@ def submit_jobs(jobs: list[Job], folder: Path, at_most: int | None = None) -> st
     arrays = {name: entry["job"].split("_")[0] for name, entry in submitted.items() if entry["job"] in queue}
     missing = [job for job in jobs if job.name not in arrays and not Path(job.done).exists()]
     if missing:
-        # What sums up is out of date then, if it is there already.
-        missing += [job for job in jobs if job.stage not in STAGES and job.name not in arrays and job not in missing]
+        missing += [job for job in jobs if job.stage in SUMS and job.name not in arrays and job not in missing]
     lines = [f"{folder}: {len(missing)} of {len(jobs)} jobs are neither done nor in the queue"]
     depths = count_depths(jobs)
     groups: dict[tuple[int, str], list[Job]] = {}

@@ -18,6 +18,7 @@ from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.languages import show_languages
 from studies.report.outcomes import show_outcomes
 from studies.report.parts import show_parts
+from studies.report.quantization import show_quantization
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.sizes import show_sizes
@@ -50,6 +51,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Parts", show_parts(results)),
         Section("Training size", show_sizes(results)),
         Section("Other outcomes", show_outcomes(results)),
+        Section("Quantisation", show_quantization(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),

@@ -3,14 +3,16 @@
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
 from datamodules.files import hub
 from datamodules.files.hub import describe_missing, is_reachable
-from datamodules.model_sources import locate_pretrained
+from datamodules.model_sources import loading, locate_pretrained
 from datamodules.tasks.benchmarks import load_task
 from datamodules.tasks.questions import load_questions
 
@@ -75,3 +77,26 @@ def test_a_name_that_is_never_resolved_is_waited_for_no_longer_than_for_an_answe
     released.set()
     assert ended.wait(10)
     is_reachable.cache_clear()
+
+
+class Gateway(BaseHTTPRequestHandler):
+    """Answers whatever is asked of the hub, and knows nothing of it."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    do_GET = do_HEAD
+
+
+def test_what_answers_in_the_hubs_place_is_not_taken_for_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(ValueError, match=r"^model owner/name is not in .* hf download owner/name "):
+            with loading("owner/name", "config"):
+                huggingface_hub.hf_hub_download("owner/name", "config.json", cache_dir=tmp_path, endpoint=endpoint)
+        server.shutdown()

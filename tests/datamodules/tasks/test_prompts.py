@@ -139,12 +139,12 @@ def test_an_unknown_prompt_is_refused_with_those_there_are() -> None:
 
 def test_a_paraphrase_shows_what_is_to_be_rewritten() -> None:
     prompt = get_prompt("paraphrase", rewrites=True)
-    assert prompt.rewrites and not any(other.rewrites for other in PROMPTS.values() if other.name != prompt.name)
+    assert [other.name for other in PROMPTS.values() if other.rewrites] == ["paraphrase", "translate"]
     text = prompt.render(CANALS, True, "Venice {has} canals.")
     assert "Question: Where in" in text and text.endswith("Explanation: Venice {has} canals.")
     with pytest.raises(ValueError, match=r"data\.rewrites"):
         get_prompt("paraphrase")
-    with pytest.raises(ValueError, match="not 'cot'; there are: paraphrase"):
+    with pytest.raises(ValueError, match="not 'cot'; there are: paraphrase, translate"):
         get_prompt("cot", rewrites=True)
 
 

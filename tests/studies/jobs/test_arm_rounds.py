@@ -8,6 +8,7 @@ import pytest
 
 from studies.design.grid import StudentSpec
 from studies.design.rounds import OnPolicy
+from studies.design.tasks import LanguageSpec
 from studies.jobs.arm_rounds import check_writers
 from studies.jobs.job import Job
 from studies.jobs.plan import StudyPlan
@@ -65,6 +66,7 @@ def test_a_teacher_of_another_family_reads_by_the_studys_alignment() -> None:
         ({}, {"teacher": "self", "teacher_prompt": "with_gold"}, r"^on_policy.teacher is of one student"),
         ({}, {"rounds": 3}, r"^on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
         ({"sizes": [4, 8]}, {}, r"^study.sizes: an on-policy arm draws its questions round by round"),
+        ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: an on-policy arm draws its questions"),
     ],
 )
 def test_what_does_not_go_with_arms_is_refused(study: dict, settings: dict, message: str) -> None:

@@ -132,8 +132,8 @@ class QuestionDataModule(L.LightningDataModule):
             limit: Use only the first so many questions of each source.
             encoding: How prompts are tokenized.
             batches: Budget of a batch: completions x (longest prompt + longest completion), in tokens.
-            rewrites: Rationales that the model is to rewrite, with a prompt that shows them (paraphrase): the first of
-                each question; questions without one are left out.
+            rewrites: Rationales that the model is to rewrite, with a prompt that shows them (paraphrase, translate):
+                the first of each question; questions without one are left out.
             rewrites_of: Of this teacher; null if the file has only one.
             keep_truncated: Take rationales, too, that were cut off where their teacher ran out of tokens.
             draw: Which of the questions are posed.

@@ -100,7 +100,8 @@ class RationaleDataModule(ExampleDataModule):
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
             questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
-            prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
+            prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain; with the
+                suffix _with_gold it shows this teacher the gold answer, too.
             batches: How much is computed at a time.
             kwargs: See `ExampleDataModule`.
         """
@@ -177,6 +178,8 @@ class DistillationDataModule(ExampleDataModule):
             kwargs: See `ExampleDataModule`.
         """
         super().__init__(tokenizer, questions, rationales, controls=controls, **kwargs)
+        if self.prompt.shows_gold:
+            raise ValueError(f"data.prompt {self.prompt.name!r} would show the student the gold answer; choose another")
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
         self.alignment, self.rows, self.rows_against = alignment, rows, rows_against or []
         self.batches, self.validation, self.own = batches, validation, own

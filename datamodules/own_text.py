@@ -22,6 +22,7 @@ from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.controls import AS_WRITTEN
 from datamodules.rationales.samples import SAMPLE_FIELDS
+from datamodules.tasks.prompts import Prompt, get_prompt
 
 NGRAM = 4
 DEFAULT_MIX = 0.25
@@ -36,6 +37,8 @@ class OwnText:
         rationales: Stores that the student wrote (`annotate --model.keep_ids=true`), the newest last.
         logits: Logit caches of these texts: a teacher's for each store, or several teachers' with logit_weights.
         logit_weights: Mixes the distributions of these teachers, by weight.
+        teacher_prompt: Name of the prompt after which the teachers read it, if that showed them the gold answer, as
+            plain_with_gold does; null is any that did not.
         mix: Share of each step's tokens that are of a teacher's text, `data.rationales`; null is 0.25.
         first_step: Which of the steps of the teacher's text this training begins with.
         max_lost: Refuse to go on where a larger share of the newest samples is truncated or empty.
@@ -45,6 +48,7 @@ class OwnText:
     rationales: list[str] | None = None
     logits: list[str] | None = None
     logit_weights: dict[str, PositiveFloat] | None = None
+    teacher_prompt: str | None = None
     mix: ClosedUnitInterval | None = None
     first_step: NonNegativeInt = 0
     max_lost: ClosedUnitInterval = 0.5
@@ -53,8 +57,9 @@ class OwnText:
     def __post_init__(self) -> None:
         if (self.rationales is None) != (self.logits is None):
             raise ValueError("data.own.rationales and data.own.logits belong together: cache the logits of each store")
-        if self.rationales is None and (self.mix is not None or self.logit_weights is not None):
-            raise ValueError("data.own.mix and data.own.logit_weights would be ignored without data.own.rationales")
+        for name in ("mix", "logit_weights", "teacher_prompt"):
+            if self.rationales is None and getattr(self, name) is not None:
+                raise ValueError(f"data.own.{name} would be ignored without data.own.rationales")
         weights = self.logit_weights
         if weights is not None and (len(weights) < 2 or not np.isfinite(list(weights.values())).all()):
             raise ValueError("data.own.logit_weights mixes two teachers at least, by finite weights")
@@ -67,6 +72,20 @@ class OwnText:
         if self.rationales is None:
             return 1.0
         return DEFAULT_MIX if self.mix is None else float(self.mix)
+
+    def read_privileged(self, taught: ExampleSource) -> Prompt | None:
+        """Returns the prompt of `teacher_prompt`, with the options of the student's; None where there is none.
+
+        Raises:
+            ValueError: No prompt has this name, or it does not show the gold answer.
+        """
+        if self.teacher_prompt is None:
+            return None
+        encoding = taught.encoding
+        prompt = get_prompt(self.teacher_prompt, False, encoding.template_options, encoding.prompt_language, True)
+        if not prompt.shows_gold:
+            raise ValueError(f"data.own.teacher_prompt {prompt.name!r} does not show the gold answer; leave it out")
+        return prompt
 
 
 class OwnExamples(NamedTuple):
@@ -113,8 +132,9 @@ def read_own_text(own: OwnText, taught: ExampleSource, alignment: AlignmentSetti
     examples = source.read_rationales()
     statistics = describe_samples(examples.where(np.array([name in newest for name in examples.column("id")])))
     check_samples(own, statistics)
-    whose = None if own.logit_weights else str(read_manifest(Path(own.logits[0]))["teacher"])
-    opened = open_caches(own.logits, whose, set(), own.rationales, own.logit_weights)
+    # A teacher that is the student itself has another name in each round.
+    readers = {str(read_manifest(Path(path))["teacher"]) for path in own.logits}
+    opened = open_caches(own.logits, None, readers, own.rationales, own.logit_weights, own.read_privileged(taught))
     caches: list[LogitCache | AlignedCache] = [*opened]
     if alignment.kind != "refuse":
         caches = [*align_caches(opened, alignment, examples, source)]

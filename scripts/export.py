@@ -3,8 +3,9 @@ r"""Exports a student as GGUF files, which llama.cpp runs on ordinary machines: 
     python -m scripts.export gguf --model.student runs/GROUP/ID/student --types f16,Q8_0,Q4_K_M \
         --calibration data/rationales.parquet --output exported
 
-Questions and prompt are the run's own, where the student lies in a run's folder. Weights are rounded so that what the
-student's training rationales use most is kept best. A folder appears that holds a file of each type and `card.json`.
+Weights are rounded so that what the student's training rationales use most is kept best. Questions, prompt and
+rationales are the run's own, where the student lies in a run's folder. A folder appears that holds a file of each type
+and `card.json`.
 """
 
 import argparse
@@ -25,10 +26,12 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("format", choices=["gguf"], help="what is written")
     parser.add_argument("--model.student", dest="student", required=True, help="folder, checkpoint or hub id")
     parser.add_argument("--types", default="f16,Q8_0,Q4_K_M", help="f32, f16, bf16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0")
-    parser.add_argument("--calibration", nargs="+", required=True, metavar="FILE", help="training rationales")
+    what = "training rationales; what it learned from in its run by default"
+    parser.add_argument("--calibration", nargs="+", metavar="FILE", help=what)
     parser.add_argument("--calibration_examples", type=int, default=128, help="of them, at most (128)")
-    parser.add_argument("--questions", help="the training questions; the run's own by default")
-    parser.add_argument("--prompt", help="how the student is asked; the run's own by default")
+    what = "the run's own by default, and without --calibration"
+    parser.add_argument("--questions", help=f"the training questions; {what}")
+    parser.add_argument("--prompt", help=f"how the student is asked; {what}")
     parser.add_argument("--llama_cpp", type=Path, help="a checkout of llama.cpp, whose converter is to be used")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="of the greedy texts that are compared (64)")
     parser.add_argument("--output", type=Path, required=True, help="the folder, which must not be there")
@@ -47,7 +50,8 @@ def read_run(student: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def main(args: list[str] | None = None) -> None:
     """Exports, and says what was found."""
     given = parse(args)
-    from lightning_modules.export.gguf_export import Calibration, export_gguf, refuse_used  # gguf is an optional extra
+    # gguf is an optional extra.
+    from lightning_modules.export.gguf_export import CARD, Calibration, export_gguf, is_exported, refuse_used
     from lightning_modules.export.quantization import TYPES
 
     types = list(dict.fromkeys(name.strip() for name in given.types.split(",")))
@@ -56,14 +60,22 @@ def main(args: list[str] | None = None) -> None:
     if given.calibration_examples < 1 or given.max_new_tokens < 1:
         raise ValueError("--calibration_examples and --max_new_tokens must be 1 at least")
     check_place(given.output)
-    refuse_used(given.output)
+    if not (given.output / CARD).is_file():
+        refuse_used(given.output)
     quiet_libraries()
     data, results = read_run(given.student)
     questions = given.questions or data.get("questions")
-    if questions is None:
+    if given.calibration is None and (given.questions or given.prompt):
+        raise ValueError("--questions and --prompt go with --calibration; without it the run's own count")
+    if given.calibration is not None and questions is None:
         raise ValueError("--questions: name the training questions, since the student lies in no run's folder")
     prompt = given.prompt or data.get("prompt", "cot")
+    questions = questions or []
     calibration = Calibration(questions, given.calibration, prompt, given.calibration_examples, given.max_new_tokens)
+    if is_exported(given.output, given.student, types, calibration, given.llama_cpp):
+        print(f"{given.output}: complete already")
+        return
+    refuse_used(given.output)
     card = export_gguf(given.student, types, calibration, given.output, given.llama_cpp, results)
     for name, own in card["files"].items():
         greedy = f", {own['greedy_equal']} of {own['prompts']} greedy texts equal" if "prompts" in own else ""

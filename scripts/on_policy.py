@@ -17,6 +17,7 @@ if __name__ == "__main__":
 import json
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -31,9 +32,13 @@ from studies.jobs.states import format_status
 from studies.jobs.submission import submit_jobs
 
 
-def parse(args: list[str]) -> RoundsPlan:
-    """Checks the rounds' section, its command line, and the sections that it goes with."""
-    config, _ = split_args(args)
+def read_rounds(config: list[str], args: list[str]) -> tuple[OnPolicy, dict[str, Any]]:
+    """Checks the rounds' section and command line; returns them, and the file's sections.
+
+    Args:
+        config: What names the experiment's file, as `split_args` finds it.
+        args: The command line.
+    """
     check_args(args, "on_policy")
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
     parser.add_argument("--config", action="config")
@@ -41,8 +46,13 @@ def parse(args: list[str]) -> RoundsPlan:
     parsed = parser.parse_args(select_sections(args, "on_policy"))
     parsed.pop("config")
     path = next(arg for arg in config if arg.startswith("--config=")).removeprefix("--config=")
-    sections = read_experiment(path, read_models(config))
-    return RoundsPlan(OnPolicy(**parser.instantiate(parsed).as_dict()), sections, config)
+    return OnPolicy(**parser.instantiate(parsed).as_dict()), read_experiment(path, read_models(config))
+
+
+def parse(args: list[str]) -> RoundsPlan:
+    """Checks the rounds' section, its command line, and the sections that it goes with."""
+    config, _ = split_args(args)
+    return RoundsPlan(*read_rounds(config, args), config)
 
 
 def check_sections(plan: RoundsPlan) -> None:

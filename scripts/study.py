@@ -32,16 +32,19 @@ from scripts.common.dry_run import parse_dry_run
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
 from scripts.common.help import answer
-from scripts.common.stages import MAINS, STAGES
+from scripts.common.stages import JOBS, STAGES, parse_job
+from scripts.on_policy import read_rounds
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
-from studies.design.grid import Study, explain_missing_gamma
+from studies.design.grid import ON_POLICY, Study, explain_missing_gamma
 from studies.design.parts import check_study, list_unidentified, require_models
 from studies.design.power import parse_power
+from studies.design.quantization import check_quantization
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
+from studies.jobs.arm_rounds import check_writers
 from studies.jobs.execution import run_jobs
 from studies.jobs.job import Job
 from studies.jobs.plan import StudyPlan
@@ -62,7 +65,12 @@ def parse(args: list[str]) -> StudyPlan:
     if parsed.alignment is None and (stated := find_stated(config, "data", "alignment", "kind")) is not None:
         parsed = parser.parse_args([*settings, f"--alignment={stated}"])
     parsed.pop("config")
-    return StudyPlan(Study(**parser.instantiate(parsed).as_dict()), config, overrides)
+    study = Study(**parser.instantiate(parsed).as_dict())
+    if ON_POLICY not in study.supervisions:
+        return StudyPlan(study, config, overrides)
+    if find_section(config, "on_policy") is None:
+        raise ValueError(f"study.supervisions has {ON_POLICY}, but no section on_policy says what a round is; add it")
+    return StudyPlan(study, config, overrides, *read_rounds(config, [*config, f"--name={study.name}"]))
 
 
 def find_stated(config: list[str], *names: str) -> object:
@@ -77,7 +85,7 @@ def check_sections(jobs: list[Job]) -> None:
     """Refuses a mistake in a stage's section before any stage runs; jobs with the same options differ in names only."""
     different = {(job.stage, *(arg.split("=")[0] for arg in job.args)): job for job in jobs if job.stage in STAGES}
     for job in different.values():
-        STAGES[job.stage].parse(job.args)
+        parse_job(job)
 
 
 def run(args: list[str]) -> None:
@@ -92,8 +100,10 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
     require_models(plan.study)
     check_study(plan.study)
+    check_quantization(plan.study)
+    check_writers(plan.study)
     check_sections(jobs := plan.jobs()[:-1])
-    run_jobs(jobs, plan.folder, plan.study.workers, MAINS)
+    run_jobs(jobs, plan.folder, plan.study.workers, JOBS, plan.drop_spent)
     analyze(args)
 
 
@@ -114,6 +124,8 @@ def submit(args: list[str]) -> None:
     """Submits what is missing of a study to SLURM."""
     plan = parse(args)
     check_study(plan.study)
+    check_quantization(plan.study)
+    check_writers(plan.study)
     check_sections(plan.jobs())
     print(submit_jobs(plan.jobs(), plan.folder))
 

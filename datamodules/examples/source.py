@@ -36,7 +36,7 @@ class ExampleSource:
         tokenizer: Hub id, local folder or GGUF file.
         questions: A source of questions.
         rationales: Files of rationales.
-        prompt: Name of the prompt that a student reads.
+        prompt: Name of the prompt that a student reads; or a teacher, which may see the gold answer.
         limit: Use only so many questions.
         limit_seed: Draws them; None takes the first.
         encoding: How they are tokenized.
@@ -64,7 +64,7 @@ class ExampleSource:
             raise ValueError(f"data.limit_seed={limit_seed} would be ignored: it draws the questions of data.limit")
         self.tokenizer_name, self.questions, self.rationales = tokenizer, questions, rationales
         self.limit, self.limit_seed = limit, limit_seed
-        self.prompt = get_prompt(prompt, template_options=encoding.template_options, language=encoding.prompt_language)
+        self.prompt = get_prompt(prompt, False, encoding.template_options, encoding.prompt_language, shows_gold=True)
         self.encoding, self.filters, self.controls = encoding, filters, controls
         self.num_left: dict[str, int] = {}
         self.clusters: dict[str, str] = {}

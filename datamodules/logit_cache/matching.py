@@ -13,6 +13,7 @@ from datamodules.files.tables import read_metadata
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.mixture import CacheMixture, RowReader
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.tasks.prompts import WITH_GOLD, Prompt
 from datamodules.text.token_bytes import read_vocabulary
 
 
@@ -22,6 +23,7 @@ def open_caches(
     writers: set[str],
     rationales: Sequence[str],
     weights: Mapping[str, float] | None = None,
+    privileged: Prompt | None = None,
 ) -> list[LogitCache]:
     """Opens logit caches, one for each teacher whose distributions are wanted.
 
@@ -31,12 +33,15 @@ def open_caches(
         writers: Of the rationales.
         rationales: Their files.
         weights: Of the teachers whose mixture is wanted, by name.
+        privileged: The prompt after which the teachers read, if it showed them the gold answer.
 
     Raises:
         ValueError: The caches are of another teacher, or of another revision of it, than wrote the rationales, or of
-            rows that do not go together.
+            rows that do not go together; or a teacher saw the gold answer, or did not, unlike it should.
     """
     caches = [LogitCache(Path(path)) for path in paths]
+    for cache in caches:
+        _check_privilege(cache, privileged)
     cached = {cache.description.teacher for cache in caches}
     if weights is not None:
         _check_mixture(caches, cached, weights)
@@ -71,6 +76,8 @@ def open_others(paths: Sequence[str], caches: Sequence[LogitCache]) -> list[Logi
         ValueError: They are of several teachers, or of one that teaches, or do not say what is most probable.
     """
     others = [LogitCache(Path(path)) for path in paths]
+    for other in others:
+        _check_privilege(other, None)
     if len(names := {other.description.teacher for other in others}) > 1:
         raise ValueError(f"data.rows_against holds logits of {sorted(names)}; name the caches of one teacher")
     for cache in [*caches, *others] if others else ():
@@ -83,6 +90,19 @@ def open_others(paths: Sequence[str], caches: Sequence[LogitCache]) -> list[Logi
         if (other.description.teacher, other.description.revision) in made:
             raise ValueError(f"{other.folder}: of the teacher that teaches; data.rows_against needs another")
     return others
+
+
+def _check_privilege(cache: LogitCache, privileged: Prompt | None) -> None:
+    """Refuses a teacher that saw the gold answer where nobody asked for that, or read after another prompt than was."""
+    made = cache.description.prompt_id
+    if privileged is not None and made != privileged.id:
+        raise ValueError(f"{cache.folder}: captured with prompt {made}, but data.own.teacher_prompt is {privileged.id}")
+    name = made.rpartition("-")[0]
+    if privileged is None and name.endswith(WITH_GOLD):
+        raise ValueError(
+            f"{cache.folder}: captured with prompt {made}, which showed the teacher the gold answer; capture with "
+            f"another, or, for what the student wrote, set data.own.teacher_prompt={name}"
+        )
 
 
 def _check_mixture(caches: Sequence[LogitCache], cached: set[str], weights: Mapping[str, float]) -> None:

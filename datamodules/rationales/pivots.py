@@ -7,6 +7,7 @@ from dataclasses import replace
 from datamodules.answers.grading import is_correct
 from datamodules.rationales.store import Rationale
 from datamodules.tasks.questions import Question
+from datamodules.tasks.translations import has_other_order
 
 
 def give_translations(
@@ -17,7 +18,7 @@ def give_translations(
     Args:
         rationales: Of the originals.
         originals: What the rationales are about.
-        translations: Questions that name their `original`.
+        translations: Questions that name their `original`, or have their `parallel` in common with it.
 
     Returns:
         The rationales, by translation, and how many translations were left out, and why.
@@ -25,16 +26,22 @@ def give_translations(
     Raises:
         ValueError: No translation has an original among these.
     """
-    by_question, known = defaultdict(list), {question.id: question for question in originals}
+    by_question, known, parallel = defaultdict[str, list[Rationale]](list), dict[str, Question](), dict[str, Question]()
+    for question in originals:
+        known[question.id] = question
+        if question.parallel is not None:
+            parallel[question.parallel] = question
     for rationale in rationales:
         by_question[rationale.question_id].append(rationale)
     counts, given = Counter[str](), list[Rationale]()
     for question in translations:
-        original = known.get(question.original or "")
+        original = known.get(question.original or "") or parallel.get(question.parallel or "")
         if original is None:
             counts["translations left out: of no question here"] += 1
         elif (original.gold, len(original.choices or ())) != (question.gold, len(question.choices or ())):
             counts["translations left out: another gold answer than the original"] += 1
+        elif has_other_order(original, question):
+            counts["translations left out: options in another order than the original's"] += 1
         elif not by_question[original.id]:
             counts["translations left out: no rationale"] += 1
         else:
@@ -53,6 +60,6 @@ def give_translations(
         first = translations[0]
         raise ValueError(
             f"{first.place}: question {first.id!r} and {len(translations) - 1} others translate none of these "
-            f"questions; `original` of the first is {first.original!r}"
+            f"questions; `original` of the first is {first.original!r}, `parallel` {first.parallel!r}"
         )
     return given, counts

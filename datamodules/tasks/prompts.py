@@ -15,13 +15,14 @@ TemplateOptions = dict[str, str | bool | int | float]
 PromptLanguage = Literal["question", "en"]
 
 
-def _fill(template: str, question: Question, rationale: str = "") -> str:
+def _fill(template: str, question: Question, rationale: str = "", gold: str = "") -> str:
     lines = [f"{letter}) {choice}" for letter, choice in zip(question.letters, question.choices or (), strict=True)]
     return template.format(
         question=question.question,
         choices="\n".join(lines),
         letters=", ".join(question.letters),
         rationale=rationale,
+        gold=gold,
     )
 
 
@@ -31,8 +32,8 @@ class Prompt:
 
     Attributes:
         name: What a config names.
-        texts: For each kind of answer, the template: `{question}`, `{choices}`, `{letters}`, and `{rationale}` if it
-            asks for a rationale to be rewritten.
+        texts: For each kind of answer, the template: `{question}`, `{choices}`, `{letters}`, `{rationale}` if it asks
+            for a rationale to be rewritten, and `{gold}` if it shows the gold answer, as an answer sentence.
         cue: Ends the prompt where the student reads raw text, and in a chat if `cue_in_chat`.
         cue_in_chat: A chat template marks the reply itself; then a bare `Answer:` is only noise.
         answer: The answer sentence of a multiple-choice question: `{letter}`, `{text}`.
@@ -70,6 +71,16 @@ class Prompt:
         """Whether it asks for a rationale to be rewritten."""
         return "{rationale}" in self.texts["choice"]
 
+    @property
+    def translates(self) -> bool:
+        """Whether it asks for a rationale in the question's language, which then says what it said."""
+        return self.name == "translate"
+
+    @property
+    def shows_gold(self) -> bool:
+        """Whether it shows the gold answer, as a teacher may see it and a student never does."""
+        return "{gold}" in self.texts["choice"]
+
     def render(self, question: Question, chat: bool, rationale: str = "") -> str:
         """Returns what the model reads: the user's message of a chat, or raw text that ends with a newline.
 
@@ -80,9 +91,17 @@ class Prompt:
             question: The question.
             chat: Whether a chat template surrounds the text.
             rationale: What is to be rewritten.
+
+        Raises:
+            ValueError: It shows the gold answer, and the question has none.
         """
         own = self._word(question)
-        text = _fill(own.texts[question.kind], question, rationale)
+        if self.shows_gold and question.gold is None:
+            raise ValueError(
+                f"{question.place or f'question {question.id!r}'}: has no gold answer, which prompt {self.name!r} shows"
+            )
+        gold = self.answer_sentence(question, question.gold) if self.shows_gold and question.gold is not None else ""
+        text = _fill(own.texts[question.kind], question, rationale, gold)
         if chat:
             return text + own.cue if self.cue_in_chat else text
         return text + own.cue + "\n"
@@ -120,8 +139,17 @@ _FORMS: dict[str, tuple[str, str, bool, str]] = {
     "instruction": ("<instruction_label> <instruction>\n<input_label> <body>", "output_cue", False, "choice"),
     # The same content in another's words, as a control.
     "paraphrase": ("<rewrite>\n<body>\n<explanation>", "rewritten_cue", False, "choice"),
+    # The same content in the question's language, as a control of an English pivot.
+    "translate": ("<translate>\n<body>\n<explanation>", "translated_cue", False, "choice"),
     # For models too small to read instructions, which find an option's text more easily than its letter.
     "plain": ("<body>", "answer_cue", False, "text"),
+}
+WITH_GOLD = "_with_gold"
+# What a teacher with privileged context reads: the same, and the gold answer below the question.
+_FORMS |= {
+    f"{name}{WITH_GOLD}": (form.replace("<body>", "<body>\n{gold}"), cue, in_chat, answer)
+    for name, (form, cue, in_chat, answer) in _FORMS.items()
+    if name != "paraphrase"
 }
 
 
@@ -202,6 +230,7 @@ def get_prompt(
     rewrites: bool = False,
     template_options: TemplateOptions | None = None,
     language: PromptLanguage = "question",
+    shows_gold: bool = False,
 ) -> Prompt:
     """Returns the prompt of this name.
 
@@ -210,14 +239,20 @@ def get_prompt(
         rewrites: Whether there are rationales to be rewritten, which only some prompts show, and those always.
         template_options: What a chat template is told beside the message; part of the prompt's id.
         language: Whether instructions are in a question's language or in English.
+        shows_gold: Whether it may show the gold answer.
 
     Raises:
         ValueError: No prompt has this name, or it does not fit.
     """
     prompts = list_prompts()
     if name not in prompts:
-        raise ValueError(f"prompt {name!r} is unknown; there are: {', '.join(prompts)}")
+        known = [own for own in prompts.values() if shows_gold or not own.shows_gold]
+        raise ValueError(f"prompt {name!r} is unknown; there are: {', '.join(own.name for own in known)}")
     prompt = prompts[name]
+    if prompt.shows_gold and not shows_gold:
+        raise ValueError(
+            f"prompt {name!r} shows the gold answer, which only a teacher may see: cache_logits alone has it"
+        )
     if prompt.rewrites and not rewrites:
         raise ValueError(f"prompt {name!r} shows a rationale to be rewritten: set data.rewrites, in annotate")
     if rewrites and not prompt.rewrites:

@@ -83,10 +83,18 @@ def _compare(first: "Question", question: "Question") -> str:
     if first.gold != question.gold:
         order = "; its options may be in another order" if question.choices else ""
         return f"gold answer {question.gold!r}, another one{order},"
-    if first.choices and question.choices and question.gold:
-        place = question.letters.index(question.gold)
-        own, other = ([_normalize(text) for text in item.choices or ()] for item in (question, first))
-        # What is the same in both languages, as numbers are, tells their order.
-        if own[place] != other[place] and own[place] in other and other[place] in own:
-            return f"option {question.gold} {question.choices[place]!r}, the gold answer, in another place,"
+    if has_other_order(first, question):
+        return f"option {question.gold} {question.choice(str(question.gold))!r}, the gold answer, in another place,"
     return ""
+
+
+def has_other_order(first: "Question", question: "Question") -> bool:
+    """Whether the gold option of a translation with as many options and the same gold letter is another one's text.
+
+    What is the same in both languages, as numbers are, tells it.
+    """
+    if not (first.choices and question.choices and question.gold):
+        return False
+    place = question.letters.index(question.gold)
+    own, other = ([_normalize(text) for text in item.choices or ()] for item in (question, first))
+    return own[place] != other[place] and own[place] in other and other[place] in own

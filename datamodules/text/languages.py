@@ -128,6 +128,8 @@ PROMPT_TEXTS: dict[str, tuple[str, ...]] = {
     "rewrite": (),
     "explanation": ("rationale",),
     "rewritten_cue": (),
+    "translate": (),
+    "translated_cue": (),
 }
 _ANSWERS: dict[str, tuple[str, ...]] = {
     "choice": ("letter", "text"),

@@ -67,9 +67,8 @@ _KNOWN = {
 _OWN = ("general.architecture", "general.file_type", "general.quantization_version", "general.name")
 
 
-def can_convert(model: PreTrainedModel) -> bool:
-    """Says whether a model's architecture is written here, without llama.cpp's converter."""
-    config = model.config
+def can_convert(config: Any) -> bool:
+    """Says whether an architecture, by a model's config, is written here, without llama.cpp's converter."""
     if config.model_type not in _KNOWN or config.hidden_act not in _KNOWN[config.model_type][1]:
         return False
     return getattr(config, "sliding_window", None) is None and _read_rope(config)["rope_type"] in ("default", "llama3")

@@ -1,7 +1,9 @@
 """A student as GGUF files in one folder, checked before the folder appears; with a card that says what was found."""
 
 import json
+import os
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import escape
@@ -9,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFWriter
 from transformers import AutoConfig
 
+from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.tokenization import load_tokenizer
-from datamodules.files.atomic import atomic_path, remove_torn
+from datamodules.files.atomic import atomic_path, hash_json, remove_torn
 from datamodules.files.locks import hold
+from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import hash_file
 from datamodules.model_sources import loading, locate_pretrained, name_model
 from datamodules.tasks.prompts import get_prompt
 from lightning_modules.export.architecture import Source, can_convert, convert, convert_by_llama_cpp, count_weights
 from lightning_modules.export.importance import measure_importance
-from lightning_modules.export.probes import Probes, collect
+from lightning_modules.export.learned import find_config, read_learned
+from lightning_modules.export.probes import Probes, collect, collect_learned
 from lightning_modules.export.quantization import write_gguf
 from lightning_modules.export.verification import (
     check_template,
@@ -28,6 +34,7 @@ from lightning_modules.export.verification import (
     compare_greedy,
     refuse_difference,
 )
+from lightning_modules.export.vocabulary import add_vocabulary
 from lightning_modules.model.adapters import find_base
 from lightning_modules.model.llama_cpp import LlamaCpp, load_library, name_runtime
 from lightning_modules.model.pretrained import identify_weights, load_causal_lm
@@ -45,7 +52,7 @@ class Calibration:
 
     Attributes:
         questions: The training questions' source.
-        rationales: Files of training rationales.
+        rationales: Files of training rationales; None takes what the student learned from in its run.
         prompt: How the student is asked.
         examples: Rationales to calibrate on, at most.
         max_new_tokens: Of a greedy text.
@@ -53,7 +60,7 @@ class Calibration:
     """
 
     questions: str | list[str]
-    rationales: list[str]
+    rationales: list[str] | None
     prompt: str
     examples: int = 128
     max_new_tokens: int = 64
@@ -89,12 +96,30 @@ def _convert(model: Any, tokenizer: Any, llama_cpp: Path | None, scratch: Path) 
     """Returns what the files are written from."""
     if llama_cpp is not None:
         return convert_by_llama_cpp(model, tokenizer, llama_cpp, scratch)
-    if not can_convert(model):
+    if not can_convert(model.config):
         raise ValueError(
             f"{model.name_or_path}: its architecture ({model.config.model_type}) is not written here; name a checkout "
             "of llama.cpp with --llama_cpp, whose converter may know it"
         )
     return convert(model, tokenizer)
+
+
+def check_convertible(model: str) -> None:
+    """Refuses, by its config and tokenizer alone, a model that is not written here without llama.cpp's converter.
+
+    Args:
+        model: Folder, GGUF file or hub id.
+
+    Raises:
+        ValueError: Its architecture or its tokenizer is not known here.
+    """
+    name, options = locate_pretrained(model, None)
+    with loading(model, "model config"):
+        config = AutoConfig.from_pretrained(name, **options)
+    if not can_convert(config):
+        raise ValueError(f"{model}: its architecture ({config.model_type}) is not written as GGUF here")
+    # Nothing is written before the header is.
+    add_vocabulary(GGUFWriter(os.devnull, "llama"), load_tokenizer(model), config.vocab_size)
 
 
 def _describe(student: str, source: Source, probes: Probes, calibration: Calibration) -> dict[str, Any]:
@@ -110,7 +135,9 @@ def _describe(student: str, source: Source, probes: Probes, calibration: Calibra
         "teachers": probes.teachers,
         "data": [describe_data(own)[1] for own in sources],
         "calibration": {
-            "rationales": [{"file": Path(own).name, "sha256": hash_file(Path(own))} for own in calibration.rationales],
+            "rationales": [
+                {"file": Path(own).name, "sha256": hash_file(Path(own))} for own in calibration.rationales or []
+            ],
             "examples": len(probes.calibration),
             "tokens": sum(len(example.token_ids) for example in probes.calibration),
         },
@@ -133,6 +160,8 @@ def _verify(files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probe
         }
         if tokenizer.chat_template:
             check_template(files[next(iter(files))], tokenizer, probes)
+        for kind, own in opened.items():
+            found[kind]["tokens_per_s"] = _measure_speed(own, tokenizer, probes, most)
         distributions = compare_distributions(opened, lambda ids: model(torch.tensor([ids])).logits[0].float(), probes)
         for kind, own in opened.items():
             found[kind] |= distributions[kind]
@@ -143,6 +172,15 @@ def _verify(files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probe
     finally:
         for own in opened.values():
             own.close()
+
+
+def _measure_speed(model: LlamaCpp, tokenizer: Any, probes: Probes, most: int) -> float:
+    """Returns tokens a second of a few greedy texts, one at a time, beside whatever else runs here."""
+    ends, written, begin = find_end_tokens(tokenizer), 0, time.perf_counter()
+    for _, prompt in probes.prompts[:3]:
+        model.forget()
+        written += len(model.generate(prompt, ends, most)[0]) + 1
+    return written / (time.perf_counter() - begin)
 
 
 def _put_card(path: Path, card: Mapping[str, Any]) -> None:
@@ -182,10 +220,37 @@ def _write_files(
     common = _describe(student, source, probes, calibration) | {"student_results": dict(results)}
     card: dict[str, Any] = {**common, "files": {}}
     for kind, path in files.items():
+        # A file says nothing that another machine, or hour, would say otherwise.
+        speed = found[kind].pop("tokens_per_s")
         own = {"type": kind, "formats": formats[kind], "bytes": path.stat().st_size, **found[kind]}
         _put_card(path, common | own)
-        card["files"][path.name] = {**own, "sha256": hash_file(path)}
+        card["files"][path.name] = {**own, "sha256": hash_file(path), "tokens_per_s": speed}
     return card
+
+
+def _identify(student: str, types: list[str], calibration: Calibration, llama_cpp: Path | None) -> str:
+    """Returns a hash of all that an export's files depend on; see `export_gguf` for the arguments."""
+    learned = [find_config(student)] if calibration.rationales is None else map(Path, calibration.rationales)
+    settings = {**vars(calibration), "rationales": [hash_file(path) for path in learned]}
+    weights = identify_weights(student, None)
+    return hash_json([weights, types, settings, str(llama_cpp), name_runtime()])
+
+
+def is_exported(output: Path, student: str, types: list[str], calibration: Calibration, llama_cpp: Path | None) -> bool:
+    """Says whether a folder holds this very export; see `export_gguf` for the arguments."""
+    if not (output / CARD).is_file():
+        return False
+    return bool(read_json_object(output / CARD).get("identity") == _identify(student, types, calibration, llama_cpp))
+
+
+def _collect(student: str, tokenizer: Any, calibration: Calibration) -> Probes:
+    """Returns what a student's files are checked on."""
+    numbers = calibration.examples, calibration.longest
+    if calibration.rationales is None:
+        learned = read_learned(student)
+        return collect_learned(tokenizer, learned.questions, learned.examples, learned.prompt, *numbers)
+    prompt = get_prompt(calibration.prompt)
+    return collect(tokenizer, calibration.questions, calibration.rationales, prompt, *numbers)
 
 
 def export_gguf(
@@ -201,7 +266,7 @@ def export_gguf(
     Args:
         student: Folder, checkpoint or hub id of float32 or bfloat16 weights; an adapter is merged.
         types: Of `quantization.TYPES`.
-        calibration: Training rationales.
+        calibration: Training rationales, or the run that the student lies in.
         output: The folder, which must not be there.
         llama_cpp: A checkout whose converter is used; None writes the architectures that are known here.
         results: What is known of the student's accuracy, for the card.
@@ -212,11 +277,9 @@ def export_gguf(
     """
     load_library()
     refuse_quantized(student)
+    identity = _identify(student, types, calibration, llama_cpp)
     tokenizer = load_tokenizer(student)
-    prompt = get_prompt(calibration.prompt)
-    probes = collect(
-        tokenizer, calibration.questions, calibration.rationales, prompt, calibration.examples, calibration.longest
-    )
+    probes = _collect(student, tokenizer, calibration)
     model = load_causal_lm(student).eval().requires_grad_(False)
     with hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this folder"):
         # Another process may have ended since this one began.
@@ -229,5 +292,6 @@ def export_gguf(
             folder.mkdir()
             source = _convert(model, tokenizer, llama_cpp, Path(scratch))
             card = _write_files(folder, student, model, tokenizer, source, types, calibration, probes, results or {})
+            card["identity"] = identity
             (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return card

@@ -1,12 +1,13 @@
 """What a GGUF file is checked on: texts of every kind, prompts, and rationales that it was not calibrated on."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.examples.encoding import encode_texts
+from datamodules.examples.encoding import decode_completion, encode_texts
+from datamodules.examples.store import ExampleView
 from datamodules.examples.tokenization import Example, build_examples, encode_prompts
 from datamodules.rationales.store import Rationale, load_rationales
 from datamodules.tasks.prompts import Prompt
@@ -115,13 +116,63 @@ def collect(
     random.Random(0).shuffle(kept)
     pairs: list[tuple[Question, Rationale | None]] = [(questions[own.question_id], own) for own in kept]
     examples = build_examples(tokenizer, prompt, pairs[: num_calibration + 2 * NUM_MEASURED])
+    asked = [question for question, _ in pairs]
+    texts, teachers = [own.text for own in kept[:200]], {own.teacher for own in kept}
+    return _assemble(tokenizer, prompt, source, examples, asked, texts, teachers, num_calibration, longest)
+
+
+def collect_learned(
+    tokenizer: PreTrainedTokenizerBase,
+    questions_source: str,
+    learned: ExampleView,
+    prompt: Prompt,
+    num_calibration: int,
+    longest: int,
+) -> Probes:
+    """Returns the same from what a student learned from: rationales, or the answers alone.
+
+    Args:
+        tokenizer: The student's.
+        questions_source: The training questions.
+        learned: The training's own examples.
+        prompt: How the student is asked.
+        num_calibration: Examples to calibrate on, at most.
+        longest: Longest example, in tokens; longer ones are left out.
+
+    Raises:
+        ValueError: An example is of an evaluation question, or there are too few.
+    """
+    questions = {question.id: question for question in load_questions(questions_source)}
+    order = list(range(len(learned)))
+    random.Random(0).shuffle(order)
+    examples = [learned[number] for number in order[: num_calibration + 2 * NUM_MEASURED]]
+    used = {questions[str(identifier)].id for identifier in learned.column("question_id")}
+    refuse_evaluation([question for identifier, question in questions.items() if identifier in used], questions_source)
+    asked = [questions[example.question_id] for example in examples]
+    ids = [example.token_ids[example.num_prompt_tokens :].tolist() for example in examples[:200]]
+    texts, teachers = [decode_completion(tokenizer, own) for own in ids], {own.teacher for own in examples} - {""}
+    where = f"the training on {questions_source}"
+    return _assemble(tokenizer, prompt, where, examples, asked, texts, teachers, num_calibration, longest)
+
+
+def _assemble(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    source: str,
+    examples: Sequence[Example],
+    asked: Sequence[Question],
+    own_texts: Sequence[str],
+    teachers: Set[str],
+    num_calibration: int,
+    longest: int,
+) -> Probes:
     examples = [example for example in examples if 0 < len(example.token_ids) <= longest]
     if len(examples) < 4:
         raise ValueError(f"{source}: {len(examples)} rationales fit {longest} tokens; a calibration needs 4 at least")
     num_measured = min(NUM_MEASURED, max(2, len(examples) // 5))
-    asked = list({question.id: question for question, _ in pairs}.values())[:NUM_PROMPTS]
+    asked = list({question.id: question for question in asked}.values())[:NUM_PROMPTS]
     prompts = encode_prompts(tokenizer, prompt, asked)
-    own_texts = [*(own.text.strip() for own in kept[:200]), *(question.question.strip() for question in asked)]
+    own_texts = [text.strip() for text in [*own_texts, *(question.question for question in asked)]]
     pieces, writable = _keep_writable(tokenizer, _PIECES), _keep_writable(tokenizer, own_texts)
     mixed = _keep_writable(tokenizer, mix_texts(writable, pieces, 2 * NUM_TEXTS))
     if len(mixed) < NUM_TEXTS:
@@ -133,5 +184,5 @@ def collect(
         prompts=[own for own in prompts if len(own[1]) < longest],
         calibration=examples[num_measured:][:num_calibration],
         measured=examples[:num_measured],
-        teachers=sorted({own.teacher for own in kept}),
+        teachers=sorted(teachers),
     )

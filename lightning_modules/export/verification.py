@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import encode_texts, find_end_tokens
+from lightning_modules.evaluation.proportions import wilson_interval
 from lightning_modules.export.probes import Probes
 from lightning_modules.export.vocabulary import puts_start
 from lightning_modules.model.generation import generate_completions
@@ -132,14 +133,14 @@ def compare_greedy(
 def compare_distributions(
     models: Mapping[str, LlamaCpp], reference: Callable[[list[int]], torch.Tensor], probes: Probes
 ) -> dict[str, dict[str, float]]:
-    """Returns by type the KL divergence from the student in nats a token, and the share of tokens chosen alike.
+    """Returns by type the KL divergence from the student, in nats a token, its standard error, and tokens chosen alike.
 
     Args:
         models: Files by type.
         reference: Returns a text's logits, [tokens, vocabulary].
         probes: With the rationales, whose completions' tokens count.
     """
-    sums = {kind: np.zeros(3) for kind in models}
+    sums = {kind: np.zeros(4) for kind in models}
     for example in probes.measured:
         ids = example.token_ids.tolist()
         number = len(ids) - example.num_prompt_tokens
@@ -148,19 +149,28 @@ def compare_distributions(
             model.forget()
             found_RV = torch.from_numpy(model.read(ids[:-1], number)).double().log_softmax(-1)
             found_RV = found_RV[:, : wanted_RV.shape[1]]
-            kl = (wanted_RV.exp() * (wanted_RV - found_RV)).sum()
+            kl_R = (wanted_RV.exp() * (wanted_RV - found_RV)).sum(-1)
             alike = (wanted_RV.argmax(-1) == found_RV.argmax(-1)).sum()
-            sums[kind] += [float(kl), float(alike), number]
+            sums[kind] += [float(kl_R.sum()), float(kl_R.square().sum()), float(alike), number]
     return {
-        kind: {"kl": float(kl / tokens), "top1_agreement": float(alike / tokens), "tokens": int(tokens)}
-        for kind, (kl, alike, tokens) in sums.items()
+        kind: {
+            "kl": float(kl / tokens),
+            "kl_error": float(np.sqrt(max(squares / tokens - (kl / tokens) ** 2, 0) / tokens)),
+            "top1_agreement": float(alike / tokens),
+            "tokens": int(tokens),
+        }
+        for kind, (kl, squares, alike, tokens) in sums.items()
     }
 
 
 def refuse_difference(kind: str, found: Mapping[str, Any]) -> None:
-    """Raises a ValueError if a file's distributions differ by more than its type's rounding may make them."""
+    """Raises a ValueError if a file's distributions differ by more than its type's rounding may make them.
+
+    Answers alone are few tokens: what chance may do among them is no reason.
+    """
     most, least = BOUNDS[kind]
-    if found["kl"] > most or found["top1_agreement"] < least:
+    _, highest = wilson_interval(found["top1_agreement"] * found["tokens"], found["tokens"])
+    if found["kl"] - 2 * found["kl_error"] > most or highest < least:
         raise ValueError(
             f"{kind}: differs from the student by {found['kl']:.4f} nats a token (at most {most}), and would choose "
             f"{found['top1_agreement']:.1%} of the tokens alike (at least {least:.0%}); it is not written"

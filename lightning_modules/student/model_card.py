@@ -118,6 +118,7 @@ def describe_student(student: "DistillationModule", data: "DistillationDataModul
     training: dict[str, Any] = {
         "supervision": data.supervision,
         **({"start": vars(student.start)} if student.start.changes else {}),
+        **({"fake_quant": student.fake_quant} if student.fake_quant else {}),
         "train_examples": len(data.train_examples),
         "optimizer_steps": student.trainer.global_step,
         "learning_rate": student.learning_rate,

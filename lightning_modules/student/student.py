@@ -52,6 +52,7 @@ from lightning_modules.student.own_text import (
     check_own_text,
     list_metrics,
 )
+from lightning_modules.student.rounding import FakeQuant, check_rounding, round_while_learning
 from lightning_modules.student.start import StudentStart, change_start, check_start
 from losses.distillation import DistillationLoss, LossSums
 from losses.targets import Target
@@ -89,6 +90,7 @@ class DistillationModule(L.LightningModule):
         own_loss: DistillationLoss = OWN_LOSS,
         own_cross_entropy: bool = False,
         schedule_steps: PositiveInt | None = None,
+        fake_quant: FakeQuant | None = None,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -117,6 +119,8 @@ class DistillationModule(L.LightningModule):
             own_cross_entropy: Let own_loss.kl_weight be below 1, which teaches the student to write what it wrote.
             schedule_steps: Over how many optimizer steps the schedules go, if this training is a part of them (a
                 round); null is its own.
+            fake_quant: Learn for few bits: compute with weights rounded as a GGUF file of this type rounds them, and
+                take their gradient for the weights' own, which are kept and exported; null rounds nothing.
         """
         super().__init__()
         for name, value in {"learning_rate": learning_rate, "weight_decay": weight_decay}.items():
@@ -137,6 +141,8 @@ class DistillationModule(L.LightningModule):
             raise ValueError("model.export adapter would not say which layers were kept; export merged")
         if adapter is not None and adapter.quantize and compile:
             raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
+        check_rounding(fake_quant, adapter is not None, compile)
+        self.fake_quant = fake_quant
         self.adapter, self.export_form = adapter, export or "merged"
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
         # The frozen weights are not in its checkpoints.
@@ -172,6 +178,8 @@ class DistillationModule(L.LightningModule):
         loaded = find_loading_dtype(*source, dtype) if self._is_sharded and is_plain else dtype
         self.model = model = load_causal_lm(*source, loaded, self.keep_layers, quantize_on, self.attention)
         change_start(model, self.start, self.student)
+        if self.fake_quant is not None:
+            round_while_learning(model)
         model.config.use_cache = False
         if self.fused_head:
             self._head_settings = find_head_settings(model)
@@ -200,6 +208,8 @@ class DistillationModule(L.LightningModule):
         check_strategy(trainer)
         if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
             raise ValueError("trainer.strategy: a student is spread over processes by fsdp2, not by another strategy")
+        if is_sharded(trainer) and self.fake_quant is not None:
+            raise ValueError("trainer.strategy: model.fake_quant does not go with fsdp2; use ddp")
         precision, dtype = trainer.precision, self.student_dtype
         forced = TRUE_PRECISIONS.get(precision, dtype)
         if dtype not in (None, forced):

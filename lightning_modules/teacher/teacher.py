@@ -18,6 +18,7 @@ from datamodules.logit_cache.written_tokens import pack_tokens, trim_tokens
 from datamodules.model_cards import find_family
 from datamodules.model_sources import locate_pretrained, name_model
 from datamodules.rationales.store import Rationale, name_paraphrase
+from datamodules.rationales.translated import keeps_answer
 from datamodules.text.thinking import find_open_mark, split_thinking
 from lightning_modules.model.pretrained import (
     Attention,
@@ -192,7 +193,7 @@ class Annotator(TeacherModule):
         """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample).
 
         Where log-probabilities are kept, `tokens` are those of the text, see `pack_tokens`. A rewritten rationale keeps
-        the answer it had, unless it now states another.
+        the answer it had, unless it now states another; a translation that does is none, and has no answer.
         """
         requests, options = [], data.prompt.template_options
         for question_id, sample in items:
@@ -208,7 +209,8 @@ class Annotator(TeacherModule):
             answer = extraction.answer if extraction else None
             if original is not None:
                 teacher = name_paraphrase(original.teacher, teacher)
-                answer = answer or (original.answer if text else None)
+                is_kept = not data.prompt.translates or keeps_answer(text, question, original.answer)
+                answer = (answer or (original.answer if text else None)) if is_kept else None
             rationale = Rationale(
                 question_id=question.id,
                 task=question.task,

@@ -1,21 +1,26 @@
 """What a study takes, said before it runs: `python -m scripts.study run --config FILE --dry-run`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from datamodules.files.command_line import CommandLine
-from scripts.common.stages import STAGES
+from scripts.common.stages import STAGES, parse_job
 from studies.design.cost import BANDWIDTH, find_device
-from studies.design.grid import expand
+from studies.design.grid import ON_POLICY, expand
+from studies.design.quantization import check_quantization
 from studies.jobs.estimate import (
     Assumptions,
     Work,
     estimate_annotation,
     estimate_cache,
     estimate_evaluation,
+    estimate_file,
     estimate_training,
     format_work,
 )
+from studies.jobs.job import Job
 from studies.jobs.plan import StudyPlan
 
 
@@ -38,7 +43,7 @@ def parse_dry_run(args: list[str]) -> tuple[Callable[[StudyPlan], str], list[str
             "write, at least what reading the weights once a step takes.\nPrompts that are not on this machine have "
             f"{own.prompt_tokens} tokens, rationales that are not yet written {own.rationale_tokens}, all of them "
             "right.\nAn arm's tokens are those it is trained on, its hours count its answers, too; `meanwhile` are the "
-            "checkpoints of a run that trains."
+            "checkpoints of a run that trains. Files run by llama.cpp, on processors: their answers take no GPU."
         )
         return f"{format_work(estimate_study(plan, assumed))}\n\n{said}"
 
@@ -50,23 +55,63 @@ def estimate_study(plan: StudyPlan, assumed: Assumptions) -> list[tuple[str, Wor
 
     The few questions that tell a trait are left out.
     """
-    jobs = {job.name: (job, STAGES[job.stage].parse(job.args)) for job in plan.jobs() if job.stage in STAGES}
+    check_quantization(plan.study)
+    jobs = {job.name: (job, parse_job(job)) for job in plan.jobs() if job.stage in STAGES}
     taught = {"annotate": estimate_annotation, "cache_logits": estimate_cache}
     models = {teacher: spec.model for teacher, spec in plan.study.teachers.items()}
     # A teacher that is yet to be tuned has the size that it has.
     before = {str(plan.tuned(teacher, trait)): models[teacher] for teacher in models for trait in plan.study.traits}
+    own_text = estimate_own_text(plan, jobs, assumed)
     for job, cli in jobs.values():
         if job.stage in taught:
             cli.model.teacher = before.get(cli.model.teacher, cli.model.teacher)
     tuned = [(name, estimate_training(cli, assumed)) for name, (_, cli) in jobs.items() if name.startswith("tune-")]
-    work = tuned + [(name, taught[job.stage](cli, assumed)) for name, (job, cli) in jobs.items() if job.stage in taught]
+    rounds = {name for names, _ in own_text.values() for name in names}
+    work = tuned + [
+        (name, taught[job.stage](cli, assumed))
+        for name, (job, cli) in jobs.items()
+        if job.stage in taught and name not in rounds
+    ]
     for arm in expand(plan.study):
         spec = plan.study.students[arm.student]
+        files: list[tuple[str, Work]] = []
         _, asked = jobs[f"evaluate-{arm.id}"]
         own = estimate_evaluation(asked, spec.model, spec.keep_layers, assumed)
         if arm.supervision != "untuned":
             _, trained = jobs[f"fit-{arm.id}"]
             fit = estimate_training(trained, assumed)
-            own = replace(fit, hours=fit.hours + own.hours)
-        work.append((arm.id, own))
+            files = [(f"{arm.id}-{kind}", estimate_file(own, spec, kind)) for kind in plan.study.types]
+            _, wrote = own_text.get(arm.id, ((), Work()))
+            own = replace(fit, kept=fit.kept + wrote.kept, hours=fit.hours + own.hours + wrote.hours)
+        work += [(arm.id, own), *files]
     return work
+
+
+def estimate_own_text(
+    plan: StudyPlan, jobs: Mapping[str, tuple[Job, Any]], assumed: Assumptions
+) -> dict[str, tuple[list[str], Work]]:
+    """Returns, by on-policy arm, the jobs in which its student writes and its teacher reads, and what they take.
+
+    Its last training's plan is that of all rounds.
+    """
+    found = {}
+    for arm in expand(plan.study):
+        if arm.supervision != ON_POLICY:
+            continue
+        spec, rounds = plan.study.students[arm.student], plan.rounds(arm).settings
+        names, work = list[str](), Work()
+        for job in plan.train(arm):
+            cli = jobs[job.name][1]
+            if job.stage == "annotate":
+                # What it is yet to become has the size that it has.
+                cli.model.teacher, cli.model.keep_layers = spec.model, spec.keep_layers
+                work += estimate_annotation(cli, assumed)
+            elif job.stage == "cache_logits":
+                source = cli.datamodule.source
+                if not Path(source.rationales[0]).exists():
+                    source.limit = rounds.questions * rounds.samples
+                work += estimate_cache(cli, assumed)
+            if job.stage != "fit":
+                names.append(job.name)
+        found[arm.id] = names, work
+    return found

@@ -77,10 +77,11 @@ def describe_cache(output: Path, data: RationaleDataModule, num_before: int, arg
         "data.logits": [str(output)],
         "model.loss.kl_weight": "KL_WEIGHT",
     }
-    following = suggest("fit", args, ["data."], settings)
+    # What a teacher read with the gold answer in view is for a student's own text, which rounds train on.
+    following = "" if data.prompt.shows_gold else f"\nnext: {suggest('fit', args, ['data.'], settings)}"
     each = f"{format_bytes(size)} ({size / cache.num_rows:.0f} bytes a token)"
     added = f"{len(cache) - num_before} examples{in_all}"
-    return f"{output}: {added}, {cache.num_rows} completion tokens, {each}\nnext: {following}"
+    return f"{output}: {added}, {cache.num_rows} completion tokens, {each}{following}"
 
 
 def describe_run(run: RunFolder, args: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from datamodules.batches.loading import check_processes
 from datamodules.files.atomic import hash_source
+from datamodules.tasks.wording import identify_languages
 from datamodules.text.plain_text import describe_error
 from lightning_modules.model.pretrained import identify_local
 from lightning_modules.model.sharding import ShardedStrategy
@@ -121,7 +122,11 @@ class StageCLI(LightningCLI):
         return self.parser.dump(self.config, skip_none=False)
 
     def result_config(self) -> dict:
-        """Returns what the result depends on: the resolved config but for what is `NEUTRAL`, and the files' hashes."""
+        """Returns what the result depends on.
+
+        The resolved config but for what is `NEUTRAL`, the files' hashes, and those of what `configs/languages` says of
+        the questions' languages.
+        """
         config = drop_neutral("", json.loads(self.parser.dump(self.config, format="json", skip_none=False)))
         config = {name: drop_neutral(name, part) if name in NEUTRAL else part for name, part in config.items()}
         named = [data.get(name) or [] for data in (config["data"], config["data"].get("own", {})) for name in SOURCES]
@@ -130,7 +135,12 @@ class StageCLI(LightningCLI):
         for model in (config["model"][self.pretrained], config.get("bert_model")):
             if model is not None:
                 files[model] = identify_local(model)
-        return {**config, "files": {name: value for name, value in files.items() if value is not None}}
+        data = config["data"]
+        questions = [data["questions"]] if isinstance(data["questions"], str) else data["questions"]
+        languages = identify_languages(questions, data["prompt"], data["encoding"]["prompt_language"])
+        # Runs in English alone have none.
+        more = {"languages": languages} if languages else {}
+        return {**config, **more, "files": {name: value for name, value in files.items() if value is not None}}
 
     def before_instantiate_classes(self) -> None:
         """Refuses an empty list where none is another thing: it would be taken for all."""

@@ -12,9 +12,10 @@ from studies.analysis.interactions import Interactions, explain_difference, grou
 from studies.analysis.outcomes import describe_outcomes
 from studies.analysis.parts import describe_parts, explain_parts, group_parts, name_parts
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
+from studies.analysis.quantization import describe_quantization, format_losses
 from studies.analysis.sizes import describe_needed_sizes, explain_needed, name_size, pool_sizes
 from studies.analysis.traits import describe_traits, format_traits
-from studies.design.grid import Study, find_scorers
+from studies.design.grid import ON_POLICY, Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
 from studies.text_table import escape_markup, format_table
@@ -34,6 +35,8 @@ METHODS = {
     "nested sets of questions share is not taken for independent",
     "needed size": "accuracy between two sizes is linear in the logarithm of the size; the interval holds the sizes at "
     "which the accuracy's own (`wilson`) holds the wanted one",
+    "quantization": "a file's answers less its student's, seed by seed and question by question, take the place of "
+    "answers; γ of these differences is what rounding does to γ",
     "less γ after TASK": "γ less that of the arms that learned TASK, whose rationales are others; t-interval likewise",
     "teachers": "the family interaction; t-interval over teachers within families; the students are taken as given",
     "mixed model": "students and teachers fixed, pairs random; t-interval on the residual degrees of freedom",
@@ -69,7 +72,7 @@ class Analysis:
         return None if teacher is None else self.study.teachers[teacher].family
 
     def _against(self, key: CellKey) -> str | None:
-        return self.study.tasks[key.trained_on].against if key.trained_on else None
+        return self.study.find_against(key.trained_on)
 
     def describe_cells(self) -> list[dict[str, Any]]:
         """Returns each cell's accuracy, and its gain over the untuned student's zero-shot answers."""
@@ -119,10 +122,14 @@ class Analysis:
                 others = [("control", alone or [plain if plain in self.cells else text])]
                 if control.swaps_logits and plain in self.cells:
                     others.append(("logits", [text]))
+                if control.translator and (native := self.study.find_kind(str(key.trained_on), "same")):
+                    others.append(("task", [plain._replace(trained_on=native)]))
                 if control.in_family_logits:
                     others.append(("text", [plain._replace(teacher=find_scorers(self.study, key.student)[0])]))
             elif key.supervision == "rationale+logits":
                 others = [("logits", [text])]
+            elif key.supervision == ON_POLICY:
+                others = [("on-policy", [text]), ("on-policy", [key._replace(supervision="rationale+logits")])]
             elif key.supervision == "rationale":
                 others = [("rationale", [key._replace(supervision="label", teacher=None)])]
             if key.teacher and (against := self._against(key)):
@@ -209,14 +216,21 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     found = [Interactions(study, estimator) for estimator in estimators]
     parts = [describe_parts(study, own, both.grids) for own, both in zip(estimators, found, strict=True)]
     outcomes, lacking = describe_outcomes(study, answers)
+    rounded, more = describe_quantization(
+        study, answers, seed, lambda own: Analysis(study, own, seed).describe_contrasts()
+    )
     return {
-        "study": asdict(study),
+        # With languages, the tasks that were learned.
+        "study": {**asdict(study), "tasks": {name: asdict(task.spec) for name, task in study.learned.items()}},
+        "pooled": study.pooled,
         "num_questions": answers.questions,
         "num_groups": {
             task: int(groups_Q.max()) + 1 for task, groups_Q in answers.groups.items() if groups_Q is not None
         },
         "extractor": EXTRACTOR,
-        "warnings": [*dict.fromkeys([*answers.warnings, *(line for own in found for line in own.warnings), *lacking])],
+        "warnings": [
+            *dict.fromkeys([*answers.warnings, *(line for own in found for line in own.warnings), *lacking, *more])
+        ],
         "methods": METHODS,
         "cells": cells,
         "contrasts": contrasts,
@@ -226,6 +240,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "parts": [row for rows, _ in parts for row in rows],
         "parts_refused": [row for _, rows in parts for row in rows],
         "outcomes": outcomes,
+        "quantization": rounded,
         "needed_sizes": describe_needed_sizes(study, answers),
         "components": analysis.describe_components(),
         "traits": describe_traits(study),
@@ -264,6 +279,7 @@ def format_results(results: dict[str, Any]) -> str:
             _format_parts(effects, refused, sizes),
             "\n".join(f"- {explain_needed(row, sizes)}" for row in needed),
             *(_format_outcome(own, place, sizes) for own in results["outcomes"]),
+            *(format_losses(own, place, lambda row: _format_gamma(row, sizes)) for own in results["quantization"]),
             "\n".join(map(_format_contrast, contrasts)),
         ]
     parts.append(format_traits(results["traits"]))

@@ -21,7 +21,7 @@ import numpy as np
 
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.predictions import CellKey
-from studies.design.grid import Arm, Study, expand
+from studies.design.grid import ON_POLICY, Arm, Study, expand
 from studies.inference.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
 from studies.inference.statistics import Estimate
 
@@ -127,7 +127,8 @@ class Interactions:
         students = [name for name in self.study.students if any(arm.student == name for arm in own)]
         teachers = [name for name in self.study.teachers if any(arm.teacher == name for arm in own)]
         if len({(arm.student, arm.teacher) for arm in own}) < len(students) * len(teachers):
-            if group[:2] == (LOGITS, None) and explain_unidentified(*self._families(students, teachers)) is None:
+            needs_logits = group.supervision in (LOGITS, ON_POLICY) and group.control is None
+            if needs_logits and explain_unidentified(*self._families(students, teachers)) is None:
                 self.warnings.append(
                     f"{group.name}: the family interaction is not identified: logits come from teachers of the "
                     "student's own family alone; study.alignment lets it learn from the others', too"
@@ -201,7 +202,7 @@ class Interactions:
                 self.effects.append({"kind": kind, "name": name, **group._asdict(), **found, "method": method})
         accuracy_ST = np.reshape([self.estimator.mean(key) for key in keys.values()], decomposed.gamma_ST.shape)
         rows = self._list_estimates(weigh(decomposed.gamma_ST), students, teachers, accuracy_ST)
-        against = self.study.tasks[group.trained_on].against if group.trained_on else None
+        against = self.study.find_against(group.trained_on)
         others = [key._replace(trained_on=against) for key in keys.values()]
         if all(other in self.estimator.cells for other in others):
             other_weights = dict(zip(others, (-decomposed.gamma_ST).reshape(-1).tolist(), strict=True))
@@ -210,9 +211,16 @@ class Interactions:
         self.gammas += [{**group._asdict(), **row} for row in rows]
 
     def _pair_grids(self, grids: dict[Group, Grid]) -> list[tuple[Group, Group]]:
-        """Returns the grids with distributions of the teachers' own, each with what it is compared with."""
+        """Returns the grids with distributions of the teachers' own, each with what it is compared with.
+
+        Those that learn on-policy are compared with both that do not.
+        """
         pairs = []
         for group in grids:
+            if group.supervision == ON_POLICY:
+                kinds = ("rationale", None), (LOGITS, None)
+                pairs += [(group, other) for other in grids if other[2:] == group[2:] and other[:2] in kinds]
+                continue
             is_plain = group.control is None or self._swaps_logits(group.control)
             if group.supervision != LOGITS or not is_plain or self._holds_text(group):
                 continue
@@ -260,6 +268,12 @@ def explain_difference(row: dict[str, Any]) -> str:
         ends = (
             "so the distributions' family matters where the text is the same",
             "so the student's own family's distributions widen the gap between the families' texts",
+        )
+    elif row["left"] == ON_POLICY:
+        begin = f"On-policy gives {sides[0]}, off-policy {sides[1]}: learning from what it wrote itself adds {found}"
+        ends = (
+            "so more depends on the family where the student learns from what it wrote",
+            "so less depends on the family where the student learns from what it wrote",
         )
     else:
         begin = f"Text and distributions give {sides[0]}, text alone {sides[1]}: the distributions add {found}"

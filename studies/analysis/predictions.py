@@ -1,7 +1,7 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from datamodules.model_sources import name_model
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import number_groups
 from studies.analysis.outcome_values import COLUMNS, measure_outcome
+from studies.analysis.pooling import pool_languages
 from studies.design.grid import Arm, Study, expand
 
 EXTRACTOR = "neutral"
@@ -80,17 +81,25 @@ class Answers:
         questions: Number of questions that are compared, by task.
         groups: By task, the number of each question's group, from 0; None where each question stands alone.
         warnings: What a reader of the comparison must know.
+        quantized: By type, the trained cells as files of it answered the same questions.
     """
 
     cells: dict[CellKey, Cell]
     questions: dict[str, int]
     groups: dict[str, np.ndarray | None]
     warnings: list[str]
+    quantized: dict[str, dict[CellKey, Cell]] = field(default_factory=dict)
 
 
-def predictions_path(study: Study, arm: Arm) -> Path:
-    """Returns where an arm's predictions are."""
-    return Path(study.root) / study.name / "predictions" / f"{arm.id}.parquet"
+def predictions_path(study: Study, arm: Arm, kind: str | None = None) -> Path:
+    """Returns where an arm's predictions are: its own, or those of its file of a type."""
+    folder = Path(study.root) / study.name / "predictions"
+    return (folder if kind is None else folder / kind) / f"{arm.id}.parquet"
+
+
+def files_path(study: Study, arm: Arm) -> Path:
+    """Returns the folder of an arm's files for llama.cpp."""
+    return Path(study.root) / study.name / "files" / arm.id
 
 
 def _read_records(path: Path, outcomes: Sequence[str]) -> dict[str, dict[str, dict]]:
@@ -116,7 +125,7 @@ def _read_records(path: Path, outcomes: Sequence[str]) -> dict[str, dict[str, di
     return {task: {record["question_id"]: record for record in own} for task, own in group_by_task(records).items()}
 
 
-def _find_common(arms: dict[Arm, dict[str, dict[str, dict]]], warnings: list[str]) -> dict[str, list[str]]:
+def _find_common(arms: dict[str, dict[str, dict[str, dict]]], warnings: list[str]) -> dict[str, list[str]]:
     """Returns the questions that all arms which answer a task have answered, by task; says so if some have more."""
     common = {}
     for task in dict.fromkeys(task for tasks in arms.values() for task in tasks):
@@ -128,14 +137,14 @@ def _find_common(arms: dict[Arm, dict[str, dict[str, dict]]], warnings: list[str
             fewest = min(sets, key=lambda arm: len(sets[arm]))
             warnings.append(
                 f"task {task}: the arms answered different questions; compared are the {len(shared)} of {len(union)} "
-                f"that all answered ({fewest.id} answered {len(sets[fewest])})"
+                f"that all answered ({fewest} answered {len(sets[fewest])})"
             )
         common[task] = sorted(shared)
     return common
 
 
 def _find_groups(
-    arms: dict[Arm, dict[str, dict[str, dict]]], common: dict[str, list[str]]
+    arms: dict[str, dict[str, dict[str, dict]]], common: dict[str, list[str]]
 ) -> dict[str, np.ndarray | None]:
     """Returns the groups of each task's questions; raises a ValueError if two arms' predictions differ in them."""
     groups = {}
@@ -149,7 +158,7 @@ def _find_groups(
         for other in others:
             if found[other] != found[first]:
                 raise ValueError(
-                    f"task {task}: the questions' groups differ between {first.id} and {other.id}; evaluate them again"
+                    f"task {task}: the questions' groups differ between {first} and {other}; evaluate them again"
                 )
         groups[task] = number_groups(found[first])
     return groups
@@ -163,33 +172,58 @@ def read_answers(study: Study) -> Answers:
     """
     warnings: list[str] = []
     wanted = expand(study)
-    arms = {
-        arm: _read_records(path, study.outcomes) for arm in wanted if (path := predictions_path(study, arm)).is_file()
-    }
+    arms = _read_arms(study, wanted, None, warnings)
     if not arms:
         raise ValueError(f"{Path(study.root) / study.name}: has no predictions yet; run the study first")
-    if missing := [arm.id for arm in wanted if arm not in arms]:
-        warnings.append(
-            f"{len(missing)} of {len(wanted)} arms have no predictions and are left out: {', '.join(missing)}"
-        )
+    trained = [arm for arm in wanted if arm.supervision != "untuned"]
+    files = {kind: _read_arms(study, trained, kind, warnings) for kind in study.types}
+    members = pool_languages(study, arms)
+    for own in files.values():
+        members |= pool_languages(study, own)
+    named = {arm.id: tasks for arm, tasks in arms.items()}
+    named |= {f"{arm.id} in {kind}": tasks for kind, own in files.items() for arm, tasks in own.items()}
     extractors = {
         arm: {name for records in tasks.values() for record in records.values() for name in record}
-        for arm, tasks in arms.items()
+        for arm, tasks in named.items()
     }
     names = set.intersection(*extractors.values())
-    if other := [arm.id for arm, own in extractors.items() if own != set.union(*extractors.values())]:
+    if other := [arm for arm, own in extractors.items() if own != set.union(*extractors.values())]:
         warnings.append(f"some arms lack extractors that others have, which are left out: {', '.join(other)}")
-    common = _find_common(arms, warnings)
+    common = _find_common(named, warnings)
+    cells, early = _build_cells(study, arms, members, common, names)
+    warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
+    warnings += _compare_budgets(cells)
+    warnings += _name_single_seeds(cells)
+    counts = {task: len(questions) for task, questions in common.items()}
+    quantized = {kind: _build_cells(study, own, members, common, names)[0] for kind, own in files.items() if own}
+    return Answers(cells, counts, _find_groups(named, common), warnings, quantized)
 
+
+def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: list[str]) -> dict[Arm, dict]:
+    """Returns arms' records, or those of their files of a type; says which arms have none."""
+    paths = {arm: predictions_path(study, arm, kind) for arm in wanted}
+    arms = {arm: _read_records(path, study.outcomes) for arm, path in paths.items() if path.is_file()}
+    if missing := [arm.id for arm in wanted if arm not in arms]:
+        of = f" of {kind}" if kind else ""
+        warnings.append(
+            f"{len(missing)} of {len(wanted)} arms have no predictions{of} and are left out: {', '.join(missing)}"
+        )
+    return arms
+
+
+def _build_cells(
+    study: Study, arms: dict[Arm, dict], members: dict[Arm, list[Arm]], common: dict[str, list[str]], names: Set[str]
+) -> tuple[dict[CellKey, Cell], dict[str, str | None]]:
+    """Returns arms' cells, and by run why its training ended early, if it did; `members` are those of pooled arms."""
     seeds: dict[CellKey, list[Arm]] = defaultdict(list)
     for arm, tasks in arms.items():
-        trained_on = None if arm.supervision == "untuned" else arm.task or next(iter(study.tasks))
+        trained_on = None if arm.supervision == "untuned" else arm.task or next(iter(study.learned))
         for task in tasks:
             key = CellKey(arm.student, arm.supervision, arm.teacher, arm.control, trained_on, task, arm.size)
             seeds[key].append(arm)
     cells, early = {}, dict[str, str | None]()
-    for key, members in seeds.items():
-        records = [[arms[arm][key.task][question] for question in common[key.task]] for arm in members]
+    for key, own in seeds.items():
+        records = [[arms[arm][key.task][question] for question in common[key.task]] for arm in own]
         correct = np.array([[record[f"correct_{EXTRACTOR}"] for record in row] for row in records], dtype=float)
         answered = [record[f"answer_{EXTRACTOR}"] is not None for row in records for record in row]
         accuracies = {}
@@ -197,20 +231,19 @@ def read_answers(study: Study) -> Answers:
             # Questions without options have no likelihoods.
             if graded := [record[name] for row in records for record in row if record[name] is not None]:
                 accuracies[name.removeprefix("correct_")] = float(np.mean(graded))
-        done = [Path(study.root) / study.name / arm.id / "DONE" for arm in members if key.trained_on]
-        facts = [read_sealed(path) for path in done]
-        budget = {name: [fact[name] for fact in facts] for name in BUDGET} if facts else {}
-        early.update({path.parent.name: fact.get("ended_early") for path, fact in zip(done, facts, strict=True)})
-        shares = [fact["alignment"] for fact in facts if fact.get("alignment")]
-        coverage = {name: float(np.mean([own[name] for own in shares])) for name in (shares[0] if shares else ())}
-        numbers = [arm.seed for arm in members]
+        # Of a pooled arm, each of those that it is made of.
+        trained = [[member.id for member in members.get(arm, [arm])] for arm in own if key.trained_on]
+        facts = [{run: read_sealed(Path(study.root) / study.name / run / "DONE") for run in runs} for runs in trained]
+        budget = (
+            {name: [sum(fact[name] for fact in done.values()) for done in facts] for name in BUDGET} if facts else {}
+        )
+        early.update({run: fact.get("ended_early") for done in facts for run, fact in done.items()})
+        shares = [fact["alignment"] for done in facts for fact in done.values() if fact.get("alignment")]
+        coverage = {name: float(np.mean([share[name] for share in shares])) for name in (shares[0] if shares else ())}
+        numbers = [arm.seed for arm in own]
         outcomes = _measure_outcomes(study, key, records)
         cells[key] = Cell(correct, numbers, float(np.mean(answered)), accuracies, budget, coverage, outcomes)
-    warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
-    warnings += _compare_budgets(cells)
-    warnings += _name_single_seeds(cells)
-    counts = {task: len(questions) for task, questions in common.items()}
-    return Answers(cells, counts, _find_groups(arms, common), warnings)
+    return cells, early
 
 
 def _measure_outcomes(study: Study, key: CellKey, records: list[list[dict]]) -> dict[str, np.ndarray]:

@@ -40,11 +40,12 @@ def _list_curves(study: Study, answers: Answers) -> dict[CellKey, list[Cell]]:
     for key, cells in curves.items():
         seeds = set.intersection(*(set(cell.seeds) for cell in cells.values()))
         if len(cells) == len(study.sizes) and seeds:
-            found[key] = [_keep(cells[size], sorted(seeds)) for size in study.sizes]
+            found[key] = [keep_seeds(cells[size], sorted(seeds)) for size in study.sizes]
     return found
 
 
-def _keep(cell: Cell, seeds: list[int]) -> Cell:
+def keep_seeds(cell: Cell, seeds: list[int]) -> Cell:
+    """Returns a cell's answers of some of its seeds, in this order."""
     return replace(cell, correct_SQ=cell.correct_SQ[[cell.seeds.index(seed) for seed in seeds]], seeds=seeds)
 
 

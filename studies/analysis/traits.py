@@ -90,7 +90,7 @@ def describe_traits(study: Study) -> list[dict[str, Any]]:
                 "trait": trait,
                 "student": student,
                 "teacher": teacher,
-                "trained_on": task or next(iter(study.tasks)),
+                "trained_on": task or next(iter(study.learned)),
                 "control": control,
                 "size": size,
                 "supervision": study.controls[control].supervision,

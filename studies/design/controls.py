@@ -7,6 +7,7 @@ from jsonargparse.typing import PositiveFloat
 
 from datamodules.logit_cache.row_selection import RowKind
 from datamodules.rationales.controls import AnswerPosition
+from lightning_modules.student.rounding import FakeQuant
 from lightning_modules.student.start import ResetPart
 
 
@@ -46,6 +47,8 @@ class ControlSpec:
         answer_position: Where all answers stand.
         shuffled: Each question gets the reasoning of another, and its own answer.
         paraphraser: The teacher that rewrites all rationales.
+        translator: The teacher that translates all rationales into their questions' language; where the study has
+            languages, those of English pivots. A translation that states another answer than it should is left out.
         in_family_logits: The teacher of the student's family gives its logits on the text of every other family's.
         alignment: How logits of a teacher of another family become the student's; null is what the study says.
         together: These teachers teach in one arm, all their rationales at once, rather than each in its own.
@@ -62,6 +65,7 @@ class ControlSpec:
         without: Only rationales in which none of these words is, nor in their questions.
         trait: The teacher is tuned to this trait of the study first, and writes and scores so; the trait's words are
             left out, as `without` leaves them out.
+        fake_quant: The student learns with weights rounded as a GGUF file of this type rounds them.
     """
 
     supervision: Literal["rationale", "rationale+logits"] = "rationale"
@@ -71,6 +75,7 @@ class ControlSpec:
     answer_position: AnswerPosition | None = None
     shuffled: bool = False
     paraphraser: str | None = None
+    translator: str | None = None
     in_family_logits: bool = False
     alignment: Literal["strict", "bytes", "chunks"] | None = None
     together: list[str] = field(default_factory=list)
@@ -82,11 +87,17 @@ class ControlSpec:
     rows_against: str | None = None
     without: list[str] = field(default_factory=list)
     trait: str | None = None
+    fake_quant: FakeQuant | None = None
 
     @property
     def compares(self) -> bool:
         """Whether other teachers' rationales decide which are used."""
         return self.questions is not None or self.same_lengths
+
+    @property
+    def rewriter(self) -> str | None:
+        """The teacher that rewrites all rationales, in their language or another."""
+        return self.paraphraser or self.translator
 
     @property
     def swaps_logits(self) -> bool:
@@ -126,10 +137,12 @@ class ControlSpec:
             )
         if (self.rows is None) != (self.rows_against is None):
             raise ValueError(f"{where}: rows says which tokens teach, rows_against which teacher decides it; give both")
-        if self.trait and (self.together or self.paraphraser or self.in_family_logits or self.compares or self.without):
+        if self.paraphraser and self.translator:
+            raise ValueError(f"{where}: paraphraser and translator both rewrite the rationales; leave one out")
+        if self.trait and (self.together or self.rewriter or self.in_family_logits or self.compares or self.without):
             raise ValueError(
                 f"{where}: trait is of one teacher's own texts and logits, and has its own words; leave out together, "
-                "paraphraser, in_family_logits, questions, same_lengths and without"
+                "paraphraser, translator, in_family_logits, questions, same_lengths and without"
             )
         if self.rows and (not has_logits or self.together or self.in_family_logits):
             raise ValueError(

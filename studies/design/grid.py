@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
 from typing import Literal
 
@@ -11,7 +12,26 @@ from datamodules.files.atomic import check_name
 from datamodules.logit_cache.aligned import AlignmentKind
 from datamodules.model_cards import UNKNOWN, Parts, find_family, find_parts
 from studies.design.controls import ControlSpec, TraitSpec
+from studies.design.tasks import (
+    PLACE,
+    LanguageSpec,
+    LearnedTask,
+    RationaleLanguage,
+    TaskSpec,
+    TextSource,
+    check_tasks,
+    list_learned,
+    list_pooled,
+    list_texts,
+    name_pooled,
+    name_task,
+)
 from studies.inference.interaction import explain_unidentified
+
+# What llama.cpp's files hold most of a student's weights as; `none` is the student as it was trained.
+Quantization = Literal["none", "f16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
+# The student learns from what it wrote itself, which its teacher corrects.
+ON_POLICY = "on-policy"
 
 
 def _tell_family(role: str, name: str, stated: str) -> str:
@@ -24,24 +44,6 @@ def _tell_family(role: str, name: str, stated: str) -> str:
     if family == UNKNOWN:
         raise ValueError(f"{role} {name}: configs/families.yaml knows no family of this name; set its family")
     return family
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """A task of the study.
-
-    Attributes:
-        train: The questions that the arms learn from.
-        test: Sources of the questions that they answer: the task's own and, as tests out of domain, others'.
-        against: Another task of the study with the same questions and other rationales, of another language say: each
-            arm, and the family interaction, is compared with that task's.
-        annotate: Further arguments when teachers write for this task, for example `--data.prompt_language=en`.
-    """
-
-    train: str
-    test: list[str]
-    against: str | None = None
-    annotate: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class TeacherSpec:
     Attributes:
         family: As the students' families are called; empty is what the model's, or the published name tells.
         model: Hub id, local folder, or GGUF file; null for published rationales.
-        rationales: File of published rationales, or one for each task; null for a model.
+        rationales: File of published rationales, or one for each task; null for a model. `{language}` in it stands for
+            a language of `study.languages`, and for `en`, whose rationales are the pivot.
         name: The teacher's name in these files.
         annotate: Further arguments when it writes, for example `--model.backend=OpenAIBackend`.
         parts: As a student's.
@@ -103,9 +106,13 @@ class Study:
     Attributes:
         name: Names the folder of its runs.
         tasks: By name; each arm learns one of them.
+        languages: Each task with `{language}` in its train is a task in each of these languages, once with rationales
+            of each kind; null for tasks as they are.
         students: By name.
         teachers: By name.
         supervisions: What the arms learn from; `rationale+logits` only within a family, unless there is an alignment.
+            `on-policy`, likewise, is rounds as the section `on_policy` has them, with the teacher's rationales in their
+            mix.
         alignment: How logits of a teacher of another family become the student's: `data.alignment.kind` of these arms
             only; null is what the section `fit` says.
         controls: By name; each is crossed with students, teachers, tasks and seeds, too.
@@ -116,6 +123,8 @@ class Study:
         target_accuracy: For which the needed size is told; null is halfway between a student's worst and best arm.
         outcomes: What is compared beside accuracy: the `likelihood` of gold options, and `agreement` with the teacher's
             most probable tokens, which needs references with caches in the section `evaluate`.
+        quantization: Types of GGUF files, and `none`: each trained arm is exported as each, calibrated on what it
+            learned from, and answers by llama.cpp, too. Empty: none is.
         workers: Jobs that run side by side on this machine.
         root: Folder of all runs.
     """
@@ -124,7 +133,8 @@ class Study:
     tasks: dict[str, TaskSpec]
     students: dict[str, StudentSpec]
     teachers: dict[str, TeacherSpec]
-    supervisions: list[Literal["label", "rationale", "rationale+logits"]]
+    supervisions: list[Literal["label", "rationale", "rationale+logits", "on-policy"]]
+    languages: LanguageSpec | None = None
     alignment: AlignmentKind | None = None
     controls: dict[str, ControlSpec] = field(default_factory=dict)
     traits: dict[str, TraitSpec] = field(default_factory=dict)
@@ -132,6 +142,7 @@ class Study:
     sizes: list[PositiveInt] = field(default_factory=list)
     target_accuracy: ClosedUnitInterval | None = None
     outcomes: list[Literal["likelihood", "agreement"]] = field(default_factory=list)
+    quantization: list[Quantization] = field(default_factory=list)
     workers: PositiveInt = 1
     root: str = "runs"
 
@@ -145,17 +156,24 @@ class Study:
                 check_name(f"study.{kind}", name)
         if not (self.supervisions or self.controls):
             raise ValueError("study.supervisions: there is none, so nothing would be trained")
-        if len(set(self.supervisions)) < len(self.supervisions):
-            raise ValueError(f"study.supervisions: {', '.join(self.supervisions)}: name each once")
+        for name, values in (("supervisions", self.supervisions), ("quantization", self.quantization)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"study.{name}: {', '.join(values)}: name each once")
         if self.sizes != sorted(set(self.sizes)):
             raise ValueError(f"study.sizes: {', '.join(map(str, self.sizes))}: name each once, ascending")
+        if ON_POLICY in self.supervisions and (self.sizes or self.languages):
+            name = "sizes" if self.sizes else "languages"
+            raise ValueError(
+                f"study.{name}: an on-policy arm draws its questions round by round; leave one of them out"
+            )
         if self.target_accuracy is not None and len(self.sizes) < 2:
             raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
-        for name, task in self.tasks.items():
-            if not task.test:
-                raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")
-            if task.against is not None:
-                self._check_against(name, task, task.against)
+        check_tasks(self.tasks, self.languages)
+        if self.quantization and ("none" not in self.quantization or not self.types):
+            raise ValueError(
+                f"study.quantization: {', '.join(self.quantization)}: name `none`, which the others are compared with, "
+                "and another; or leave it out"
+            )
         for name, spec in self.teachers.items():
             files = spec.rationales
             if isinstance(files, str) and len(self.tasks) > 1:
@@ -164,31 +182,58 @@ class Study:
                 raise ValueError(
                     f"study.teachers.{name}.rationales: of tasks {sorted(files)}; the study has {sorted(self.tasks)}"
                 )
+            for task, own in self.tasks.items() if files is not None else ():
+                file = files[task] if isinstance(files, dict) else str(files)
+                if (PLACE in file) != own.is_template:
+                    raise ValueError(
+                        f"study.teachers.{name}.rationales: {file}: needs {PLACE} where study.tasks.{task}.train has it"
+                    )
         for name, control in self.controls.items():
             self._check_control(f"study.controls.{name}", control)
         for arm, number in Counter(arm.id for arm in expand(self)).items():
             if number > 1:
                 raise ValueError(f"study: {number} arms would be called {arm}; name teachers and controls otherwise")
 
-    def _check_against(self, name: str, task: TaskSpec, against: str) -> None:
-        """Refuses a task that another one cannot be compared with.
+    @property
+    def types(self) -> list[str]:
+        """The types of GGUF files that each trained arm is exported as."""
+        return [kind for kind in self.quantization if kind != "none"]
 
-        Raises:
-            ValueError: See there.
-        """
-        other = self.tasks.get(against)
-        if other is None or against == name:
-            known = ", ".join(own for own in self.tasks if own != name) or "none"
-            raise ValueError(f"study.tasks.{name}.against: {against!r} is no other task of the study: {known}")
-        if (task.train, task.test) != (other.train, other.test):
-            raise ValueError(f"study.tasks.{name}.against: {against} has other questions; train and test must be alike")
+    @cached_property
+    def learned(self) -> dict[str, LearnedTask]:
+        """What the arms learn, by name: the tasks, each in its languages."""
+        return list_learned(self.tasks, self.languages)
+
+    @cached_property
+    def texts(self) -> dict[str, TextSource]:
+        """The sets of rationales that each teacher has, by name."""
+        return list_texts(self.tasks, self.languages)
+
+    @cached_property
+    def pooled(self) -> dict[str, dict[str, str]]:
+        """Tasks by language that are compared together, too, by the name of all."""
+        return list_pooled(self.tasks, self.languages)
+
+    def find_against(self, task: str | None) -> str | None:
+        """Returns the task, or the pooled ones, that those which learned this are compared with, if any."""
+        if task is None:
+            return None
+        if task not in self.pooled:
+            return self.learned[task].spec.against
+        assert self.languages is not None
+        first = self.learned[next(iter(self.pooled[task].values()))]
+        return self.find_kind(task, self.languages.find_against(first.kind))
+
+    def find_kind(self, task: str, kind: RationaleLanguage | None) -> str | None:
+        """Returns the task in the same language, or the pooled ones, with rationales of another kind, if there is."""
+        is_pooled = task in self.pooled
+        own = self.learned[next(iter(self.pooled[task].values())) if is_pooled else task]
+        if self.languages is None or own.language is None or kind not in self.languages.rationales:
+            return None
+        return name_pooled(own.base, kind) if is_pooled else name_task(own.base, own.language, kind)
 
     def _check_control(self, where: str, control: ControlSpec) -> None:
-        """Refuses a control that the grid's teachers cannot give.
-
-        Raises:
-            ValueError: See there.
-        """
+        """Refuses a control that the grid's teachers cannot give, with a ValueError."""
         control.check(where)
         if control.trait is not None and control.trait not in self.traits:
             raise ValueError(
@@ -196,13 +241,16 @@ class Study:
             )
         if control.compares and len(self.teachers) < 2:
             raise ValueError(f"{where}: compares teachers, but the study has only {', '.join(self.teachers)}")
-        for name in [*control.together, *filter(None, [control.paraphraser, control.rows_against])]:
+        if control.translator and self.languages and "pivot" not in self.languages.rationales:
+            raise ValueError(f"{where}.translator: translates English pivots; study.languages.rationales has no pivot")
+        for name in [*control.together, *filter(None, [control.rewriter, control.rows_against])]:
             if name not in self.teachers:
                 raise ValueError(f"{where}: {name!r} is none of the teachers {', '.join(self.teachers)}")
         if control.together and control.supervision == "rationale+logits":
             self._check_mixture(where, control)
-        if control.paraphraser is not None and self.teachers[control.paraphraser].model is None:
-            raise ValueError(f"{where}.paraphraser: {control.paraphraser!r} is published; a model is to rewrite")
+        if control.rewriter is not None and self.teachers[control.rewriter].model is None:
+            name = "paraphraser" if control.paraphraser else "translator"
+            raise ValueError(f"{where}.{name}: {control.rewriter!r} is published; a model is to rewrite")
         for student in self.students if control.in_family_logits else ():
             if len(own := find_scorers(self, student)) > 1:
                 raise ValueError(f"{where}: student {student} has several teachers of its family: {', '.join(own)}")
@@ -333,12 +381,20 @@ class Arm:
 def expand(study: Study) -> list[Arm]:
     """Returns all arms: each student untuned once, then supervisions and controls with every fitting teacher."""
     arms = [Arm(student, "untuned", None, 0) for student in study.students]
-    tasks = list(study.tasks) if len(study.tasks) > 1 else [None]
+    tasks = list(study.learned) if len(study.learned) > 1 else [None]
     for seed, task, size, student in product(range(study.seeds), tasks, study.sizes or [None], study.students):
         if "label" in study.supervisions:
             arms.append(Arm(student, "label", None, seed, task, size=size))
-        taught = [(None, ControlSpec(supervision)) for supervision in study.supervisions if supervision != "label"]
-        for control, spec in [*taught, *study.controls.items()]:
+        taught: list[tuple[str, str | None, ControlSpec]] = [
+            # A teacher that corrects what the student writes gives its distributions, too.
+            (supervision, None, ControlSpec("rationale" if supervision == "rationale" else "rationale+logits"))
+            for supervision in study.supervisions
+            if supervision != "label"
+        ]
+        controls = [(spec.supervision, name, spec) for name, spec in study.controls.items()]
+        for supervision, control, spec in [*taught, *controls]:
+            if spec.translator and study.languages and study.learned[task or next(iter(study.learned))].kind != "pivot":
+                continue
             teachers = list_teachers(study, spec, student)
-            arms += [Arm(student, spec.supervision, teacher, seed, task, control, size) for teacher in teachers]
+            arms += [Arm(student, supervision, teacher, seed, task, control, size) for teacher in teachers]
     return arms

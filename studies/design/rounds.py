@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -34,6 +34,10 @@ class OnPolicy:
         keep_rounds: How many rounds' samples a round learns from, its own among them.
         start: The folder of a finished fit of the same student to begin from; null begins from `fit.model.student`.
         loss: For what the student wrote.
+        teacher: `self`: the student as it is when the round begins reads what it wrote, after `teacher_prompt`; null is
+            whom `cache_logits.model.teacher` names.
+        teacher_prompt: `with_gold` shows who reads the gold answer below the question: privileged context, which the
+            student never sees.
         teachers: Several that read what the student wrote, whose distributions are mixed by weight: models, as
             `cache_logits.model.teacher` would name them; null is that one.
         cross_entropy: Let loss.kl_weight be below 1, which teaches the student to write what it wrote.
@@ -57,6 +61,8 @@ class OnPolicy:
     keep_rounds: PositiveInt = 1
     start: str | None = None
     loss: DistillationLoss = OWN_LOSS
+    teacher: Literal["self"] | None = None
+    teacher_prompt: Literal["with_gold"] | None = None
     teachers: dict[str, PositiveFloat] | None = None
     cross_entropy: bool = False
     max_lost: ClosedUnitInterval = 0.5
@@ -73,6 +79,12 @@ class OnPolicy:
                 f"on_policy.samples={self.samples} needs on_policy.temperature above 0: greedy samples are all alike"
             )
         check_teachers(self.teachers)
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError("on_policy.teacher is the student itself, on_policy.teachers are several; leave one out")
+        if self.teacher is not None and self.teacher_prompt is None:
+            raise ValueError(
+                "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold: else it teaches what it knows already"
+            )
         if self.keep_rounds > self.rounds:
             raise ValueError(f"on_policy.keep_rounds={self.keep_rounds}, but there are {self.rounds} rounds; lower it")
 

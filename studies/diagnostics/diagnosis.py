@@ -222,7 +222,10 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
         ):
             caches[arm.teacher, plan.task(arm)] = str(done.parent)
     tasks = {}
-    for task, spec in study.tasks.items():
+    for task, learned in study.learned.items():
+        if task not in study.texts:
+            # Mixed ones are diagnosed apart.
+            continue
         texts = {teacher: plan.text(teacher, task) for teacher in study.teachers}
         teachers = {
             teacher: {
@@ -234,7 +237,7 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
             for teacher, source in study.teachers.items()
         }
         files = list(dict.fromkeys(text.path for text in texts.values()))
-        tasks[task] = {"questions": spec.train, "rationales": files, "teachers": teachers}
+        tasks[task] = {"questions": learned.spec.train, "rationales": files, "teachers": teachers}
     students = {
         name: {"model": spec.model, "family": spec.family, "keep_layers": spec.keep_layers}
         for name, spec in study.students.items()

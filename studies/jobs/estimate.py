@@ -33,10 +33,13 @@ from studies.design.cost import (
     training_flops,
     weights_bytes,
 )
+from studies.design.grid import StudentSpec
 from studies.text_table import format_table
 
 # Tokens of an answer alone, which a label is.
 ANSWER_TOKENS = 10
+# Bits a weight that a GGUF file's type takes, the few weights of more bits among them.
+WEIGHT_BITS = {"f16": 16.0, "Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q4_0": 4.6}
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def _read_prompts(data: QuestionDataModule, assumed: Assumptions) -> np.ndarray:
     if data.rewrites is None and _is_here(data.questions_source, data.tokenizer_name):
         data.setup("predict")
         return np.array([len(item.prompt_ids) or len(item.text) // 4 for item in data.posed.values()])
-    return np.full(_count(data.questions_source, data.limit), assumed.prompt_tokens)
+    number = data.draw.number or _count(data.questions_source, data.limit)
+    return np.full(number, assumed.prompt_tokens)
 
 
 def _generate(model: str, layers: list[int] | None, dtype: str, data: Any, answers: int, assumed: Assumptions) -> Work:
@@ -141,13 +145,26 @@ def estimate_evaluation(cli: Any, student: str, layers: list[int] | None, assume
     return _generate(student, layers, default_dtype(student), data, cli.model.num_samples, assumed)
 
 
+def estimate_file(answers: Work, student: StudentSpec, kind: str) -> Work:
+    """Returns what a student's file takes: its bytes, and as many answers, by processors alone.
+
+    Args:
+        answers: What the student's own take.
+        student: What was trained.
+        kind: The file's type.
+    """
+    kept = round(count_parameters(student.model, student.keep_layers) * WEIGHT_BITS[kind] / 8)
+    return Work(answers.examples, answers.tokens, kept=kept)
+
+
 def _read_lengths(
     data: DistillationDataModule | RationaleDataModule, is_label: bool, assumed: Assumptions
 ) -> np.ndarray:
     """Returns the length of each example that there is, or will be."""
     source, logits = data.source, getattr(data, "logit_paths", [])
+    own = (data.own.rationales or []) if isinstance(data, DistillationDataModule) else []
     is_here = _is_here(source.questions, source.tokenizer_name)
-    if is_here and (is_label or all(Path(path).exists() for path in [*source.rationales, *logits])):
+    if is_here and (is_label or all(Path(path).exists() for path in [*source.rationales, *logits, *own])):
         data.setup("fit")
         return (data.train_examples if isinstance(data, DistillationDataModule) else data.examples).lengths
     written = ANSWER_TOKENS if is_label else assumed.rationale_tokens

@@ -1,5 +1,7 @@
 """A job: one stage's command, what it needs, and what it leaves behind."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -20,3 +22,8 @@ class Job:
     args: list[str]
     done: str
     needs: list[str]
+
+
+def format_settings(settings: Mapping[str, object]) -> list[str]:
+    """Returns settings by dotted name as a stage's command line has them."""
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]

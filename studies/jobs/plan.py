@@ -1,17 +1,20 @@
 """A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
 
-import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.model_sources import name_model
-from datamodules.rationales.store import name_paraphrase
-from studies.analysis.predictions import predictions_path
+from datamodules.rationales.store import name_paraphrase, name_pivot
+from studies.analysis.predictions import files_path, predictions_path
 from studies.analysis.traits import list_askers, name_teacher, preferences_path
 from studies.design.controls import ControlSpec
-from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
-from studies.jobs.job import Job
+from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment, find_scorers
+from studies.design.rounds import OnPolicy
+from studies.design.tasks import PLACE
+from studies.jobs.arm_rounds import ArmRounds
+from studies.jobs.job import Job, format_settings
 
 
 class Text(NamedTuple):
@@ -34,17 +37,20 @@ def _describe_texts(control: ControlSpec) -> dict[str, object]:
     return settings
 
 
-def _describe_start(control: ControlSpec, seed: int) -> dict[str, object]:
-    """Returns the settings by which a control changes a student's weights before training, if it does."""
-    if control.reset is None and not control.permuted_units:
-        return {}
+def _name_rewriting(control: ControlSpec) -> str | None:
+    """Says in names of files and jobs who has rewritten the texts, if anybody."""
+    if control.rewriter is None:
+        return None
+    return f"{'by' if control.paraphraser else 'translated-by'}-{control.rewriter}"
+
+
+def _describe_weights(control: ControlSpec, seed: int) -> dict[str, object]:
+    """Returns the settings by which a control changes a student's weights before training, or rounds them in it."""
     changes = {"reset": control.reset, "permuted_units": control.permuted_units, "seed": seed}
-    return {f"model__start__{name}": value for name, value in changes.items()}
-
-
-def format_settings(settings: Mapping[str, object]) -> list[str]:
-    """Returns settings by dotted name as a stage's command line has them."""
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
+    is_changed = control.reset is not None or control.permuted_units
+    settings = dict[str, object]({f"model__start__{name}": value for name, value in changes.items()})
+    own: dict[str, object] = {} if control.fake_quant is None else {"model__fake_quant": control.fake_quant}
+    return (settings if is_changed else {}) | own
 
 
 class StudyPlan:
@@ -55,10 +61,20 @@ class StudyPlan:
         config: What names the study's file, whose sections hold what all arms share, on a command line: `--config=`,
             and `--teacher=` and `--student=` of a generic one.
         overrides: What the command line changes in its section `study`.
+        rounds: Of the on-policy arms, if there are any.
+        sections: The file's other sections, by stage, which these go by.
     """
 
-    def __init__(self, study: Study, config: list[str], overrides: list[str] | None = None):
+    def __init__(
+        self,
+        study: Study,
+        config: list[str],
+        overrides: list[str] | None = None,
+        rounds: OnPolicy | None = None,
+        sections: Mapping[str, Any] | None = None,
+    ):
         self.study, self.config, self.overrides = study, config, overrides or []
+        self.settings, self.sections = rounds, sections or {}
         self.folder = Path(study.root) / study.name
 
     @property
@@ -69,33 +85,60 @@ class StudyPlan:
 
     def task(self, arm: Arm) -> str:
         """Returns the name of the task that a trained arm learns."""
-        return arm.task or next(iter(self.study.tasks))
+        return arm.task or next(iter(self.study.learned))
 
-    def text(self, teacher: str, task: str, paraphraser: str | None = None, trait: str | None = None) -> Text:
-        """Returns where a teacher's rationales for a task are: its own, a paraphraser's, or written with a trait."""
-        spec = self.study.teachers[teacher]
-        if trait is not None:
-            path = self.folder / "traits" / trait / teacher / f"{task}.parquet"
-            return Text(str(path), self.tuned(teacher, trait).name, f"annotate-{teacher}-with-{trait}-{task}")
-        if paraphraser is not None:
-            path = self.folder / "teachers" / teacher / f"{task}-by-{paraphraser}.parquet"
-            writer = name_paraphrase(self.text(teacher, task).writer, self.text(paraphraser, task).writer)
-            return Text(str(path), writer, f"annotate-{teacher}-by-{paraphraser}-{task}")
+    def text(self, teacher: str, name: str, control: ControlSpec = ControlSpec(), trait: str | None = None) -> Text:  # noqa: B008 (frozen)
+        """Returns where a teacher's rationales are: its own, rewritten by another, or written with a trait.
+
+        Args:
+            teacher: Whose.
+            name: Which of `Study.texts`; as a task, where languages have no part in it.
+            control: Who has rewritten them.
+            trait: With which they were written.
+        """
+        spec, source = self.study.teachers[teacher], self.study.texts[name]
+        if control.rewriter is not None:
+            by = _name_rewriting(control)
+            path = self.folder / "teachers" / teacher / f"{name}-{by}.parquet"
+            writer = name_paraphrase(self.text(teacher, name).writer, self.named(control.rewriter))
+            return Text(str(path), writer, f"annotate-{teacher}-{by}-{name}")
+        folder = self.folder / "teachers" / teacher if trait is None else self.folder / "traits" / trait / teacher
+        path, job = (
+            folder / f"{name}.parquet",
+            f"{teacher}-{name}" if trait is None else f"{teacher}-with-{trait}-{name}",
+        )
+        if source.original is not None:
+            return Text(str(path), name_pivot(self.text(teacher, source.original, trait=trait).writer), f"pivot-{job}")
         if spec.model is not None:
-            path = self.folder / "teachers" / teacher / f"{task}.parquet"
-            return Text(str(path), name_model(spec.model), f"annotate-{teacher}-{task}")
+            return Text(str(path), self.named(teacher, trait), f"annotate-{job}")
         assert spec.rationales is not None and spec.name is not None
-        return Text(spec.rationales if isinstance(spec.rationales, str) else spec.rationales[task], spec.name, None)
+        file = spec.rationales if isinstance(spec.rationales, str) else spec.rationales[source.base]
+        return Text(file.replace(PLACE, source.language or PLACE), spec.name, None)
 
-    def annotate(self, teacher: str, task: str, trait: str | None = None) -> Job:
-        """Returns the job in which a teacher, or the same with a trait, answers a task's training questions."""
-        spec, text = self.study.teachers[teacher], self.text(teacher, task, trait=trait)
-        assert text.job is not None
+    def named(self, teacher: str, trait: str | None = None) -> str:
+        """Returns how texts and caches name a teacher that is a model."""
+        model = self.study.teachers[teacher].model
+        assert model is not None
+        return self.tuned(teacher, trait).name if trait else name_model(model)
+
+    def write(self, teacher: str, name: str, trait: str | None = None) -> list[Job]:
+        """Returns the jobs in which a teacher, or the same with a trait, gets its rationales; none if published."""
+        spec, source, text = self.study.teachers[teacher], self.study.texts[name], self.text(teacher, name, trait=trait)
+        if source.original is not None:
+            original = self.text(teacher, source.original, trait=trait)
+            args = [
+                original.path, f"--teacher={original.writer}", f"--translations={source.train}",
+                f"--questions={self.study.texts[source.original].train}", f"--output={text.path}",
+            ]  # fmt: skip
+            needs = [original.job] if original.job else []
+            return [*self.write(teacher, source.original, trait), Job(str(text.job), "pivot", args, text.path, needs)]
+        if text.job is None:
+            return []
         args = self._command(
-            [*spec.annotate, *self.study.tasks[task].annotate], model__teacher=self._model(teacher, trait),
-            model__family=spec.family, data__questions=self.study.tasks[task].train, output=text.path,
+            [*spec.annotate, *source.annotate], model__teacher=self._model(teacher, trait),
+            model__family=spec.family, data__questions=source.train, output=text.path,
         )  # fmt: skip
-        return Job(text.job, "annotate", args, text.path, [self.tune(teacher, trait).name] if trait else [])
+        return [Job(text.job, "annotate", args, text.path, [self.tune(teacher, trait).name] if trait else [])]
 
     def tuned(self, teacher: str, trait: str) -> Path:
         """Returns the folder of a teacher that was tuned to a trait."""
@@ -141,15 +184,15 @@ class StudyPlan:
         }  # fmt: skip
         return Job(f"prefer-{trait}-{name}", "evaluate", [*args, *format_settings(settings)], output, needs)
 
-    def paraphrase(self, teacher: str, task: str, paraphraser: str) -> Job:
-        """Returns the job in which a teacher rewrites another's rationales."""
-        spec, source = self.study.teachers[paraphraser], self.text(teacher, task)
-        text = self.text(teacher, task, paraphraser)
+    def rewrite(self, teacher: str, name: str, control: ControlSpec) -> Job:
+        """Returns the job in which a teacher paraphrases or translates another's rationales."""
+        spec, source = self.study.teachers[str(control.rewriter)], self.text(teacher, name)
+        text, of = self.text(teacher, name, control), self.study.texts[name]
         assert text.job is not None
         args = self._command(
-            [*spec.annotate, *self.study.tasks[task].annotate], model__teacher=spec.model, model__family=spec.family,
-            data__questions=self.study.tasks[task].train, data__prompt="paraphrase", data__rewrites=source.path,
-            data__rewrites_of=source.writer, output=text.path,
+            [*spec.annotate, *of.annotate], model__teacher=spec.model, model__family=spec.family,
+            data__questions=of.train, data__prompt="translate" if control.translator else "paraphrase",
+            data__rewrites=source.path, data__rewrites_of=source.writer, output=text.path,
         )  # fmt: skip
         return Job(text.job, "annotate", args, done=text.path, needs=[source.job] if source.job else [])
 
@@ -159,17 +202,17 @@ class StudyPlan:
         scorers = [(scorer, control.trait) for scorer in control.together or [self._scorer(arm)]]
         if control.rows_against:
             scorers.append((control.rows_against, None))
-        return [self._cache(arm, author, *scorer) for author in self._authors(arm) for scorer in scorers]
+        return [self._cache(arm, *own, *scorer) for own in self._sources(arm) for scorer in scorers]
 
-    def _cache(self, arm: Arm, author: str, scorer: str, trait: str | None) -> Job:
-        control, task = self._control(arm), self.task(arm)
-        text = self.text(author, task, control.paraphraser, control.trait)
+    def _cache(self, arm: Arm, author: str, task: str, scorer: str, trait: str | None) -> Job:
+        control = self._control(arm)
+        text = self.text(author, task, control, control.trait)
         # What changes texts, or takes in wrong ones, needs a cache of its own.
         changes = _describe_texts(control)
         name = "-".join(
             filter(None, (
                 task,
-                f"by-{control.paraphraser}" if control.paraphraser else None,
+                _name_rewriting(control),
                 arm.control if changes else None,
                 f"with-{control.trait}" if control.trait else None,
                 f"of-{scorer}" if (scorer, trait) != (author, control.trait) else None,
@@ -177,7 +220,7 @@ class StudyPlan:
         )  # fmt: skip
         output = str(self.folder / "teachers" / author / f"{name}-logits")
         args = self._command(
-            [], model__teacher=self._model(scorer, trait), data__questions=self.study.tasks[task].train,
+            [], model__teacher=self._model(scorer, trait), data__questions=self.study.texts[task].train,
             data__rationales=[text.path], data__filters__teachers=[text.writer], **changes, output=output,
         )  # fmt: skip
         needs = [text.job] if text.job else []
@@ -189,18 +232,22 @@ class StudyPlan:
     def _authors(self, arm: Arm) -> list[str]:
         return self._control(arm).together or [*filter(None, [arm.teacher])]
 
+    def _sources(self, arm: Arm) -> list[tuple[str, str]]:
+        """Returns whose rationales an arm learns from, and which of theirs."""
+        return [(author, name) for author in self._authors(arm) for name in self.study.learned[self.task(arm)].texts]
+
     def _scorer(self, arm: Arm) -> str:
         assert arm.teacher is not None
         return find_scorers(self.study, arm.student)[0] if self._control(arm).in_family_logits else arm.teacher
 
     def fit(self, arm: Arm) -> Job:
         """Returns the job that trains an arm."""
-        spec, task = self.study.students[arm.student], self.task(arm)
+        spec, learned = self.study.students[arm.student], self.study.learned[self.task(arm)]
         settings: dict[str, object] = {
             "model__student": spec.model,
             "model__keep_layers": spec.keep_layers,
-            "data__questions": self.study.tasks[task].train,
-            "data__supervision": arm.supervision,
+            "data__questions": learned.spec.train,
+            "data__supervision": "rationale" if arm.supervision == ON_POLICY else arm.supervision,
             "data__rationales": None,
             "data__filters__teachers": None,
             "data__logits": None,
@@ -214,12 +261,13 @@ class StudyPlan:
         if arm.size is not None:
             settings |= {"data__limit": arm.size, "data__limit_seed": arm.seed}
         needs: list[str] = []
-        if authors := self._authors(arm):
+        if sources := self._sources(arm):
             control = self._control(arm)
-            read = self.study.teachers if control.compares else authors
-            texts = [self.text(teacher, task, control.paraphraser, control.trait) for teacher in read]
-            writers = [self.text(teacher, task, control.paraphraser, control.trait).writer for teacher in authors]
-            settings |= _describe_texts(control) | _describe_start(control, arm.seed)
+            own = [self.text(*source, control, control.trait) for source in sources]
+            read = product(self.study.teachers, learned.texts) if control.compares else sources
+            texts = [self.text(*source, control, control.trait) for source in read]
+            writers = [text.writer for text in own]
+            settings |= _describe_texts(control) | _describe_weights(control, arm.seed)
             if control.questions:
                 settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
@@ -229,7 +277,7 @@ class StudyPlan:
             # Several published teachers may share a file.
             settings["data__rationales"] = list(dict.fromkeys(text.path for text in texts))
             settings["data__filters__teachers"] = writers
-            if control.one_per_question:
+            if control.one_per_question or learned.kind == "mixed":
                 settings["data__batches__samples_per_epoch"] = 1
                 settings["data__batches__teacher_weights"] = dict.fromkeys(writers, 1.0)
             needs += [text.job for text in texts if text.job]
@@ -242,9 +290,9 @@ class StudyPlan:
             if control.together:
                 weights = control.logit_weights or dict.fromkeys(control.together, 1.0)
                 settings["data__controls__logit_weights"] = {
-                    self.text(teacher, task).writer: weights[teacher] for teacher in control.together
+                    self.named(teacher): weights[teacher] for teacher in control.together
                 }
-            elif (name := self.text(self._scorer(arm), task, trait=control.trait).writer) != writers[0]:
+            elif {name := self.named(self._scorer(arm), control.trait)} != {*writers}:
                 settings["data__controls__logits_teacher"] = name
             needs += [cache.name for cache in caches]
         else:
@@ -254,9 +302,25 @@ class StudyPlan:
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
 
+    def rounds(self, arm: Arm) -> ArmRounds:
+        """Returns the rounds of an on-policy arm."""
+        assert self.settings is not None and arm.teacher is not None
+        read = self._cache(arm, arm.teacher, self.task(arm), arm.teacher, None)
+        return ArmRounds(arm, self.settings, self.sections, self.folder, self.fit(arm), read)
+
+    def train(self, arm: Arm) -> list[Job]:
+        """Returns the jobs that train an arm."""
+        return self.rounds(arm).jobs() if arm.supervision == ON_POLICY else [self.fit(arm)]
+
+    def drop_spent(self, job: Job) -> None:
+        """Removes the checkpoints that a finished job of an on-policy arm went on from."""
+        for arm in expand(self.study) if job.stage == "fit" else ():
+            if arm.supervision == ON_POLICY:
+                self.rounds(arm).drop_spent(job)
+
     def _align(self, arm: Arm) -> dict[str, object]:
         """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
-        has_logits = arm.supervision == "rationale+logits"
+        has_logits = arm.supervision in ("rationale+logits", ON_POLICY)
         found = find_alignment(self.study, self._control(arm), arm.student, arm.teacher) if has_logits else "refuse"
         ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
         return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
@@ -267,14 +331,36 @@ class StudyPlan:
         model, layers, needs = spec.model, spec.keep_layers, []
         if arm.supervision != "untuned":
             model, layers, needs = str(self.folder / arm.id / "student"), None, [self.fit(arm).name]
-        tasks = self.study.tasks.values() if arm.task is None else [self.study.tasks[arm.task]]
-        tests = list(dict.fromkeys(source for task in tasks for source in task.test))
+        learned = self.study.learned.values() if arm.task is None else [self.study.learned[arm.task]]
+        tests = list(dict.fromkeys(source for task in learned for source in task.spec.test))
         args = self._command(
             [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
             data__questions=tests if len(tests) > 1 else tests[0], output=output,
             wandb__group=self.study.name, wandb__student_family=spec.family,
         )  # fmt: skip
         return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
+
+    def export(self, arm: Arm) -> Job:
+        """Returns the job that writes a trained arm as files for llama.cpp, calibrated on what it learned from."""
+        output = files_path(self.study, arm)
+        args = ["gguf", f"--model.student={self.folder / arm.id / 'student'}", f"--output={output}"]
+        args.append(f"--types={','.join(self.study.types)}")
+        # The files' cards say how well the student answers.
+        needs = [self.fit(arm).name, self.evaluate(arm).name]
+        return Job(f"export-{arm.id}", "export", args, str(output / "card.json"), needs)
+
+    def evaluate_file(self, arm: Arm, kind: str) -> Job:
+        """Returns the job in which such a file answers the test questions."""
+        output = str(predictions_path(self.study, arm, kind))
+        settings = {
+            "model.student": str(files_path(self.study, arm) / f"student-{kind}.gguf"), "model.runtime": "llama_cpp",
+            # What these say is of transformers, which alone scores references.
+            **dict.fromkeys(("model.dtype", "model.attention", "model.revision", "bert_model")),
+            **dict.fromkeys(("data.references", "data.teachers", "data.logits")), "data.keep_truncated": False,
+            "model.arm": f"{arm.condition}-{kind}", "output": output,
+        }  # fmt: skip
+        args = [*self.evaluate(arm).args, *format_settings(settings)]
+        return Job(f"evaluate-{arm.id}-{kind}", "evaluate", args, output, [self.export(arm).name])
 
     def analyze(self, needs: list[str]) -> Job:
         """Returns the job that compares the arms."""
@@ -287,19 +373,23 @@ class StudyPlan:
 
     def jobs(self) -> list[Job]:
         """Returns all jobs, each after what it needs; the last one compares the arms."""
-        models = [teacher for teacher, spec in self.study.teachers.items() if spec.model is not None]
-        found = [self.annotate(teacher, task) for teacher in models for task in self.study.tasks]
+        found = [
+            job for teacher in self.study.teachers for name in self.study.texts for job in self.write(teacher, name)
+        ]
         arms = expand(self.study)
         for arm in arms:
-            if (control := self._control(arm)).paraphraser:
+            if (control := self._control(arm)).rewriter:
                 teachers = self.study.teachers if control.compares else self._authors(arm)
-                found += [self.paraphrase(teacher, self.task(arm), control.paraphraser) for teacher in teachers]
+                names = self.study.learned[self.task(arm)].texts
+                found += [self.rewrite(*source, control) for source in product(teachers, names)]
             if trait := self._control(arm).trait:
                 found += [self.tune(author, trait) for author in self._authors(arm)]
-                found += [self.annotate(author, self.task(arm), trait) for author in self._authors(arm)]
+                found += [job for source in self._sources(arm) for job in self.write(*source, trait)]
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
         for arm in arms:
-            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [self.fit(arm), self.evaluate(arm)]
+            found += [self.evaluate(arm)] if arm.supervision == "untuned" else [*self.train(arm), self.evaluate(arm)]
+            if self.study.types and arm.supervision != "untuned":
+                found += [self.export(arm), *(self.evaluate_file(arm, kind) for kind in self.study.types)]
         for trait in dict.fromkeys(filter(None, (control.trait for control in self.study.controls.values()))):
             found += self.prefer(trait)
         # Arms share what their teachers write.

@@ -18,8 +18,7 @@ from lightning_modules.run.folder import flatten, read_metrics
 from lightning_modules.student.cached_targets import KINDS
 from losses.distillation import check_kind
 from studies.design.rounds import OnPolicy
-from studies.jobs.job import Job
-from studies.jobs.plan import format_settings
+from studies.jobs.job import Job, format_settings
 from studies.text_table import format_records
 
 SETTINGS = "rounds.json"
@@ -44,13 +43,21 @@ class RoundsPlan:
         settings: The rounds.
         sections: The experiment's other sections, by stage.
         config: What names the experiment's file on a command line.
+        commands: By stage, what its command line begins with, where that is not the file alone.
 
     Raises:
         ValueError: The sections do not go with the rounds.
     """
 
-    def __init__(self, settings: OnPolicy, sections: Mapping[str, Any], config: list[str]):
+    def __init__(
+        self,
+        settings: OnPolicy,
+        sections: Mapping[str, Any],
+        config: list[str],
+        commands: Mapping[str, list[str]] | None = None,
+    ):
         self.settings, self.sections, self.config = settings, sections, config
+        self.commands = commands or {}
         self.folder = settings.folder
         if "fit" not in sections:
             raise ValueError("on_policy: the file has no section fit, which says how the student is trained")
@@ -87,10 +94,8 @@ class RoundsPlan:
 
     def _find_longest_prompt(self) -> int:
         """Returns how long a prompt may be, so that a training has room for it and what the student writes."""
-        longest, new = (
-            self.fit.get("data.encoding.max_length", PromptEncoding().max_length),
-            self.settings.max_new_tokens,
-        )
+        longest = self.fit.get("data.encoding.max_length", PromptEncoding().max_length)
+        new = self.settings.max_new_tokens
         if longest <= new:
             raise ValueError(
                 f"on_policy.max_new_tokens={new} leaves nothing of fit.data.encoding.max_length={longest} to a prompt"
@@ -99,8 +104,9 @@ class RoundsPlan:
 
     def _check_teacher(self) -> None:
         if self.settings.mix == 1:
-            if self.settings.teachers is not None:
-                raise ValueError("on_policy.teachers would be ignored with on_policy.mix=1: nobody reads anything")
+            for name in ("teacher", "teacher_prompt", "teachers"):
+                if getattr(self.settings, name) is not None:
+                    raise ValueError(f"on_policy.{name} would be ignored with on_policy.mix=1: nobody reads anything")
             return
         settings, teacher = self.settings, self.sections.get("cache_logits")
         if teacher is None:
@@ -112,6 +118,8 @@ class RoundsPlan:
         for name in ("revision", "keep_layers") if settings.teachers is not None else ():
             if own.get(f"model.{name}") is not None:
                 raise ValueError(f"cache_logits.model.{name} is one teacher's, but on_policy.teachers names several")
+        if settings.teacher_prompt is not None:
+            self._check_privilege()
         if self.fit.get("data.alignment.kind", "refuse") != "refuse":
             return
         kind = own.get("model.kind", "top_k")
@@ -132,14 +140,39 @@ class RoundsPlan:
                 "rationale, or another kind"
             )
 
+    def _check_privilege(self) -> None:
+        """Refuses a teacher that would see more than the gold answer in another form than the student."""
+        for key in ("data.encoding.template_options", "data.encoding.prompt_language"):
+            reads, writes = self._take("cache_logits", key), self._take("fit", key)
+            if reads != writes:
+                name = next(iter({**reads, **writes}))
+                raise ValueError(
+                    f"cache_logits.{name} is {reads.get(name)!r}, but fit.{name} is {writes.get(name)!r}; make them "
+                    "alike for on_policy.teacher_prompt"
+                )
+        kind = flatten(self.sections["cache_logits"]).get("model.kind")
+        if self.settings.teacher is not None and kind == "hidden" and self.settings.keep_rounds > 1:
+            raise ValueError(
+                "on_policy.keep_rounds: with on_policy.teacher=self hidden states of each round are of another model; "
+                "set it to 1, or another cache_logits.model.kind"
+            )
+
     def name(self, number: int) -> str:
         """Returns what a round is called, from 1."""
         return f"round-{number}"
 
-    def _student(self, number: int) -> str:
+    def run(self, number: int) -> Path:
+        """Returns the folder of a round's training."""
+        return self.folder / self.name(number)
+
+    def name_job(self, stage: str, number: int) -> str:
+        """Returns what a round's job is called."""
+        return f"{stage}-{self.name(number)}"
+
+    def student(self, number: int) -> str:
         """Returns the model that a round leaves, of round 0 what the first begins from."""
         if number:
-            return str(self.folder / self.name(number) / "student")
+            return str(self.run(number) / "student")
         start = self.settings.start
         return str(self.fit["model.student"] if start is None else Path(start) / "student")
 
@@ -161,7 +194,7 @@ class RoundsPlan:
         needs = [job.name for job in found]
         for number in range(1, self.settings.rounds + 1):
             found += self.round(number, needs)
-            needs = [f"fit-{self.name(number)}"]
+            needs = [self.name_job("fit", number)]
         return found
 
     def teach(self) -> list[Job]:
@@ -196,7 +229,6 @@ class RoundsPlan:
     def _annotate(self, number: int, needs: list[str]) -> Job:
         """Returns the job in which the student answers the round's questions, posed as its training poses them."""
         rounds, output = self.settings, str(self._samples(number))
-        is_first = number == 1 and rounds.start is None
         settings = {
             # Where and how much at a time, as the teacher's.
             **self._take("annotate", "trainer."), **self._take("annotate", "data.batches."),
@@ -204,18 +236,33 @@ class RoundsPlan:
             "data.questions": self.fit["data.questions"], "data.limit": self.fit.get("data.limit"),
             "data.prompt": self.fit.get("data.prompt", "instruction"),
             "data.draw": {"number": rounds.questions, "part": number - 1, "seed": rounds.seed},
-            "model.teacher": self._student(number - 1), "model.writer": self.name(number),
-            "model.dtype": self.fit.get("model.dtype") or "float32",
-            "model.attention": self.fit.get("model.attention"),
-            "model.revision": self.fit.get("model.revision") if is_first else None,
-            "model.keep_layers": self.fit.get("model.keep_layers") if is_first else None,
+            **self._load_student(number), "model.writer": self.name(number),
             "model.backend": rounds.backend, "model.keep_ids": True, "model.num_samples": rounds.samples,
             "model.temperature": rounds.temperature, "model.top_p": rounds.top_p,
             "model.max_new_tokens": rounds.max_new_tokens,
             "model.seed": derive_seed(rounds.seed, "round", number), "output": output,
         }  # fmt: skip
         given = {name: value for name, value in settings.items() if value is not None}
-        return Job(f"annotate-{self.name(number)}", "annotate", format_settings(given), output, needs)
+        return Job(self.name_job("annotate", number), "annotate", format_settings(given), output, needs)
+
+    def _load_student(self, number: int) -> dict[str, Any]:
+        """Returns how a stage loads, as its teacher, the student that a round begins with."""
+        is_first = number == 1 and self.settings.start is None
+        return {
+            "model.teacher": self.student(number - 1),
+            "model.dtype": self.fit.get("model.dtype") or "float32",
+            "model.attention": self.fit.get("model.attention"),
+            "model.revision": self.fit.get("model.revision") if is_first else None,
+            "model.keep_layers": self.fit.get("model.keep_layers") if is_first else None,
+        }
+
+    @property
+    def teacher_prompt(self) -> str | None:
+        """The name of the prompt after which teachers read, if it shows them the gold answer."""
+        if self.settings.teacher_prompt is None:
+            return None
+        posed = self.fit if self.settings.teacher is not None else flatten(self.sections["cache_logits"])
+        return f"{posed.get('data.prompt', 'instruction')}_{self.settings.teacher_prompt}"
 
     def _take(self, stage: str, prefix: str) -> dict[str, Any]:
         return {key: own for key, own in flatten(self.sections.get(stage) or {}).items() if key.startswith(prefix)}
@@ -234,29 +281,33 @@ class RoundsPlan:
         }  # fmt: skip
         if teacher is not None:
             settings["model.teacher"] = teacher
-        name = f"cache_logits-{self.name(number)}{suffix}"
-        args = [*self.config, *format_settings(settings)]
-        return Job(name, "cache_logits", args, f"{output}/manifest.json", [f"annotate-{self.name(number)}"])
+        if self.settings.teacher is not None:
+            settings |= self._load_student(number)
+        if self.teacher_prompt is not None:
+            settings["data.prompt"] = self.teacher_prompt
+        name = f"{self.name_job('cache_logits', number)}{suffix}"
+        args = [*self.commands.get("cache_logits", self.config), *format_settings(settings)]
+        return Job(name, "cache_logits", args, f"{output}/manifest.json", [self.name_job("annotate", number)])
 
     def _train(self, number: int, needs: list[str]) -> Job:
         """Returns the job of a round's optimizer steps."""
-        rounds, done = self.settings, (number - 1) * self.steps
+        rounds, done, run = self.settings, (number - 1) * self.steps, self.run(number)
         settings: dict[str, Any] = {
-            "model.student": self._student(0), "model.schedule_steps": self.steps * rounds.rounds,
+            "model.student": self.student(0), "model.schedule_steps": self.steps * rounds.rounds,
             "trainer.max_steps": done + self.steps, "trainer.max_epochs": -1, "data.own.first_step": done,
-            "run.root": rounds.root, "run.group": rounds.name, "run.id": self.name(number),
+            "run.root": str(run.parent.parent), "run.group": run.parent.name, "run.id": run.name,
             "run.keep_checkpoints": number < rounds.rounds or self.fit.get("run.keep_checkpoints", False),
         }  # fmt: skip
         if rounds.start is not None:
             settings |= {"model.revision": None, "model.keep_layers": None}
         if number > 1:
-            settings["run.continues"] = str(self.folder / self.name(number - 1))
+            settings["run.continues"] = str(self.run(number - 1))
         if rounds.mix < 1:
             kept = range(max(1, number - rounds.keep_rounds + 1), number + 1)
             settings |= {
                 "data.own.rationales": [str(self._samples(own)) for own in kept],
                 "data.own.logits": [str(self._logits(own, suffix)) for own in kept for suffix in self._teachers()],
-                "data.own.logit_weights": rounds.weights,
+                "data.own.logit_weights": rounds.weights, "data.own.teacher_prompt": self.teacher_prompt,
                 "data.own.mix": rounds.mix, "data.own.max_lost": rounds.max_lost,
                 "data.own.min_distinct": rounds.min_distinct, "model.own_cross_entropy": rounds.cross_entropy,
                 **{f"model.own_loss.{name}": value for name, value in _list_loss(rounds).items()},
@@ -264,18 +315,18 @@ class RoundsPlan:
         if rounds.mix == 0:
             settings |= {"data.rationales": None, "data.logits": None, "data.supervision": "rationale"}
             settings |= {"data.validation.fraction": 0.0, "model.loss.kl_weight": 0.0}
-        args = [*self.config, *format_settings(settings)]
-        return Job(f"fit-{self.name(number)}", "fit", args, str(self.folder / self.name(number) / "DONE"), needs)
+        args = [*self.commands.get("fit", self.config), *format_settings(settings)]
+        return Job(self.name_job("fit", number), "fit", args, str(run / "DONE"), needs)
 
     def _evaluate(self, number: int) -> Job:
         """Returns the job in which a round's student answers the test questions."""
         output = str(self._predictions(number))
         settings = {
-            "model.student": self._student(number), "model.keep_layers": None, "model.arm": self.name(number),
+            "model.student": self.student(number), "model.keep_layers": None, "model.arm": self.name(number),
             "output": output, "wandb.group": self.settings.name,
         }  # fmt: skip
         args = [*self.config, *format_settings(settings)]
-        return Job(f"evaluate-{self.name(number)}", "evaluate", args, output, [f"fit-{self.name(number)}"])
+        return Job(self.name_job("evaluate", number), "evaluate", args, output, [self.name_job("fit", number)])
 
     def _predictions(self, number: int) -> Path:
         return self.folder / "predictions" / f"{self.name(number)}.parquet"
@@ -303,9 +354,9 @@ class RoundsPlan:
 
     def drop_spent(self, job: Job) -> None:
         """Removes the checkpoints that a finished round's training went on from."""
-        if job.stage == "fit" and job.name != f"fit-{self.name(1)}":
-            number = int(job.name.rpartition("-")[2])
-            shutil.rmtree(self.folder / self.name(number - 1) / "checkpoints", ignore_errors=True)
+        for number in range(2, self.settings.rounds + 1):
+            if job.name == self.name_job("fit", number):
+                shutil.rmtree(self.run(number - 1) / "checkpoints", ignore_errors=True)
 
     def format_rounds(self) -> str:
         """Returns a table of the rounds that have begun, with what their trainings logged."""

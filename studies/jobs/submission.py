@@ -15,6 +15,8 @@ from studies.jobs.job import Job
 
 # The other stages, which one process runs, share report.sbatch.
 STAGES = ("annotate", "cache_logits", "fit", "evaluate")
+# What sums up: out of date wherever something is missing.
+SUMS = ("study", "sweep")
 
 
 def read_submissions(folder: Path) -> dict[str, dict[str, str]]:
@@ -81,15 +83,14 @@ def submit_jobs(jobs: list[Job], folder: Path, at_most: int | None = None) -> st
     arrays = {name: entry["job"].split("_")[0] for name, entry in submitted.items() if entry["job"] in queue}
     missing = [job for job in jobs if job.name not in arrays and not Path(job.done).exists()]
     if missing:
-        # What sums up is out of date then, if it is there already.
-        missing += [job for job in jobs if job.stage not in STAGES and job.name not in arrays and job not in missing]
+        missing += [job for job in jobs if job.stage in SUMS and job.name not in arrays and job not in missing]
     lines = [f"{folder}: {len(missing)} of {len(jobs)} jobs are neither done nor in the queue"]
-    stages = {job.name: job.stage for job in jobs}
-    groups: dict[tuple[str, ...], list[Job]] = {}
+    depths = count_depths(jobs)
+    groups: dict[tuple[int, str], list[Job]] = {}
     for job in missing:
-        # Jobs that wait for nothing do not share an array with those that wait.
-        groups.setdefault((job.stage, *sorted({stages[name] for name in job.needs})), []).append(job)
-    for group in groups.values():
+        # What a job needs is in an array that comes before.
+        groups.setdefault((depths[job.name], job.stage), []).append(job)
+    for _, group in sorted(groups.items()):
         stage, after = group[0].stage, sorted({arrays[name] for job in group for name in job.needs if name in arrays})
         array = _submit_array(group, jobs, folder, at_most, after)
         for index, job in enumerate(group):
@@ -101,6 +102,14 @@ def submit_jobs(jobs: list[Job], folder: Path, at_most: int | None = None) -> st
     if waiting := sorted({arrays[job.name] for job in jobs if job.name in arrays}):
         lines.append(f"watch: python -m scripts.status {folder}    cancel: scancel {' '.join(waiting)}")
     return "\n".join(lines)
+
+
+def count_depths(jobs: list[Job]) -> dict[str, int]:
+    """Returns, by name, how many jobs come before each where one waits for another."""
+    depths: dict[str, int] = {}
+    for job in jobs:
+        depths[job.name] = 1 + max((depths[name] for name in job.needs), default=-1)
+    return depths
 
 
 def _submit_array(group: list[Job], jobs: list[Job], folder: Path, at_most: int | None, after: list[str]) -> str:

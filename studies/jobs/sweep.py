@@ -12,8 +12,7 @@ from datamodules.files.atomic import check_name, hash_json
 from datamodules.files.parsing import read_yaml
 from lightning_modules.evaluation.metrics import read_accuracy
 from lightning_modules.run.folder import read_metrics
-from studies.jobs.job import Job
-from studies.jobs.plan import format_settings
+from studies.jobs.job import Job, format_settings
 from studies.text_table import format_records
 
 Settings = dict[str, Any]

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from lightning_modules.evaluation.groups import find_languages
 from studies.analysis.sizes import name_size
+from studies.design.grid import ON_POLICY
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
 from studies.report.exhibits import (
@@ -17,6 +18,7 @@ from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.languages import show_languages
 from studies.report.outcomes import show_outcomes
 from studies.report.parts import show_parts
+from studies.report.quantization import show_quantization
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.sizes import show_sizes
@@ -24,6 +26,7 @@ from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file
 
 SYMBOLS: dict[str, Symbol] = {
     "untuned": "circle-open", "label": "square-open", "rationale": "circle", "rationale+logits": "diamond",
+    "on-policy": "star",
 }  # fmt: skip
 
 
@@ -48,6 +51,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Parts", show_parts(results)),
         Section("Training size", show_sizes(results)),
         Section("Other outcomes", show_outcomes(results)),
+        Section("Quantisation", show_quantization(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),
         Section("Loss weights", show_loss_weights(records)),
@@ -117,6 +121,10 @@ def _describe_design(results: dict) -> list[Block]:
         "teacher's next-token distributions, which need the student's own tokenizer or an alignment; `untuned` is the "
         "student's zero-shot answer to the same prompt."
     )
+    if ON_POLICY in study["supervisions"]:
+        text += (
+            " `on-policy` learns from what the student wrote itself, round by round, with those distributions on it."
+        )
     if controls:
         text += f" Controls: {', '.join(f'`{name}`' for name in controls)}."
     caption = "Models of one family share tokenizer and lineage; a family has one colour in all figures."
@@ -151,7 +159,7 @@ def _show_accuracy(results: dict) -> list[Block]:
             f"**{name_place(trained_on, task)}**: accuracy on {results['num_questions'][task]} held-out questions, "
             f"mean of {seeds}, with 95 % intervals (`wilson`, see Methods); small dots: each seed alone; answers "
             f"read by the `{results['extractor']}` extractor. Colour: the teacher's family; open marks had no teacher; "
-            "diamonds also learned from its distributions."
+            "diamonds also learned from its distributions, stars from these on what they wrote themselves."
         )
         blocks.append(Figure("intervals", f"accuracy-{name_file(trained_on, task)}", caption, panels, "accuracy, %"))
     several = len(places) > 1
@@ -198,7 +206,7 @@ def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None,
     students, teachers = results["study"]["students"], results["study"]["teachers"]
 
     def describe_kind(student: str, supervision: str, teacher: str | None, control: str | None, *_: object) -> tuple:
-        if supervision != "rationale+logits" or teacher is None:
+        if supervision not in ("rationale+logits", ON_POLICY) or teacher is None:
             return supervision, control
         return supervision, control, teachers[teacher]["family"] == students[student]["family"]
 

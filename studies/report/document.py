@@ -8,7 +8,7 @@ from typing import Literal
 
 from studies.report.words import NOT_RUN, plural
 
-Symbol = Literal["circle", "circle-open", "square-open", "diamond"]
+Symbol = Literal["circle", "circle-open", "square-open", "diamond", "star"]
 
 
 @dataclass(frozen=True)

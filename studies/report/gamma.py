@@ -96,8 +96,9 @@ def show_differences(results: dict) -> list[Block]:
     caption = (
         "Differences of γ, in percentage points, of the students and teachers that both have: one contrast of all "
         "their cells, which answer the same questions, so that the interval is theirs jointly. Against `rationale`: "
-        "what the distributions add. Against arms in which all texts come with distributions of the student's own "
-        "family: what the distributions' family changes while the texts are the same."
+        "what the distributions add, or, of `on-policy`, learning from its own text. Against arms in which all texts "
+        "come with distributions of the student's own family: what the distributions' family changes while the texts "
+        "are the same."
     )
     columns = ["arms", "less arms", "method", "γ", "less γ", "difference", "95 %", "p", "seeds", "note"]
     columns = [*["task"] * several, *["size"] * bool(sizes), *columns]

@@ -19,7 +19,8 @@ def show_languages(results: dict) -> list[Block]:
     if blocks:
         text = (
             "A language's column is its own questions; `all` is the questions of all languages together, of which a "
-            "question and its translations are drawn as one: its interval is no narrower for their number alone."
+            "question and its translations are drawn as one: its interval is no narrower for their number alone. Where "
+            "each language has arms of its own, a column is of those that learned that language."
         )
         blocks.insert(0, Text(text))
     return blocks
@@ -27,6 +28,9 @@ def show_languages(results: dict) -> list[Block]:
 
 def _show_task(results: dict, trained_on: str, together: str, names: dict[str, str]) -> list[Block]:
     place = name_place(trained_on, together)
+    # Where each language has arms of its own, they stand for the pooled arm in their language.
+    homes = dict.fromkeys(names.values(), trained_on)
+    homes |= {names[tag]: task for tag, task in results["pooled"].get(trained_on, {}).items() if tag in names}
     cells = {
         (
             cell["student"],
@@ -34,7 +38,7 @@ def _show_task(results: dict, trained_on: str, together: str, names: dict[str, s
             cell["task"],
         ): cell
         for cell in results["cells"]
-        if cell["trained_on"] in (None, trained_on) and cell["task"] in names.values()
+        if cell["task"] in homes and cell["trained_on"] in (None, homes[cell["task"]])
     }
     arms = {(student, arm): cell for (student, arm, _), cell in cells.items()}
     rows = [
@@ -69,7 +73,7 @@ def _show_task(results: dict, trained_on: str, together: str, names: dict[str, s
             Cell(between(row["low"], row["high"]), row["low"]),
         ]
         for row in results["gamma"]
-        if row["trained_on"] == trained_on and row["task"] in tags
+        if row["trained_on"] == homes.get(row["task"])
     ]
     if gammas:
         caption = f"**{place}**: the family interaction γ by language, in percentage points."

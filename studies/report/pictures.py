@@ -13,6 +13,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a8558a", "#b58900", "#3a9bd1", "#6
 TEXT, MUTED, GRID, ACCENT, SCALE = "#1d2126", "#68707a", "#e3e1da", "#8a2f1b", ("#eef3f6", "#4f9ac4")
 _MARKERS: dict[Symbol, tuple[str, bool]] = {
     "circle": ("o", True), "circle-open": ("o", False), "square-open": ("s", False), "diamond": ("D", True),
+    "star": ("*", True),
 }  # fmt: skip
 _STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "axes.titlesize": 9.5, "axes.titleweight": "bold",

@@ -15,7 +15,7 @@ from lightning_modules.run.folder import read_metrics
 
 _RESULT_KEYS = {
     "study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma",
-    "gamma_differences", "parts", "parts_refused", "needed_sizes", "outcomes",
+    "gamma_differences", "parts", "parts_refused", "needed_sizes", "outcomes", "pooled", "quantization",
 }  # fmt: skip
 _PREDICTION_COLUMNS = ["arm", "seed", "question_id", "gold", "completion", "answer_neutral", "correct_neutral"]
 NUM_SAMPLES = 3

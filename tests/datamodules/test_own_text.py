@@ -18,6 +18,7 @@ def test_settings_that_would_be_ignored_are_refused() -> None:
         ({"rationales": ["r"]}, "belong together"),
         ({"rationales": ["r"], "logits": ["l"], "logit_weights": {"t": 1.0}}, "mixes two teachers at least"),
         ({"mix": 0.5}, "would be ignored without data.own.rationales"),
+        ({"teacher_prompt": "plain_with_gold"}, "data.own.teacher_prompt would be ignored without"),
         ({"rationales": ["r"], "logits": ["l"], "mix": 1.0}, "leaves nothing to what the student wrote"),
     ):
         with pytest.raises(ValueError, match=message):

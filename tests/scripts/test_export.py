@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
 from lightning_modules.model.llama_cpp import name_runtime
-from scripts import chat, evaluate, export
+from scripts import chat, evaluate, export, study
+from scripts.common.stages import MAINS
 from tests.lightning_modules.export.conftest import MODELS, Exported, exported  # noqa: F401 (a fixture)
 
 COMMON = ["--data.prompt=plain", "--data.questions=microworld:test:6:0", "--model.max_new_tokens=48"]
@@ -99,6 +101,43 @@ def test_wrong_commands_are_refused(more: list[str], message: str, tmp_path: Pat
     (tmp_path / "full" / "x").mkdir(parents=True)
     with pytest.raises(ValueError, match=message):
         export.main(["gguf", "--model.student=s", "--calibration=r.parquet", "--output=out", *more])
+
+
+def test_a_studys_files_are_calibrated_on_what_each_arm_learned(tmp_path: Path, monkeypatch, capsys) -> None:
+    content = yaml.safe_load((MODELS.parents[1] / "experiments" / "microworld.yaml").read_text())
+    content["study"] |= {"supervisions": ["label"], "seeds": 1, "sizes": [9], "quantization": ["none", "Q4_0"]}
+    content["study"]["tasks"] = {"m": {"train": "microworld:train:12:0", "test": ["microworld:test:4:0"]}}
+    content["study"]["students"].pop("b")
+    # Nobody writes for an arm of labels.
+    content["study"]["teachers"] = {"x": {"rationales": "x.jsonl", "name": "x", "family": "x"}}
+    content["fit"]["trainer"]["max_epochs"] = 1
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "configs").symlink_to(MODELS.parents[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for job in study.parse(["--config=tiny.yaml"]).jobs():
+        {**MAINS, "study": study.main}[job.stage](job.args)
+    folder = tmp_path / "runs" / "microworld"
+    card = json.loads((folder / "files" / "a-label-n9-seed0" / "card.json").read_text())
+    assert card["calibration"]["rationales"] == [] and card["calibration"]["examples"] == 9 - 2
+    assert card["student_results"]["microworld"]["n"] == 4 and card["teachers"] == []
+    results = json.loads((folder / "results.json").read_text())
+    [[cell]] = [own["cells"] for own in results["quantization"]]
+    own, [plain] = card["files"]["student-Q4_0.gguf"], [cell for cell in results["cells"] if cell["trained_on"]]
+    assert (cell["bytes"], cell["tokens_per_s"]) == (own["bytes"], own["tokens_per_s"])
+    rows = pq.read_table(folder / "predictions" / "Q4_0" / "a-label-n9-seed0.parquet").to_pylist()
+    assert {row["runtime"] for row in rows} == {name_runtime()} and {row["arm"] for row in rows} == {"label-n9-Q4_0"}
+    assert cell["accuracy"] == sum(row["correct_neutral"] for row in rows) / 4
+    assert cell["estimate"] == pytest.approx(cell["accuracy"] - plain["accuracy"])
+    command = ["gguf", "--model.student=runs/microworld/a-label-n9-seed0/student", "--types=Q4_0"]
+    command.append("--output=runs/microworld/files/a-label-n9-seed0")
+    capsys.readouterr()
+    export.main(command)
+    assert capsys.readouterr().out == "runs/microworld/files/a-label-n9-seed0: complete already\n"
+    with pytest.raises(ValueError, match="is there already"):
+        export.main([*command, "--max_new_tokens=5"])
+    with pytest.raises(ValueError, match="without it the run's own count"):
+        export.main([*command, "--prompt=plain"])
 
 
 def test_a_run_says_what_its_student_learned(tmp_path: Path) -> None:

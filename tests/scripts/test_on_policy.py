@@ -15,9 +15,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datamodules.batches.packing import pad_rows
+from datamodules.examples.tokenization import encode_prompt
 from datamodules.files.tables import read_table
+from datamodules.tasks.prompts import get_prompt
+from datamodules.tasks.questions import load_questions
 from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
+from scripts import study as study_script
 from scripts.common.stages import MAINS
 from tests.scripts.pipeline import MODELS, read_jsonl, spawn, wait_until
 
@@ -184,6 +188,47 @@ def test_several_teachers_teach_by_weight(whole, monkeypatch) -> None:
     assert 0 < logged["train/own_divergence"] < alone / 2
 
 
+def test_a_student_that_sees_the_gold_answer_teaches_the_one_that_does_not(inside) -> None:
+    settings = {"name": "self", "teacher": "self", "teacher_prompt": "with_gold", "mix": 0.0, "max_new_tokens": 16}
+    plan = run_rounds(write_config(**settings))
+    args = plan.jobs()[-1].args
+    data = fit.parse(args).datamodule
+    data.setup("fit")
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "a-student")
+    questions = {question.id: question for question in load_questions(QUESTIONS)}
+    # Each round's reader is the student that wrote in it.
+    writers = {"round-1": MODELS / "a-student", "round-2": Path("runs/self/round-1/student")}
+    for example in data.own_examples.examples:
+        question_id, _, rest = example.id.partition("/")
+        question, writer = questions[question_id], rest.partition("/")[0]
+        drawn, student_prompt = np.split(example.token_ids, [example.num_prompt_tokens])[::-1]
+        _, prompt = encode_prompt(tokenizer, get_prompt("plain_with_gold", shows_gold=True), question)
+        assert tokenizer.decode(prompt) != tokenizer.decode(student_prompt)
+        model = AutoModelForCausalLM.from_pretrained(writers[writer], dtype=torch.float32)
+        with torch.no_grad():
+            seen, blind = (
+                model(torch.tensor([[*own, *drawn]])).logits[0, len(own) - 1 : -1].log_softmax(-1).numpy()
+                for own in (prompt, student_prompt)
+            )
+        rows = data.own_examples.cache_of_example[example.id].read(example)
+        place = rows["support"].astype(int)
+        # Log-probabilities are kept in 8 bits.
+        assert (
+            np.abs(np.exp(rows["log_probs"][..., : place.shape[1]]) - np.exp(np.take_along_axis(seen, place, 1))).max()
+            < 0.02
+        )
+        assert np.abs(rows["label_log_prob"] - seen[np.arange(len(drawn)), drawn]).max() < 0.01
+        assert np.abs(rows["label_log_prob"] - blind[np.arange(len(drawn)), drawn]).max() > 0.05
+    # The fit checks after which prompt it was read.
+    for other, message in (
+        ("null", r"captured with prompt plain_with_gold-\w+, which showed the teacher the gold answer"),
+        ("cot_with_gold", r"captured with prompt plain_with_gold-\w+, but data.own.teacher_prompt is cot_with_gold-"),
+        ("plain", r"data.own.teacher_prompt 'plain' does not show the gold answer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit.parse([*args, f"--data.own.teacher_prompt={other}", "--run.id=other"]).datamodule.setup("fit")
+
+
 def check_same(folder: Path, whole: Path) -> None:
     """Compares all that rounds leave."""
     for number in (1, 2):
@@ -276,6 +321,36 @@ def test_a_teacher_without_log_probabilities_is_refused(whole, monkeypatch) -> N
     Path("c.yaml").write_text(yaml.safe_dump({name: own for name, own in CONFIG.items() if name != "cache_logits"}))
     with pytest.raises(ValueError, match=r"no section cache_logits: a teacher without"):
         on_policy.parse(args)
+
+
+def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
+    study = {
+        "name": "s",
+        "tasks": {"microworld": {"train": QUESTIONS, "test": ["microworld:test:4:0"]}},
+        "students": {"a": {"model": f"{MODELS}/a-student", "family": "a"}},
+        "teachers": {"b": {"model": f"{MODELS}/b-teacher", "family": "b"}},
+        "supervisions": ["on-policy"],
+        "alignment": "strict",
+        "seeds": 1,
+    }
+    evaluate = {"model": {"student": "s", "max_new_tokens": 8}, "data": {"questions": "q", "prompt": "plain"}}
+    evaluate["data"]["encoding"] = {"max_length": 320}
+    evaluate |= {"trainer": QUIET, "output": "o"}
+    args = write_config(keep_rounds=1)
+    content = yaml.safe_load(Path("c.yaml").read_text())
+    Path("c.yaml").write_text(yaml.safe_dump(content | {"study": study, "evaluate": evaluate}))
+    study_script.main(["run", "--dry-run", *args])
+    assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
+    plan = study_script.parse(args)
+    study_script.check_sections(plan.jobs())
+    for job in plan.jobs()[:-1]:
+        MAINS[job.stage](job.args)
+        plan.drop_spent(job)
+    study_script.main(["analyze", *args])
+    assert "| on-policy-b |" in capsys.readouterr().out
+    assert not Path("runs/s/rounds/a-on-policy-b-seed0/round-1/checkpoints").exists()
+    lines = read_metrics("runs/s/a-on-policy-b-seed0")
+    assert [line["step"] for line in lines] == [2, 3] and "train/own_loss" in lines[0]
 
 
 @pytest.mark.slow

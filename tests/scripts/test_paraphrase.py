@@ -9,6 +9,7 @@ import pytest
 
 from datamodules.annotation import QuestionDataModule
 from datamodules.rationales.store import Rationale, read_flat_rationales, read_metadata, write_rationales
+from datamodules.tasks.questions import load_questions
 from lightning_modules.teacher.backends import Backend, Completion
 from lightning_modules.teacher.teacher import Annotator
 from tests.tiny import build, make_questions, make_rationale
@@ -89,6 +90,27 @@ def test_a_rewrite_that_states_another_answer_has_that_answer(bench):
     assert {record["teacher"] for record in records} == {"teacher-by-scripted"}
 
 
+def test_a_translation_that_states_another_answer_is_none(bench):
+    # B is right, and the rationale says so.
+    german = {"id": "g", "question": "Woraus?", "choices": ["Glas", "Holz"], "answer": "B", "language": "de"}
+    texts = ["Holz. Die Antwort ist B) Holz.", "Die Leiter ist aus Holz.", "Die Antwort ist A) Holz.", ""]
+    questions = [{**german, "id": f"g{number}"} for number in range(4)]
+    Path("g_train.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    data = build(QuestionDataModule, None, "g_train.jsonl", prompt="translate", rewrites="g.parquet")
+    english = [
+        replace(make_rationale(question, "ann"), text="Of wood.") for question in load_questions("g_train.jsonl")
+    ]
+    write_rationales(Path("g.parquet"), english, {})
+    data.setup("predict")
+    first = data.posed["g0"].text
+    assert first.startswith("Übersetze die Erklärung ins Deutsche.") and first.endswith("Erklärung: Of wood.")
+    records = list(Annotator("scripted", backend=Scripted(texts)).annotate(data, data.find_missing()))
+    assert [(record["answer"], record["correct"]) for record in records] == [
+        *[("B", True)] * 2, *[(None, False)] * 2,
+    ]  # fmt: skip
+    assert {record["teacher"] for record in records} == {"ann-by-scripted"}
+
+
 def test_questions_without_a_rationale_and_further_samples_are_left_out(bench):
     questions = make_questions(8)
     rationales = [make_rationale(question, "ann", sample) for question in questions[:3] for sample in range(2)]
@@ -105,7 +127,7 @@ def test_questions_without_a_rationale_and_further_samples_are_left_out(bench):
     ("stage", "options", "named"),
     [
         ("annotate", ["--data.prompt=paraphrase"], "data.rewrites"),
-        ("annotate", ["--data.rewrites=r.parquet"], "'plain'; there are: paraphrase"),
+        ("annotate", ["--data.rewrites=r.parquet"], "'plain'; there are: paraphrase, translate"),
         ("annotate", [*REWRITE, "--data.rewrites=none.parquet"], "none.parquet"),
         ("annotate", [*REWRITE, "--data.rewrites_of=eve"], "no rationale of 'eve'; there are ['teacher']"),
         ("fit", ["--data.prompt=paraphrase"], "'paraphrase'"),

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from scripts.common.hub_check import find_sources
-from scripts.prefetch import find_models
+from scripts.prefetch import fill_languages, find_models
 from tests.scripts.pipeline import MODELS, ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -109,6 +109,13 @@ def test_models_and_tasks_are_found_wherever_they_stand() -> None:
         len(commit or "") == 40 for commit in models.values()
     )
     assert set(find_sources(content)) >= {"task:openbookqa:train", "task:commonsense_qa:validation"}
+
+
+def test_a_studys_languages_are_fetched_and_english_for_pivots() -> None:
+    content = yaml.safe_load((ROOT / "configs" / "studies" / "msvamp_languages.yaml").read_text())
+    found = list(fill_languages(content, find_sources(content["study"])))
+    tags = {"msvamp": ["de", "sw", "th", "en"], "mgsm": ["de", "sw", "th"]}
+    assert found == [f"task:{task}:test:{tag}" for task in tags for tag in tags[task]]
 
 
 def test_what_is_local_or_served_is_not_fetched(tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_what_is_left_out_is_counted() -> None:
     }
 
 
+def test_a_parallel_question_is_the_original_and_its_options_are_in_the_same_order() -> None:
+    options = {"choices": ("3", "4"), "gold": "B", "parallel": "0", "original": None}
+    english = replace(SUM, **options | {"id": "e"})
+    german, turned = replace(GERMAN, **options), replace(GERMAN, **options | {"id": "t", "choices": ("4", "3")})
+    given, counts = give_translations([replace(WHY, question_id="e", answer="B")], [english], [german, turned])
+    assert [(item.question_id, item.correct) for item in given] == [("msvamp-0-de", True)]
+    assert counts == {
+        "translations": 1,
+        "translations left out: options in another order than the original's": 1,
+    }
+
+
 def test_questions_that_translate_none_of_these_are_refused() -> None:
     lost = replace(GERMAN, original=None, place="q.jsonl:1")
     with pytest.raises(ValueError, match=r"q.jsonl:1: question 'msvamp-0-de' and 0 others translate none of these"):

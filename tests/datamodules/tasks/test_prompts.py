@@ -97,7 +97,7 @@ def test_few_shot_shows_worked_examples_that_the_extractor_reads(kind: str) -> N
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_braces_in_a_question_are_only_text(name: str) -> None:
-    odd = replace(CANALS, question="What is {question}?", choices=("{", "{letter}"))
+    odd = replace(CANALS, question="What is {question}?", choices=("{", "{letter}"), gold="B")
     raw = PROMPTS[name].render(odd, chat=False)
     assert "What is {question}?" in raw and "A) {\nB) {letter}\n" in raw
     assert "{letter}" in PROMPTS[name].answer_sentence(odd, "B")
@@ -139,10 +139,25 @@ def test_an_unknown_prompt_is_refused_with_those_there_are() -> None:
 
 def test_a_paraphrase_shows_what_is_to_be_rewritten() -> None:
     prompt = get_prompt("paraphrase", rewrites=True)
-    assert prompt.rewrites and not any(other.rewrites for other in PROMPTS.values() if other.name != prompt.name)
+    assert [other.name for other in PROMPTS.values() if other.rewrites] == ["paraphrase", "translate"]
     text = prompt.render(CANALS, True, "Venice {has} canals.")
     assert "Question: Where in" in text and text.endswith("Explanation: Venice {has} canals.")
     with pytest.raises(ValueError, match=r"data\.rewrites"):
         get_prompt("paraphrase")
-    with pytest.raises(ValueError, match="not 'cot'; there are: paraphrase"):
+    with pytest.raises(ValueError, match="not 'cot'; there are: paraphrase, translate"):
         get_prompt("cot", rewrites=True)
+
+
+def test_a_prompt_that_shows_the_gold_answer_is_a_teachers_alone() -> None:
+    shown = get_prompt("plain_with_gold", shows_gold=True)
+    blind = get_prompt("plain").render(CANALS, chat=False)
+    assert shown.render(CANALS, chat=False) == blind.replace("\nAnswer:\n", "\nThe answer is Venice.\nAnswer:\n")
+    assert shown.id.startswith("plain_with_gold-") and shown.shows_gold and not get_prompt("plain").shows_gold
+    odd = replace(CANALS, choices=("{", "{letter}"), gold="B")
+    assert shown.render(odd, chat=True).endswith("\nThe answer is {letter}.")
+    german = get_prompt("cot_with_gold", shows_gold=True).render(replace(MATHS, language="de"), chat=True)
+    assert "{clips}?\nDie Antwort ist 72.\n" in german
+    with pytest.raises(ValueError, match=r"^question 'q': has no gold answer, which prompt 'plain_with_gold' shows$"):
+        shown.render(replace(CANALS, gold=None), chat=True)
+    with pytest.raises(ValueError, match=r"^prompt 'plain_with_gold' shows the gold answer, which only a teacher"):
+        get_prompt("plain_with_gold")

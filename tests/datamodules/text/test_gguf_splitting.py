@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import re
 from itertools import accumulate, islice
 from pathlib import Path
@@ -55,6 +56,47 @@ def test_real_texts_have_each_digit_apart_and_the_rest_as_gpt2(
     ]
     assert [each.ids for each in tokenizer.backend_tokenizer.encode_batch(texts)] == expected
     assert len(texts) == 1200 and [each.ids for each in plain.encode_batch(texts)] != expected
+
+
+def draw_texts(shared_data: Path, number: int) -> list[str]:
+    """Returns texts of digits, lines, other scripts, emoji and long white space, drawn by a seed, and real ones."""
+    draw = random.Random(0)
+    alphabets = [
+        *("0123456789", "0123456789.,:%/+-=", "\n\t \r", "abcdefgh XYZ'", '()[]{}<>|_*#"\\', "\u00a0\u2003\u3000 "),
+        *("äöüßéñçœ", "абвгд ЁЖ", "αβγδ", "אבגד", "ابتث ١٢٣", "हिन्दी ३", "你好世界，。", "ひらカタ漢字", "한국어"),
+        "🙂👍🏽👩\u200d🔬🇩🇪",
+    ]
+    texts = []
+    while len(texts) < number - 300:
+        pieces = []
+        for _ in range(draw.randrange(1, 9)):
+            alphabet = draw.choice(alphabets)
+            pieces.append("".join(draw.choice(alphabet) for _ in range(draw.randrange(1, 9))))
+            pieces.append(draw.choice(["", " ", "\n", " " * draw.randrange(2, 40), "'s", "<|im_start|>"]))
+        texts.append("".join(pieces))
+    for path in sorted([*shared_data.glob("*_train.jsonl.gz"), *shared_data.glob("languages/*.jsonl.gz")]):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            texts += [json.dumps(json.loads(line), indent=1, ensure_ascii=False)[:300] for line in islice(lines, 30)]
+    return texts
+
+
+@pytest.mark.smollm2
+def test_a_thousand_texts_have_llama_cpps_own_ids(
+    gguf: str, tokenizer: PreTrainedTokenizerBase, shared_data: Path
+) -> None:
+    pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
+    from lightning_modules.model.llama_cpp import LlamaCpp
+
+    texts = draw_texts(shared_data, 1000)
+    own = LlamaCpp(gguf, longest=512)
+    try:
+        other = [
+            text for text in texts
+            if own.tokenize(text, parse_special=True) != tokenizer(text, add_special_tokens=False).input_ids
+        ]  # fmt: skip
+    finally:
+        own.close()
+    assert len(texts) >= 1000 and other == []
 
 
 @pytest.mark.parametrize("name", ["mystery", None])

@@ -56,7 +56,7 @@ def make(config: type, kind: type, options: dict[str, Any], padding: int = 0) ->
 @pytest.mark.parametrize(("config", "kind", "options"), CASES, ids=lambda item: getattr(item, "__name__", None))
 def test_distributions_are_the_models(config: type, kind: type, options: dict, tmp_path: Path) -> None:
     model, tokenizer = make(config, kind, options, padding=3)
-    assert can_convert(model)
+    assert can_convert(model.config)
     source = convert(model, tokenizer)
     write_gguf(tmp_path / "m.gguf", source, "f32", {}, {})
     ids = tokenizer("Question: which one is red, and which of these 12 is blue?").input_ids
@@ -72,4 +72,4 @@ def test_distributions_are_the_models(config: type, kind: type, options: dict, t
 
 def test_other_architectures_need_llama_cpps_converter() -> None:
     for options in ({"sliding_window": 8}, {"hidden_act": "gelu"}):
-        assert not can_convert(make(MistralConfig, MistralForCausalLM, GROUPED | options)[0])
+        assert not can_convert(make(MistralConfig, MistralForCausalLM, GROUPED | options)[0].config)

@@ -70,7 +70,13 @@ def test_another_models_distributions_are_refused(exported: Exported, student) -
     with pytest.raises(ValueError, match="of 6 greedy texts are not the student's"):
         refuse_difference("f16", found["f16"] | torn)
     with pytest.raises(ValueError, match=r"Q4_K_M: differs from the student by 1\.0000 nats"):
-        refuse_difference("Q4_K_M", {"kl": 1.0, "top1_agreement": 0.9})
+        refuse_difference("Q4_K_M", {"kl": 1.0, "kl_error": 0.1, "top1_agreement": 0.9, "tokens": 500})
+    # Among 24 tokens two others are chance, among 2,400 two hundred are not.
+    few = {"kl": 0.03, "kl_error": 0.01, "top1_agreement": 22 / 24, "tokens": 24}
+    refuse_difference("Q8_0", few)
+    for other in ({"tokens": 2400}, {"kl_error": 0.001}):
+        with pytest.raises(ValueError, match=r"Q8_0: differs from the student by 0\.0300 nats"):
+            refuse_difference("Q8_0", few | other)
     for own in files.values():
         own.close()
 

@@ -4,7 +4,7 @@ import inspect
 import itertools
 import json
 import shutil
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -13,6 +13,8 @@ import pytest
 from datamodules.annotation import QuestionDataModule
 from datamodules.distillation import DistillationDataModule, ExampleDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
+from datamodules.tasks import wording
+from datamodules.text.languages import get_language
 from lightning_modules.model.pretrained import identify_local
 from lightning_modules.run.folder import flatten
 from lightning_modules.teacher.backends import TransformersBackend
@@ -34,7 +36,7 @@ COUNTED = {
     },
     "data": {
         *("tokenizer", "questions", "prompt", "limit", "limit_seed", "rationales", "supervision", "logits"),
-        *(f"own.{name}" for name in ("rationales", "logits", "logit_weights", "mix", "first_step")),
+        *(f"own.{name}" for name in ("rationales", "logits", "logit_weights", "teacher_prompt", "mix", "first_step")),
         *("own.max_lost", "own.min_distinct", "draw.number", "draw.part", "draw.seed"),
         *("rows", "rows_against"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
@@ -181,6 +183,18 @@ def test_questions_that_changed_are_annotated_anew(inside, tmp_path) -> None:
     path.write_text(json.dumps(questions[1]) + "\n")
     with pytest.raises(ValueError, match="made with another configuration, or from other files"):
         run_stage("annotate", *options)
+
+
+def test_a_language_whose_file_changed_makes_another_run_of_its_questions(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    question = {"id": "1", "question": "Was?", "choices": ["a", "b"], "gold": "A", "language": "de"}
+    Path("de.jsonl").write_text(json.dumps(question))
+    command = ["--model.student=m", "--data.questions=de.jsonl"]
+    before, english = fit.parse(command), fit.parse(["--model.student=m", "--data.questions=microworld:train:8:0"])
+    assert [*before.result_config()["languages"]] == ["de"] and "languages" not in english.result_config()
+    words = replace(get_language("de").words, answer=("Lösung",))
+    monkeypatch.setattr(wording, "get_language", lambda tag: replace(get_language(tag), words=words))
+    assert fit.parse(command).run.id != before.run.id
 
 
 STOP = "tests.scripts.common.test_identity.Stop"

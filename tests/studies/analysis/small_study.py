@@ -51,9 +51,10 @@ def write_arm(
     task: str = "t",
     lost: int = 0,
     groups: list | None = None,
+    kind: str | None = None,
     **budget,
 ) -> None:
-    """Writes an arm's predictions; the first `lost` have no answer."""
+    """Writes an arm's predictions, or those of its file of a type; the first `lost` have no answer."""
     ids = ids or [f"q{number}" for number in range(len(correct))]
     given = [{"group": group} for group in groups] if groups else [{}] * len(correct)
     records = [
@@ -67,7 +68,7 @@ def write_arm(
         }
         for n, (identifier, right) in enumerate(zip(ids, correct, strict=True))
     ]
-    write_table(predictions_path(study, arm), records, {})
+    write_table(predictions_path(study, arm, kind), records, {})
     if arm.supervision != "untuned":
         write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET | budget)
 

@@ -13,6 +13,7 @@ from tests.studies.analysis.small_study import fill, make_study, write_arm
 RIGHT = {  # of 40 questions, by the control, the supervision, the student and the teacher
     (None, "rationale"): {"aA": 20, "aB": 16, "bA": 12, "bB": 24},
     (None, "rationale+logits"): {"aA": 30, "aB": 20, "bA": 14, "bB": 32},
+    (None, "on-policy"): {"aA": 31, "aB": 27, "bA": 23, "bB": 29},
     ("own", "rationale+logits"): {"aB": 26, "bA": 18},
     ("bytes", "rationale+logits"): {"aB": 22, "bA": 15},
 }
@@ -91,6 +92,20 @@ def test_a_difference_of_gammas_has_the_interval_of_one_contrast_of_all_cells(tm
     [row] = results["gamma_differences"]
     apart = sum((gamma["high"] - gamma["estimate"]) ** 2 for gamma in results["gamma"]) ** 0.5
     assert row["high"] - row["estimate"] < apart
+
+
+def test_gamma_on_policy_and_how_it_differs_from_gamma_off_policy_by_hand(tmp_path):
+    supervisions = ["rationale", "rationale+logits", "on-policy"]
+    study = make_study(tmp_path, supervisions=supervisions, alignment="strict")
+    fill_both(study)
+    results = analyze(study)
+    found = {(row["left"], row["right"]): row["estimate"] for row in results["gamma_differences"]}
+    gammas = {"rationale": 16 / 80, "rationale+logits": 28 / 80, "on-policy": (31 + 29 - 27 - 23) / 80}
+    pairs = [("rationale+logits", "rationale"), ("on-policy", "rationale"), ("on-policy", "rationale+logits")]
+    assert found == pytest.approx({(left, right): gammas[left] - gammas[right] for left, right in pairs})
+    assert "On-policy gives γ = +12.5 points (on-policy), off-policy γ = +20.0 points" in format_results(results)
+    kinds = {(row["kind"], row["left"], row["right"]) for row in results["contrasts"] if row["student"] == "a"}
+    assert {("on-policy", "on-policy-B", f"{other}-B") for other in ("rationale", "rationale+logits")} <= kinds
 
 
 def test_the_teachers_that_both_grids_have_are_compared(tmp_path):

@@ -270,6 +270,8 @@ def test_a_control_that_changes_texts_has_a_cache_of_its_own():
             "chunks has no distributions whose most probable",
         ),
         (ControlSpec(paraphraser="G"), {}, "'G' is published"),
+        (ControlSpec(translator="G"), {}, "translator: 'G' is published"),
+        (ControlSpec(paraphraser="Q", translator="Q"), {}, "paraphraser and translator both rewrite"),
         (ControlSpec(same_lengths=True), {"teachers": {"L": TeacherSpec("llama", model="m/L")}}, "has only L"),
         (
             ControlSpec("rationale+logits", shuffled=True),

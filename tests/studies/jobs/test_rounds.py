@@ -17,6 +17,8 @@ SECTIONS: dict[str, Any] = {
     "evaluate": {},
 }
 
+SELF = {"teacher": "self", "teacher_prompt": "with_gold"}
+
 
 def make_plan(sections: dict[str, Any] = SECTIONS, **settings: Any) -> RoundsPlan:
     return RoundsPlan(OnPolicy(**{"name": "n", "rounds": 4, "questions": 8, **settings}), sections, ["--config=c"])
@@ -76,9 +78,27 @@ def test_several_teachers_read_and_are_weighed() -> None:
     assert {"cache_logits-round-2-1", "cache_logits-round-2-2"} < set(jobs["fit-round-2"].needs)
 
 
+def test_the_student_itself_reads_with_the_gold_answer_in_view() -> None:
+    cache = SECTIONS["cache_logits"] | {"model": {"teacher": "t", "revision": "r"}}
+    plan = make_plan(SECTIONS | {"cache_logits": cache}, teacher="self", teacher_prompt="with_gold")
+    jobs = {job.name: job.args for job in plan.jobs()}
+    first, second = jobs["cache_logits-round-1"], jobs["cache_logits-round-2"]
+    assert {"--model.teacher=s", "--model.keep_layers=[0, 1]", "--data.prompt=plain_with_gold"} <= set(first)
+    assert {"--model.teacher=runs/n/round-1/student", "--model.keep_layers=null", "--model.revision=null"} <= set(
+        second
+    )
+    assert "--data.own.teacher_prompt=plain_with_gold" in jobs["fit-round-2"]
+    named = {job.name: job.args for job in make_plan(teacher_prompt="with_gold").jobs()}["cache_logits-round-2"]
+    assert "--data.prompt=instruction_with_gold" in named and not any("--model.teacher" in arg for arg in named)
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
+        ({}, {"teacher": "self"}, "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold"),
+        ({}, {"teacher": "self", "teachers": {"t": 1, "u": 1}}, "on_policy.teacher is the student itself"),
+        ({}, {"teacher_prompt": "with_gold", "mix": 1.0}, "on_policy.teacher_prompt would be ignored with"),
+        ({"kind": "hidden"}, {**SELF, "keep_rounds": 2}, "on_policy.keep_rounds: with on_policy.teacher=self hidden"),
         ({}, {"teachers": {"t": 1}}, "on_policy.teachers mixes two teachers at least"),
         ({}, {"teachers": {"t": 1, "u": float("inf")}}, "at least, by finite weights"),
         ({}, {"teachers": {"t": 1, "u": 1}, "mix": 1.0}, "on_policy.teachers would be ignored with on_policy.mix=1"),
@@ -96,6 +116,13 @@ def test_what_teachers_cannot_give_is_refused(model: dict, settings: dict, messa
     fit = SECTIONS["fit"] | {"data": SECTIONS["fit"]["data"] | {"logits": ["l"]}}
     with pytest.raises(ValueError, match=message):
         make_plan(SECTIONS | {"cache_logits": cache, "fit": fit}, **settings)
+
+
+def test_privileged_context_is_the_gold_answer_alone() -> None:
+    encoding = {"max_length": 400, "template_options": {"enable_thinking": False}}
+    fit = SECTIONS["fit"] | {"data": SECTIONS["fit"]["data"] | {"encoding": encoding}}
+    with pytest.raises(ValueError, match=r"^cache_logits.data.encoding.template_options.* is None, but fit.data.enc"):
+        make_plan(SECTIONS | {"fit": fit}, **SELF)
 
 
 def test_rounds_go_on_with_the_settings_that_they_began_with(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def make_results() -> dict:
             {**part, "parts": ["style"], "low": -0.02, "p_holm": 0.3, "method": "difference in differences"},
             {**part, "parts": ["tokenizer", "lineage"], "low": -0.01, "p_holm": 0.1, "method": "mixed model"},
         ],
-        "needed_sizes": [], "outcomes": [],
+        "needed_sizes": [], "outcomes": [], "pooled": {}, "quantization": [],
         "parts_refused": [{**where, "parts": ["architecture"], "reason": "all students are of the architecture <x>"}],
     }  # fmt: skip
 

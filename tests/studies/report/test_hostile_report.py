@@ -106,6 +106,13 @@ def make_more(results: dict, names: dict[str, str]) -> dict:
          "cells": [{**cell, "mean": cell["accuracy"]} for cell in results["cells"]],
          **{kind: results[kind] for kind in ("gamma", "gamma_differences", "parts", "parts_refused")}}
     ]  # fmt: skip
+    losses = {"p_holm": 0.1, "models": {"p": 0.2, "left_only": 1, "right_only": 2}, "estimate": -0.1, "p": 0.1}
+    losses |= {"bytes": 1e5, "bytes_before": 2e5, "tokens_per_s": 9.0, "accuracy_before": 0.5}
+    results["quantization"] = [
+        {"kind": "Q8_0", "cells": [{**cell, **losses} for cell in results["cells"] if cell["trained_on"]],
+         "contrasts": [{**row, "kind": "control", "size": None} for row in results["contrasts"]],
+         "gamma": results["gamma"], "gamma_changes": results["gamma"]}
+    ]  # fmt: skip
     for task in (f"{names['languages']} q/th", f"{names['languages']} q", f"{names['languages']} q/en+th"):
         results["num_questions"] = {**results["num_questions"], task: 8}
         for kind in ("cells", "gamma"):

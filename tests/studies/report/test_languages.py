@@ -62,6 +62,23 @@ def test_an_arm_that_was_not_asked_in_a_language_is_not_run() -> None:
     assert {row[4].text for row in table.rows if row[1].text == "label"} == {"not run"}
 
 
+def test_where_each_language_has_arms_of_its_own_a_column_is_of_those() -> None:
+    results = in_languages(make_results())
+    homes = {"mgsm/ar": "m-ar-same", "mgsm": "m-en-same", "mgsm/th": "m-th-same", "mgsm/ar+en+th": "m-same"}
+    for kind in ("cells", "gamma"):
+        for row in results[kind]:
+            row["trained_on"] = row["trained_on"] and homes[row["task"]]
+    # An arm that answers another language's questions has no place in that language's column.
+    results["cells"] += [
+        {**cell, "trained_on": "m-ar-same", "accuracy": 0.0} for cell in results["cells"] if cell["task"] == "mgsm/th"
+    ]
+    results["pooled"] = {"m-same": {"ar": "m-ar-same", "en": "m-en-same", "th": "m-th-same"}}
+    table, gammas = (block for block in show_languages(results) if isinstance(block, Table))
+    assert table.caption.startswith("**mgsm/ar+en+th after m-same**")
+    assert all(own.value for row in table.rows for own in row[2:]) and len(table.rows) == 11
+    assert [row[0].text for row in gammas.rows] == ["ar"] * 2 + ["en"] * 2 + ["th"] * 2 + ["all"] * 2
+
+
 def test_what_languages_say_alone_is_not_said_twice() -> None:
     results = in_languages(make_results())
     figures = [block for block in _show_accuracy(results) if isinstance(block, Figure)]

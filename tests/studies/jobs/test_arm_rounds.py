@@ -1,0 +1,87 @@
+"""Rounds as an arm of a study."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies.design.grid import StudentSpec
+from studies.design.rounds import OnPolicy
+from studies.design.tasks import LanguageSpec
+from studies.jobs.arm_rounds import check_writers
+from studies.jobs.job import Job
+from studies.jobs.plan import StudyPlan
+from tests.studies.design.grid_study import make_study
+from tests.tiny import build_tokenizer, save_model
+
+SECTIONS: dict[str, Any] = {"fit": {"data": {"prompt": "plain"}, "trainer": {"max_steps": 4}}, "cache_logits": {}}
+
+
+def make_plan(study: dict[str, Any] = {}, **settings: Any) -> StudyPlan:  # noqa: B006 (not changed)
+    rounds = OnPolicy(**{"name": "n", "rounds": 2, "questions": 8, "max_new_tokens": 64, **settings})
+    study = {"supervisions": ["rationale", "on-policy"], "seeds": 1, **study}
+    return StudyPlan(make_study(**study), ["--config=x.yaml"], None, rounds, SECTIONS)
+
+
+def find_jobs(plan: StudyPlan) -> dict[str, Job]:
+    return {job.name: job for job in plan.jobs()}
+
+
+def test_an_arms_rounds_follow_one_another_and_end_in_the_arms_own_run() -> None:
+    jobs = find_jobs(make_plan())
+    arm = "q-on-policy-Q-seed0"
+    # Without an alignment only a teacher of the family reads what a student writes.
+    assert {name for name in jobs if name.startswith("evaluate") and "on-policy" in name} == {
+        "evaluate-l-on-policy-L-seed0",
+        f"evaluate-{arm}",
+    }
+    assert jobs[f"annotate-{arm}-round-1"].needs == ["annotate-Q-obqa"]
+    assert jobs[f"annotate-{arm}-round-2"].needs == [f"fit-{arm}-round-1"]
+    last = jobs[f"fit-{arm}"]
+    assert last.done == f"runs/s/{arm}/DONE" and f"--run.continues=runs/s/rounds/{arm}/round-1" in last.args
+    assert jobs[f"evaluate-{arm}"].needs == [last.name]
+    # A command line's last word counts.
+    given = dict(arg.split("=", 1) for arg in last.args)
+    assert (given["--run.root"], given["--run.group"], given["--run.id"]) == ("runs", "s", arm)
+    assert (given["--data.supervision"], given["--model.loss.kl_weight"]) == ("rationale", "0.0")
+    assert (given["--trainer.max_steps"], given["--model.schedule_steps"]) == ("4", "4")
+    read = dict(arg.split("=", 1) for arg in jobs[f"cache_logits-{arm}-round-2"].args)
+    assert (read["--model.teacher"], read["--data.filters.teachers"]) == ("m/Q", "null")
+    assert read["--data.rationales"] == f'["runs/s/rounds/{arm}/samples/round-2.parquet"]'
+
+
+def test_a_teacher_of_another_family_reads_by_the_studys_alignment() -> None:
+    jobs = find_jobs(make_plan({"alignment": "strict"}))
+    assert "--data.alignment.kind=strict" in jobs["fit-l-on-policy-Q-seed0-round-1"].args
+    assert "--data.alignment.kind=refuse" in jobs["fit-l-on-policy-L-seed0"].args
+    # Published rationales have nobody who could read.
+    assert not any("on-policy-G" in name for name in jobs)
+
+
+@pytest.mark.parametrize(
+    ("study", "settings", "message"),
+    [
+        ({}, {"start": "runs/x"}, r"^on_policy.start is of one student or teacher; arms of a study"),
+        ({}, {"teacher": "self", "teacher_prompt": "with_gold"}, r"^on_policy.teacher is of one student"),
+        ({}, {"rounds": 3}, r"^on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
+        ({"sizes": [4, 8]}, {}, r"^study.sizes: an on-policy arm draws its questions round by round"),
+        ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: an on-policy arm draws its questions"),
+    ],
+)
+def test_what_does_not_go_with_arms_is_refused(study: dict, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_plan(study, **settings).jobs()
+
+
+def test_a_student_that_cannot_end_what_it_writes_is_refused(tmp_path: Path) -> None:
+    student = save_model(tmp_path / "student", seed=1)
+    students = {"q": StudentSpec(student, "qwen")}
+    check_writers(make_study(supervisions=["on-policy"], students=students))
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(student)
+    check_writers(make_study(students=students))
+    message = rf"^study.students.q: supervision on-policy has it write, but {re.escape(student)}: .* with an end token$"
+    with pytest.raises(ValueError, match=message):
+        check_writers(make_study(supervisions=["on-policy"], students=students))

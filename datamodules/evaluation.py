@@ -1,15 +1,18 @@
 """The data module of an evaluation: questions, how each option is put, and teachers' rationales to compare with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.annotation import PosedQuestion, QuestionDataModule, QuestionDraw
-from datamodules.examples.encoding import Piece, encode_pieces, encode_texts, render_chat
+from datamodules.examples.encoding import Piece, encode_pieces, encode_texts, find_end_tokens, render_chat
 from datamodules.examples.tokenization import Example, build_examples, encode_completions, split_completion
+from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import Rationale, drop_truncated, load_rationales
 from datamodules.tasks.questions import load_questions
+from datamodules.text.token_bytes import read_vocabulary
 
 OptionText = Literal["sentence", "choice", "letter"]
 
@@ -41,7 +44,7 @@ class Reference:
 
     rationale: Rationale
     example: Example
-    cache: LogitCache | None
+    cache: LogitCache | AlignedCache | None
 
 
 class EvaluationDataModule(QuestionDataModule):
@@ -61,6 +64,7 @@ class EvaluationDataModule(QuestionDataModule):
         references: list[str] | None = None,
         teachers: list[str] | None = None,
         logits: list[str] | None = None,
+        alignment: AlignmentSettings = AlignmentSettings(),  # noqa: B008 (frozen)
         keep_truncated: bool = False,
         **kwargs: Any,
     ):
@@ -77,6 +81,7 @@ class EvaluationDataModule(QuestionDataModule):
                 collections (jsonl, jsonl.gz).
             teachers: Compare with these teachers' only; null takes all that the references hold.
             logits: Logit caches of the references, of which divergence and agreement are measured.
+            alignment: How logits of a teacher with another tokenizer are compared: refuse, strict or bytes.
             keep_truncated: Compare with rationales, too, that were cut off where their teacher ran out of tokens.
             kwargs: See `QuestionDataModule`.
         """
@@ -86,11 +91,15 @@ class EvaluationDataModule(QuestionDataModule):
         )
         if logits and not references:
             raise ValueError("data.logits is given without data.references, the rationales whose logits they are")
+        if alignment != AlignmentSettings() and not logits:
+            raise ValueError("data.alignment is given without data.logits, and would be ignored")
+        if alignment.kind == "chunks":
+            raise ValueError("data.alignment.kind chunks has no distributions to compare with; set strict or bytes")
         if teachers and not references:
             raise ValueError("data.teachers is given without data.references, and would be ignored")
         if keep_truncated and not references:
             raise ValueError("data.keep_truncated is given without data.references, and would be ignored")
-        self.option_text, self.keep_truncated = option_text, keep_truncated
+        self.option_text, self.keep_truncated, self.alignment = option_text, keep_truncated, alignment
         self.reference_paths, self.teachers, self.logit_paths = references or [], teachers, logits or []
         self.num_completions = 1
         self.options: dict[str, Options] = {}
@@ -152,7 +161,7 @@ class EvaluationDataModule(QuestionDataModule):
             raise ValueError(f"{paths}: no rationale of the {len(self.posed)} questions that are asked")
         pairs = [(questions[rationale.question_id], rationale) for rationale in kept]
         examples = build_examples(self.tokenizer, self.prompt, pairs)
-        caches: dict[str, LogitCache] = {}
+        caches: dict[str, LogitCache | AlignedCache] = {}
         for path in self.logit_paths:
             cache = LogitCache(Path(path))
             if cache.description.sparsity.kind == "labels":
@@ -160,13 +169,24 @@ class EvaluationDataModule(QuestionDataModule):
             covered = [example for example in examples if example.id in cache]
             if not covered:
                 raise ValueError(f"{path}: holds none of the {len(examples)} references' logits")
-            cache.check(str(self.tokenizer_name), self.tokenizer, self.prompt.id, covered)
+            reader = self._fit_cache(cache, covered)
             if twice := [example.id for example in covered if example.id in caches]:
                 raise ValueError(f"{path}: the logits of {twice[0]!r} are also in another cache; name one of them")
-            caches |= {example.id: cache for example in covered}
+            caches |= {example.id: reader for example in covered}
         for rationale, example in zip(kept, examples, strict=True):
             own = self.references.setdefault(rationale.question_id, [])
             own.append(Reference(rationale, example, caches.get(example.id)))
+
+    def _fit_cache(self, cache: LogitCache, examples: Sequence[Example]) -> LogitCache | AlignedCache:
+        """Returns a cache that was made of these examples, aligned with the student's tokenizer if it has another."""
+        if self.alignment.kind == "refuse" or cache.shares_tokenizer(self.tokenizer):
+            cache.check(str(self.tokenizer_name), self.tokenizer, self.prompt.id, examples)
+            return cache
+        ends = find_end_tokens(self.tokenizer)
+        student = read_vocabulary(self.tokenizer, ends)
+        aligned = AlignedCache.of_examples(cache, self.alignment, examples, student, ends[0])
+        aligned.check_completions(examples)
+        return aligned
 
     def collect_reference_texts(self) -> dict[str, dict[str, list[str]]]:
         """Returns the references' texts by question id and teacher, without the sentences that state their answers."""

@@ -28,6 +28,7 @@ from jsonargparse import ArgumentParser
 
 from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
+from lightning_modules.student.student import TRUE_PRECISIONS
 from scripts.common.dry_run import parse_dry_run
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
@@ -37,10 +38,10 @@ from scripts.on_policy import read_rounds
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
-from studies.design.grid import ON_POLICY, Study, explain_missing_gamma
+from studies.design.grid import ON_POLICY, Study, expand, explain_missing_gamma
 from studies.design.parts import check_study, list_unidentified, require_models
 from studies.design.power import parse_power
-from studies.design.quantization import check_quantization
+from studies.design.quantization import check_precision, check_quantization
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
@@ -66,11 +67,14 @@ def parse(args: list[str]) -> StudyPlan:
         parsed = parser.parse_args([*settings, f"--alignment={stated}"])
     parsed.pop("config")
     study = Study(**parser.instantiate(parsed).as_dict())
-    if ON_POLICY not in study.supervisions:
-        return StudyPlan(study, config, overrides)
-    if find_section(config, "on_policy") is None:
+    if ON_POLICY in study.supervisions and find_section(config, "on_policy") is None:
         raise ValueError(f"study.supervisions has {ON_POLICY}, but no section on_policy says what a round is; add it")
-    return StudyPlan(study, config, overrides, *read_rounds(config, [*config, f"--name={study.name}"]))
+    rounds = read_rounds(config, [*config, f"--name={study.name}"]) if ON_POLICY in study.supervisions else ()
+    plan = StudyPlan(study, config, overrides, *rounds)
+    if "agreement" in study.outcomes:
+        asked = STAGES["evaluate"].parse(plan.evaluate(expand(study)[0]).args)
+        plan.reference_prompt = asked.datamodule.prompt.name
+    return plan
 
 
 def find_stated(config: list[str], *names: str) -> object:
@@ -81,11 +85,13 @@ def find_stated(config: list[str], *names: str) -> object:
     return value
 
 
-def check_sections(jobs: list[Job]) -> None:
+def check_sections(study: Study, jobs: list[Job]) -> None:
     """Refuses a mistake in a stage's section before any stage runs; jobs with the same options differ in names only."""
     different = {(job.stage, *(arg.split("=")[0] for arg in job.args)): job for job in jobs if job.stage in STAGES}
     for job in different.values():
-        parse_job(job)
+        cli = parse_job(job)
+        if job.stage == "fit":
+            check_precision(study, TRUE_PRECISIONS.get(cli.trainer.precision, cli.model.student_dtype or "float32"))
 
 
 def run(args: list[str]) -> None:
@@ -102,7 +108,7 @@ def run(args: list[str]) -> None:
     check_study(plan.study)
     check_quantization(plan.study)
     check_writers(plan.study)
-    check_sections(jobs := plan.jobs()[:-1])
+    check_sections(plan.study, jobs := plan.jobs()[:-1])
     run_jobs(jobs, plan.folder, plan.study.workers, JOBS, plan.drop_spent)
     analyze(args)
 
@@ -126,7 +132,7 @@ def submit(args: list[str]) -> None:
     check_study(plan.study)
     check_quantization(plan.study)
     check_writers(plan.study)
-    check_sections(plan.jobs())
+    check_sections(plan.study, plan.jobs())
     print(submit_jobs(plan.jobs(), plan.folder))
 
 

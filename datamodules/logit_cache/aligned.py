@@ -1,6 +1,7 @@
 """A logit cache of another tokenizer than the student's, read as rows in the student's vocabulary."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval
 
 from datamodules.examples.store import ExampleStore, ExampleView
 from datamodules.examples.tokenization import Example
-from datamodules.logit_cache.alignment_store import AlignmentStore, open_alignments
+from datamodules.logit_cache.alignment_store import AlignmentStore, AlignmentTable, open_alignments
 from datamodules.logit_cache.codec import Arrays
 from datamodules.logit_cache.conversion import RowConverter, convert_chunks
 from datamodules.logit_cache.reader import LogitCache
@@ -71,7 +72,7 @@ class AlignedCache:
     def __init__(
         self,
         cache: LogitCache,
-        alignments: AlignmentStore,
+        alignments: AlignmentStore | AlignmentTable,
         settings: AlignmentSettings,
         teacher: VocabularyBytes,
         student: VocabularyBytes,
@@ -121,17 +122,25 @@ class AlignedCache:
         Raises:
             ValueError: The cache does not know its tokens' bytes, or what ends a turn.
         """
-        cache.require_token_bytes()
-        teacher = cache.read_vocabulary()
-        if not teacher.ends:
-            raise ValueError(
-                f"{cache.folder}: does not know which token ends its teacher's turn, which data.alignment needs; "
-                "capture again"
-            )
+        teacher = _read_teacher(cache)
         alignments = open_alignments(cache_dir, examples, student, cache)
         return cls(cache, alignments, settings, teacher, student, student_end)
 
-    def check_completions(self, examples: ExampleView) -> None:
+    @classmethod
+    def of_examples(
+        cls,
+        cache: LogitCache,
+        settings: AlignmentSettings,
+        examples: Sequence[Example],
+        student: VocabularyBytes,
+        student_end: int,
+    ) -> "AlignedCache":
+        """Aligns a few examples, which the cache has, in memory; see `open`."""
+        teacher = _read_teacher(cache)
+        alignments = AlignmentTable(examples, cache, student, teacher)
+        return cls(cache, alignments, settings, teacher, student, student_end)
+
+    def check_completions(self, examples: ExampleView | Sequence[Example]) -> None:
         """Refuses a cache that was not made of these completions, or too many that do not align; names those that do.
 
         Raises:
@@ -139,7 +148,8 @@ class AlignedCache:
                 that do not spell it.
         """
         self.cache.check_completions(examples)
-        unaligned = self.alignments.list_unaligned(examples.column("id"))
+        ids = examples.column("id") if isinstance(examples, ExampleView) else [example.id for example in examples]
+        unaligned = self.alignments.list_unaligned(ids)
         allowed = 0.01 if self.settings.max_unaligned is None else self.settings.max_unaligned
         if not unaligned:
             return
@@ -177,3 +187,14 @@ class AlignedCache:
             return convert_chunks(rows, alignments)
         labels = np.concatenate([example.token_ids[example.num_prompt_tokens :] for example in examples])
         return self._converter.convert(rows, alignments, labels)
+
+
+def _read_teacher(cache: LogitCache) -> VocabularyBytes:
+    cache.require_token_bytes()
+    teacher = cache.read_vocabulary()
+    if not teacher.ends:
+        raise ValueError(
+            f"{cache.folder}: does not know which token ends its teacher's turn, which data.alignment needs; "
+            "capture again"
+        )
+    return teacher

@@ -5,7 +5,7 @@ is mapped into memory: `id`, `agrees` and, as lists, the fields of an `Alignment
 tokens of one side do not spell the completion.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,46 @@ def _leave_unaligned(num_student: int, num_teacher: int) -> Alignment:
     return Alignment(classes, nothing, np.zeros_like(nothing), nothing, nothing_there)
 
 
+def _align_examples(
+    examples: Sequence[Example], cache: LogitCache, student: VocabularyBytes, teacher: VocabularyBytes
+) -> list[tuple[bool, Alignment]]:
+    """Returns of each example whether the tokens of both sides spell it, and its alignment."""
+    # To what a teacher wrote, a completion may have added an answer sentence.
+    may_part = cache.description.tokenizer_fingerprint == UNKNOWN_TOKENIZER
+    found = []
+    for example in examples:
+        teacher_ids = cache.read_tokens(example.id)
+        own = _align_example(example, teacher_ids, student, teacher, may_part)
+        num_tokens = len(example.token_ids) - example.num_prompt_tokens
+        found.append((own is not None, own or _leave_unaligned(num_tokens, len(teacher_ids))))
+    return found
+
+
+class AlignmentTable:
+    """Alignments of a few examples, in memory.
+
+    Args:
+        examples: In the student's tokens.
+        cache: Which has all of them.
+        student: The bytes of the student's tokens.
+        teacher: The bytes of the teacher's.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], cache: LogitCache, student: VocabularyBytes, teacher: VocabularyBytes
+    ):
+        found = _align_examples(examples, cache, student, teacher)
+        self._found = {example.id: own for example, own in zip(examples, found, strict=True)}
+
+    def find(self, identifier: str) -> Alignment:
+        """Returns an example's alignment."""
+        return self._found[identifier][1]
+
+    def list_unaligned(self, identifiers: Iterable[str]) -> list[str]:
+        """Returns those of the examples whose tokens, of one side, do not spell the completion."""
+        return [identifier for identifier in identifiers if not self._found[identifier][0]]
+
+
 def open_alignments(
     cache_dir: Path, examples: ExampleStore, student: VocabularyBytes, cache: LogitCache
 ) -> AlignmentStore:
@@ -126,20 +166,10 @@ def open_alignments(
         rows = [row for row, identifier in enumerate(examples.column("id")) if identifier in cache]
         for start in range(0, len(rows), ROWS_PER_BATCH):
             part = [examples.read(row) for row in rows[start : start + ROWS_PER_BATCH]]
-            tokens = [cache.read_tokens(example.id) for example in part]
-            # To what a teacher wrote, a completion may have added an answer sentence.
-            may_part = cache.description.tokenizer_fingerprint == UNKNOWN_TOKENIZER
-            found = [
-                _align_example(example, ids, student, teacher, may_part)
-                for example, ids in zip(part, tokens, strict=True)
-            ]
-            whole = [
-                own or _leave_unaligned(len(example.token_ids) - example.num_prompt_tokens, len(ids))
-                for own, example, ids in zip(found, part, tokens, strict=True)
-            ]
+            found = _align_examples(part, cache, student, teacher)
             columns: dict[str, Any] = {"id": [example.id for example in part]}
-            columns |= {"agrees": [own is not None for own in found]}
-            columns |= {name: [vars(own)[name] for own in whole] for name in _LISTS}
+            columns |= {"agrees": [agrees for agrees, _ in found]}
+            columns |= {name: [vars(own)[name] for _, own in found] for name in _LISTS}
             yield pa.record_batch(columns, schema=SCHEMA)
 
     def write(path: Path) -> None:

@@ -42,7 +42,8 @@ LIKELIHOODS: dict[str, Callable[[str], int]] = {
     "likelihood_bytes": lambda text: len(text.encode()),
 }
 REFERENCE_SCORE = pa.struct(
-    [pa.field("teacher", pa.string()), pa.field("sample", pa.int32()), pa.field("num_tokens", pa.int32())]
+    [pa.field("teacher", pa.string())]
+    + [pa.field(name, pa.int32()) for name in ("sample", "num_tokens", "num_compared")]
     + [pa.field(name, pa.float64()) for name in ("log_likelihood", "kl", "agreement")]
 )
 PREDICTION_SCHEMA = pa.schema(

@@ -266,7 +266,7 @@ def measure_references(records: Sequence[dict]) -> Metrics:
 
     `perplexity`: exp of the mean negative log-likelihood of all their tokens; `kl`: mean KL of the teacher's next-token
     distribution from the student's, in nats, and `agreement`: share of tokens at which both have the same most probable
-    one, over the tokens whose distributions are cached. n counts tokens.
+    one, over the tokens that cached distributions say something of. n counts tokens.
     """
     scores: dict[str, list[dict]] = defaultdict(list)
     for record in records:
@@ -278,9 +278,9 @@ def measure_references(records: Sequence[dict]) -> Metrics:
         nll = -sum(score["log_likelihood"] for score in own) / tokens
         metrics[f"perplexity/{teacher}"] = Estimate(math.exp(nll), tokens)
         cached = [score for score in own if score["kl"] is not None]
-        tokens = sum(score["num_tokens"] for score in cached)
+        tokens = sum(score["num_compared"] for score in cached)
         for name in ("kl", "agreement"):
-            if cached:
+            if tokens:
                 metrics[f"{name}/{teacher}"] = Estimate(sum(score[name] for score in cached) / tokens, tokens)
     return metrics
 

@@ -33,9 +33,10 @@ class ReferenceScorer:
     def score(self, references: Sequence[Reference], tokens_per_batch: int) -> list[dict]:
         """Returns for each reference, in order, its teacher, `num_tokens`, and sums over these tokens.
 
-        `log_likelihood`, in nats; and, where the teacher's distributions are cached, else None: `kl`, of the
-        teacher's from the student's at temperature 1, in nats, the teacher's tail as one outcome; `agreement`, 1 where
-        both have the same most probable token.
+        `log_likelihood`, in nats; and, where the teacher's distributions are cached, else None: `num_compared`, of how
+        many of the tokens they say something, which is all but where a cache of another tokenizer is aligned; and, over
+        these, `kl`, of the teacher's from the student's at temperature 1, in nats, the teacher's tail as one outcome,
+        and `agreement`, 1 where both have the same most probable token.
 
         Args:
             references: Of any questions.
@@ -70,8 +71,12 @@ class ReferenceScorer:
             stop = start + len(logits_NV)
             rows = None if target is None else target.rows(start, stop)
             statistics = mix_rows(logits_NV, batch["labels"][start:stop], rows, mixture).statistics
-            names = ["ce", *(["divergence", "agreement"] if target is not None else [])]
-            parts.append(torch.stack([statistics[name].double() for name in names], -1))
+            columns = [statistics["ce"]]
+            if rows is not None:
+                has_N = rows.has_target_N
+                known_N = torch.ones_like(columns[0]) if has_N is None else has_N.to(columns[0])
+                columns += [statistics["divergence"] * known_N, statistics["agreement"] * known_N, known_N]
+            parts.append(torch.stack([column.double() for column in columns], -1))
             start = stop
         counts = [int((example.segments != PROMPT).sum()) for example in examples]
         sums = [part.sum(0).tolist() for part in torch.cat(parts).split(counts)]
@@ -80,9 +85,10 @@ class ReferenceScorer:
                 "teacher": reference.rationale.teacher,
                 "sample": reference.rationale.sample,
                 "num_tokens": count,
+                "num_compared": int(compared[2]) if compared else None,
                 "log_likelihood": -ce,
-                "kl": kl[0] if kl else None,
-                "agreement": kl[1] if kl else None,
+                "kl": compared[0] if compared else None,
+                "agreement": compared[1] if compared else None,
             }
-            for reference, count, (ce, *kl) in zip(references, counts, sums, strict=True)
+            for reference, count, (ce, *compared) in zip(references, counts, sums, strict=True)
         ]

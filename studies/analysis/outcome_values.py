@@ -10,7 +10,7 @@ from datamodules.tasks.records import LETTERS
 MEANINGS = {
     "likelihood": "probability of the gold option among the options, by their log-likelihoods",
     "agreement": "share of the tokens of the teacher's rationale on a test question at which student and teacher have "
-    "the same most probable token",
+    "the same most probable token, of those that are tokens of both",
 }
 # What predictions hold of each.
 COLUMNS = {"likelihood": "option_log_likelihoods", "agreement": "references"}
@@ -31,8 +31,8 @@ def measure_outcome(name: str, record: Mapping[str, Any], writer: str | None) ->
         chances = np.exp(np.array(scores) - max(scores))
         return float(chances[LETTERS.index(gold)] / chances.sum())
     shares = [
-        score["agreement"] / score["num_tokens"]
+        score["agreement"] / score["num_compared"]
         for score in record["references"] or ()
-        if score["teacher"] == writer and score["agreement"] is not None
+        if score["teacher"] == writer and score["num_compared"]
     ]
     return float(np.mean(shares)) if shares else None

@@ -57,7 +57,7 @@ def _average(study: Study, key: CellKey, files: dict[str, dict[str, float]], nam
     """Returns the mean over a cell's seeds of what is known of its files; None where nothing is."""
     fields = ("student", "supervision", "teacher", "control", "size")
     arms = [arm for arm in expand(study) if all(getattr(arm, field) == getattr(key, field) for field in fields)]
-    arms = [arm for arm in arms if (arm.task or next(iter(study.tasks))) == key.trained_on]
+    arms = [arm for arm in arms if (arm.task or next(iter(study.learned))) == key.trained_on]
     values = [files[arm.id][name] for arm in arms if name in files.get(arm.id, {})]
     return fmean(values) if values else None
 

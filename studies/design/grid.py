@@ -122,7 +122,7 @@ class Study:
             the same for all arms, and a smaller size's are among a larger one's. Empty: all questions of the task.
         target_accuracy: For which the needed size is told; null is halfway between a student's worst and best arm.
         outcomes: What is compared beside accuracy: the `likelihood` of gold options, and `agreement` with the teacher's
-            most probable tokens, which needs references with caches in the section `evaluate`.
+            most probable tokens, for which teachers that are models answer and score the test questions, too.
         quantization: Types of GGUF files, and `none`: each trained arm is exported as each, calibrated on what it
             learned from, and answers by llama.cpp, too. Empty: none is.
         workers: Jobs that run side by side on this machine.

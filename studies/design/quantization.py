@@ -9,6 +9,15 @@ from lightning_modules.model.llama_cpp import PACKAGE, is_installed
 from studies.design.grid import Study
 
 
+def check_precision(study: Study, dtype: str) -> None:
+    """Raises a ValueError if trained students' weights are of a dtype that no file is written from."""
+    if study.types and dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"study.quantization: the section fit makes the students' weights {dtype}; files are written from float32 "
+            "or bfloat16 (trainer.precision, model.dtype)"
+        )
+
+
 def check_quantization(study: Study) -> None:
     """Refuses a study whose students' files could not be written, calibrated or run.
 
@@ -35,6 +44,6 @@ def check_quantization(study: Study) -> None:
             check_convertible(spec.model)
         except ValueError as error:
             raise ValueError(f"study.students.{name}: study.quantization cannot be had of it: {error}") from None
-    for task in study.tasks.values():
-        if task.train.startswith("microworld:") or Path(part_language(task.train)[0]).is_file():
-            refuse_evaluation(load_questions(task.train), task.train)
+    for train in dict.fromkeys(task.spec.train for task in study.learned.values()):
+        if train.startswith("microworld:") or Path(part_language(train)[0]).is_file():
+            refuse_evaluation(load_questions(train), train)

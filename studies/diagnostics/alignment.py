@@ -1,14 +1,19 @@
 """Diagnostics of what a teacher's cached distributions can say in the student's tokens; none needs a model."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
+import torch
 
 from datamodules.examples.alignment import CLASSES, align, count_classes
+from datamodules.logit_cache.conversion import RowConverter
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.text.token_bytes import SPECIAL, VocabularyBytes
+from lightning_modules.student.cached_targets import build_target
+from losses.targets import SoftenedTarget
 from studies.diagnostics.metrics import Diagnostic, Fit, Mean, Values
-from studies.diagnostics.texts import AlignedText, Reading
+from studies.diagnostics.texts import AlignedText, CommonRows, Reading
 
 
 def find_shared(teacher: VocabularyBytes, student: VocabularyBytes) -> np.ndarray:
@@ -65,6 +70,34 @@ class CacheAligner:
         shared = float(probs_NK[self.shared[support_NK.clip(min=0)]].sum())
         ends = int(support_NK[-1, probs_NK[-1].argmax()]) in self.teacher.ends
         return AlignedText(counts, shared, float(probs_NK.sum()), ends)
+
+    @cached_property
+    def _converter(self) -> RowConverter:
+        kind, temperatures = self.cache.description.sparsity.kind, self.cache.description.temperatures
+        return RowConverter(self.teacher, self.student, self.student.ends[0], kind=kind, temperatures=temperatures)
+
+    def read_common(self, identifier: str, token_ids: Sequence[int]) -> CommonRows | None:
+        """Returns what the teacher says where both sides' tokens meet; None where they nowhere do.
+
+        Args:
+            identifier: Of the cached example; the cache is of the kind top_k or adaptive.
+            token_ids: The completion in the student's tokens, its end included.
+        """
+        found = align(token_ids, self.cache.read_tokens(identifier), self.student, self.teacher)
+        if found is None:
+            return None
+        rows = self.cache.read_foreign([identifier])
+        converted = self._converter.convert(rows, [found], np.array(token_ids, np.int32))
+        has_target = converted.pop("has_target")
+        if not has_target.any():
+            return None
+        planes = {name: torch.from_numpy(plane[has_target]) for name, plane in converted.items()}
+        target = build_target(planes, self._converter.temperatures, None)
+        assert isinstance(target, SoftenedTarget)
+        best_T = np.take_along_axis(rows["support"], rows["log_probs"].argmax(1)[:, None], 1)[:, 0]
+        meet = (found.out == 0) & (found.governing >= 0)
+        best = np.where(meet, self._converter.table[best_T[found.governing]], -2)
+        return CommonRows(target, has_target, best.astype(np.int64))
 
 
 def _share(fit: Fit, name: str) -> Values:

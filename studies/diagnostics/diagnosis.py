@@ -19,7 +19,17 @@ from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question
 from lightning_modules.model.pretrained import Dtype
 from studies.design.grid import StudentSpec, expand
-from studies.diagnostics import alignment, gradients, likelihood, logits, ranks, surface, tokenizers
+from studies.diagnostics import (
+    alignment,
+    directions,
+    gradients,
+    likelihood,
+    logits,
+    overlap,
+    ranks,
+    surface,
+    tokenizers,
+)
 from studies.diagnostics.metrics import Diagnostic, Fit
 from studies.diagnostics.prediction import format_predictions, predict
 from studies.diagnostics.reader import StudentReader
@@ -36,6 +46,8 @@ METRICS: list[Diagnostic] = [
     *logits.METRICS,
     *alignment.METRICS,
     *gradients.METRICS,
+    *directions.METRICS,
+    *overlap.METRICS,
 ]
 NUM_SHIFTED = 20
 
@@ -53,6 +65,8 @@ class Diagnosis:
         gradient_questions: The first so many of them, for what needs a gradient; 0 for none.
         own_prompt: What the students answer by themselves.
         own_tokens: Longest own answer; 0 for none.
+        overlap_questions: To the first so many of them teachers that are models read the own answers, too; 0 for none,
+            so that no teacher is loaded.
         local_steps: With how many steps before it a step is read, for nll_local.
         projection: Dimension of projected gradients; GRACE wants no fewer gradients than this.
         reward_weight: How much the loss weighs in CAR.
@@ -71,6 +85,7 @@ class Diagnosis:
     gradient_questions: NonNegativeInt = 32
     own_prompt: str = "cot"
     own_tokens: NonNegativeInt = 128
+    overlap_questions: NonNegativeInt = 32
     local_steps: PositiveInt = 2
     projection: PositiveInt = 512
     reward_weight: NonNegativeFloat = 1.0
@@ -126,6 +141,8 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
     sampled = {question.id for question in data.questions[: diagnosis.gradient_questions]}
     first = [text for text in texts if text.question.id in sampled and text.rationale.sample == 0]
     found = reader.differentiate(first, diagnosis.projection, diagnosis.seed) if first else {}
+    directed = reader.direct(first)
+    visited = data.questions[: diagnosis.overlap_questions] if own else []
     rest = iter(readings)
     groups = {teacher: list(islice(rest, len(items))) for teacher, items in data.rationales.items()}
     words: dict[str, Any] = {teacher: _group_texts(group, data.questions) for teacher, group in groups.items()}
@@ -153,6 +170,12 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
             gradients=found,
             reward_weight=diagnosis.reward_weight,
             aligned=reader.aligned,
+            directions=directed,
+            overlaps=(
+                reader.visit(visited, own, diagnosis.own_prompt, diagnosis.own_tokens, source.model)
+                if source.model and visited
+                else {}
+            ),
         )
         places = np.array([numbers[reading.text.question.id] for reading in group])
         estimates = {metric.name: metric.estimate(fit, weights_RQ, places) for metric in METRICS}
@@ -214,6 +237,7 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
         own_prompt: What they are evaluated with.
     """
     study, caches = plan.study, {}
+    scorers = {arm.teacher for arm in expand(study) if arm.supervision == "rationale+logits"}
     for arm in expand(study):
         if (
             arm.supervision == "rationale+logits"
@@ -233,6 +257,8 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
                 "family": source.family,
                 "logits": caches.get((teacher, task)),
                 "tokenizer": source.model,
+                # Others may be models of an endpoint.
+                "model": source.model if teacher in scorers else None,
             }
             for teacher, source in study.teachers.items()
         }

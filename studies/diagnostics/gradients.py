@@ -1,7 +1,7 @@
 """Diagnostics from the student's gradients on single rationales: their size, diversity and agreement."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -80,12 +80,17 @@ class GradientSketch:
         return square, sketch_D.cpu().numpy()
 
 
+def compute_logits(model: PreTrainedModel, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> Tensor:
+    """Returns the logits with which each token of a completion is predicted, float32 [N, V]."""
+    ids = torch.tensor([[*prompt_ids, *token_ids]], device=model.device)
+    logits_NV = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(token_ids)).logits[0]
+    return logits_NV[-len(token_ids) :].float()
+
+
 def compute_loss(model: PreTrainedModel, prompt_ids: list[int], token_ids: list[int]) -> Tensor:
     """Returns the mean cross-entropy of a completion, as a student would train on it alone."""
-    ids = torch.tensor([[*prompt_ids, *token_ids]], device=model.device)
-    labels = ids[0, len(prompt_ids) :]
-    logits_NV = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(labels)).logits[0]
-    return cross_entropy(logits_NV[-len(labels) :].float(), labels)
+    logits_NV = compute_logits(model, prompt_ids, token_ids)
+    return cross_entropy(logits_NV, torch.tensor(token_ids, device=logits_NV.device))
 
 
 def g_norm(fit: Fit) -> Values:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from studies.diagnostics.texts import AlignedText, Reading
+from studies.diagnostics.texts import AlignedText, Direction, Overlap, Reading
 
 Better = Literal["lower", "higher"] | None
 Values = np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -32,6 +32,8 @@ class Fit:
         gradients: Squared norm and projection of the student's gradient on a sample of the readings, by text key.
         reward_weight: How much the loss weighs in CAR.
         aligned: How the readings' rows follow from the teacher's cached ones, by text key; empty without a cache.
+        directions: What teachers' distributions would change, by text key; of a sample of the readings with a cache.
+        overlaps: What the teacher has in common with the student along its own answers, by question id; of a sample.
     """
 
     teacher: str
@@ -45,6 +47,8 @@ class Fit:
     gradients: dict[str, tuple[float, np.ndarray]] = field(default_factory=dict)
     reward_weight: float = 1.0
     aligned: dict[str, AlignedText] = field(default_factory=dict)
+    directions: dict[str, Direction] = field(default_factory=dict)
+    overlaps: dict[str, Overlap] = field(default_factory=dict)
 
     def collect(self, function: Callable[[Reading], float]) -> np.ndarray:
         """Returns a value for each reading, float64 [N]."""

@@ -3,13 +3,15 @@
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from studies.inference.interaction import centre_cells, estimate_over_pairs
+from studies.inference.parts import decompose_parts
 from studies.text_table import format_table
 
 # With fewer teachers, three orders of them or less are possible, or nothing can be resampled.
@@ -27,6 +29,8 @@ class Cell:
         in_family: Whether they are of one family.
         accuracy: Of the trained student, a share.
         diagnostics: By name.
+        families: The teacher's and the student's.
+        parts: The teacher's and the student's, by name.
     """
 
     teacher: str
@@ -34,6 +38,8 @@ class Cell:
     in_family: bool
     accuracy: float
     diagnostics: dict[str, float]
+    families: tuple[str, str] = ("", "")
+    parts: tuple[Mapping[str, str | None], Mapping[str, str | None]] = ({}, {})
 
 
 class Correlation(NamedTuple):
@@ -47,6 +53,9 @@ class Correlation(NamedTuple):
         num_students: Averaged.
         num_teachers: That all of them had.
         note: What to beware of.
+        lowest: Of the estimates without the teachers and students of one family, each left out in turn; None where that
+            leaves no two teachers.
+        highest: Likewise.
     """
 
     metric: str
@@ -56,6 +65,8 @@ class Correlation(NamedTuple):
     num_students: int
     num_teachers: int
     note: str | None
+    lowest: float | None = None
+    highest: float | None = None
 
 
 class Mediation(NamedTuple):
@@ -109,6 +120,8 @@ def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[
                     in_family=cells[0]["teacher_family"] == cells[0]["student_family"],
                     accuracy=float(np.mean([cell["accuracy"] for cell in cells])),
                     diagnostics={name: row[name] for name in row["intervals"]},
+                    families=(cells[0]["teacher_family"], cells[0]["student_family"]),
+                    parts=(_find_parts(results, "teachers", teacher), _find_parts(results, "students", student)),
                 )
             )
     if not joined:
@@ -119,10 +132,16 @@ def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[
     return joined
 
 
-def correlate(cells: Sequence[Cell], metric: str, seed: int) -> Correlation:
+def _find_parts(results: dict[str, Any], role: str, name: str) -> dict[str, str | None]:
+    parts: dict[str, str | None] = results["study"][role][name]["parts"]
+    return parts
+
+
+def correlate(cells: Sequence[Cell], metric: str, seed: int, num_resamples: int = NUM_RESAMPLES) -> Correlation:
     """Correlates a diagnostic with accuracy, as Table 4 of arXiv 2601.14249 does, with an interval.
 
     Teachers are resampled for all students at once, since they share them; only those count that all students had.
+    Without resamples there is no interval.
     """
     table = {(cell.student, cell.teacher): cell for cell in cells if metric in cell.diagnostics}
     students = sorted({student for student, _ in table})
@@ -137,7 +156,9 @@ def correlate(cells: Sequence[Cell], metric: str, seed: int) -> Correlation:
     if number < FEWEST_TEACHERS:
         note = f"only {number} teachers: no interval, and {math.factorial(number)} orders are possible"
         return Correlation(metric, estimate, None, None, len(students), number, note)
-    draws_RT = np.random.default_rng(seed).integers(number, size=(NUM_RESAMPLES, number))
+    if num_resamples == 0:
+        return Correlation(metric, estimate, None, None, len(students), number, None)
+    draws_RT = np.random.default_rng(seed).integers(number, size=(num_resamples, number))
     found_R = average_spearman(*(values_ST[:, draws_RT].transpose(1, 0, 2) for values_ST in (x_ST, y_ST)))
     low, high = np.nanquantile(found_R, [0.025, 0.975]).tolist()
     return Correlation(metric, estimate, low, high, len(students), number, None)
@@ -150,6 +171,64 @@ def average_spearman(x_RST: np.ndarray, y_RST: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")
         return np.nanmean((x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1)), axis=-1)
+
+
+def leave_families_out(cells: Sequence[Cell], found: Correlation, seed: int) -> Correlation:
+    """Returns a correlation with the range of its estimates without the models of one family, each in turn."""
+    families = dict.fromkeys(family for cell in cells for family in cell.families)
+    others = [
+        correlate([cell for cell in cells if family not in cell.families], found.metric, seed, 0).estimate
+        for family in families
+        if any(family not in cell.families and found.metric in cell.diagnostics for cell in cells)
+    ]
+    known = [estimate for estimate in others if estimate is not None]
+    return found._replace(lowest=min(known, default=None), highest=max(known, default=None))
+
+
+def mediate_parts(cells: Sequence[Cell], metric: str | None) -> list[dict[str, Any]]:
+    """Regresses accuracy on students, teachers, the parts that they share, and a diagnostic: a row for each effect.
+
+    As `mediate`, with a column for each part whose effect the grid of these cells identifies; nothing where the grid is
+    not complete, its models have no parts, or the diagnostic says no more than main effects and parts do. A row's
+    interval is over pairs of models, see `estimate_over_pairs`; it has none without degrees of freedom.
+    """
+    cells = [cell for cell in cells if metric is None or metric in cell.diagnostics]
+    students = {cell.student: cell.parts[1] for cell in cells}
+    teachers = {cell.teacher: cell.parts[0] for cell in cells}
+    table = {(cell.student, cell.teacher): cell for cell in cells}
+    if not cells or len(table) < len(students) * len(teachers):
+        return []
+    decomposed = decompose_parts(students, teachers)
+    if not decomposed.effects:
+        return []
+    grid = [[table[student, teacher] for teacher in teachers] for student in students]
+    y_C = centre_cells(np.array([[100 * cell.accuracy for cell in row] for row in grid])).reshape(-1)
+    # The weights span what the parts' columns do.
+    columns_CG = np.linalg.pinv(decomposed.weights_GST.reshape(len(decomposed.weights_GST), -1))
+    rank, slope_C1 = decomposed.rank, np.zeros((len(y_C), 0))
+    if metric is not None:
+        z_ST = centre_cells(np.array([[cell.diagnostics[metric] for cell in row] for row in grid]))
+        rest_C = z_ST.reshape(-1) - columns_CG @ (np.linalg.pinv(columns_CG) @ z_ST.reshape(-1))
+        if np.abs(rest_C).max() <= 1e-9 * max(1.0, float(np.abs(z_ST).max())):
+            return []  # what pairs share says all of it
+        rank, slope_C1 = rank + 1, z_ST.reshape(-1, 1)
+    weights = np.linalg.pinv(np.hstack([columns_CG, slope_C1]))
+    found = estimate_over_pairs(y_C.reshape(len(students), -1), weights.reshape(len(weights), len(students), -1), rank)
+    values = weights @ y_C
+    rows = []
+    for effect in decomposed.effects:
+        estimate = None if found is None else found[0][effect.place]
+        rows.append(
+            {
+                "metric": metric,
+                "part": " + ".join(effect.parts),
+                "gamma": float(values[effect.place]),
+                "low": None if estimate is None else estimate.low,
+                "high": None if estimate is None else estimate.high,
+                "num_cells": len(cells),
+            }
+        )
+    return rows
 
 
 def mediate(cells: Sequence[Cell], metric: str | None) -> Mediation:
@@ -191,7 +270,7 @@ def predict(
     """Yields, for each task learned and answered, its correlations, strongest first, and its mediations."""
     for (trained_on, task), cells in join_cells(rows, results).items():
         found = [correlate(cells, metric, seed) for metric in metrics]
-        found = [item for item in found if item.estimate is not None]
+        found = [leave_families_out(cells, item, seed) for item in found if item.estimate is not None]
         plain = mediate(cells, None)
         mediations = [plain]
         if plain.gamma is not None:
@@ -207,6 +286,7 @@ def predict(
             "num_cells": len(cells),
             "correlations": [item._asdict() for item in sorted(found, key=lambda item: -abs(item.estimate or 0))],
             "mediations": [item._asdict() for item in mediations],
+            "parts": [row for metric in (None, *metrics) for row in mediate_parts(cells, metric)],
         }
 
 
@@ -226,15 +306,29 @@ def format_predictions(predictions: Sequence[dict[str, Any]]) -> str:
             own = left.get(item["metric"])
             rest = "–" if own is None else _format_interval(own, "gamma", 1)
             number = f"{item['num_students']} × {item['num_teachers']}"
+            without = "–" if item["lowest"] is None else f"{item['lowest']:+.2f} to {item['highest']:+.2f}"
             note = item["note"] or (own["note"] if own else "") or ""
-            rows.append([item["metric"], _format_interval(item, "estimate", 2), rest, number, note])
-        columns = ["diagnostic", "Spearman with accuracy", "interaction that is left", "n", ""]
-        parts += [title, format_table(columns, rows)]
+            rows.append([item["metric"], _format_interval(item, "estimate", 2), without, rest, number, note])
+        columns = ["diagnostic", "Spearman with accuracy", "without one family", "interaction that is left", "n", ""]
+        parts += [title, format_table(columns, rows), *_format_parts(prediction["parts"])]
     note = (
-        "Spearman over teachers, averaged over students, 95 % by a bootstrap over teachers. The interaction is a "
+        "Spearman over teachers, averaged over students, 95 % by a bootstrap over teachers; without one family: the "
+        "range of it, each family left out in turn. The interaction, and each part's effect, is a "
         "regression's on cells, in points, 95 % by Student's t; n is students × teachers."
     )
     return "\n\n".join([*parts, note])
+
+
+def _format_parts(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns a table of what is left of each part's effect beside each diagnostic; nothing without parts."""
+    if not rows:
+        return []
+    parts = [*dict.fromkeys(row["part"] for row in rows)]
+    table = {(row["metric"], row["part"]): _format_interval(row, "gamma", 1) for row in rows}
+    metrics = dict.fromkeys(row["metric"] for row in rows)
+    columns = ["beside", *(f"γ of {part} that is left" for part in parts)]
+    cells = [[metric or "nothing", *(table.get((metric, part), "–") for part in parts)] for metric in metrics]
+    return [format_table(columns, cells)]
 
 
 def _format_interval(item: dict[str, Any], name: str, digits: int) -> str:

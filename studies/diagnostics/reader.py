@@ -1,7 +1,8 @@
 """One student reads one task's rationales: scores, own answers and gradients, each computed once and kept."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from datamodules.batches.teacher_rows import collate_targets
 from datamodules.examples.encoding import decode_completion, find_end_tokens
-from datamodules.examples.tokenization import Example, build_examples, encode_prompts, load_tokenizer
-from datamodules.files.atomic import hash_path
+from datamodules.examples.tokenization import (
+    Example,
+    build_examples,
+    encode_completions,
+    encode_prompts,
+    load_tokenizer,
+)
+from datamodules.files.atomic import hash_path, hash_text
 from datamodules.logit_cache.reader import LogitCache
+from datamodules.logit_cache.token_map import TokenMap
 from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt, get_prompt
 from datamodules.tasks.questions import Question
@@ -27,14 +36,20 @@ from lightning_modules.student.cached_targets import KINDS, build_target
 from losses.targets import SparseTarget
 from studies.design.grid import StudentSpec
 from studies.diagnostics.alignment import CacheAligner
+from studies.diagnostics.directions import measure_direction
 from studies.diagnostics.gradients import GradientSketch, compute_loss
+from studies.diagnostics.overlap import count_overlap, find_tops
 from studies.diagnostics.records import complete_records
 from studies.diagnostics.scoring import Span, score_spans
-from studies.diagnostics.texts import AlignedText, Reading, Text, build_texts
+from studies.diagnostics.texts import AlignedText, Direction, Overlap, Reading, Text, build_texts
 
 PLANES = ("nll", "rank", "entropy", "alone", "local", "kl", "mass", "agreement")
 SCORES = pa.schema([("key", pa.string()), *((name, pa.list_(pa.float32())) for name in PLANES)])
 GRADIENTS = pa.schema([("key", pa.string()), ("square", pa.float64()), ("sketch", pa.list_(pa.float32()))])
+DIRECTIONS = pa.schema(
+    [("key", pa.string()), ("cosine", pa.float64()), ("divergent", pa.int64()), ("rows", pa.int64())]
+)
+OVERLAPS = pa.schema([("key", pa.string()), ("shared", pa.int64()), ("states", pa.int64())])
 OWN = pa.schema([("key", pa.string()), ("text", pa.string())])
 QUESTIONS_PER_BATCH = 16
 
@@ -60,9 +75,11 @@ class StudentReader:
     @cached_property
     def model(self) -> Any:
         """The model, in evaluation mode, on the accelerator if there is one."""
+        return self._load(self.spec.model, self.spec.keep_layers)
+
+    def _load(self, name: str, keep_layers: list[int] | None) -> Any:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_causal_lm(self.spec.model, None, self.dtype, self.spec.keep_layers)
-        return model.to(device).eval().requires_grad_(False)
+        return load_causal_lm(name, None, self.dtype, keep_layers).to(device).eval().requires_grad_(False)
 
     @cached_property
     def identity(self) -> dict:
@@ -108,6 +125,7 @@ class StudentReader:
         self.examples: dict[str, Example] = {}
         self.caches: dict[str, LogitCache] = {}
         self.aligned: dict[str, AlignedText] = {}
+        self.aligners: dict[str, CacheAligner] = {}
         for teacher, cache in caches.items():
             if cache.knows_bytes:
                 self._align([text for text in texts if text.rationale.teacher == teacher], cache)
@@ -129,6 +147,8 @@ class StudentReader:
         pairs = [(text.question, text.rationale) for text in cached]
         cache.check_completions(build_examples(self.tokenizer, self.prompt, pairs))
         self.aligned |= {text.key: aligner.align(text.rationale.id, text.token_ids) for text in cached}
+        if KINDS[cache.description.sparsity.kind] is SparseTarget:
+            self.aligners |= {text.key: aligner for text in cached}
 
     def read(self, texts: Sequence[Text], local_steps: int) -> list[Reading]:
         """Scores every text with its prompt, without it, and step by step.
@@ -233,3 +253,75 @@ class StudentReader:
         return {
             key: (record["square"], np.array(record["sketch"], dtype=np.float64)) for key, record in records.items()
         }
+
+    def direct(self, texts: Sequence[Text]) -> dict[str, Direction]:
+        """Returns what their teachers' distributions would change, by text key, of those that are cached."""
+        own = {self._name_direction(text): text for text in texts if text.key in self.aligners}
+
+        def compute(missing: set[str]) -> Iterator[list[dict]]:
+            sketch = GradientSketch(self.model, 1, 0)
+            for key, text in own.items():
+                if key in missing:
+                    rows = self.aligners[text.key].read_common(text.rationale.id, text.token_ids)
+                    found = Direction(math.nan, 0, 0)
+                    if rows is not None:
+                        prompt_ids = self.prompts[text.question.id]
+                        found = measure_direction(sketch, self.model, prompt_ids, text.token_ids, rows)
+                    yield [{"key": key, **found._asdict()}]
+            sketch.remove()
+
+        path = self.folder / f"{self.name}-directions.parquet"
+        records = complete_records(path, DIRECTIONS, self.identity, list(own), compute)
+        return {text.key: Direction(*(records[key][name] for name in Direction._fields)) for key, text in own.items()}
+
+    def _name_direction(self, text: Text) -> str:
+        return f"{text.key}#{hash_path(self.aligners[text.key].cache.folder / 'manifest.json')[:16]}"
+
+    def visit(
+        self, questions: Sequence[Question], own: Mapping[str, str], prompt: str, max_new_tokens: int, teacher: str
+    ) -> dict[str, Overlap]:
+        """Returns what a teacher has in common with the student along the student's own answers, by question id.
+
+        Args:
+            questions: Some of those that it answered.
+            own: Its answers, from `answer` with this prompt and length.
+            prompt: What both read.
+            max_new_tokens: Of the answers.
+            teacher: Hub id, local folder or GGUF file; loaded only if something has to be computed.
+
+        Raises:
+            ValueError: There is no such model, or its context is too short.
+        """
+        keys = {f"{hash_text(identify_weights(teacher, None))[:16]}#{item.id}": item for item in questions}
+
+        def compute(missing: set[str]) -> Iterator[list[dict]]:
+            asked = [question for key, question in keys.items() if key in missing]
+            sides = [self._encode(self.tokenizer, prompt, asked, own)]
+            tokenizer = load_tokenizer(teacher)
+            sides.append(self._encode(tokenizer, prompt, asked, own))
+            longest = max(len(prompt_ids) + len(ids) for prompt_ids, ids in sides[1])
+            check_model(teacher, None, None, longest, f"{teacher} reads the longest prompt and answer")
+            models = [self.model, self._load(teacher, None)]
+            both = [read_vocabulary(each, find_end_tokens(each)) for each in (self.tokenizer, tokenizer)]
+            tokens = TokenMap(both[1], both[0], both[0].ends[0])
+            for question, *pairs in zip(asked, *sides, strict=True):
+                first, second = (
+                    (ids, find_tops(model, vocabulary, prompt_ids, ids))
+                    for model, vocabulary, (prompt_ids, ids) in zip(models, both, pairs, strict=True)
+                )
+                overlap = count_overlap(first, second, tokens)
+                yield [{"key": key, **overlap._asdict()} for key, item in keys.items() if item is question]
+
+        config = {**self.identity, "prompt": get_prompt(prompt).id, "max_new_tokens": max_new_tokens}
+        path = self.folder / f"{self.name}-overlaps.parquet"
+        records = complete_records(path, OVERLAPS, config, list(keys), compute)
+        return {item.id: Overlap(records[key]["shared"], records[key]["states"]) for key, item in keys.items()}
+
+    @staticmethod
+    def _encode(
+        tokenizer: PreTrainedTokenizerBase, prompt: str, questions: Sequence[Question], own: Mapping[str, str]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Returns the ids of each question's prompt and of the answer to it, its end included."""
+        prompts = encode_prompts(tokenizer, get_prompt(prompt), questions)
+        completions = encode_completions(tokenizer, [(own[question.id], "") for question in questions])
+        return [(list(ids), list(own_ids)) for (_, ids), (own_ids, _) in zip(prompts, completions, strict=True)]

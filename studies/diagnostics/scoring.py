@@ -12,7 +12,7 @@ from transformers import DynamicCache
 from datamodules.batches.packing import order_by_length, pack, pad_rows
 from lightning_modules.model.row_head import HeadRows, RowHead
 from losses.divergences import forward_kl
-from losses.targets import SparseTarget
+from losses.targets import SoftenedTarget, SparseTarget
 
 
 class Span(NamedTuple):
@@ -58,7 +58,7 @@ def score_rows(logits_NV: Tensor, labels_N: Tensor) -> list[Tensor]:
     return [log_z_N - label_N, rank_N.float(), entropy_N]
 
 
-def compare_rows(logits_NV: Tensor, target: SparseTarget) -> list[Tensor]:
+def compare_rows(logits_NV: Tensor, target: SparseTarget | SoftenedTarget) -> list[Tensor]:
     """Returns KL(p || q), the student's mass on the support, and agreement of the most probable token, [N] each."""
     log_p_NK, log_tail_N = target.at_temperature(1.0)
     support_NK = target.support_NK.clamp(min=0)

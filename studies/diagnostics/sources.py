@@ -24,6 +24,7 @@ class TeacherSource:
         gold_conditioned: Whether it was shown the gold answers; null for what the files say.
         logits: Logit cache, used where the tokenizer is the student's; null for none.
         tokenizer: Hub id, local folder or GGUF file of its tokenizer; null where it is unknown.
+        model: The same of the teacher itself, which reads the student's own answers; null does without.
     """
 
     name: str | None = None
@@ -31,6 +32,7 @@ class TeacherSource:
     gold_conditioned: bool | None = None
     logits: str | None = None
     tokenizer: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True)

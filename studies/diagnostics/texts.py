@@ -15,6 +15,7 @@ from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
 from datamodules.text.sentences import ANY_SENTENCE_END
+from losses.targets import SoftenedTarget
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,45 @@ class AlignedText(NamedTuple):
     shared_mass: float
     cached_mass: float
     ends: bool | None
+
+
+class CommonRows(NamedTuple):
+    """What a teacher's cached rows say where its tokens and the student's meet.
+
+    Attributes:
+        target: Of the student's rows whose token is one of the teacher's, in the student's tokens: cached tokens of the
+            same bytes, and one bucket for the rest.
+        rows: bool [N]: which of the student's rows those are.
+        best: int64 [N]: the student's token of the bytes that the teacher finds the most probable, -1 for none; -2 in
+            rows that begin inside a token of the teacher's.
+    """
+
+    target: SoftenedTarget
+    rows: np.ndarray
+    best: np.ndarray
+
+
+class Direction(NamedTuple):
+    """What a teacher's distributions would change on one rationale.
+
+    Attributes:
+        cosine: Of the gradients of cross-entropy and of KL(p || q); nan where either is 0.
+        divergent: Rows at which the teacher's most probable token is not the student's.
+        rows: That begin where a token of the teacher's does.
+    """
+
+    cosine: float
+    divergent: int
+    rows: int
+
+
+class Overlap(NamedTuple):
+    """What student and teacher have in common along one of the student's own answers.
+
+    Attributes:
+        shared: Sum over states of how many of the teacher's most probable tokens are among the student's, by bytes.
+        states: Places at which a token of either begins, the end of the answer among them.
+    """
+
+    shared: int
+    states: int

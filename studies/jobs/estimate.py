@@ -132,7 +132,7 @@ def estimate_annotation(cli: Any, assumed: Assumptions) -> Work:
 
 
 def estimate_evaluation(cli: Any, student: str, layers: list[int] | None, assumed: Assumptions) -> Work:
-    """Returns what a student's answers take; the options' likelihoods, a prompt more each, are left out.
+    """Returns what a student's answers take; options' and references' likelihoods, a prompt more each, are left out.
 
     Args:
         cli: The job's command line.
@@ -142,6 +142,8 @@ def estimate_evaluation(cli: Any, student: str, layers: list[int] | None, assume
     """
     data = cli.datamodule
     data.tokenizer_name, data.max_new_tokens = student, cli.model.max_new_tokens
+    # They may be yet to be written.
+    data.reference_paths = []
     return _generate(student, layers, default_dtype(student), data, cli.model.num_samples, assumed)
 
 

@@ -14,7 +14,9 @@ from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment, f
 from studies.design.rounds import OnPolicy
 from studies.design.tasks import PLACE
 from studies.jobs.arm_rounds import ArmRounds
+from studies.jobs.control_settings import describe_texts, describe_weights, name_rewriting
 from studies.jobs.job import Job, format_settings
+from studies.jobs.references import compare, refer
 
 
 class Text(NamedTuple):
@@ -23,34 +25,6 @@ class Text(NamedTuple):
     path: str
     writer: str
     job: str | None
-
-
-def _describe_texts(control: ControlSpec) -> dict[str, object]:
-    """Returns the settings of the data by which a control reads other texts, or more of them."""
-    settings: dict[str, object] = {}
-    if control.correct_only is not None:
-        settings["data__filters__correct_only"] = control.correct_only
-    if control.answer_position is not None:
-        settings["data__controls__answer_position"] = control.answer_position
-    if control.shuffled:
-        settings["data__controls__shuffled"] = True
-    return settings
-
-
-def _name_rewriting(control: ControlSpec) -> str | None:
-    """Says in names of files and jobs who has rewritten the texts, if anybody."""
-    if control.rewriter is None:
-        return None
-    return f"{'by' if control.paraphraser else 'translated-by'}-{control.rewriter}"
-
-
-def _describe_weights(control: ControlSpec, seed: int) -> dict[str, object]:
-    """Returns the settings by which a control changes a student's weights before training, or rounds them in it."""
-    changes = {"reset": control.reset, "permuted_units": control.permuted_units, "seed": seed}
-    is_changed = control.reset is not None or control.permuted_units
-    settings = dict[str, object]({f"model__start__{name}": value for name, value in changes.items()})
-    own: dict[str, object] = {} if control.fake_quant is None else {"model__fake_quant": control.fake_quant}
-    return (settings if is_changed else {}) | own
 
 
 class StudyPlan:
@@ -75,6 +49,8 @@ class StudyPlan:
     ):
         self.study, self.config, self.overrides = study, config, overrides or []
         self.settings, self.sections = rounds, sections or {}
+        # After which teachers score their answers to test questions; None is what the section `cache_logits` says.
+        self.reference_prompt: str | None = None
         self.folder = Path(study.root) / study.name
 
     @property
@@ -98,7 +74,7 @@ class StudyPlan:
         """
         spec, source = self.study.teachers[teacher], self.study.texts[name]
         if control.rewriter is not None:
-            by = _name_rewriting(control)
+            by = name_rewriting(control)
             path = self.folder / "teachers" / teacher / f"{name}-{by}.parquet"
             writer = name_paraphrase(self.text(teacher, name).writer, self.named(control.rewriter))
             return Text(str(path), writer, f"annotate-{teacher}-{by}-{name}")
@@ -165,7 +141,7 @@ class StudyPlan:
         """Returns the jobs in which teachers before and after, and students, say how likely they find a trait."""
         jobs, arms = [], list_askers(self.study, trait)
         for arm in arms:
-            job = self.evaluate(arm)
+            job = self.evaluate(arm, has_references=False)
             jobs.append(self._prefer(trait, arm.id, job.args, job.needs))
         for teacher in dict.fromkeys(arm.teacher for arm in arms if arm.teacher):
             for is_tuned in (True, False):
@@ -208,11 +184,11 @@ class StudyPlan:
         control = self._control(arm)
         text = self.text(author, task, control, control.trait)
         # What changes texts, or takes in wrong ones, needs a cache of its own.
-        changes = _describe_texts(control)
+        changes = describe_texts(control)
         name = "-".join(
             filter(None, (
                 task,
-                _name_rewriting(control),
+                name_rewriting(control),
                 arm.control if changes else None,
                 f"with-{control.trait}" if control.trait else None,
                 f"of-{scorer}" if (scorer, trait) != (author, control.trait) else None,
@@ -225,6 +201,14 @@ class StudyPlan:
         )  # fmt: skip
         needs = [text.job] if text.job else []
         return Job(f"cache_logits-{author}-{name}", "cache_logits", args, f"{output}/manifest.json", needs)
+
+    def _references(self, arm: Arm) -> list[tuple[Job, Job]]:
+        """Returns the jobs that make what an arm's answers are compared with; none where nobody asks for agreement."""
+        if "agreement" not in self.study.outcomes or not arm.teacher or not self.study.teachers[arm.teacher].model:
+            return []
+        teacher = arm.teacher, self.named(arm.teacher), self.study.teachers[arm.teacher]
+        task = self.task(arm), self.study.learned[self.task(arm)].spec
+        return refer(self._command, self.folder / "references" / arm.teacher, teacher, task, self.reference_prompt)
 
     def _control(self, arm: Arm) -> ControlSpec:
         return self.study.controls[arm.control] if arm.control else ControlSpec()
@@ -267,7 +251,7 @@ class StudyPlan:
             read = product(self.study.teachers, learned.texts) if control.compares else sources
             texts = [self.text(*source, control, control.trait) for source in read]
             writers = [text.writer for text in own]
-            settings |= _describe_texts(control) | _describe_weights(control, arm.seed)
+            settings |= describe_texts(control) | describe_weights(control, arm.seed)
             if control.questions:
                 settings[f"data__filters__{control.questions}_by"] = [text.writer for text in texts]
             if control.same_lengths:
@@ -325,20 +309,21 @@ class StudyPlan:
         ignored = {"refuse": ("spans", "whitespace", "max_unaligned"), "bytes": ()}.get(found, ("spans", "whitespace"))
         return {"data__alignment__kind": found, **{f"data__alignment__{name}": None for name in ignored}}
 
-    def evaluate(self, arm: Arm) -> Job:
-        """Returns the job in which an arm answers the test questions."""
+    def evaluate(self, arm: Arm, has_references: bool = True) -> Job:
+        """Returns the job in which an arm answers the test questions, and is compared with its teacher on them."""
         spec, output = self.study.students[arm.student], str(predictions_path(self.study, arm))
         model, layers, needs = spec.model, spec.keep_layers, []
         if arm.supervision != "untuned":
             model, layers, needs = str(self.folder / arm.id / "student"), None, [self.fit(arm).name]
         learned = self.study.learned.values() if arm.task is None else [self.study.learned[arm.task]]
         tests = list(dict.fromkeys(source for task in learned for source in task.spec.test))
+        settings, more = compare(self._references(arm) if has_references else [])
         args = self._command(
             [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
-            data__questions=tests if len(tests) > 1 else tests[0], output=output,
+            data__questions=tests if len(tests) > 1 else tests[0], **settings, output=output,
             wandb__group=self.study.name, wandb__student_family=spec.family,
         )  # fmt: skip
-        return Job(f"evaluate-{arm.id}", "evaluate", args, output, needs)
+        return Job(f"evaluate-{arm.id}", "evaluate", args, output, [*needs, *more])
 
     def export(self, arm: Arm) -> Job:
         """Returns the job that writes a trained arm as files for llama.cpp, calibrated on what it learned from."""
@@ -357,9 +342,11 @@ class StudyPlan:
             # What these say is of transformers, which alone scores references.
             **dict.fromkeys(("model.dtype", "model.attention", "model.revision", "bert_model")),
             **dict.fromkeys(("data.references", "data.teachers", "data.logits")), "data.keep_truncated": False,
+            "data.alignment.kind": "refuse",
+            **dict.fromkeys(f"data.alignment.{name}" for name in ("spans", "whitespace", "max_unaligned")),
             "model.arm": f"{arm.condition}-{kind}", "output": output,
         }  # fmt: skip
-        args = [*self.evaluate(arm).args, *format_settings(settings)]
+        args = [*self.evaluate(arm, has_references=False).args, *format_settings(settings)]
         return Job(f"evaluate-{arm.id}-{kind}", "evaluate", args, output, [self.export(arm).name])
 
     def analyze(self, needs: list[str]) -> Job:
@@ -386,6 +373,7 @@ class StudyPlan:
                 found += [self.tune(author, trait) for author in self._authors(arm)]
                 found += [job for source in self._sources(arm) for job in self.write(*source, trait)]
         found += [cache for arm in arms if arm.supervision == "rationale+logits" for cache in self.caches(arm)]
+        found += [job for arm in arms for pair in self._references(arm) for job in pair]
         for arm in arms:
             found += [self.evaluate(arm)] if arm.supervision == "untuned" else [*self.train(arm), self.evaluate(arm)]
             if self.study.types and arm.supervision != "untuned":

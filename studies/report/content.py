@@ -22,6 +22,7 @@ from studies.report.quantization import show_quantization
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.sizes import show_sizes
+from studies.report.traits import show_traits
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
 
 SYMBOLS: dict[str, Symbol] = {
@@ -51,6 +52,7 @@ def build_report(records: StudyRecords) -> Report:
         Section("Parts", show_parts(results)),
         Section("Training size", show_sizes(results)),
         Section("Other outcomes", show_outcomes(results)),
+        Section("Traits", show_traits(results)),
         Section("Quantisation", show_quantization(results)),
         Section("Contrasts", _show_contrasts(results)),
         Section("Alignment", show_coverage(results)),

@@ -99,7 +99,7 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
     blocks: list[Block] = []
     for prediction in records.diagnostics.get("predictions", []):
         if prediction["correlations"]:
-            blocks += [_scatter(records, prediction), _tabulate_correlations(prediction)]
+            blocks += [_scatter(records, prediction), _tabulate_correlations(prediction), *_tabulate_parts(prediction)]
     if not blocks:
         blocks.append(Text("Not compared with accuracy: `study.py diagnose`, once there are results, does so."))
     columns = ["task", "student", "teacher", "rationales", "gold shown", *metrics]
@@ -153,6 +153,7 @@ def _tabulate_correlations(prediction: dict) -> Table:
         [
             Cell(item["metric"], item["metric"]),
             *_interval_cells(item, "estimate", 2),
+            _range_cell(item["lowest"], item["highest"]),
             *_interval_cells(left.get(item["metric"], nothing), "gamma", 1),
             Cell(f"{item['num_students']} × {item['num_teachers']}", item["num_teachers"]),
             Cell(item["note"] or "", item["note"]),
@@ -165,7 +166,29 @@ def _tabulate_correlations(prediction: dict) -> Table:
         f"ρ with accuracy, 95 % by a bootstrap over teachers; and the family interaction (of these cells: {gamma}) "
         "that is left, in points, once the diagnostic is a covariate, 95 % by Student's t. n is students × teachers."
     )
-    return Table(["diagnostic", "ρ", "95 %", "γ left", "95 % of γ", "n", "note"], rows, caption)
+    columns = ["diagnostic", "ρ", "95 %", "ρ without one family", "γ left", "95 % of γ", "n", "note"]
+    return Table(columns, rows, caption)
+
+
+def _tabulate_parts(prediction: dict) -> list[Table]:
+    """Returns what is left of each part's effect beside each diagnostic; nothing without parts."""
+    rows = [
+        [
+            Cell(row["part"], row["part"]),
+            Cell(row["metric"] or "nothing", row["metric"]),
+            *_interval_cells(row, "gamma", 1),
+            Cell(str(row["num_cells"]), row["num_cells"]),
+        ]
+        for row in prediction["parts"]
+    ]
+    caption = (
+        "What is left of γ of each part, in points, once a diagnostic is a covariate; 95 % by Student's t over pairs."
+    )
+    return [Table(["part", "beside", "γ left", "95 %", "cells"], rows, caption)] if rows else []
+
+
+def _range_cell(low: float | None, high: float | None) -> Cell:
+    return Cell("–") if low is None or high is None else Cell(f"{signed(low, 2)} to {signed(high, 2)}", low)
 
 
 def _interval_cells(item: dict, name: str, digits: int) -> list[Cell]:

@@ -16,6 +16,7 @@ from lightning_modules.run.folder import read_metrics
 _RESULT_KEYS = {
     "study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma",
     "gamma_differences", "parts", "parts_refused", "needed_sizes", "outcomes", "pooled", "quantization",
+    "traits",
 }  # fmt: skip
 _PREDICTION_COLUMNS = ["arm", "seed", "question_id", "gold", "completion", "answer_neutral", "correct_neutral"]
 NUM_SAMPLES = 3
@@ -87,7 +88,6 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
     sources = {source for task in results["study"]["tasks"].values() for source in task["test"]}
     asked = {row["question_id"] for rows in answers for row in rows}
     trained = {task["train"] for task in results["study"]["tasks"].values()}
-    diagnostics = folder / "diagnostics.json"
     return StudyRecords(
         folder,
         results,
@@ -98,8 +98,17 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
         _sample_predictions(answers),
         _load_local_questions(sources, asked) | _load_local_questions(trained, {item.question_id for item in written}),
         _sample_rationales(written),
-        read_sealed(diagnostics) if diagnostics.is_file() else None,
+        _read_diagnostics(folder / "diagnostics.json"),
     )
+
+
+def _read_diagnostics(path: Path) -> dict | None:
+    if not path.is_file():
+        return None
+    diagnostics = read_sealed(path)
+    if any("parts" not in prediction for prediction in diagnostics.get("predictions", [])):
+        raise ValueError(f"{path}: its predictions have no parts; write it again with `study.py diagnose`")
+    return diagnostics
 
 
 def _check_folder(folder: Path) -> None:

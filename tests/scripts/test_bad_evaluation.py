@@ -48,6 +48,7 @@ def test_a_cache_holds_none_of_the_references(bench):
     ("option", "named"),
     [
         ('--data.logits=["logits"]', "data.logits is given without data.references"),
+        ("--data.alignment.kind=strict", "data.alignment is given without data.logits"),
         ('--data.teachers=["kin"]', "data.teachers is given without data.references"),
         ("--bert_model=models/student", "--bert_model is given without data.references"),
         ("--bert_model=nowhere", "--bert_model: no such folder: nowhere"),

@@ -52,7 +52,8 @@ def test_there_is_the_embedded_default_and_a_real_experiment():
 def test_section_is_a_stage_that_reads_it(checkout, file, stage):
     assert stage in STAGES
     if stage == "study":
-        study_script.check_sections(study_script.parse(["--config", str(file)]).jobs())
+        plan = study_script.parse(["--config", str(file)])
+        study_script.check_sections(plan.study, plan.jobs())
     else:
         importlib.import_module(f"scripts.{stage}").parse(["--config", str(file)])
     assert [path.name for path in checkout.iterdir()] == ["configs"]

@@ -63,7 +63,11 @@ def test_a_studys_teachers_are_diagnosed_and_its_results_predicted(folder: Path,
          "teacher_family": "fg"[number % 2], "accuracy": 0.1 * number}
         for student, (number, teacher) in product("sx", enumerate("abcd"))
     ]  # fmt: skip
-    (folder / "runs/colours/results.json").write_text(json.dumps({"cells": cells}))
+    specs = {
+        "students": {name: {"parts": {}} for name in "sx"},
+        "teachers": {name: {"parts": {}} for name in "abcd"},
+    }
+    (folder / "runs/colours/results.json").write_text(json.dumps({"cells": cells, "study": specs}))
     script.main(["diagnose", "--config=study.yaml", *SETTINGS])
     output = capsys.readouterr().out
     # Teachers write the longer, the better their students do.

@@ -11,9 +11,10 @@ import yaml
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
+from lightning_modules.export.learned import read_learned
 from lightning_modules.model.llama_cpp import name_runtime
 from scripts import chat, evaluate, export, study
-from scripts.common.stages import MAINS
+from scripts.common.stages import JOBS
 from tests.lightning_modules.export.conftest import MODELS, Exported, exported  # noqa: F401 (a fixture)
 
 COMMON = ["--data.prompt=plain", "--data.questions=microworld:test:6:0", "--model.max_new_tokens=48"]
@@ -116,7 +117,7 @@ def test_a_studys_files_are_calibrated_on_what_each_arm_learned(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for job in study.parse(["--config=tiny.yaml"]).jobs():
-        {**MAINS, "study": study.main}[job.stage](job.args)
+        {**JOBS, "study": study.main}[job.stage](job.args)
     folder = tmp_path / "runs" / "microworld"
     card = json.loads((folder / "files" / "a-label-n9-seed0" / "card.json").read_text())
     assert card["calibration"]["rationales"] == [] and card["calibration"]["examples"] == 9 - 2
@@ -138,6 +139,17 @@ def test_a_studys_files_are_calibrated_on_what_each_arm_learned(tmp_path: Path, 
         export.main([*command, "--max_new_tokens=5"])
     with pytest.raises(ValueError, match="without it the run's own count"):
         export.main([*command, "--prompt=plain"])
+
+
+def test_what_a_run_trained_on_is_read_as_it_did(inside: Path) -> None:
+    written = pq.read_table("teacher/rationales.parquet").to_pylist()
+    learned = read_learned("runs/g/r/student")
+    # All that were right, those that were held out for validation among them.
+    right = {f"{own['question_id']}/a-teacher/0" for own in written if own["correct"]}
+    assert set(learned.examples.column("id")) == right
+    assert (learned.questions, learned.prompt.name) == ("microworld:train:8:0", "plain")
+    with pytest.raises(ValueError, match=r"--calibration: .*a-student lies in no finished run's folder"):
+        read_learned(str(MODELS / "a-student"))
 
 
 def test_a_run_says_what_its_student_learned(tmp_path: Path) -> None:

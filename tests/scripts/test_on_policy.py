@@ -342,7 +342,7 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     study_script.main(["run", "--dry-run", *args])
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
     plan = study_script.parse(args)
-    study_script.check_sections(plan.jobs())
+    study_script.check_sections(plan.study, plan.jobs())
     for job in plan.jobs()[:-1]:
         MAINS[job.stage](job.args)
         plan.drop_spent(job)

@@ -30,6 +30,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("study")
     content = yaml.safe_load(EXPERIMENT.read_text())
     content["study"]["tasks"] = {"microworld": {"train": "microworld:train:8:0", "test": ["microworld:test:10:0"]}}
+    content["study"]["outcomes"] = ["agreement"]
     content["fit"]["trainer"]["max_epochs"] = 1
     run_study(folder, content, *ARGS[1:])
     return folder, (folder / "runs" / "microworld" / "table.md").read_text().rstrip("\n")
@@ -107,6 +108,18 @@ def test_results_agree_with_the_predictions(folder):
     assert set(coverage) == {("rationale+logits-b", "a"), ("rationale+logits-a", "b")}
     assert all(sum(shares.values()) == pytest.approx(1) and shares["strict"] > 0.3 for shares in coverage.values())
     assert any("one training seed" in warning for warning in results["warnings"])
+
+
+def test_agreement_is_told_of_every_taught_arm_across_tokenizers_too(folder):
+    results, cells = read_results(folder)
+    [agreement] = results["outcomes"]
+    taught = {key for key, cell in cells.items() if cell["teacher"]}
+    assert {(cell["condition"], cell["student"]) for cell in agreement["cells"]} == taught
+    assert len(agreement["gamma"]) == 2 and all(0 < cell["mean"] < 1 for cell in agreement["cells"])
+    records = pq.read_table(folder / "predictions/a-rationale-b-seed0.parquet").to_pylist()
+    shares = [score["agreement"] / score["num_compared"] for record in records for score in record["references"]]
+    [cell] = [own for own in agreement["cells"] if (own["condition"], own["student"]) == ("rationale-b", "a")]
+    assert cell["mean"] == pytest.approx(np.mean(shares)) and len(shares) == 10
 
 
 def test_training_examples_are_the_right_rationales(folder):
@@ -211,7 +224,7 @@ def test_jobs_are_lines_of_json_that_name_what_exists(folder, capsys):
 
 def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
     script.main(["status", *ARGS])
-    assert capsys.readouterr().out.splitlines()[-1].endswith("27 jobs: 27 done")
+    assert capsys.readouterr().out.splitlines()[-1].endswith("31 jobs: 31 done")
     logs = folder.parent / "new" / "logs"
     logs.mkdir(parents=True)
     (logs / "annotate-a-microworld.log").write_text("$ python -m scripts.annotate\nerror: no such model\n")
@@ -224,4 +237,4 @@ def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
         ["stopped", "annotate-b-microworld", "20%|"],
     ]
     assert any(line.split()[:2] == ["running", "evaluate-a-untuned-seed0"] for line in lines)
-    assert lines[-1].endswith("27 jobs: 1 running, 24 pending, 1 stopped, 1 failed")
+    assert lines[-1].endswith("31 jobs: 1 running, 28 pending, 1 stopped, 1 failed")

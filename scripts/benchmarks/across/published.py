@@ -1,6 +1,6 @@
 """SmolLM2 as the teacher of a tiny student that has a tokenizer of its own, on published rationales.
 
-The student is a Llama of two layers without any training, its tokenizer a byte-level BPE of 1,024 tokens that was made
+The student is a Llama of two layers without any training, its tokenizer a byte-level BPE of 4,096 tokens that was made
 of the questions and rationales which the student learns from. SmolLM2 reads texts that it has not written: those of
 gpt-4o, which both arms with and without its distributions learn from.
 """
@@ -54,9 +54,12 @@ class PublishedBench(Bench):
     def prepare(self) -> None:
         """Writes what is not there: texts, their logits, and the student."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        pool = load_questions(self.source)[: self.scale.pool + self.scale.tests]
-        parts = {"train": pool[: self.scale.pool], "test": pool[self.scale.pool :]}
-        written = load_rationales([self.source], {question.id: question for question in load_questions(self.source)})
+        everything = load_questions(self.source)
+        written = load_rationales([self.source], {question.id: question for question in everything})
+        # Not every question has a rationale by the writer.
+        explained = {item.question_id for item in written if item.teacher == WRITER}
+        rest = [question for question in everything[self.scale.pool :] if question.id in explained]
+        parts = {"train": everything[: self.scale.pool], "test": rest[: self.scale.tests]}
         for split, questions in parts.items():
             ids = {question.id for question in questions}
             write_jsonl(self.folder / f"{split}.jsonl", [vars(question) for question in questions])

@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from datamodules.evaluation import EvaluationDataModule
+from datamodules.logit_cache.aligned import AlignmentSettings
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question
 from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator, choose_options, examine, grade, vote
+from lightning_modules.evaluation.reference_scores import ReferenceScorer
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.model.test_generation import continue_greedily, score_naively
 from tests.tiny import TRAINER, build, build_llama, build_tokenizer, save_model, write_questions
@@ -120,6 +123,43 @@ def test_references_are_scored_as_if_alone(world: World, student: PreTrainedMode
         log_p, log_q = (rows.log_softmax(-1)[:, : len(data.tokenizer)] for rows in logits)
         assert score["kl"] == pytest.approx((log_p.exp() * (log_p - log_q)).sum().item(), rel=2e-3)
         assert score["agreement"] == (logits[0].argmax(-1) == logits[1].argmax(-1)).sum()
+
+
+def test_references_of_another_tokenizer_are_compared_where_tokens_are_the_same(world: World, tmp_path: Path) -> None:
+    stranger = save_model(tmp_path / "stranger", corpus=("stranger", "things"), seed=2)
+    options = {"references": [world.rationales], "logits": [world.full_logits], "prompt": "plain", "max_length": 600}
+    own = build(EvaluationDataModule, world.teacher, world.questions, **options)
+    data = build(EvaluationDataModule, stranger, world.questions, alignment=AlignmentSettings(kind="strict"), **options)
+    sides = []
+    for name, each in ((stranger, data), (world.teacher, own)):
+        each.setup("predict")
+        sides.append((AutoModelForCausalLM.from_pretrained(name).eval(), each))
+    scores = ReferenceScorer(sides[0][0]).score([item for [item] in data.references.values()], 400)
+    for identifier, score in zip(data.references, scores, strict=True):
+        tokens = []
+        for model, each in sides:
+            [reference] = each.references[identifier]
+            ids, start = reference.example.token_ids.tolist(), reference.example.num_prompt_tokens
+            with torch.no_grad():
+                logits_NV = model(torch.tensor([ids])).logits[0, start - 1 : -1]
+            # Byte-level tokenizers: tokens of the same bytes have the same name, and so have ends of turn here.
+            names = each.tokenizer.convert_ids_to_tokens(ids[start:])
+            ends = np.cumsum([len(name) if name != each.tokenizer.eos_token else 0 for name in names]).tolist()
+            places = [(*span, name) for *span, name in zip([0, *ends], ends, names, strict=False)]
+            tokens.append((places, logits_NV))
+        (places, logits_NV), (others, others_NV) = tokens
+        common = [(places.index(place), others.index(place)) for place in places if place in others]
+        assert 0 < score["num_compared"] == len(common) < score["num_tokens"]
+        shared = set(data.tokenizer.get_vocab())
+        agreement = 0
+        for row, other in common:
+            order = own.tokenizer.convert_ids_to_tokens(others_NV[other].argsort(descending=True).tolist())
+            best = next(name for name in order if name in shared)
+            agreement += data.tokenizer.convert_ids_to_tokens(int(logits_NV[row].argmax())) == best
+        assert score["agreement"] == agreement
+    refused = build(EvaluationDataModule, stranger, world.questions, **options)
+    with pytest.raises(ValueError, match="do not share a tokenizer"):
+        refused.setup("predict")
 
 
 def test_references_without_logits_have_a_likelihood_alone(world: World) -> None:

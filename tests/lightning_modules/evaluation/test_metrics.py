@@ -220,9 +220,16 @@ def test_rationales_are_compared_with_each_teachers_without_their_answers() -> N
 
 def test_references_are_weighed_by_their_tokens() -> None:
     scores = [
-        {"teacher": "kin", "num_tokens": 1, "log_likelihood": -1.0, "kl": 0.5, "agreement": 1.0},
-        {"teacher": "kin", "num_tokens": 3, "log_likelihood": -5.0, "kl": 0.7, "agreement": 1.0},
-        {"teacher": "other", "num_tokens": 2, "log_likelihood": -4.0, "kl": None, "agreement": None},
+        {"teacher": "kin", "num_tokens": 1, "num_compared": 1, "log_likelihood": -1.0, "kl": 0.5, "agreement": 1.0},
+        {"teacher": "kin", "num_tokens": 3, "num_compared": 3, "log_likelihood": -5.0, "kl": 0.7, "agreement": 1.0},
+        {
+            "teacher": "other",
+            "num_tokens": 2,
+            "num_compared": None,
+            "log_likelihood": -4.0,
+            "kl": None,
+            "agreement": None,
+        },
     ]
     metrics = measure([make_record(0, "A", references=scores[:1]), make_record(1, "A", references=scores[1:])])["t"]
     assert metrics["perplexity/kin"].value == pytest.approx(math.exp(6 / 4))

@@ -78,7 +78,7 @@ def train(
     """Trains until `stop`, or to the end.
 
     Args:
-        job: `student`, `questions`, `rationales`, and options of the data module and of the trainer.
+        job: `student`, `questions`, `rationales`, and options of the data module, of the student and of the trainer.
         folder: For checkpoints, one of each optimizer step in which `every` divides and one of each epoch's end.
         stop: Ends the run, as a kill does, before the optimizer step after this one.
         resume: A checkpoint.
@@ -98,7 +98,8 @@ def train(
         prompt="plain",
         **job.get("data", {}),
     )
-    module = Forgetful(job["student"], fused_head=False, learning_rate=1e-2, schedule="cosine", warmup_ratio=0.2)
+    own = {"learning_rate": 1e-2, "schedule": "cosine", "warmup_ratio": 0.2, **job.get("model", {})}
+    module = Forgetful(job["student"], fused_head=False, **own)
     recorder = Recorder(stop)
     callbacks = [recorder, RngState()]
     if every is not None:

@@ -157,6 +157,14 @@ def test_two_processes_resume_alike(two_processes: Path, name: str) -> None:
         assert_same(part, own, TWO_CHECKPOINTS[name])
 
 
+def test_so_does_one_that_learns_for_few_bits(job: dict, whole: tuple[dict, Path], tmp_path: Path) -> None:
+    own = {**change(job, fraction=0.2), "model": {"fake_quant": "Q4_0"}}
+    expected = train(own, tmp_path / "whole", every=1)
+    name = f"step{STEPS + 1}"
+    assert_same(train(own, tmp_path, resume=tmp_path / "whole" / f"{name}.ckpt"), expected, CHECKPOINTS[name])
+    assert any(not torch.equal(weight, whole[0]["weights"][key]) for key, weight in expected["weights"].items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["step1", f"step{MORE + 1}", f"end{MORE}"])
 def test_one_process_takes_the_steps_that_two_have_left(

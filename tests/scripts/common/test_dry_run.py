@@ -85,6 +85,9 @@ def test_asking_reads_prompts_and_writes_what_is_assumed(inside):
         STAGES["evaluate"].parse(COMMANDS["evaluate"]), str(MODELS / "a-student"), None, ASSUMED
     )
     assert answered.examples == 6 and answered.hours > 0
+    # What answers are compared with may be yet to be written, and does not count.
+    more = [*COMMANDS["evaluate"], '--data.references=["nowhere.parquet"]', '--data.logits=["nowhere"]']
+    assert estimate_evaluation(STAGES["evaluate"].parse(more), str(MODELS / "a-student"), None, ASSUMED) == answered
 
 
 def test_assumptions_are_of_something():

@@ -28,7 +28,7 @@ def fill_outcomes(study: Study, has_references: bool = True) -> None:
                 "correct_neutral": n % 2 == 0,
                 "option_log_likelihoods": [other, math.log(chance) - 5, other],
                 "references": [
-                    {"teacher": teacher, "num_tokens": 10, "agreement": shared}
+                    {"teacher": teacher, "num_compared": 10 if has_references else None, "agreement": shared}
                     for teacher in ("m/A", "m/B")
                 ],
             }
@@ -77,5 +77,5 @@ def test_an_outcome_that_predictions_do_not_tell_is_named(tmp_path):
 def test_a_question_without_options_or_of_another_teacher_tells_nothing():
     record = {"option_log_likelihoods": None, "gold": "12", "references": None}
     assert measure_outcome("likelihood", record, "t") is measure_outcome("agreement", record, "t") is None
-    other = {"references": [{"teacher": "u", "num_tokens": 4, "agreement": 2.0}]}
+    other = {"references": [{"teacher": "u", "num_compared": 4, "agreement": 2.0}]}
     assert measure_outcome("agreement", other, "t") is None and measure_outcome("agreement", other, "u") == 0.5

@@ -9,7 +9,7 @@ import pytest
 from lightning_modules.model import llama_cpp
 from scripts import evaluate, export
 from studies.design.grid import StudentSpec, TaskSpec
-from studies.design.quantization import check_quantization
+from studies.design.quantization import check_precision, check_quantization
 from studies.jobs.estimate import Work, estimate_file
 from tests.studies.design.grid_study import find_jobs, make_study
 
@@ -41,6 +41,14 @@ def test_a_files_bytes_are_told_before_it_is_there():
     student = StudentSpec("models/SmolLM2-135M-Instruct-Q8_0.gguf", "smollm2")
     files = {kind: estimate_file(Work(7, 9, hours=1.0), student, kind) for kind in ("f16", "Q4_K_M")}
     assert files["f16"].kept > 3 * files["Q4_K_M"].kept > 2e8 and (files["f16"].examples, files["f16"].hours) == (7, 0)
+
+
+def test_students_in_half_precision_are_refused():
+    for dtype in ("float32", "bfloat16"):
+        check_precision(make_study(quantization=KINDS), dtype)
+    check_precision(make_study(), "float16")
+    with pytest.raises(ValueError, match=r"study\.quantization: .* weights float16; files are written from float32 or"):
+        check_precision(make_study(quantization=KINDS), "float16")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,11 @@ def diagnosis(tmp_path_factory: pytest.TempPathFactory) -> Diagnosis:
     logits = capture(folder / "logits", teacher, source, [own])
     others = [make_rationale(item, name, right=item.gold != "A") for item in questions[:7] for name in ("u", "v")]
     write_rationales(folder / "uv.parquet", others, {"gold_conditioned": {"u": False, "v": True}})
-    teachers = {"t": TeacherSource(logits=logits, tokenizer=teacher), "u": TeacherSource(), "v": TeacherSource()}
+    teachers = {
+        "t": TeacherSource(logits=logits, tokenizer=teacher, model=teacher),
+        "u": TeacherSource(),
+        "v": TeacherSource(),
+    }
     task = TaskSource(source, [own, str(folder / "uv.parquet")], teachers)
     return Diagnosis(
         "d",
@@ -68,7 +72,7 @@ def test_a_diagnosis_has_a_row_for_each_teacher_and_student(
     content = json.loads((diagnosis.folder / "diagnostics.json").read_text())
     rows = read_rows(diagnosis)
     assert list(rows) == [(student, teacher) for student in "sx" for teacher in "tuv"]
-    assert len(content["metrics"]) >= 35
+    assert len(content["metrics"]) >= 38
     for row in rows.values():
         assert row["num_questions"] == row["num_rationales"] == 6
         for name in content["metrics"]:
@@ -87,6 +91,10 @@ def test_a_diagnosis_has_a_row_for_each_teacher_and_student(
     assert sum(rows["x", "t"][name] for name in shares) == pytest.approx(1) and 0.1 < rows["x", "t"][shares[0]] < 1
     assert 0 < rows["x", "t"]["shared_mass"] < 1
     assert not any(name in rows[key] for key in rows if key[1] != "t" for name in (*shares, "shared_mass"))
+    # So is where its distributions would move them, and what it thinks of their own answers.
+    for name in ("gradient_cosine", "divergent_tokens", "top_overlap_own"):
+        assert [key for key in rows if name in rows[key]] == [("s", "t"), ("x", "t")]
+        assert all(-1 <= rows[key][name] <= 1 for key in (("s", "t"), ("x", "t")))
     assert rows["s", "t"]["vocabulary_overlap"] == 1 > rows["x", "t"]["vocabulary_overlap"]
     assert "vocabulary_overlap" not in rows["s", "u"]
     # u and v wrote the same.

@@ -1,6 +1,7 @@
 """Prediction and mediation on grids with known effects, and on a published one."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from studies.diagnostics.prediction import (
     correlate,
     format_predictions,
     join_cells,
+    leave_families_out,
     mediate,
+    mediate_parts,
     predict,
 )
 
@@ -170,7 +173,11 @@ def test_predictions_of_a_study() -> None:
             {**base, "teacher": c.teacher, "student": c.student, "accuracy": c.accuracy,
              "teacher_family": int(c.teacher[1]) % 2, "student_family": int(c.student[1]) % 2}
             for c in cells
-        ]
+        ],
+        "study": {
+            f"{role}s": {vars(c)[role]: {"parts": {"style": vars(c)[role][1]}} for c in cells}
+            for role in ("teacher", "student")
+        },
     }  # fmt: skip
     results["cells"].append({**results["cells"][0], "control": "shuffled", "accuracy": 0.0})
     results["cells"].append({**results["cells"][0], "teacher": None, "supervision": "label", "accuracy": 0.0})
@@ -180,8 +187,66 @@ def test_predictions_of_a_study() -> None:
     # `size` differs between teachers alone, so that it cannot account for an interaction.
     assert [item["metric"] for item in prediction["mediations"]] == [None, "fit", "noise"]
     assert prediction["mediations"][1]["left"] < 0.3 < prediction["mediations"][2]["left"]
+    assert {row["part"] for row in prediction["parts"]} == {"style"}
     table = format_predictions([prediction])
+    assert "γ of style that is left" in table
     assert "t, answering t-test: 36 cells; family interaction of the cells: +" in table
     assert re.search(r"\| fit +\| \+", table)
     with pytest.raises(ValueError, match=r"share no teacher, student and task"):
-        join_cells(rows, {"cells": [{**results["cells"][0], "trained_on": "other"}]})
+        join_cells(rows, results | {"cells": [{**results["cells"][0], "trained_on": "other"}]})
+
+
+def make_parted(effects: dict[str, float], slope: float, noise: float = 0.0, seed: int = 0) -> list[Cell]:
+    """Teachers and students of two tokenizers and two styles; `d` follows the shared tokenizer, noisily."""
+    rng = np.random.default_rng(seed)
+    models = {f"{token}{style}": {"tokenizer": token, "style": style} for token in "ub" for style in "xy"}
+    mains = rng.normal(0, 0.05, (2, 4))
+    cells = []
+    for s, (student, own) in enumerate(models.items()):
+        for t, (teacher, other) in enumerate(models.items()):
+            shared = {part: own[part] == other[part] for part in own}
+            d = 2.0 * shared["tokenizer"] + rng.normal()
+            accuracy = 0.5 + mains[0, s] + mains[1, t] + sum(effects[part] * shared[part] for part in own) + slope * d
+            accuracy += rng.normal(0, noise)
+            cells.append(Cell(teacher, student, own == other, accuracy, {"d": d}, (teacher, student), (other, own)))
+    return cells
+
+
+@pytest.mark.parametrize(("direct", "slope"), [(0.0, 0.05), (0.04, 0.03), (0.06, 0.0)], ids=["all", "part", "none"])
+def test_what_a_part_does_beside_a_diagnostic_is_recovered_with_coverage(direct: float, slope: float) -> None:
+    """The tokenizer does `direct` by itself, and the slope twice by way of `d`; style does all by itself."""
+    truth, studies = {"tokenizer": 100 * direct, "style": 3.0}, 250
+    found: dict[str, list[float]] = {"tokenizer": [], "style": []}
+    covered, plain = dict.fromkeys(truth, 0), []
+    for seed in range(studies):
+        cells = make_parted({"tokenizer": direct, "style": 0.03}, slope, 0.02, seed)
+        plain += [row["gamma"] for row in mediate_parts(cells, None) if row["part"] == "tokenizer"]
+        for row in mediate_parts(cells, "d"):
+            found[row["part"]].append(row["gamma"])
+            covered[row["part"]] += row["low"] <= truth[row["part"]] <= row["high"]
+    assert np.mean(plain) == pytest.approx(100 * (direct + 2 * slope), abs=0.6)
+    for part, value in truth.items():
+        assert np.mean(found[part]) == pytest.approx(value, abs=0.3)
+        assert 0.92 <= covered[part] / studies <= 0.98, part
+
+
+def test_what_is_left_needs_a_grid_with_parts_and_a_diagnostic_that_says_more() -> None:
+    cells = make_parted({"tokenizer": 0.0, "style": 0.03}, slope=0.05)
+    left = {row["part"]: row["gamma"] for row in mediate_parts(cells, "d")}
+    assert left == pytest.approx({"tokenizer": 0, "style": 3}, abs=1e-9)
+    assert mediate_parts(cells[1:], "d") == []
+    assert mediate_parts([replace(cell, parts=({}, {})) for cell in cells], "d") == []
+    same = [replace(cell, diagnostics={"d": float(cell.parts[0] == cell.parts[1])}) for cell in cells]
+    shared = [replace(c, diagnostics={"d": float(c.parts[0]["style"] == c.parts[1]["style"])}) for c in cells]
+    assert len(mediate_parts(same, "d")) == 2 and mediate_parts(shared, "d") == []
+
+
+def test_a_correlation_that_one_family_makes_has_another_range() -> None:
+    cells = make_parted({"tokenizer": 0.0, "style": 0.0}, slope=0.05)
+    found = leave_families_out(cells, correlate(cells, "d", 0), 0)
+    assert found.lowest is not None and found.highest is not None and found.lowest <= found.highest
+    by_hand = [
+        correlate([cell for cell in cells if name not in cell.families], "d", 0).estimate
+        for name in ("ux", "uy", "bx", "by")
+    ]
+    assert (found.lowest, found.highest) == (min(by_hand), max(by_hand))

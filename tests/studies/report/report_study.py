@@ -67,9 +67,12 @@ def make_results() -> dict:
         "study": {
             "name": "made-up",
             "tasks": {"microworld": {"train": "microworld:train:8:0", "test": [QUESTIONS]}},
-            "students": {name: {"model": f"models/{name}", "family": family} for name, family in STUDENTS.items()},
+            "students": {
+                name: {"model": f"models/{name}", "family": own, "parts": {}} for name, own in STUDENTS.items()
+            },
             "teachers": {
-                name: {"model": f"models/{name}", "family": family, "name": None} for name, family in TEACHERS.items()
+                name: {"model": f"models/{name}", "family": own, "name": None, "parts": {}}
+                for name, own in TEACHERS.items()
             },
             "supervisions": ["label", "rationale", "rationale+logits"],
             "seeds": 2, "sizes": [],
@@ -104,7 +107,7 @@ def make_results() -> dict:
             {**part, "parts": ["style"], "low": -0.02, "p_holm": 0.3, "method": "difference in differences"},
             {**part, "parts": ["tokenizer", "lineage"], "low": -0.01, "p_holm": 0.1, "method": "mixed model"},
         ],
-        "needed_sizes": [], "outcomes": [], "pooled": {}, "quantization": [],
+        "needed_sizes": [], "outcomes": [], "pooled": {}, "quantization": [], "traits": [],
         "parts_refused": [{**where, "parts": ["architecture"], "reason": "all students are of the architecture <x>"}],
     }  # fmt: skip
 

@@ -83,7 +83,8 @@ def make_more(results: dict, names: dict[str, str]) -> dict:
         "num_groups": {},
         "traits": [
             {**place, "trait": names["trait"], "student": "s-a", "teacher": "t-a", "control": "shuffled", "size": 4,
-             "against": "untuned", "ratio": None, "num_questions": 8, "num_seeds": 2,
+             "supervision": "rationale", "against": "untuned", "ratio": 0.5, "low": 0.2, "high": 0.8,
+             "num_questions": 8, "num_seeds": 2,
              **{name: {"estimate": 1.0, "low": 0.5, "high": 1.5} for name in ("student_shift", "teacher_shift")}}
         ],
         "needed_sizes": [

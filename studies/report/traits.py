@@ -1,0 +1,76 @@
+"""What students took over of the preferences that their teachers were tuned to: shifts, their ratio, its interval."""
+
+import math
+
+from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
+from studies.report.words import name_arm, signed
+
+
+def show_traits(results: dict) -> list[Block]:
+    """Returns what each arm with a trait shifted by; nothing where no arm has one.
+
+    Args:
+        results: Of the study, as `studies.analysis.comparison.analyze` returns them.
+    """
+    rows, study = results["traits"], results["study"]
+    if not rows:
+        return []
+    blocks: list[Block] = [
+        Text(
+            "Teachers were tuned to a preference, and taught on texts that do not show it. A shift is the mean over "
+            "neutral questions of what the log-odds of the preferred option changed by: the teacher's by its tuning, "
+            "the student's against the arm that is named."
+        )
+    ]
+    marks = [
+        Mark(_name(row), row["ratio"], row["low"], row["high"], study["teachers"][row["teacher"]]["family"])
+        for row in rows
+        if row["ratio"] is not None and math.isfinite(row["low"]) and math.isfinite(row["high"])
+    ]
+    if marks:
+        caption = "The student's shift as a ratio of its teacher's, with its 95 % interval. The line is no shift."
+        axis = "ratio of the student's shift to the teacher's"
+        blocks.append(Figure("intervals", "traits", caption, [Panel("", marks)], axis, reference=0))
+    cells = [
+        [
+            Cell(row["trait"], row["trait"]),
+            Cell(row["student"], row["student"], study["students"][row["student"]]["family"]),
+            Cell(_name_arm(row), row["control"], study["teachers"][row["teacher"]]["family"]),
+            Cell(row["against"], row["against"]),
+            *(_tell_shift(row[side]) for side in ("student_shift", "teacher_shift")),
+            *_tell_ratio(row),
+            Cell(str(row["num_questions"]), row["num_questions"]),
+            Cell(str(row["num_seeds"]), row["num_seeds"]),
+        ]
+        for row in rows
+    ]
+    columns = ["trait", "student", "arm", "against", "student's shift", "teacher's shift", "ratio", "95 %", "questions",
+               "seeds"]  # fmt: skip
+    caption = (
+        "Shifts in log-odds, and the ratio of the two with Fieller's interval over training seeds and questions; none "
+        "where the teacher's shift is not told from 0."
+    )
+    return [*blocks, Table(columns, cells, caption)]
+
+
+def _name_arm(row: dict) -> str:
+    arm = name_arm(row["supervision"], row["teacher"], row["control"], row["size"])
+    return f"{arm}, after {row['trained_on']}"
+
+
+def _name(row: dict) -> str:
+    return f"{row['trait']}: student {row['student']}, {_name_arm(row)}"
+
+
+def _tell_shift(shift: dict) -> Cell:
+    text = f"{signed(shift['estimate'], 2)} [{signed(shift['low'], 2)}, {signed(shift['high'], 2)}]"
+    return Cell(text, shift["estimate"])
+
+
+def _tell_ratio(row: dict) -> list[Cell]:
+    if row["ratio"] is None:
+        return [Cell("–"), Cell("–")]
+    low, high = (
+        signed(end, 3) if math.isfinite(end) else ("∞" if end > 0 else "−∞") for end in (row["low"], row["high"])
+    )
+    return [Cell(signed(row["ratio"], 3), row["ratio"]), Cell(f"[{low}, {high}]", row["low"])]

@@ -14,8 +14,8 @@ from pathlib import Path
 from datamodules.files.atomic import check_place, hash_source, require_file
 from datamodules.files.command_line import CommandLine
 from datamodules.provenance import describe_creation
-from datamodules.rationales.pivots import give_translations
-from datamodules.rationales.store import load_rationales, name_pivot, read_gold_conditions, write_rationales
+from datamodules.rationales.pivots import give_translations, name_pivot
+from datamodules.rationales.store import load_rationales, read_gold_conditions, write_rationales
 from datamodules.tasks.questions import load_questions
 from datamodules.tasks.translations import Translations
 from scripts.common.entry import run_main

@@ -24,74 +24,27 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from datamodules.files.atomic import write_sealed, write_text
 from datamodules.provenance import claim_folder
-from lightning_modules.student.student import TRUE_PRECISIONS
 from scripts.common.dry_run import parse_dry_run
 from scripts.common.entry import run_main
-from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
+from scripts.common.experiment_file import find_section, split_args
 from scripts.common.help import answer
-from scripts.common.stages import JOBS, STAGES, parse_job
-from scripts.on_policy import read_rounds
+from scripts.common.stages import JOBS, STAGES
+from scripts.common.study_plan import check_plan, parse
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
-from studies.design.grid import ON_POLICY, Study, expand, explain_missing_gamma
+from studies.design.grid import explain_missing_gamma
 from studies.design.parts import check_study, list_unidentified, require_models
 from studies.design.power import parse_power
-from studies.design.quantization import check_precision, check_quantization
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis
 from studies.diagnostics.diagnosis import parse as parse_diagnosis
-from studies.jobs.arm_rounds import check_writers
 from studies.jobs.execution import run_jobs
-from studies.jobs.job import Job
-from studies.jobs.plan import StudyPlan
 from studies.jobs.states import format_status
 from studies.jobs.submission import submit_jobs
 from studies.report import write_html
-
-
-def parse(args: list[str]) -> StudyPlan:
-    """Checks the study's section and its command line."""
-    config, overrides = split_args(args)
-    check_args(args, "study")
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, description=__doc__)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Study)
-    settings = select_sections(args, "study")
-    parsed = parser.parse_args(settings)
-    if parsed.alignment is None and (stated := find_stated(config, "data", "alignment", "kind")) is not None:
-        parsed = parser.parse_args([*settings, f"--alignment={stated}"])
-    parsed.pop("config")
-    study = Study(**parser.instantiate(parsed).as_dict())
-    if ON_POLICY in study.supervisions and find_section(config, "on_policy") is None:
-        raise ValueError(f"study.supervisions has {ON_POLICY}, but no section on_policy says what a round is; add it")
-    rounds = read_rounds(config, [*config, f"--name={study.name}"]) if ON_POLICY in study.supervisions else ()
-    plan = StudyPlan(study, config, overrides, *rounds)
-    if "agreement" in study.outcomes:
-        asked = STAGES["evaluate"].parse(plan.evaluate(expand(study)[0]).args)
-        plan.reference_prompt = asked.datamodule.prompt.name
-    return plan
-
-
-def find_stated(config: list[str], *names: str) -> object:
-    """Returns what an experiment's section `fit` says of a setting; None if nothing."""
-    value: object = find_section(config, "fit")
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def check_sections(study: Study, jobs: list[Job]) -> None:
-    """Refuses a mistake in a stage's section before any stage runs; jobs with the same options differ in names only."""
-    different = {(job.stage, *(arg.split("=")[0] for arg in job.args)): job for job in jobs if job.stage in STAGES}
-    for job in different.values():
-        cli = parse_job(job)
-        if job.stage == "fit":
-            check_precision(study, TRUE_PRECISIONS.get(cli.trainer.precision, cli.model.student_dtype or "float32"))
 
 
 def run(args: list[str]) -> None:
@@ -105,11 +58,8 @@ def run(args: list[str]) -> None:
     if lines := list_unidentified(plan.study):
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
     require_models(plan.study)
-    check_study(plan.study)
-    check_quantization(plan.study)
-    check_writers(plan.study)
-    check_sections(plan.study, jobs := plan.jobs()[:-1])
-    run_jobs(jobs, plan.folder, plan.study.workers, JOBS, plan.drop_spent)
+    check_plan(plan)
+    run_jobs(plan.jobs()[:-1], plan.folder, plan.study.workers, JOBS, plan.drop_spent)
     analyze(args)
 
 
@@ -129,10 +79,7 @@ def jobs(args: list[str]) -> None:
 def submit(args: list[str]) -> None:
     """Submits what is missing of a study to SLURM."""
     plan = parse(args)
-    check_study(plan.study)
-    check_quantization(plan.study)
-    check_writers(plan.study)
-    check_sections(plan.study, plan.jobs())
+    check_plan(plan)
     print(submit_jobs(plan.jobs(), plan.folder))
 
 

@@ -10,6 +10,11 @@ from datamodules.tasks.questions import Question
 from datamodules.tasks.translations import has_other_order
 
 
+def name_pivot(writer: str) -> str:
+    """Returns how rationales name their teacher where they are of a question's original, in English."""
+    return f"{writer}-pivot"
+
+
 def give_translations(
     rationales: Iterable[Rationale], originals: Iterable[Question], translations: Sequence[Question]
 ) -> tuple[list[Rationale], Counter[str]]:

@@ -93,11 +93,6 @@ def name_paraphrase(writer: str, paraphraser: str) -> str:
     return f"{writer}-by-{paraphraser}"
 
 
-def name_pivot(writer: str) -> str:
-    """Returns how rationales name their teacher where they are of a question's original, in English."""
-    return f"{writer}-pivot"
-
-
 def read_gold_conditions(paths: list[str]) -> dict[str, bool]:
     """Returns, for each teacher of these stores, whether it was shown the gold answers.
 

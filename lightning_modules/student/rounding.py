@@ -54,15 +54,18 @@ def _look_up(forward: Any, ids: Tensor) -> Tensor:
     return rounded
 
 
-def round_while_learning(model: PreTrainedModel) -> None:
-    """Lets a model compute with the weights that a Q4_0 file of it rounds to 4 bits.
+def round_while_learning(model: PreTrainedModel, kind: FakeQuant | None) -> None:
+    """Lets a model compute with the weights that a file of it rounds to 4 bits; None leaves it as it is.
 
     These are the linear layers but for the output head, which files hold in 6 or 8 bits, and the embedding where it is
     no head, too. Rows that 32 does not divide stay as they are, as in the file.
 
     Args:
         model: Its modules are changed in place; its weights and their names are not.
+        kind: The file's type.
     """
+    if kind is None:
+        return
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not head and module.in_features % BLOCK == 0:

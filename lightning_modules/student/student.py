@@ -142,8 +142,7 @@ class DistillationModule(L.LightningModule):
         if adapter is not None and adapter.quantize and compile:
             raise ValueError("model.compile does not go with model.adapter.quantize; leave one out")
         check_rounding(fake_quant, adapter is not None, compile)
-        self.fake_quant = fake_quant
-        self.adapter, self.export_form = adapter, export or "merged"
+        self.fake_quant, self.adapter, self.export_form = fake_quant, adapter, export or "merged"
         self.activation_checkpointing, self.compile_blocks = activation_checkpointing, compile
         # The frozen weights are not in its checkpoints.
         self.strict_loading = adapter is None
@@ -178,8 +177,7 @@ class DistillationModule(L.LightningModule):
         loaded = find_loading_dtype(*source, dtype) if self._is_sharded and is_plain else dtype
         self.model = model = load_causal_lm(*source, loaded, self.keep_layers, quantize_on, self.attention)
         change_start(model, self.start, self.student)
-        if self.fake_quant is not None:
-            round_while_learning(model)
+        round_while_learning(model, self.fake_quant)
         model.config.use_cache = False
         if self.fused_head:
             self._head_settings = find_head_settings(model)
@@ -199,11 +197,7 @@ class DistillationModule(L.LightningModule):
             shard_causal_lm(model, self.trainer, None if loaded == dtype else getattr(torch, dtype))
 
     def check_trainer(self, trainer: L.Trainer) -> None:
-        """Refuses a precision, a strategy or a length that does not go with the student's settings.
-
-        Raises:
-            ValueError: They clash.
-        """
+        """Raises a ValueError if a precision, a strategy or a length does not go with the student's settings."""
         check_extent(trainer)
         check_strategy(trainer)
         if is_sharded(trainer) and not isinstance(trainer.strategy, ShardedStrategy):
@@ -328,11 +322,7 @@ class DistillationModule(L.LightningModule):
         torch.clear_autocast_cache()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divides the gradient by the weights of all micro-batches and processes, and logs the step's means.
-
-        Raises:
-            ValueError: The loss is not a finite number.
-        """
+        """Divides the gradient by all micro-batches' weights, and logs the step's means; refuses an infinite loss."""
         names = list(self._step_sums)
         pairs = self.trainer.strategy.reduce(torch.stack(list(self._step_sums.values())), reduce_op="sum")
         own = torch.stack([loss for loss, _ in self._step_losses])

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.model_sources import name_model
-from datamodules.rationales.store import name_paraphrase, name_pivot
+from datamodules.rationales.pivots import name_pivot
+from datamodules.rationales.store import name_paraphrase
 from studies.analysis.predictions import files_path, predictions_path
 from studies.analysis.traits import list_askers, name_teacher, preferences_path
 from studies.design.controls import ControlSpec

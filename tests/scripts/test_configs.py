@@ -12,6 +12,7 @@ import yaml
 from datamodules.model_cards import find_card
 from scripts import study as study_script
 from scripts.common.experiment_file import STAGES, read_experiment
+from scripts.common.study_plan import check_sections
 from tests.scripts.conftest import MAINS
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def test_section_is_a_stage_that_reads_it(checkout, file, stage):
     assert stage in STAGES
     if stage == "study":
         plan = study_script.parse(["--config", str(file)])
-        study_script.check_sections(plan.study, plan.jobs())
+        check_sections(plan.study, plan.jobs())
     else:
         importlib.import_module(f"scripts.{stage}").parse(["--config", str(file)])
     assert [path.name for path in checkout.iterdir()] == ["configs"]

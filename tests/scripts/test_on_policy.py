@@ -23,6 +23,7 @@ from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
 from scripts import study as study_script
 from scripts.common.stages import MAINS
+from scripts.common.study_plan import check_sections
 from tests.scripts.pipeline import MODELS, read_jsonl, spawn, wait_until
 
 QUIET = {"enable_progress_bar": False}
@@ -369,7 +370,7 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     study_script.main(["run", "--dry-run", *args])
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
     plan = study_script.parse(args)
-    study_script.check_sections(plan.study, plan.jobs())
+    check_sections(plan.study, plan.jobs())
     for job in plan.jobs()[:-1]:
         MAINS[job.stage](job.args)
         plan.drop_spent(job)

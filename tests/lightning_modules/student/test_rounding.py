@@ -45,7 +45,7 @@ def test_so_are_those_of_a_model_and_none_of_its_head() -> None:
     for name, rounds_embedding in (("a-student", False), ("b-student", True)):
         model = load_causal_lm(str(MODELS / name)).eval()
         own, names = copy.deepcopy(model), list(model.state_dict())
-        round_while_learning(own)
+        round_while_learning(own, "Q4_0")
         assert list(own.state_dict()) == names
         expected = copy.deepcopy(model)
         expected.get_output_embeddings().weight = torch.nn.Parameter(model.get_output_embeddings().weight.clone())
@@ -73,7 +73,7 @@ def test_rows_that_blocks_do_not_divide_stay() -> None:
     config = LlamaConfig(vocab_size=9, hidden_size=24, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
     model = LlamaForCausalLM(config)
     before = model(torch.tensor([[1, 2, 3]])).logits
-    round_while_learning(model)
+    round_while_learning(model, "Q4_0")
     assert torch.equal(model(torch.tensor([[1, 2, 3]])).logits, before)
 
 

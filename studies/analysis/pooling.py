@@ -7,20 +7,21 @@ cluster of their intervals, as where one arm answers all languages.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from lightning_modules.evaluation.groups import find_languages, group_by_task
 from studies.design.grid import Arm, Study
 
-Records = dict[str, dict[str, dict]]
+Records = dict[str, dict[str, dict[str, Any]]]
 
 
-def _select(tasks: Records, languages: Iterable[str]) -> list[dict]:
+def _select(tasks: Records, languages: Iterable[str]) -> list[dict[str, Any]]:
     """Returns an arm's records of questions in these languages."""
     found = {(record["task"], name): record for own in tasks.values() for name, record in own.items()}
     return [record for record in found.values() if (record.get("language") or "en") in languages]
 
 
-def _group_whole(records: list[dict]) -> Records:
+def _group_whole(records: list[dict[str, Any]]) -> Records:
     """Returns those of several languages together, by task and question."""
     groups = group_by_task(records)
     return {name: {record["question_id"]: record for record in groups[name]} for name in find_languages(groups)}

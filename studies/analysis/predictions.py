@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from datamodules.model_sources import name_model
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import number_groups
 from studies.analysis.outcome_values import COLUMNS, measure_outcome
-from studies.analysis.pooling import pool_languages
+from studies.analysis.pooling import Records, pool_languages
 from studies.design.grid import Arm, Study, expand
 
 EXTRACTOR = "neutral"
@@ -102,7 +102,7 @@ def files_path(study: Study, arm: Arm) -> Path:
     return Path(study.root) / study.name / "files" / arm.id
 
 
-def _read_records(path: Path, outcomes: Sequence[str]) -> dict[str, dict[str, dict]]:
+def _read_records(path: Path, outcomes: Sequence[str]) -> Records:
     """Returns an arm's records by task, or by split where a task has several, and by question.
 
     Raises:
@@ -125,7 +125,7 @@ def _read_records(path: Path, outcomes: Sequence[str]) -> dict[str, dict[str, di
     return {task: {record["question_id"]: record for record in own} for task, own in group_by_task(records).items()}
 
 
-def _find_common(arms: dict[str, dict[str, dict[str, dict]]], warnings: list[str]) -> dict[str, list[str]]:
+def _find_common(arms: dict[str, Records], warnings: list[str]) -> dict[str, list[str]]:
     """Returns the questions that all arms which answer a task have answered, by task; says so if some have more."""
     common = {}
     for task in dict.fromkeys(task for tasks in arms.values() for task in tasks):
@@ -143,9 +143,7 @@ def _find_common(arms: dict[str, dict[str, dict[str, dict]]], warnings: list[str
     return common
 
 
-def _find_groups(
-    arms: dict[str, dict[str, dict[str, dict]]], common: dict[str, list[str]]
-) -> dict[str, np.ndarray | None]:
+def _find_groups(arms: dict[str, Records], common: dict[str, list[str]]) -> dict[str, np.ndarray | None]:
     """Returns the groups of each task's questions.
 
     Raises:
@@ -205,7 +203,7 @@ def read_answers(study: Study) -> Answers:
     return Answers(cells, counts, _find_groups(named, common), warnings, quantized)
 
 
-def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: list[str]) -> dict[Arm, dict]:
+def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: list[str]) -> dict[Arm, Records]:
     """Returns arms' records, or those of their files of a type; says which arms have none."""
     paths = {arm: predictions_path(study, arm, kind) for arm in wanted}
     arms = {arm: _read_records(path, study.outcomes) for arm, path in paths.items() if path.is_file()}
@@ -218,7 +216,7 @@ def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: 
 
 
 def _build_cells(
-    study: Study, arms: dict[Arm, dict], members: dict[Arm, list[Arm]], common: dict[str, list[str]], names: Set[str]
+    study: Study, arms: dict[Arm, Records], members: dict[Arm, list[Arm]], common: dict[str, list[str]], names: Set[str]
 ) -> tuple[dict[CellKey, Cell], dict[str, str | None]]:
     """Returns arms' cells, and by run why its training ended early, if it did; `members` are those of pooled arms."""
     seeds: dict[CellKey, list[Arm]] = defaultdict(list)
@@ -252,7 +250,7 @@ def _build_cells(
     return cells, early
 
 
-def _measure_outcomes(study: Study, key: CellKey, records: list[list[dict]]) -> dict[str, np.ndarray]:
+def _measure_outcomes(study: Study, key: CellKey, records: list[list[dict[str, Any]]]) -> dict[str, np.ndarray]:
     """Returns the outcomes that all seeds and questions of a cell tell, by name."""
     teacher = study.teachers[key.teacher] if key.teacher else None
     writer = None if teacher is None else teacher.name or name_model(str(teacher.model))
@@ -280,7 +278,7 @@ def _name_single_seeds(cells: dict[CellKey, Cell]) -> list[str]:
 
 def _compare_budgets(cells: dict[CellKey, Cell]) -> list[str]:
     """Returns a line for each set of arms that are compared although their trainings took more or less."""
-    groups: dict[tuple, dict[str, dict[str, list[int]]]] = defaultdict(dict)
+    groups: dict[tuple[str, str | None, str | None, int | None], dict[str, dict[str, list[int]]]] = defaultdict(dict)
     for key, cell in cells.items():
         if key.teacher:
             group = (key.supervision, key.control, key.trained_on, key.size)

@@ -62,7 +62,9 @@ def _average(study: Study, key: CellKey, files: dict[str, dict[str, float]], nam
     return fmean(values) if values else None
 
 
-def _describe_cells(study: Study, kind: str, files: Answers, plain: Answers, rng: np.random.Generator) -> list[dict]:
+def _describe_cells(
+    study: Study, kind: str, files: Answers, plain: Answers, rng: np.random.Generator
+) -> list[dict[str, Any]]:
     rows, own, lost = [], ContrastEstimator(files), ContrastEstimator(_subtract(files, plain))
     written, trained = _read_files(study, kind), _read_files(study, "none")
     for key, cell in files.cells.items():

@@ -82,7 +82,7 @@ def describe_needed_sizes(study: Study, answers: Answers) -> list[dict[str, Any]
         return []
     curves = _list_curves(study, answers)
     estimator = ContrastEstimator(answers)
-    means = defaultdict[tuple, list[float]](list)
+    means = defaultdict[tuple[str, str | None, str], list[float]](list)
     for key, cells in curves.items():
         means[key.student, key.trained_on, key.task] += [float(cell.correct_SQ.mean()) for cell in cells]
     rows = []

@@ -8,11 +8,12 @@ from itertools import product
 import numpy as np
 from scipy.stats import norm
 
+from lightning_modules.evaluation.proportions import LEVEL
 from studies.design.power import Components, simulate_answers, simulate_seeds
 from studies.inference.curves import find_needed_size
 from studies.inference.interaction import decompose, estimate_gammas, estimate_over_pairs
 from studies.inference.parts import decompose_parts
-from studies.inference.statistics import LEVEL, estimate_accuracy, estimate_contrast
+from studies.inference.statistics import estimate_accuracy, estimate_contrast
 
 Interval = tuple[float, float]
 TWO_BY_TWO = (["l", "q"], ["l", "q"])

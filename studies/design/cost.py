@@ -96,7 +96,7 @@ def find_width(model: str) -> int:
     if not Path(name).is_dir():
         return 4096
     with loading(model, "model config"):
-        return AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().hidden_size
+        return int(AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config().hidden_size)
 
 
 def cache_row_bytes(made: CacheDescription, width: int) -> int:

@@ -12,10 +12,10 @@ from scipy.stats import norm
 from datamodules.files.atomic import require_file
 from datamodules.files.command_line import CommandLine
 from datamodules.files.seals import read_sealed
+from lightning_modules.evaluation.proportions import LEVEL
 from studies.design.grid import Study, explain_missing_gamma
 from studies.design.parts import decompose_study, list_unidentified
 from studies.inference.interaction import decompose
-from studies.inference.statistics import LEVEL
 from studies.text_table import format_table
 
 SEEDS = (2, 3, 5, 10)

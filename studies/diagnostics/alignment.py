@@ -22,7 +22,7 @@ def find_shared(teacher: VocabularyBytes, student: VocabularyBytes) -> np.ndarra
     An end of turn is the student's end of turn, whatever either is called; another special token the one of its name.
     """
     known = {token for token, flag in zip(student.tokens, student.flags, strict=True) if not flag & SPECIAL}
-    shared = np.array([token in known for token in teacher.tokens]) & ((teacher.flags & SPECIAL) == 0)
+    shared: np.ndarray = np.array([token in known for token in teacher.tokens]) & ((teacher.flags & SPECIAL) == 0)
     shared[[number for name, number in teacher.controls.items() if name in student.controls]] = True
     shared[teacher.ends] = bool(student.ends)
     return shared

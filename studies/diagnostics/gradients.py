@@ -83,7 +83,7 @@ class GradientSketch:
 def compute_logits(model: PreTrainedModel, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> Tensor:
     """Returns the logits with which each token of a completion is predicted, float32 [N, V]."""
     ids = torch.tensor([[*prompt_ids, *token_ids]], device=model.device)
-    logits_NV = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(token_ids)).logits[0]
+    logits_NV: Tensor = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(token_ids)).logits[0]
     return logits_NV[-len(token_ids) :].float()
 
 

@@ -53,7 +53,8 @@ def nll_casl(fit: Fit) -> Values:
     predictors = np.column_stack([np.ones(len(table)), table[:, 1:]])
     slope = np.linalg.lstsq(predictors, table[:, 0], rcond=None)[0][3]
     own = np.array([_describe_steps(reading) for reading in fit.readings])
-    return own[:, 0] - slope * own[:, 3]
+    values: np.ndarray = own[:, 0] - slope * own[:, 3]
+    return values
 
 
 def ifd(fit: Fit) -> Values:

@@ -106,7 +106,7 @@ def join_cells(rows: Sequence[dict[str, Any]], results: dict[str, Any]) -> dict[
         ValueError: None match.
     """
     known = {(row["teacher"], row["student"], row["task"]): row for row in rows}
-    of_pair = defaultdict[tuple, list[dict[str, Any]]](list)
+    of_pair = defaultdict[tuple[str, str, str, str], list[dict[str, Any]]](list)
     for cell in results["cells"]:
         if cell["supervision"] == "rationale" and cell["control"] is None:
             of_pair[cell["trained_on"], cell["task"], cell["teacher"], cell["student"]].append(cell)
@@ -170,7 +170,8 @@ def average_spearman(x_RST: np.ndarray, y_RST: np.ndarray) -> np.ndarray:
     x, y = (values - values.mean(-1, keepdims=True) for values in ranks)
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice")
-        return np.nanmean((x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1)), axis=-1)
+        means_R: np.ndarray = np.nanmean((x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1)), axis=-1)
+    return means_R
 
 
 def leave_families_out(cells: Sequence[Cell], found: Correlation, seed: int) -> Correlation:

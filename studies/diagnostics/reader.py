@@ -82,7 +82,7 @@ class StudentReader:
         return load_causal_lm(name, None, self.dtype, keep_layers).to(device).eval().requires_grad_(False)
 
     @cached_property
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
         """What every record depends on."""
         return {
             "weights": identify_weights(self.spec.model, None),
@@ -161,7 +161,7 @@ class StudentReader:
         for text in texts:
             by_question[text.question.id].append(text)
 
-        def compute(missing: set[str]) -> Iterator[list[dict]]:
+        def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
             head = RowHead(self.model)
             for question_id, group in by_question.items():
                 if group := [text for text in group if self._name_scores(text) in missing]:
@@ -181,7 +181,7 @@ class StudentReader:
         cache = self.caches.get(text.rationale.id)
         return text.key if cache is None else f"{text.key}#{hash_path(cache.folder / 'manifest.json')[:16]}"
 
-    def _score(self, head: RowHead, prompt_ids: list[int], texts: list[Text], local_steps: int) -> list[dict]:
+    def _score(self, head: RowHead, prompt_ids: list[int], texts: list[Text], local_steps: int) -> list[dict[str, Any]]:
         """Returns the records of one question's texts."""
         spans = [Span(text.token_ids, has_target=text.rationale.id in self.caches) for text in texts]
         places = [[*text.steps.tolist(), len(text.token_ids)] for text in texts]
@@ -220,7 +220,7 @@ class StudentReader:
     def answer(self, questions: Sequence[Question], prompt: str, max_new_tokens: int) -> dict[str, str]:
         """Returns the student's own greedy chain of thought on each question, by id."""
 
-        def compute(missing: set[str]) -> Iterator[list[dict]]:
+        def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
             asked = [question for question in questions if question.id in missing]
             for start in range(0, len(asked), QUESTIONS_PER_BATCH):
                 part = asked[start : start + QUESTIONS_PER_BATCH]
@@ -238,7 +238,7 @@ class StudentReader:
     def differentiate(self, texts: Sequence[Text], dimension: int, seed: int) -> dict[str, tuple[float, np.ndarray]]:
         """Returns the squared norm and the projection of the gradient of each text's loss, by text key."""
 
-        def compute(missing: set[str]) -> Iterator[list[dict]]:
+        def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
             sketch = GradientSketch(self.model, dimension, seed)
             for text in texts:
                 if text.key in missing:
@@ -258,7 +258,7 @@ class StudentReader:
         """Returns what their teachers' distributions would change, by text key, of those that are cached."""
         own = {self._name_direction(text): text for text in texts if text.key in self.aligners}
 
-        def compute(missing: set[str]) -> Iterator[list[dict]]:
+        def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
             sketch = GradientSketch(self.model, 1, 0)
             for key, text in own.items():
                 if key in missing:
@@ -294,7 +294,7 @@ class StudentReader:
         """
         keys = {f"{hash_text(identify_weights(teacher, None))[:16]}#{item.id}": item for item in questions}
 
-        def compute(missing: set[str]) -> Iterator[list[dict]]:
+        def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
             asked = [question for key, question in keys.items() if key in missing]
             sides = [self._encode(self.tokenizer, prompt, asked, own)]
             tokenizer = load_tokenizer(teacher)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -16,10 +17,10 @@ from lightning_modules.run.stop_signal import is_stopping, leave
 def complete_records(
     path: Path,
     schema: pa.Schema,
-    config: dict,
+    config: dict[str, Any],
     keys: Sequence[str],
-    compute: Callable[[set[str]], Iterable[list[dict]]],
-) -> dict[str, dict]:
+    compute: Callable[[set[str]], Iterable[list[dict[str, Any]]]],
+) -> dict[str, dict[str, Any]]:
     """Returns the records of these keys, of which only the missing ones are computed.
 
     Args:
@@ -32,13 +33,13 @@ def complete_records(
     Raises:
         ValueError: The file was begun with another configuration.
     """
-    stored: dict[str, dict] = {}
+    stored: dict[str, dict[str, Any]] = {}
     if path.exists():
         if read_metadata(path)["signature"] != hash_json(config):
             raise ValueError(f"{path}: computed with another configuration; delete it, or choose another name")
         stored = {record["key"]: record for _, record in read_records(path)}
 
-    def finish(records: list[dict]) -> None:
+    def finish(records: list[dict[str, Any]]) -> None:
         stored.update({record["key"]: record for record in records})
         write_table(path, list(stored.values()), {"signature": hash_json(config), "config": config}, schema)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from studies.text_table import format_table
 CONDITIONS = {True: "shown the gold answer", False: "not shown the gold answer", None: "unknown whether shown gold"}
 
 
-def _group(rows: Sequence[dict]) -> Iterator[tuple[tuple[str, str], bool | None, list[dict]]]:
+def _group(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], bool | None, list[dict[str, Any]]]]:
     """Yields (student, task), gold_conditioned, rows."""
     for key in dict.fromkeys((row["student"], row["task"]) for row in rows):
         for condition in CONDITIONS:
@@ -28,7 +29,7 @@ def format_number(value: float) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.2g}"
 
 
-def _format_cell(row: dict, name: str) -> str:
+def _format_cell(row: dict[str, Any], name: str) -> str:
     if name not in row:
         return "–"
     low, high = row["intervals"][name]
@@ -38,7 +39,7 @@ def _format_cell(row: dict, name: str) -> str:
     return f"{format_number(row[name])} ±{format_number((high - low) / 2)}"
 
 
-def format_tables(rows: Sequence[dict], metrics: dict[str, dict]) -> str:
+def format_tables(rows: Sequence[dict[str, Any]], metrics: dict[str, dict[str, Any]]) -> str:
     """Returns Markdown: for each student, task and condition a table, a line for each diagnostic; and what they are."""
     parts = []
     for (student, task), condition, group in _group(rows):
@@ -56,7 +57,7 @@ def format_tables(rows: Sequence[dict], metrics: dict[str, dict]) -> str:
     return "\n\n".join([*parts, arrows, "\n".join(notes)])
 
 
-def plot_heat_map(rows: Sequence[dict], metrics: dict[str, dict], path: Path) -> None:
+def plot_heat_map(rows: Sequence[dict[str, Any]], metrics: dict[str, dict[str, Any]], path: Path) -> None:
     """Draws a panel for each student and task: teachers x diagnostics, standardised over the panel's teachers."""
     # Heavy, and only this needs it.
     import matplotlib
@@ -64,7 +65,7 @@ def plot_heat_map(rows: Sequence[dict], metrics: dict[str, dict], path: Path) ->
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels: dict[tuple[str, str], list[tuple[str, dict | None]]] = {}
+    panels: dict[tuple[str, str], list[tuple[str, dict[str, Any] | None]]] = {}
     for key, condition, group in _group(rows):
         lines = panels.setdefault(key, [])
         lines.append((CONDITIONS[condition], None))

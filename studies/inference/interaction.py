@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from studies.inference.statistics import LEVEL, Estimate
+from lightning_modules.evaluation.proportions import LEVEL
+from studies.inference.statistics import Estimate
 
 
 def explain_unidentified(
@@ -71,7 +72,8 @@ def decompose(student_families: Sequence[str], teacher_families: Sequence[str]) 
     solution = np.linalg.pinv(np.column_stack([students, teachers, same_ST.reshape(-1)]))
 
     def centre(rows: np.ndarray) -> np.ndarray:
-        return (rows - rows.mean(0)).reshape(-1, *shape)
+        centred: np.ndarray = (rows - rows.mean(0)).reshape(-1, *shape)
+        return centred
 
     return Decomposition(
         solution[-1].reshape(shape), centre(solution[:num_students]), centre(solution[num_students:-1])
@@ -113,7 +115,9 @@ def gamma_over_teachers(
 
 def centre_cells(values_ST: np.ndarray) -> np.ndarray:
     """Returns a grid's values without its rows' and columns' main effects."""
-    return values_ST - values_ST.mean(-1, keepdims=True) - values_ST.mean(-2, keepdims=True) + values_ST.mean((-1, -2))
+    rows_S1, columns_1T = values_ST.mean(-1, keepdims=True), values_ST.mean(-2, keepdims=True)
+    centred_ST: np.ndarray = values_ST - rows_S1 - columns_1T + values_ST.mean((-1, -2))
+    return centred_ST
 
 
 def estimate_over_pairs(

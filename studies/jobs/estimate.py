@@ -175,7 +175,8 @@ def _read_lengths(
         lengths = source.read_labels().lengths + written
     if isinstance(data, DistillationDataModule):
         lengths = lengths[round(data.validation.fraction * len(lengths)) :]
-    return np.minimum(lengths, data.encoding.max_length)
+    cut: np.ndarray = np.minimum(lengths, data.encoding.max_length)
+    return cut
 
 
 def estimate_training(cli: Any, assumed: Assumptions) -> Work:

@@ -80,7 +80,7 @@ def run_jobs(
     claim_folder(folder)
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
-    waiting, finished, running = list(jobs), set[str](), dict[Future, Job]()
+    waiting, finished, running = list(jobs), set[str](), dict[Future[None], Job]()
     failed: dict[str, BaseException] = {}
     progress = tqdm(total=len(jobs), unit="jobs", desc=folder.name, **bar_options(seconds=0))
     # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.

@@ -90,7 +90,7 @@ class RoundsPlan:
             raise ValueError(
                 "fit.trainer.max_epochs would be ignored: on_policy trains fit.trainer.max_steps; leave it"
             )
-        return int(total) // rounds
+        return int(total // rounds)
 
     def _find_longest_prompt(self) -> int:
         """Returns how long a prompt may be, so that a training has room for it and what the student writes."""
@@ -100,7 +100,7 @@ class RoundsPlan:
             raise ValueError(
                 f"on_policy.max_new_tokens={new} leaves nothing of fit.data.encoding.max_length={longest} to a prompt"
             )
-        return int(longest) - new
+        return int(longest - new)
 
     def _check_teacher(self) -> None:
         if self.settings.mix == 1:

@@ -72,7 +72,7 @@ class Sweep:
         """The folder of the arms' runs."""
         return Path(self.root) / self.group
 
-    def sections(self) -> dict[str, dict]:
+    def sections(self) -> dict[str, dict[str, Any]]:
         """Returns the experiment's sections by stage."""
         content = read_yaml(Path(self.config))
         if not isinstance(content, dict) or not {"fit", "evaluate"} <= set(content):
@@ -158,7 +158,7 @@ class Sweep:
             found["test accuracy"] = f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}] (n={share.n})"
         return found
 
-    def to_wandb(self, grid: str) -> dict:
+    def to_wandb(self, grid: str) -> dict[str, Any]:
         """Returns the sweep as Weights & Biases takes it: its agents run the same arms, into the same folders."""
         return {
             "name": self.group,

@@ -1,6 +1,7 @@
 """What a study's report says: a pure function from the study's records to text, tables and figures."""
 
 from collections import defaultdict
+from typing import Any
 
 from lightning_modules.evaluation.groups import find_languages
 from studies.analysis.sizes import name_size
@@ -31,7 +32,7 @@ SYMBOLS: dict[str, Symbol] = {
 }  # fmt: skip
 
 
-def _label(cell: dict) -> str:
+def _label(cell: dict[str, Any]) -> str:
     return name_arm(cell["supervision"], cell["teacher"], cell["control"], cell["size"])
 
 
@@ -75,7 +76,7 @@ def build_report(records: StudyRecords) -> Report:
     )
 
 
-def _list_facts(results: dict) -> list[Fact]:
+def _list_facts(results: dict[str, Any]) -> list[Fact]:
     facts = []
     in_languages = _list_single_languages(results)
     gammas = [row for row in results["gamma"] if is_plain(row) and row["task"] not in in_languages]
@@ -103,12 +104,12 @@ def _list_facts(results: dict) -> list[Fact]:
     return facts
 
 
-def _list_single_languages(results: dict) -> set[str]:
+def _list_single_languages(results: dict[str, Any]) -> set[str]:
     """Returns the tasks in one language that are also there in several together, which are shown by themselves."""
     return {name for names in find_languages(results["num_questions"]).values() for name in names.values()}
 
 
-def _describe_design(results: dict) -> list[Block]:
+def _describe_design(results: dict[str, Any]) -> list[Block]:
     study = results["study"]
     rows = []
     for role in ("student", "teacher"):
@@ -133,7 +134,7 @@ def _describe_design(results: dict) -> list[Block]:
     return [Text(text), Table(["role", "name", "family", "model"], rows, caption)]
 
 
-def _by_place(rows: list[dict]) -> dict[tuple[str | None, str], list[dict]]:
+def _by_place(rows: list[dict[str, Any]]) -> dict[tuple[str | None, str], list[dict[str, Any]]]:
     """Returns rows by the task that was learned and the task that is answered."""
     places = defaultdict(list)
     for row in rows:
@@ -141,7 +142,7 @@ def _by_place(rows: list[dict]) -> dict[tuple[str | None, str], list[dict]]:
     return places
 
 
-def _show_accuracy(results: dict) -> list[Block]:
+def _show_accuracy(results: dict[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     places = _by_place([cell for cell in results["cells"] if cell["trained_on"]])
     in_languages = _list_single_languages(results)
@@ -197,7 +198,9 @@ def _show_accuracy(results: dict) -> list[Block]:
     return [*blocks, Table(columns, rows, caption), *warnings]
 
 
-def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None, str | None, str, int | None]]:
+def _find_missing(
+    results: dict[str, Any],
+) -> list[tuple[str, str, str | None, str | None, str | None, str, int | None]]:
     """Returns the cells that other students have and a student lacks; logits only of teachers that others have them of.
 
     These are of the student's own family, or of others, or both, whether there is an alignment.
@@ -207,7 +210,9 @@ def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None,
     found = {(cell["student"], *(cell[name] for name in names)) for cell in results["cells"]}
     students, teachers = results["study"]["students"], results["study"]["teachers"]
 
-    def describe_kind(student: str, supervision: str, teacher: str | None, control: str | None, *_: object) -> tuple:
+    def describe_kind(
+        student: str, supervision: str, teacher: str | None, control: str | None, *_: object
+    ) -> tuple[str | bool | None, ...]:
         if supervision not in ("rationale+logits", ON_POLICY) or teacher is None:
             return supervision, control
         return supervision, control, teachers[teacher]["family"] == students[student]["family"]
@@ -221,7 +226,7 @@ def _find_missing(results: dict) -> list[tuple[str, str, str | None, str | None,
     ]
 
 
-def _mark(cell: dict) -> Mark:
+def _mark(cell: dict[str, Any]) -> Mark:
     return Mark(
         _label(cell), 100 * cell["accuracy"], 100 * cell["low"], 100 * cell["high"], cell["teacher_family"],
         SYMBOLS[cell["supervision"]],
@@ -229,7 +234,7 @@ def _mark(cell: dict) -> Mark:
     )  # fmt: skip
 
 
-def _show_interaction(results: dict) -> list[Block]:
+def _show_interaction(results: dict[str, Any]) -> list[Block]:
     rows = results["gamma"]
     if not rows:
         return [Text("Not identified: it takes at least two families that both teach and learn.", is_warning=True)]
@@ -283,7 +288,7 @@ def _show_interaction(results: dict) -> list[Block]:
     return blocks
 
 
-def _name_group(results: dict, row: dict) -> str:
+def _name_group(results: dict[str, Any], row: dict[str, Any]) -> str:
     """Names the arms of a family interaction, and the task and the size where the study has several."""
     name = ", ".join(
         filter(None, (name_arm(row["supervision"], None, row["control"]), name_size(row, results["study"]["sizes"])))
@@ -291,7 +296,7 @@ def _name_group(results: dict, row: dict) -> str:
     return name if len(results["num_questions"]) == 1 else f"{name_place(row['trained_on'], row['task'])}, {name}"
 
 
-def _show_contrasts(results: dict) -> list[Block]:
+def _show_contrasts(results: dict[str, Any]) -> list[Block]:
     if not results["contrasts"]:
         return []
     several = len(_by_place(results["contrasts"])) > 1
@@ -327,11 +332,11 @@ def _show_contrasts(results: dict) -> list[Block]:
     return [Table(columns, rows, caption)]
 
 
-def _list_methods(results: dict) -> list[Block]:
+def _list_methods(results: dict[str, Any]) -> list[Block]:
     return [Text(f"`{name}`: {text}.") for name, text in results["methods"].items()]
 
 
-def _list_limits(results: dict) -> list[Block]:
+def _list_limits(results: dict[str, Any]) -> list[Block]:
     study, cells = results["study"], results["cells"]
     families = {spec["family"] for spec in study["teachers"].values()}
     seeds = min((cell["num_seeds"] for cell in cells if cell["trained_on"]), default=0)

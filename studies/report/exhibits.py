@@ -4,6 +4,7 @@ import math
 import re
 from collections import defaultdict
 from statistics import fmean
+from typing import Any
 
 from datamodules.tasks.questions import format_question
 from studies.report.document import (
@@ -118,9 +119,9 @@ def show_diagnostics(records: StudyRecords) -> list[Block]:
     return [*blocks, Table(columns, cells, f"All diagnostics. {meaning}.")]
 
 
-def _scatter(records: StudyRecords, prediction: dict) -> Figure:
+def _scatter(records: StudyRecords, prediction: dict[str, Any]) -> Figure:
     place = (prediction["trained_on"], prediction["task"])
-    found = defaultdict[tuple, list[float]](list)
+    found = defaultdict[tuple[str, str], list[float]](list)
     for cell in records.results["cells"]:
         if is_plain(cell) and (cell["trained_on"], cell["task"]) == place:
             found[cell["teacher"], cell["student"]].append(100 * cell["accuracy"])
@@ -146,7 +147,7 @@ def _scatter(records: StudyRecords, prediction: dict) -> Figure:
     return Figure("scatter", f"diagnostics-{name_file(*place)}", caption, panels, "", "accuracy, %")
 
 
-def _tabulate_correlations(prediction: dict) -> Table:
+def _tabulate_correlations(prediction: dict[str, Any]) -> Table:
     left = {item["metric"]: item for item in prediction["mediations"]}
     nothing = {"gamma": None, "low": None, "high": None}
     rows = [
@@ -170,7 +171,7 @@ def _tabulate_correlations(prediction: dict) -> Table:
     return Table(columns, rows, caption)
 
 
-def _tabulate_parts(prediction: dict) -> list[Table]:
+def _tabulate_parts(prediction: dict[str, Any]) -> list[Table]:
     """Returns what is left of each part's effect beside each diagnostic; nothing without parts."""
     rows = [
         [
@@ -191,7 +192,7 @@ def _range_cell(low: float | None, high: float | None) -> Cell:
     return Cell("–") if low is None or high is None else Cell(f"{signed(low, 2)} to {signed(high, 2)}", low)
 
 
-def _interval_cells(item: dict, name: str, digits: int) -> list[Cell]:
+def _interval_cells(item: dict[str, Any], name: str, digits: int) -> list[Cell]:
     value, low, high = item[name], item["low"], item["high"]
     interval = "–" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
     return [Cell("–" if value is None else signed(value, digits), value), Cell(interval, low)]
@@ -201,7 +202,7 @@ def _number_cell(value: float | None) -> Cell:
     return Cell(NOT_RUN if value is None else f"{value:.3g}", value)
 
 
-def show_coverage(results: dict) -> list[Block]:
+def show_coverage(results: dict[str, Any]) -> list[Block]:
     """Returns how much of what arms learned from another tokenizer's distributions had any.
 
     Args:

@@ -1,5 +1,7 @@
 """The family interaction's formula in a study's own names, and how those of text and of distributions differ."""
 
+from typing import Any
+
 from studies.analysis.interactions import explain_difference
 from studies.analysis.sizes import name_size
 from studies.inference.interaction import decompose, explain_unidentified
@@ -10,7 +12,7 @@ from studies.report.words import NOT_RUN, between, is_plain, name_place, points
 _NUM_TERMS = 8
 
 
-def show_formula(results: dict) -> list[Block]:
+def show_formula(results: dict[str, Any]) -> list[Block]:
     """Returns each cell's weight in γ of the plain arms: a formula of accuracies, or a table where that is long.
 
     Args:
@@ -61,7 +63,7 @@ def p_cell(p: float | None) -> Cell:
     return Cell(text, p)
 
 
-def show_differences(results: dict) -> list[Block]:
+def show_differences(results: dict[str, Any]) -> list[Block]:
     """Returns how family interactions of text and of distributions differ: a sentence for each pair, and a table.
 
     Args:

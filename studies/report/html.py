@@ -4,6 +4,7 @@ import base64
 import gzip
 import re
 from pathlib import Path
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
@@ -67,7 +68,7 @@ class Page:
 
     def __init__(self, report: Report):
         self.report = report
-        self.figures: dict[str, dict] = {}
+        self.figures: dict[str, dict[str, Any]] = {}
         self.questions = ""
         self.downloads: dict[str, str] = {}
 

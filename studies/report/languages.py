@@ -1,11 +1,13 @@
 """What a report says of a task that was asked in several languages: arm by language, and γ by language."""
 
+from typing import Any
+
 from lightning_modules.evaluation.groups import find_languages
 from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
 from studies.report.words import NOT_RUN, between, name_arm, name_file, name_place, percent, points
 
 
-def show_languages(results: dict) -> list[Block]:
+def show_languages(results: dict[str, Any]) -> list[Block]:
     """Returns, for each task in several languages, tables and figures of its arms, and the family interaction.
 
     Args:
@@ -26,7 +28,7 @@ def show_languages(results: dict) -> list[Block]:
     return blocks
 
 
-def _show_task(results: dict, trained_on: str, together: str, names: dict[str, str]) -> list[Block]:
+def _show_task(results: dict[str, Any], trained_on: str, together: str, names: dict[str, str]) -> list[Block]:
     place = name_place(trained_on, together)
     # Where each language has arms of its own, they stand for the pooled arm in their language.
     homes = dict.fromkeys(names.values(), trained_on)
@@ -81,12 +83,12 @@ def _show_task(results: dict, trained_on: str, together: str, names: dict[str, s
     return blocks
 
 
-def _accuracy(cell: dict | None) -> Cell:
+def _accuracy(cell: dict[str, Any] | None) -> Cell:
     if cell is None:
         return Cell(NOT_RUN)
     text = f"{percent(cell['accuracy']).removesuffix(' %')} {between(cell['low'], cell['high'], percent)}"
     return Cell(text, cell["accuracy"])
 
 
-def _mark(arm: str, cell: dict) -> Mark:
+def _mark(arm: str, cell: dict[str, Any]) -> Mark:
     return Mark(arm, 100 * cell["accuracy"], 100 * cell["low"], 100 * cell["high"], cell["teacher_family"])

@@ -1,5 +1,7 @@
 """What a study says of outcomes beside accuracy: γ, its parts and its differences of each, by accuracy's methods."""
 
+from typing import Any
+
 from studies.analysis.parts import name_parts
 from studies.analysis.sizes import name_size
 from studies.report.document import Block, Cell, Table, Text
@@ -7,7 +9,7 @@ from studies.report.gamma import p_cell
 from studies.report.words import between, name_arm, name_place, points
 
 
-def show_outcomes(results: dict) -> list[Block]:
+def show_outcomes(results: dict[str, Any]) -> list[Block]:
     """Returns a table of effects and one of means for each further outcome; nothing where the study names none.
 
     Args:
@@ -50,6 +52,6 @@ def show_outcomes(results: dict) -> list[Block]:
     return blocks
 
 
-def _name_arms(row: dict, sizes: list[int]) -> str:
+def _name_arms(row: dict[str, Any], sizes: list[int]) -> str:
     arms = row["left"] if "left" in row else name_arm(row["supervision"], None, row["control"])
     return ", ".join(filter(None, (arms, name_place(row["trained_on"], row["task"]), name_size(row, sizes))))

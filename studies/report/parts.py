@@ -1,5 +1,7 @@
 """Which part of the family it was: γ part by part, what it says in a sentence, and what it leaves open."""
 
+from typing import Any
+
 from studies.analysis.interactions import Group
 from studies.analysis.parts import explain_parts, group_parts, name_parts
 from studies.analysis.sizes import name_size
@@ -8,7 +10,7 @@ from studies.report.gamma import p_cell
 from studies.report.words import between, name_arm, name_place, points
 
 
-def show_parts(results: dict) -> list[Block]:
+def show_parts(results: dict[str, Any]) -> list[Block]:
     """Returns the effects of the families' parts; nothing where the study does not name parts.
 
     Args:

@@ -19,7 +19,7 @@ def family_colour(family: str | None, families: list[str]) -> str:
     return f"var(--family-{families.index(family) % 8})" if family in families else MUTED
 
 
-def _axis(title: str = "", **options: Any) -> dict:
+def _axis(title: str = "", **options: Any) -> dict[str, Any]:
     return {
         "title": {"text": title, "standoff": 10, "font": {"size": 12, "color": MUTED}},
         "gridcolor": GRID, "zeroline": False, "linecolor": GRID, "tickfont": {"size": 12, "color": MUTED},
@@ -31,7 +31,7 @@ def _number(place: int) -> str:
     return "" if place == 0 else str(place + 1)
 
 
-def _grid(panels: list[str], columns: int, row_height: int) -> tuple[dict, list[dict]]:
+def _grid(panels: list[str], columns: int, row_height: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns a layout with titled panels in rows, and each panel's domains."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -63,7 +63,7 @@ def _by_family(panel: Panel) -> dict[str | None, list[Mark]]:
     return groups
 
 
-def _trace_marks(figure: Figure, families: list[str], ys: dict[str, int] | None) -> list[dict]:
+def _trace_marks(figure: Figure, families: list[str], ys: dict[str, int] | None) -> list[dict[str, Any]]:
     """Returns a trace for each panel and family: along x with the rows `ys`, or at the marks' own x."""
     traces = []
     for place, panel in enumerate(figure.panels):
@@ -101,7 +101,7 @@ def _trace_marks(figure: Figure, families: list[str], ys: dict[str, int] | None)
     return traces
 
 
-def _trace_seeds(trace: dict, marks: list[Mark], ys: dict[str, int]) -> list[dict]:
+def _trace_seeds(trace: dict[str, Any], marks: list[Mark], ys: dict[str, int]) -> list[dict[str, Any]]:
     """Returns a trace of small dots, one for each seed, just below the means that another trace draws."""
     seeds = [(mark, seed, value) for mark in marks for seed, value in enumerate(mark.seeds)]
     if not seeds:
@@ -114,7 +114,7 @@ def _trace_seeds(trace: dict, marks: list[Mark], ys: dict[str, int]) -> list[dic
     return [{**trace, **dots}]
 
 
-def _plot_intervals(figure: Figure, families: list[str], wide: bool) -> dict:
+def _plot_intervals(figure: Figure, families: list[str], wide: bool) -> dict[str, Any]:
     labels = list(dict.fromkeys(mark.label for panel in figure.panels for mark in panel.marks))
     layout, domains = _grid(
         [panel.title for panel in figure.panels], 3 if wide else 1, (30 if wide else 46) * len(labels)
@@ -158,7 +158,7 @@ def _plot_intervals(figure: Figure, families: list[str], wide: bool) -> dict:
     return layout
 
 
-def _plot_axes(figure: Figure, wide: bool) -> dict:
+def _plot_axes(figure: Figure, wide: bool) -> dict[str, Any]:
     """Returns the layout of scatter plots and of lines."""
     is_scatter = figure.kind == "scatter"
     columns = 2 + is_scatter if wide else 1 + is_scatter
@@ -179,7 +179,7 @@ def _plot_axes(figure: Figure, wide: bool) -> dict:
     return layout
 
 
-def _trace_lines(figure: Figure, families: list[str]) -> list[dict]:
+def _trace_lines(figure: Figure, families: list[str]) -> list[dict[str, Any]]:
     return [
         {
             "type": "scatter", "mode": "lines", "xaxis": f"x{_number(place)}", "yaxis": f"y{_number(place)}",
@@ -192,7 +192,7 @@ def _trace_lines(figure: Figure, families: list[str]) -> list[dict]:
     ]  # fmt: skip
 
 
-def _plot_heat_map(heat_map: HeatMap) -> tuple[list[dict], dict]:
+def _plot_heat_map(heat_map: HeatMap) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     texts = heat_map.texts("<br>")
     trace = {
         "type": "heatmap", "x": [f"{x:g}" for x in heat_map.xs], "y": [f"{y:g}" for y in heat_map.ys],
@@ -229,7 +229,7 @@ def scale_rows(parallel: Parallel) -> tuple[list[list[float]], list[dict[float, 
     return [list(row) for row in zip(*heights, strict=True)], labels
 
 
-def _plot_parallel(parallel: Parallel) -> tuple[list[dict], dict]:
+def _plot_parallel(parallel: Parallel) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     rows, labels = scale_rows(parallel)
     best = max(range(len(rows)), key=lambda row: parallel.rows[row][-1])
     places = list(range(len(parallel.axes)))

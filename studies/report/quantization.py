@@ -1,6 +1,7 @@
 """What rounding to fewer bits costs each arm, against the bytes and the speed that it buys, and what γ becomes."""
 
 from collections import defaultdict
+from typing import Any
 
 from studies.analysis.sizes import name_size
 from studies.report.document import Block, Cell, Figure, Panel, Series, Table, Text
@@ -10,7 +11,7 @@ from studies.report.words import between, name_arm, name_file, name_place, perce
 _MEGA = 1e6
 
 
-def show_quantization(results: dict) -> list[Block]:
+def show_quantization(results: dict[str, Any]) -> list[Block]:
     """Returns accuracy against size and speed, and tables of what is lost and of γ; nothing without types.
 
     Args:
@@ -26,7 +27,7 @@ def show_quantization(results: dict) -> list[Block]:
             "Methods)."
         )
     ]
-    places = defaultdict[tuple, list[tuple[str, dict]]](list)
+    places = defaultdict[tuple[str, str], list[tuple[str, dict[str, Any]]]](list)
     for own in results["quantization"]:
         for cell in own["cells"]:
             places[cell["trained_on"], cell["task"]].append((own["kind"], cell))
@@ -36,13 +37,13 @@ def show_quantization(results: dict) -> list[Block]:
     return [*blocks, *_tabulate_gammas(results, len(places) > 1), *_tabulate_controls(results)]
 
 
-def _plot(results: dict, place: tuple[str, str], cells: list[tuple[str, dict]]) -> list[Block]:
+def _plot(results: dict[str, Any], place: tuple[str, str], cells: list[tuple[str, dict[str, Any]]]) -> list[Block]:
     """Returns a figure of accuracy against bytes, and one against tokens a second where that was measured."""
     blocks: list[Block] = []
     for measure, title in (("bytes", "size of the file, MB"), ("tokens_per_s", "tokens a second")):
         panels = []
         for name, spec in results["study"]["students"].items():
-            arms = defaultdict[str, list[dict]](list)
+            arms = defaultdict[str, list[dict[str, Any]]](list)
             for _, cell in cells:
                 if cell["student"] == name and cell[measure]:
                     arms[name_arm(*(cell[part] for part in ("supervision", "teacher", "control", "size")))].append(cell)
@@ -71,7 +72,7 @@ def _plot(results: dict, place: tuple[str, str], cells: list[tuple[str, dict]]) 
     return blocks
 
 
-def _tabulate_losses(results: dict, several: bool) -> Table:
+def _tabulate_losses(results: dict[str, Any], several: bool) -> Table:
     rows = [
         [
             Cell(own["kind"], own["kind"]),
@@ -103,7 +104,7 @@ def _tabulate_losses(results: dict, several: bool) -> Table:
     return Table(columns, rows, caption)
 
 
-def _tabulate_gammas(results: dict, several: bool) -> list[Block]:
+def _tabulate_gammas(results: dict[str, Any], several: bool) -> list[Block]:
     sizes = results["study"]["sizes"]
     rows = []
     for own in results["quantization"]:
@@ -135,7 +136,7 @@ def _tabulate_gammas(results: dict, several: bool) -> list[Block]:
     return [Table(columns, rows, caption)]
 
 
-def _tabulate_controls(results: dict) -> list[Block]:
+def _tabulate_controls(results: dict[str, Any]) -> list[Block]:
     """Returns how arms of a control compare with the plain ones where both are files of one type."""
     rows = [
         [
@@ -159,5 +160,5 @@ def _tabulate_controls(results: dict) -> list[Block]:
     return [Table(columns, rows, caption)]
 
 
-def _name(row: dict) -> tuple:
+def _name(row: dict[str, Any]) -> tuple[str | int | None, ...]:
     return tuple(row[name] for name in ("supervision", "control", "trained_on", "task", "size", "method"))

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules.files.atomic import hash_text, part_language
 from datamodules.files.parsing import read_json_object
@@ -35,8 +36,8 @@ class Run:
     """
 
     id: str
-    axes: dict
-    metrics: list[dict]
+    axes: dict[str, Any]
+    metrics: list[dict[str, Any]]
     accuracy: float | None
     num_questions: int
 
@@ -59,15 +60,15 @@ class StudyRecords:
     """
 
     folder: Path
-    results: dict
+    results: dict[str, Any]
     runs: list[Run]
     sweep: list[Run]
-    answers: list[list[dict]]
+    answers: list[list[dict[str, Any]]]
     written: list[Rationale]
-    predictions: dict[str, list[dict]]
+    predictions: dict[str, list[dict[str, Any]]]
     questions: dict[str, Question]
     rationales: dict[str, list[Rationale]]
-    diagnostics: dict | None
+    diagnostics: dict[str, Any] | None
 
 
 def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
@@ -102,7 +103,7 @@ def read_study(folder: Path, sweeps: Sequence[Path]) -> StudyRecords:
     )
 
 
-def _read_diagnostics(path: Path) -> dict | None:
+def _read_diagnostics(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     diagnostics = read_sealed(path)
@@ -118,7 +119,7 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder}: there is no such folder; {parent} has {', '.join(there) or 'none'}")
 
 
-def _read_results(folder: Path) -> dict:
+def _read_results(folder: Path) -> dict[str, Any]:
     _check_folder(folder)
     path = folder / "results.json"
     if not path.is_file():
@@ -136,7 +137,7 @@ def _read_results(folder: Path) -> dict:
     return results
 
 
-def _name_models(study: dict) -> dict[str, str]:
+def _name_models(study: dict[str, Any]) -> dict[str, str]:
     """Returns the study's name of each model and of each published teacher."""
     names: dict[str, str] = {}
     for name, spec in [*study["students"].items(), *study["teachers"].items()]:
@@ -176,7 +177,7 @@ def _choose(ids: set[str]) -> list[str]:
     return sorted(ids, key=hash_text)[:NUM_SAMPLES]
 
 
-def read_answers(folder: Path) -> list[list[dict]]:
+def read_answers(folder: Path) -> list[list[dict[str, Any]]]:
     """Returns what the first seed of each arm answered, arm by arm."""
     records = []
     for path in sorted((folder / "predictions").glob("*.parquet")):
@@ -185,7 +186,7 @@ def read_answers(folder: Path) -> list[list[dict]]:
     return [rows for rows in records if rows]
 
 
-def _sample_predictions(records: list[list[dict]]) -> dict[str, list[dict]]:
+def _sample_predictions(records: list[list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """Returns the answers to a few questions, which all arms were asked."""
     asked = [{row["question_id"] for row in rows} for rows in records]
     chosen = _choose(set.intersection(*asked)) if asked else []

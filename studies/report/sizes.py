@@ -1,12 +1,13 @@
 """Accuracy against the number of training questions, arm by arm, and how many a wanted accuracy takes."""
 
 from collections import defaultdict
+from typing import Any
 
 from studies.report.document import Block, Cell, Figure, Panel, Series, Table
 from studies.report.words import name_arm, name_file, name_place, percent
 
 
-def show_sizes(results: dict) -> list[Block]:
+def show_sizes(results: dict[str, Any]) -> list[Block]:
     """Returns the curves of each student's arms, and the sizes that they need; nothing without several sizes.
 
     Args:
@@ -15,14 +16,14 @@ def show_sizes(results: dict) -> list[Block]:
     study, blocks = results["study"], list[Block]()
     if len(study["sizes"]) < 2:
         return []
-    places = defaultdict[tuple, list[dict]](list)
+    places = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
     for cell in results["cells"]:
         if cell["size"] is not None:
             places[cell["trained_on"], cell["task"]].append(cell)
     for place, cells in places.items():
         panels = []
         for name, spec in study["students"].items():
-            arms = defaultdict[str, list[dict]](list)
+            arms = defaultdict[str, list[dict[str, Any]]](list)
             for cell in cells:
                 if cell["student"] == name:
                     arms[name_arm(cell["supervision"], cell["teacher"], cell["control"])].append(cell)

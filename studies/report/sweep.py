@@ -32,7 +32,7 @@ class Arm:
     name: str
     id: str
     settings: dict[str, Any]
-    metrics: list[dict]
+    metrics: list[dict[str, Any]]
     accuracy: Estimate | None
 
 

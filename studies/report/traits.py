@@ -1,12 +1,13 @@
 """What students took over of the preferences that their teachers were tuned to: shifts, their ratio, its interval."""
 
 import math
+from typing import Any
 
 from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
 from studies.report.words import name_arm, signed
 
 
-def show_traits(results: dict) -> list[Block]:
+def show_traits(results: dict[str, Any]) -> list[Block]:
     """Returns what each arm with a trait shifted by; nothing where no arm has one.
 
     Args:
@@ -53,21 +54,21 @@ def show_traits(results: dict) -> list[Block]:
     return [*blocks, Table(columns, cells, caption)]
 
 
-def _name_arm(row: dict) -> str:
+def _name_arm(row: dict[str, Any]) -> str:
     arm = name_arm(row["supervision"], row["teacher"], row["control"], row["size"])
     return f"{arm}, after {row['trained_on']}"
 
 
-def _name(row: dict) -> str:
+def _name(row: dict[str, Any]) -> str:
     return f"{row['trait']}: student {row['student']}, {_name_arm(row)}"
 
 
-def _tell_shift(shift: dict) -> Cell:
+def _tell_shift(shift: dict[str, Any]) -> Cell:
     text = f"{signed(shift['estimate'], 2)} [{signed(shift['low'], 2)}, {signed(shift['high'], 2)}]"
     return Cell(text, shift["estimate"])
 
 
-def _tell_ratio(row: dict) -> list[Cell]:
+def _tell_ratio(row: dict[str, Any]) -> list[Cell]:
     if row["ratio"] is None:
         return [Cell("–"), Cell("–")]
     low, high = (

@@ -57,10 +57,11 @@ class WandbReport:
             blocks=blocks,
         )
 
-    def dump(self) -> dict:
+    def dump(self) -> dict[str, Any]:
         """Returns the report as W&B stores it."""
         spec = self.build()._to_model().spec
-        return json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))
+        dumped: dict[str, Any] = json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))
+        return dumped
 
     def publish(self, folder: Path) -> str:
         """Sends the pictures, as a run of the study's group, and the report; returns the report's address.
@@ -84,7 +85,8 @@ class WandbReport:
                 draw(figure, self.report.families, path)
                 experiment.log({f"report/{figure.name}": wandb.Image(str(path))})
             experiment.finish()
-        return self.build().save().url
+        address: str = self.build().save().url
+        return address
 
     def _figures(self) -> list[Figure | HeatMap | Parallel]:
         blocks = [block for section in self.report.sections for block in section.blocks]

@@ -1,6 +1,7 @@
 """How numbers and arms are written in a report."""
 
 from collections.abc import Callable
+from typing import Any
 
 # What a table or a heat map says where nothing was measured.
 NOT_RUN = "not run"
@@ -37,7 +38,7 @@ def name_arm(supervision: str, teacher: str | None, control: str | None = None, 
     return ", ".join(filter(None, (name, control, f"{size} questions" if size else None)))
 
 
-def is_plain(row: dict) -> bool:
+def is_plain(row: dict[str, Any]) -> bool:
     """Whether a row of the results is of plain rationales: no logits, no control."""
     return row["supervision"] == "rationale" and row["control"] is None
 

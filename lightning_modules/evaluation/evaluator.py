@@ -4,8 +4,8 @@ import itertools
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import pyarrow as pa
@@ -31,9 +31,12 @@ from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf, is_installed
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.model.sharding import refuse_sharding
 from lightning_modules.teacher import vllm_rows
-from lightning_modules.teacher.backends import Decoding, Request, Source, find_stop, watch_stops
+from lightning_modules.teacher.backends import Decoding, FinishReason, Request, Source, find_stop, watch_stops
 from lightning_modules.teacher.vllm_backend import VLLMBackend, name_vllm
 
+T = TypeVar("T")
+# Token ids, and why there are no more.
+Generated = tuple[list[int], FinishReason]
 Runtime = Literal["transformers", "llama_cpp", "vllm"]
 # What an option's log-likelihood is divided by: lm-evaluation-harness's acc, acc_norm and acc_bytes.
 LIKELIHOODS: dict[str, Callable[[str], int]] = {
@@ -197,7 +200,7 @@ class Evaluator(L.LightningModule):
         self.trainer.datamodule.max_new_tokens = self.max_new_tokens
         self.trainer.datamodule.num_completions = self.num_samples
 
-    def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Returns one record for each question."""
         data: EvaluationDataModule = self.trainer.datamodule
         posed = [data.posed[identifier] for identifier in batch["question_ids"]]
@@ -239,7 +242,9 @@ class Evaluator(L.LightningModule):
             )
         return records
 
-    def _answer(self, data: EvaluationDataModule, question_ids: list[str]) -> tuple[list[list], list[list[tuple]]]:
+    def _answer(
+        self, data: EvaluationDataModule, question_ids: list[str]
+    ) -> tuple[list[list[float]], list[Sequence[Generated]]]:
         """Returns the log-likelihoods of each question's options, and its completions."""
         if self.llama is not None:
             return self._answer_by_llama_cpp(self.llama, data, question_ids)
@@ -250,9 +255,9 @@ class Evaluator(L.LightningModule):
 
     def _answer_by_llama_cpp(
         self, engine: LlamaCpp, data: EvaluationDataModule, question_ids: list[str]
-    ) -> tuple[list[list], list[list[tuple]]]:
+    ) -> tuple[list[list[float]], list[Sequence[Generated]]]:
         """Returns the same of a GGUF file, question by question, so that no other plays a part."""
-        likelihoods, completions = list[list](), list[list[tuple]]()
+        likelihoods, completions = list[list[float]](), list[Sequence[Generated]]()
         ends, has_stopped = find_end_tokens(data.tokenizer), watch_stops(data.tokenizer, self.stop)
         for identifier in question_ids:
             engine.forget()
@@ -268,9 +273,9 @@ class Evaluator(L.LightningModule):
 
     def _answer_by_vllm(
         self, engine: VLLMBackend, data: EvaluationDataModule, question_ids: list[str]
-    ) -> tuple[list[list], list[list[tuple]]]:
+    ) -> tuple[list[list[float]], list[Sequence[Generated]]]:
         """Returns the same, all questions at once."""
-        likelihoods: list[list] = [[] for _ in question_ids]
+        likelihoods: list[list[float]] = [[] for _ in question_ids]
         if self.score_options:
             options = [data.options[identifier] for identifier in question_ids]
             endings = [own.ending_ids for own in options]
@@ -288,7 +293,9 @@ class Evaluator(L.LightningModule):
             completions.append((ids[:-1] if ids and ids[-1] in ends else ids, completion.finish_reason))
         return likelihoods, split_evenly(completions, self.num_samples)
 
-    def _score_options(self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts) -> list[list]:
+    def _score_options(
+        self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts
+    ) -> list[list[float]]:
         """Returns the log-likelihoods of each question's options."""
         if not self.score_options:
             return [[] for _ in question_ids]
@@ -297,7 +304,9 @@ class Evaluator(L.LightningModule):
             read = read_prompts(self.model, [own.prompt_ids for own in options])
         return score_endings(self.model, read, [own.ending_ids for own in options])
 
-    def _generate(self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts) -> list[list[tuple]]:
+    def _generate(
+        self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts
+    ) -> list[Sequence[Generated]]:
         """Returns each question's completions: token ids and finish reason."""
         number = self.num_samples
         completions = generate_completions(
@@ -311,7 +320,9 @@ class Evaluator(L.LightningModule):
         )
         return split_evenly(completions, number)
 
-    def _score_references(self, data: EvaluationDataModule, question_ids: list[str]) -> list[list[dict] | None]:
+    def _score_references(
+        self, data: EvaluationDataModule, question_ids: list[str]
+    ) -> list[list[dict[str, Any]] | None]:
         """Returns the scores of each question's references; None where there are none."""
         own = [data.references.get(identifier, []) for identifier in question_ids]
         if not any(own):
@@ -321,7 +332,7 @@ class Evaluator(L.LightningModule):
         return [[next(scores) for _ in references] or None for references in own]
 
 
-def split_evenly(items: list, size: int) -> list[list]:
+def split_evenly(items: Sequence[T], size: int) -> list[Sequence[T]]:
     """Returns parts of so many items each, in order."""
     return [items[first : first + size] for first in range(0, len(items), size)]
 
@@ -363,7 +374,7 @@ def grade(name: str, answer: str | None, has_options: bool, question: Question) 
     return is_correct(answer, question)
 
 
-def examine(text: str, question: Question, prompt: Prompt) -> dict:
+def examine(text: str, question: Question, prompt: Prompt) -> dict[str, Any]:
     """Returns whether a completion ends as it was asked to, and which answers its parts give by themselves.
 
     `exact_match`: it ends with the prompt's own answer sentence of the gold answer, to the character.

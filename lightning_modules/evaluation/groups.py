@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
-def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
+def group_by_task(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Returns the records of each task by its name.
 
     Of each split, as TASK/SPLIT, where a task has several. Of each language, as TASK/LANGUAGE, or TASK/SPLIT/LANGUAGE,
@@ -14,8 +15,8 @@ def group_by_task(records: Sequence[dict]) -> dict[str, list[dict]]:
     splits: dict[str, set[str]] = defaultdict(set)
     for record in records:
         splits[record["task"]].add(record["split"])
-    groups: dict[str, list[dict]] = defaultdict(list)
-    wholes: dict[str, list[dict]] = defaultdict(list)
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    wholes: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         task, split, language = record["task"], record["split"], record.get("language") or "en"
         whole = f"{task}/{split}" if len(splits[task]) > 1 else task

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,13 +67,13 @@ def read_accuracy(predictions: Path) -> Estimate | None:
     return estimate_share(table["correct_neutral"].to_pylist(), groups)
 
 
-def count_share(records: Sequence[dict], is_hit: Callable[[dict], bool]) -> Estimate:
+def count_share(records: Sequence[dict[str, Any]], is_hit: Callable[[dict[str, Any]], bool]) -> Estimate:
     """Returns the share of records of which something is true, of one at least."""
     return estimate_share(map(is_hit, records), [record.get("group") for record in records])
 
 
 def measure(
-    records: Sequence[dict],
+    records: Sequence[dict[str, Any]],
     references: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     bert_model: str | None = None,
     identifier: LanguageIdentifier | None = None,
@@ -106,7 +107,7 @@ def measure(
     }
 
 
-def measure_answers(records: Sequence[dict]) -> Metrics:
+def measure_answers(records: Sequence[dict[str, Any]]) -> Metrics:
     """Returns how many answers are found, and how many are right.
 
     By extractor: `extraction_rate`, `accuracy`, and, where answers are options, `macro_f1`: the mean F1 of the options
@@ -158,7 +159,8 @@ def macro_f1(gold: Sequence[str], answers: Sequence[str | None]) -> float:
     gold_N = torch.tensor([LETTERS.index(letter) for letter in gold])
     answers_N = torch.tensor([none if letter is None else LETTERS.index(letter) for letter in answers])
     f1_C = multiclass_f1_score(answers_N, gold_N, num_classes=none + 1, average="none")
-    return f1_C[gold_N.unique()].mean().item()
+    mean: float = f1_C[gold_N.unique()].mean().item()
+    return mean
 
 
 def stack_probabilities(log_likelihoods: Sequence[Sequence[float]]) -> Tensor:
@@ -167,12 +169,13 @@ def stack_probabilities(log_likelihoods: Sequence[Sequence[float]]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-math.inf).softmax(-1)
 
 
-def get_rationale(record: dict) -> str:
+def get_rationale(record: dict[str, Any]) -> str:
     """Returns a completion without the sentence that states its answer."""
-    return record["completion"][: record["rationale_length"]]
+    rationale: str = record["completion"][: record["rationale_length"]]
+    return rationale
 
 
-def measure_rationales(records: Sequence[dict]) -> Metrics:
+def measure_rationales(records: Sequence[dict[str, Any]]) -> Metrics:
     """Returns what the rationales are like.
 
     `completion_tokens` of the student's tokenizer and `rationale_words`, both means (words are between spaces; of
@@ -206,13 +209,13 @@ def measure_rationales(records: Sequence[dict]) -> Metrics:
     return metrics
 
 
-def _measure_fertility(records: Sequence[dict]) -> Metrics:
+def _measure_fertility(records: Sequence[dict[str, Any]]) -> Metrics:
     words = sum(len(separate_characters(record["completion"]).split()) for record in records)
     tokens = sum(record["num_completion_tokens"] for record in records)
     return {"fertility": Estimate(tokens / words, words)} if words else {}
 
 
-def measure_fidelity(records: Sequence[dict], identifier: LanguageIdentifier) -> Metrics:
+def measure_fidelity(records: Sequence[dict[str, Any]], identifier: LanguageIdentifier) -> Metrics:
     """Returns how many rationales are in their question's language, and how many in English instead.
 
     `language_fidelity` and `language_english`, of rationales with at least one letter; the latter of questions that
@@ -232,7 +235,7 @@ def measure_fidelity(records: Sequence[dict], identifier: LanguageIdentifier) ->
 
 
 def measure_against(
-    records: Sequence[dict], references: Mapping[str, Mapping[str, Sequence[str]]], bert_model: str | None
+    records: Sequence[dict[str, Any]], references: Mapping[str, Mapping[str, Sequence[str]]], bert_model: str | None
 ) -> Metrics:
     """Returns how alike the rationales are to those of each teacher, as `NAME/TEACHER`.
 
@@ -261,14 +264,14 @@ def measure_against(
     return metrics
 
 
-def measure_references(records: Sequence[dict]) -> Metrics:
+def measure_references(records: Sequence[dict[str, Any]]) -> Metrics:
     """Returns what the student thinks of each teacher's rationales, teacher-forced, as `NAME/TEACHER`.
 
     `perplexity`: exp of the mean negative log-likelihood of all their tokens; `kl`: mean KL of the teacher's next-token
     distribution from the student's, in nats, and `agreement`: share of tokens at which both have the same most probable
     one, over the tokens that cached distributions say something of. n counts tokens.
     """
-    scores: dict[str, list[dict]] = defaultdict(list)
+    scores: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         for score in record["references"] or []:
             scores[score["teacher"]].append(score)
@@ -285,7 +288,7 @@ def measure_references(records: Sequence[dict]) -> Metrics:
     return metrics
 
 
-def to_json(metrics: Mapping[str, Metrics]) -> dict[str, dict[str, dict]]:
+def to_json(metrics: Mapping[str, Metrics]) -> dict[str, dict[str, dict[str, Any]]]:
     """Returns the metrics as plain values: task, name, and an Estimate's fields."""
     return {task: {name: asdict(estimate) for name, estimate in own.items()} for task, own in metrics.items()}
 

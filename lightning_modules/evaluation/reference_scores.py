@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class ReferenceScorer:
     def __init__(self, model: PreTrainedModel):
         self.model, self.head = model, RowHead(model)
 
-    def score(self, references: Sequence[Reference], tokens_per_batch: int) -> list[dict]:
+    def score(self, references: Sequence[Reference], tokens_per_batch: int) -> list[dict[str, Any]]:
         """Returns for each reference, in order, its teacher, `num_tokens`, and sums over these tokens.
 
         `log_likelihood`, in nats; and, where the teacher's distributions are cached, else None: `num_compared`, of how
@@ -45,7 +46,7 @@ class ReferenceScorer:
         groups: dict[str, list[int]] = defaultdict(list)
         for number, reference in enumerate(references):
             groups["" if reference.cache is None else str(reference.cache.folder)].append(number)
-        scores: dict[int, dict] = {}
+        scores: dict[int, dict[str, Any]] = {}
         for numbers in groups.values():
             lengths = np.array([len(references[number].example.token_ids) for number in numbers])
             for batch in pack(order_by_length(lengths, None), lengths, tokens_per_batch):
@@ -54,7 +55,7 @@ class ReferenceScorer:
         return [scores[number] for number in range(len(references))]
 
     @torch.inference_mode()
-    def _score_batch(self, references: list[Reference]) -> list[dict]:
+    def _score_batch(self, references: list[Reference]) -> list[dict[str, Any]]:
         """Scores references that have the same cache, or none."""
         examples = [reference.example for reference in references]
         batch = collate_examples(examples)

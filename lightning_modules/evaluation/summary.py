@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from datamodules.answers.extractors import EXTRACTORS
 from datamodules.text.plain_text import clean_line
-from lightning_modules.evaluation.metrics import Metrics, format_estimate, group_by_task, measure_answers
+from lightning_modules.evaluation.groups import group_by_task
+from lightning_modules.evaluation.metrics import Metrics, format_estimate, measure_answers
 from lightning_modules.evaluation.metrics import measure_rationales as measure_texts
 
 # What studies compare arms by: it reads every style alike.
@@ -14,7 +16,7 @@ CITED = "neutral"
 FEW = 0.9
 
 
-def find_chance(records: Sequence[dict]) -> float | None:
+def find_chance(records: Sequence[dict[str, Any]]) -> float | None:
     """Returns the accuracy of a guess among each question's options; None unless all have options."""
     numbers = [len(record["option_log_likelihoods"] or ()) for record in records if record["gold"] is not None]
     return fmean(1 / number for number in numbers) if numbers and all(numbers) else None
@@ -38,7 +40,7 @@ def _judge_extraction(metrics: Metrics) -> str:
     return f"{verdict}; not {', '.join(others)}, which disagrees" if others else verdict
 
 
-def summarize(records: Sequence[dict]) -> list[tuple[str, str]]:
+def summarize(records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Returns the six lines of one task, as (what, value).
 
     Args:
@@ -62,7 +64,7 @@ def summarize(records: Sequence[dict]) -> list[tuple[str, str]]:
     ]
 
 
-def format_summary(records: Sequence[dict]) -> str:
+def format_summary(records: Sequence[dict[str, Any]]) -> str:
     """Returns six lines for each task; with its name before them where there are several.
 
     Args:

@@ -18,7 +18,8 @@ _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 
 def separate_characters(text: str) -> str:
     """Returns the text with spaces around the characters of scripts without spaces; other texts as they are."""
-    return _CHARACTER.sub(r" \g<0> ", text)
+    separated: str = _CHARACTER.sub(r" \g<0> ", text)
+    return separated
 
 
 def split_words(text: str) -> list[str]:
@@ -26,7 +27,8 @@ def split_words(text: str) -> list[str]:
 
     Of text in ASCII these are rouge-score's tokens; that one drops every other letter.
     """
-    return _WORD.findall(separate_characters(text.lower()))
+    words: list[str] = _WORD.findall(separate_characters(text.lower()))
+    return words
 
 
 def compare_texts(written: Sequence[str], given: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -130,7 +130,8 @@ def _stretch_rope(config: Any) -> np.ndarray | None:
     wavelengths = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, size, 2, dtype=np.float64) / size)
     factor, low, high = (rope[name] for name in ("factor", "low_freq_factor", "high_freq_factor"))
     smooth = (rope["original_max_position_embeddings"] / wavelengths - low) / (high - low)
-    return (1 / np.clip((1 - smooth) / factor + smooth, 1 / factor, 1)).astype(np.float32)
+    divisors: np.ndarray = (1 / np.clip((1 - smooth) / factor + smooth, 1 / factor, 1)).astype(np.float32)
+    return divisors
 
 
 def convert(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Source:

@@ -145,7 +145,9 @@ def _describe(student: str, source: Source, probes: Probes, calibration: Calibra
     }
 
 
-def _verify(files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probes, most: int) -> dict[str, dict]:
+def _verify(
+    files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probes, most: int
+) -> dict[str, dict[str, Any]]:
     """Returns what is found by type.
 
     Raises:
@@ -155,7 +157,7 @@ def _verify(files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probe
     try:
         for kind, path in files.items():
             opened[kind] = LlamaCpp(str(path), longest=min(2048, model.config.max_position_embeddings))
-        found: dict[str, dict] = {
+        found: dict[str, dict[str, Any]] = {
             kind: {"texts_equal": check_tokens(own, kind, tokenizer, probes)} for kind, own in opened.items()
         }
         if tokenizer.chat_template:

@@ -225,7 +225,9 @@ def generate_completions(
 
 
 @torch.inference_mode()
-def score_endings(model: PreTrainedModel, read: ReadPrompts, endings: Sequence[Sequence[Sequence[int]]]) -> list[list]:
+def score_endings(
+    model: PreTrainedModel, read: ReadPrompts, endings: Sequence[Sequence[Sequence[int]]]
+) -> list[list[float]]:
     """Returns log p(ending | prompt), in nats, of each of the endings of each prompt.
 
     Args:

@@ -2,7 +2,7 @@
 
 import warnings
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ class HeadSettings(NamedTuple):
 
 def run_body(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Returns the last hidden states, [B, S, D], as they enter the output head; no mask leaves attention causal."""
-    return model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
 
 
 def get_head(model: PreTrainedModel, settings: HeadSettings) -> OutputHead:
@@ -33,7 +35,7 @@ def get_head(model: PreTrainedModel, settings: HeadSettings) -> OutputHead:
     return OutputHead(linear.weight, linear.bias, *settings)
 
 
-def _guess_settings(config: dict) -> list[HeadSettings]:
+def _guess_settings(config: dict[str, Any]) -> list[HeadSettings]:
     """Returns what the config's numbers may mean, and last that they mean nothing."""
     numbers = [config[name] for name in SCALES if config.get(name)]
     scales = [scale for number in numbers for scale in (number, 1 / number)]

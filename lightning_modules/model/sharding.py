@@ -37,11 +37,13 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Returns this process's shards of the weights."""
-        return tree_map(local, self.lightning_module.state_dict())
+        state: dict[str, Any] = tree_map(local, self.lightning_module.state_dict())
+        return state
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Returns this process's shards of the optimizer's state."""
-        return tree_map(local, optimizer.state_dict())
+        state: dict[str, Any] = tree_map(local, optimizer.state_dict())
+        return state
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Writes all processes' files beside the target; the first process renames the folder when all are there."""
@@ -72,7 +74,8 @@ class ShardedStrategy(ModelParallelStrategy):
                 f"{checkpoint_path}: not the checkpoint of {self.world_size} processes that share a model; continue "
                 "with the number and the strategy that saved it"
             )
-        return torch.load(path, map_location="cpu", weights_only=weights_only)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=weights_only)
+        return checkpoint
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Takes this process's shards of the weights."""
@@ -165,7 +168,8 @@ def call_inside(model: nn.Module, function: Callable[[], T]) -> T:
     own = model.forward
     model.forward = function
     try:
-        return model()
+        result: T = model()
+        return result
     finally:
         model.forward = own
 

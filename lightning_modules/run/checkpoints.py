@@ -98,7 +98,8 @@ def agree_on_checkpoint(checkpoint: Path) -> None:
 
 def read_global_step(checkpoint: Path) -> int:
     """Returns the number of optimizer steps that a checkpoint counts."""
-    return torch.load(list_files(checkpoint)[0], map_location="meta", weights_only=True)["global_step"]
+    step: int = torch.load(list_files(checkpoint)[0], map_location="meta", weights_only=True)["global_step"]
+    return step
 
 
 def remove(checkpoint: Path) -> None:
@@ -131,9 +132,9 @@ class RngState(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._resumed: dict | None = None
+        self._resumed: dict[str, Any] | None = None
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gathers the states of all processes; plain numbers and tensors, which load without pickles."""
         kind, keys, *rest = np.random.get_state()
         state = {
@@ -149,7 +150,7 @@ class RngState(L.Callback):
             torch.distributed.all_gather_object(states, state)
         checkpoint["rng_states"] = states
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes this process's state."""
         states = checkpoint["rng_states"]
         self._resumed = states[trainer.global_rank % len(states)]
@@ -214,4 +215,5 @@ class RotatingCheckpointIO(TorchCheckpointIO):
                 f"{path}: saved by {number} processes that share a model; continue with trainer.strategy=fsdp2 and as "
                 "many, or delete the run's folder"
             )
-        return super().load_checkpoint(path, *args, **kwargs)
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        return checkpoint

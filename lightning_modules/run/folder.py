@@ -74,7 +74,7 @@ class RunFolder:
         config: The resolved configuration of everything that the result depends on.
     """
 
-    def __init__(self, settings: RunSettings, config: dict):
+    def __init__(self, settings: RunSettings, config: dict[str, Any]):
         self.config = config
         self.id = settings.id or hash_json(config)[:10]
         self.keep_checkpoints = settings.keep_checkpoints
@@ -180,7 +180,7 @@ class RunFolder:
             kept.append(record)
         write_jsonl(self.path / METRICS, kept)
 
-    def finish(self, facts: dict) -> None:
+    def finish(self, facts: dict[str, Any]) -> None:
         """Marks the run as done, with what is known of it then, and with hashes of what others read of it."""
         write_sealed(self.path / DONE, {**facts, "sha256": hash_run_files(self.path)})
         self.drop_checkpoints()
@@ -230,7 +230,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
-def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a nested configuration's values by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in config.items():

@@ -42,7 +42,7 @@ class JsonlLogger(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: `config.yaml` has them."""
 
-    @rank_zero_only
+    @rank_zero_only  # type: ignore[untyped-decorator]  # Lightning's types are not followed
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Appends one line, unless it was written ahead of a checkpoint."""
         line = json.dumps({"step": step, **metrics}) + "\n"
@@ -53,7 +53,7 @@ class JsonlLogger(Logger):
         with name_unwritten(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
 
-    @rank_zero_only
+    @rank_zero_only  # type: ignore[untyped-decorator]  # Lightning's types are not followed
     def sync(self) -> None:
         """Forces all lines to the disk."""
         if self.path.exists():

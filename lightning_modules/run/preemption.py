@@ -40,7 +40,8 @@ class Preemption(L.Callback):
 
     def _is_signalled(self, trainer: L.Trainer) -> bool:
         """Whether a process was signalled; all of them ask at once."""
-        return trainer.strategy.reduce_boolean_decision(self.listener.received is not None, all=False)
+        is_any: bool = trainer.strategy.reduce_boolean_decision(self.listener.received is not None, all=False)
+        return is_any
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Saves after an optimizer step, if a process was signalled."""

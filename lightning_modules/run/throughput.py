@@ -55,7 +55,7 @@ def read_peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
-def count_step(batch: list[dict]) -> Tensor:
+def count_step(batch: list[dict[str, Any]]) -> Tensor:
     """Returns int64 [3] of a process's share of a step: tokens, squared sequence lengths' sum, supervised tokens."""
     counts = torch.zeros(3, dtype=torch.int64)
     for micro_batch in batch:
@@ -83,7 +83,7 @@ class StepFlops:
         width = (config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]) * config[
             "num_attention_heads"
         ]
-        self.of_pair = 12 * config["num_hidden_layers"] * width
+        self.of_pair: int = 12 * config["num_hidden_layers"] * width
         head = model.get_output_embeddings().weight
         lookup = model.get_input_embeddings().weight
         self.of_row = self._count(head)
@@ -154,7 +154,9 @@ class Throughput(L.Callback):
         self._first_step, self._start = trainer.global_step, time.perf_counter()
         self._waited_before = trainer.train_dataloader.seconds_waited
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list[dict[str, Any]], *_: Any
+    ) -> None:
         """Counts the step."""
         self._counts = count_step(batch)
         self._batch_start = time.perf_counter()

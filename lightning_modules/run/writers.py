@@ -20,7 +20,7 @@ from lightning_modules.run.stop_signal import leaving_if_stopped
 class RecordWriter(BasePredictionWriter):
     """Logs the records that `predict_step` returns and the data has not `done`; `RecordLog` takes the arguments."""
 
-    def __init__(self, output: Path, config: dict, finish: Callable[[list[dict]], None]):
+    def __init__(self, output: Path, config: dict[str, Any], finish: Callable[[list[dict[str, Any]]], None]):
         super().__init__(write_interval="batch")
         self.records = RecordLog(output, config, finish)
 
@@ -51,7 +51,7 @@ class CacheWriter(BasePredictionWriter):
         config: Everything that the rows depend on, for the creation record.
     """
 
-    def __init__(self, writer: LogitCacheWriter, config: dict):
+    def __init__(self, writer: LogitCacheWriter, config: dict[str, Any]):
         super().__init__(write_interval="batch")
         self.writer, self.config = writer, config
 

@@ -56,7 +56,7 @@ def build_optimizer(
     total: int,
 ) -> dict[str, Any]:
     """Returns AdamW with decay on matrices only, and a schedule over so many steps."""
-    groups: list[dict] = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
     for parameter in parameters:
         if parameter.requires_grad:
             groups[parameter.ndim < 2]["params"].append(parameter)

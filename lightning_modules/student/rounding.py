@@ -44,14 +44,18 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0]
 
 
+def _pass_through(weight: Tensor) -> Tensor:
+    rounded: Tensor = _StraightThrough.apply(weight)  # type: ignore[no-untyped-call]  # torch left it untyped
+    return rounded
+
+
 def _multiply(linear: nn.Linear, inputs: Tensor) -> Tensor:
-    return F.linear(inputs, _StraightThrough.apply(linear.weight), linear.bias)
+    return F.linear(inputs, _pass_through(linear.weight), linear.bias)
 
 
 def _look_up(forward: Any, ids: Tensor) -> Tensor:
     # Blocks are of a row, so that rows may be rounded once they are chosen.
-    rounded: Tensor = _StraightThrough.apply(forward(ids))
-    return rounded
+    return _pass_through(forward(ids))
 
 
 def round_while_learning(model: PreTrainedModel, kind: FakeQuant | None) -> None:

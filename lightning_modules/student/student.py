@@ -259,7 +259,7 @@ class DistillationModule(L.LightningModule):
         if data.own_examples is not None:
             self._own_head = load_teacher_head(data.own_examples.caches[0], self.device)
 
-    def compute_loss(self, batch: dict) -> LossSums:
+    def compute_loss(self, batch: dict[str, Any]) -> LossSums:
         """Returns the loss sums over the batch's supervised tokens, at the training's present progress."""
         chosen = self.own_loss if "drawn" in batch else self.loss
         loss = chosen.at(min(self.global_step / self._total_steps, 1.0))
@@ -280,7 +280,7 @@ class DistillationModule(L.LightningModule):
 
         return call_inside(self.model, forward)
 
-    def _build_target(self, batch: dict) -> Target:
+    def _build_target(self, batch: dict[str, Any]) -> Target:
         """Returns the batch's teacher rows; looks at every value of the first batch's."""
         head, log_then_N = self._teacher_head, None
         if "drawn" in batch:
@@ -294,7 +294,7 @@ class DistillationModule(L.LightningModule):
     def optimizer_zero_grad(self, *args: Any) -> None:
         """Does nothing: Lightning calls it after `training_step`, in which a step's gradient begins."""
 
-    def training_step(self, batch: list[dict], batch_idx: int) -> Tensor:
+    def training_step(self, batch: list[dict[str, Any]], batch_idx: int) -> Tensor:
         """Adds up the gradients of all micro-batches but the last, whose weighted sum it returns."""
         self.zero_grad()
         self._step_losses = []
@@ -303,12 +303,12 @@ class DistillationModule(L.LightningModule):
             self._backward(self._sum_loss(micro_batch))
         return self._sum_loss(last)
 
-    def _sum_loss(self, micro_batch: dict) -> Tensor:
+    def _sum_loss(self, micro_batch: dict[str, Any]) -> Tensor:
         """Returns a micro-batch's weighted sum, and adds it to the step's."""
         sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
         add_sums(self._step_sums, sums, micro_batch)
         self._step_losses.append((sums.total.detach(), micro_batch["example_ids"]))
-        return sums.total * (micro_batch["counts"] / self._divisor)
+        return sums.total.mul(micro_batch["counts"] / self._divisor)
 
     def _backward(self, loss: Tensor) -> None:
         """Runs the backward pass that Lightning runs for a step's last micro-batch alone."""
@@ -350,7 +350,7 @@ class DistillationModule(L.LightningModule):
         """Starts new sums over tokens, whatever the batches and processes that they are spread over."""
         self._val_sums = {}
 
-    def validation_step(self, batch: list[dict], batch_idx: int) -> None:
+    def validation_step(self, batch: list[dict[str, Any]], batch_idx: int) -> None:
         """Adds a batch of held-out questions to the `val/` metrics."""
         for micro_batch in batch:
             sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
@@ -364,14 +364,14 @@ class DistillationModule(L.LightningModule):
             if weight > 0:
                 self.log(f"val/{name}", total / weight)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out the frozen weights, which are where they were loaded from."""
         if self.adapter is not None:
             trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name in trained}
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> dict[str, Any]:
         """Returns AdamW with decay on matrices only, and a schedule over all steps."""
         settings = (self.learning_rate, self.weight_decay, self.schedule, self.warmup_ratio)
         total = self.schedule_steps or int(self.trainer.estimated_stepping_batches)

@@ -230,7 +230,8 @@ class TransformersBackend(Backend):
         if self.model is None:
             self.tokenizer, self.weights_id = tokenizer, identify_weights(source.teacher, source.revision)
             self.model = load_causal_lm(*source[:4], attention=source.attention).eval().requires_grad_(False)
-        return self.model
+        loaded: nn.Module = self.model
+        return loaded
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates the requests as one batch."""

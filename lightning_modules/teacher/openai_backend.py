@@ -176,7 +176,7 @@ class OpenAIBackend(Backend):
         Raises:
             ValueError: The endpoint refuses, does not answer, or a cap is reached; after all that did arrive.
         """
-        waiting, running = deque(requests), dict[asyncio.Task, Request]()
+        waiting, running = deque(requests), dict[asyncio.Task[Completion | None], Request]()
         self._failure = None
         loop = asyncio.new_event_loop()
         # Retries are this class's own, since the caps count them.
@@ -205,7 +205,7 @@ class OpenAIBackend(Backend):
             loop.close()
 
     @staticmethod
-    async def _end(client: Any, running: Iterable[asyncio.Task]) -> None:
+    async def _end(client: Any, running: Iterable[asyncio.Task[Completion | None]]) -> None:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -124,7 +124,7 @@ class Annotator(TeacherModule):
         top_p: ClosedUnitInterval = 1.0,
         keep_ids: bool = False,
         writer: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         """Stores the settings.
 
@@ -184,12 +184,12 @@ class Annotator(TeacherModule):
         """Loads the backend's model, once."""
         self.model = self.backend.load(self.source, self.trainer.datamodule.tokenizer)
 
-    def predict_step(self, batch: dict, batch_idx: int) -> list[dict]:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Returns one record for each question and sample."""
         items = list(zip(batch["question_ids"], batch["samples"], strict=True))
         return list(self.annotate(self.trainer.datamodule, items))
 
-    def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict]:
+    def annotate(self, data: QuestionDataModule, items: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
         """Yields the fields of a Rationale, and the weights' `revision`, for each (question id, sample).
 
         Where log-probabilities are kept, `tokens` are those of the text, see `pack_tokens`. A rewritten rationale keeps
@@ -250,7 +250,7 @@ class LogitScorer(TeacherModule):
         draw_seed: NonNegativeInt | None = None,
         temperatures: list[float] | None = None,
         vllm: VLLMBackend | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         """Stores the settings. One that the kind would ignore is refused.
 
@@ -361,14 +361,14 @@ class LogitScorer(TeacherModule):
         if self._head is None:
             self._head = RowHead(self.model, is_sharded(self.trainer))
 
-    def predict_step(self, batch: dict, batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Returns (example id, rows as `logit_codec` takes them) for each example of the batch."""
         data = self.trainer.datamodule
         made = self.describe(data.fingerprint, data.prompt.id, len(data.tokenizer))
         self._forwards_left -= is_sharded(self.trainer)
         return self.score(batch, made)
 
-    def score(self, batch: dict, made: CacheDescription) -> list[tuple[str, dict[str, np.ndarray]]]:
+    def score(self, batch: dict[str, Any], made: CacheDescription) -> list[tuple[str, dict[str, np.ndarray]]]:
         """Returns (example id, rows) for each example of a batch of `collate_examples`.
 
         Raises:

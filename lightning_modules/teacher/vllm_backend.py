@@ -241,7 +241,8 @@ class VLLMBackend(Backend):
 
     def _ask(self, prompts: Sequence[Any], sampling: Any) -> list[Any]:
         with leaving_if_stopped("while vLLM was at work"):
-            return self.engine.generate(prompts, sampling, use_tqdm=False)
+            outputs: list[Any] = self.engine.generate(prompts, sampling, use_tqdm=False)
+            return outputs
 
     def score(self, sequences: Sequence[Sequence[int]], number: int) -> list[Any]:
         """Returns, for each sequence of token ids, vLLM's `prompt_logprobs` with the most probable tokens."""

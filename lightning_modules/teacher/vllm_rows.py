@@ -88,11 +88,14 @@ def pad_entries(prompt_logprobs: PromptLogprobs, first: int) -> tuple[np.ndarray
 
 def pick_labels(ids: np.ndarray, values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns each row's log-probability of its own token, which vLLM always adds to the most probable."""
-    return values[np.arange(len(ids)), (ids == labels[:, None]).argmax(1)]
+    own: np.ndarray = values[np.arange(len(ids)), (ids == labels[:, None]).argmax(1)]
+    return own
 
 
 def score_endings(
-    ask: Callable[[Sequence[Sequence[int]], int], list[PromptLogprobs]], prompts: list[list[int]], endings: list[list]
+    ask: Callable[[Sequence[Sequence[int]], int], list[PromptLogprobs]],
+    prompts: list[list[int]],
+    endings: list[list[list[int]]],
 ) -> list[list[float]]:
     """Returns the log-likelihood of each of a prompt's endings, for each prompt.
 

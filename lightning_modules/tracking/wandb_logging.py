@@ -128,7 +128,7 @@ class TrackingLogger(WandbLogger):
         self._wanted, self._mode = wanted, mode
 
     @property
-    @rank_zero_experiment
+    @rank_zero_experiment  # type: ignore[untyped-decorator]  # Lightning's types are not followed
     def experiment(self) -> Any:
         """The W&B run, which begins when it is first asked for."""
 
@@ -234,7 +234,8 @@ def _find_experiment(trainer: L.Trainer) -> Any | None:
 
 
 def _read_hashes(run: RunFolder) -> dict[str, str]:
-    return json.loads((run.path / "meta.json").read_text())["data"]
+    hashes: dict[str, str] = json.loads((run.path / "meta.json").read_text())["data"]
+    return hashes
 
 
 @dataclass(frozen=True)
@@ -263,9 +264,9 @@ class EvaluationLog:
 def log_evaluation(
     settings: EvaluationLog,
     output: Path,
-    config: dict,
+    config: dict[str, Any],
     data: EvaluationDataModule,
-    records: list[dict],
+    records: list[dict[str, Any]],
     metrics: dict[str, Metrics],
 ) -> None:
     """Logs an evaluation as a W&B run of its own, in the group of the student's run and with its axes.

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -61,11 +62,11 @@ def main(args: list[str] | None = None) -> None:
             annotate(cli, output, config, args)
 
 
-def annotate(cli: AnnotateCLI, output: Path, config: dict, args: list[str]) -> None:
+def annotate(cli: AnnotateCLI, output: Path, config: dict[str, Any], args: list[str]) -> None:
     """Asks for what is missing, and writes the store once all is there."""
     data, teacher = cli.datamodule, cli.model
 
-    def finish(records: list[dict]) -> None:
+    def finish(records: list[dict[str, Any]]) -> None:
         wanted = [(identifier, sample) for identifier in data.posed for sample in range(teacher.num_samples)]
         refuse_other_records(
             output, [(record["question_id"], record["sample"]) for record in records], wanted, cli.asks_for_all

@@ -108,12 +108,12 @@ def load_identifier(cli: EvaluateCLI) -> LanguageIdentifier | None:
     return LanguageIdentifier({item.question.language for item in cli.datamodule.posed.values()})
 
 
-def evaluate(cli: EvaluateCLI, output: Path, config: dict) -> None:
+def evaluate(cli: EvaluateCLI, output: Path, config: dict[str, Any]) -> None:
     """Asks for what is missing, and writes the predictions once all are there."""
     data, student, bert_model = cli.datamodule, cli.model, cli.config.bert_model
     settings = EvaluationLog(**cli.config.wandb.as_dict())
 
-    def finish(records: list[dict]) -> None:
+    def finish(records: list[dict[str, Any]]) -> None:
         refuse_other_records(output, [record["question_id"] for record in records], [*data.posed], cli.asks_for_all)
         order = {identifier: number for number, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: order[record["question_id"]])

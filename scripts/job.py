@@ -10,7 +10,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def refuse(message: str) -> NoReturn:
@@ -19,7 +19,7 @@ def refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def read_jobs(path: Path) -> list[dict]:
+def read_jobs(path: Path) -> list[dict[str, Any]]:
     """Returns a list's jobs; ends the process where the file is no such list."""
     types = {"name": str, "stage": str, "args": list, "done": str, "needs": list}
     try:

@@ -125,7 +125,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Leads links to source files to their entries; of a link to another file outside docs/, the text is left."""
     source = page.file.src_uri
 
-    def lead(match: re.Match) -> str:
+    def lead(match: re.Match[str]) -> str:
         target = (ROOT / "docs" / source).parent.joinpath(match[2]).resolve()
         if not target.exists() or target.is_relative_to(ROOT / "docs"):
             return match[0]

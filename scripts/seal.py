@@ -10,6 +10,7 @@ import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -30,7 +31,7 @@ from datamodules.provenance import find_git_commit
 from scripts.common.entry import run_main
 
 
-def describe_sealing(record: dict) -> dict:
+def describe_sealing(record: dict[str, Any]) -> dict[str, Any]:
     """Returns the entry of a record that says how often and when it was sealed again."""
     now = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "git_commit": find_git_commit()}
     before = record.get(PROVENANCE, [])

@@ -92,7 +92,9 @@ def keep_top(text: Text) -> dict[str, np.ndarray]:
     return rows | {"log_normalizers": np.zeros_like(tails, np.float32), "log_tails": tails.astype(np.float32)}
 
 
-def compare_cut(text: Text, table: np.ndarray, alignment: Alignment, planes: dict[str, np.ndarray], size: int) -> list:
+def compare_cut(
+    text: Text, table: np.ndarray, alignment: Alignment, planes: dict[str, np.ndarray], size: int
+) -> list[float]:
     """Returns KL(all || cut) of each exact row, over the cut's tokens and the rest."""
     divergences = []
     for row in np.flatnonzero(np.isin(alignment.classes, [STRICT, EXACT]) & planes["has_target"]):

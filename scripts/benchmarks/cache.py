@@ -38,7 +38,7 @@ ID_BITS = 18
 def write_list_columns(cache: LogitCache, path: Path) -> None:
     """Writes a cache's rows as the peer does, one row group a hundred examples."""
     weights = 1 << np.arange(ID_BITS - 1, -1, -1)
-    columns: dict[str, list] = {"ids": [], "log_probs": []}
+    columns: dict[str, list[list[list[int]]]] = {"ids": [], "log_probs": []}
     for _, rows in cache.read_all():
         bits = (rows["support"][..., None] & weights > 0).reshape(len(rows["support"]), -1)
         columns["ids"].append(np.packbits(bits, axis=1).tolist())

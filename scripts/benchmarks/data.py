@@ -108,7 +108,9 @@ class TurnClock(L.Callback):
         """Waits."""
         self.turn.start()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: list, *_: Any):
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: list[dict[str, Any]], *_: Any
+    ) -> None:
         """Gives the turn away."""
         self.turn.stop(sum(len(part["labels"]) for part in batch))
 

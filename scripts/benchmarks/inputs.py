@@ -6,6 +6,7 @@ import random
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from datamodules.tasks.microworld import LETTERS, Phrasing, Problem, draw_problem_of_split, rationale
 from studies.inputs.cache_runs import MICROWORLD
@@ -39,7 +40,7 @@ def find_model(given: str | None, smoke: bool) -> str:
     return str(MICROWORLD / "a-teacher")
 
 
-def _write_record(problem: Problem, number: int, rng: random.Random) -> dict:
+def _write_record(problem: Problem, number: int, rng: random.Random) -> dict[str, Any]:
     written = {name: rationale(problem, family, rng) for name, family in WRITERS.items()}
     gold = LETTERS[problem.choices.index(problem.answer)]
     return {

@@ -105,7 +105,8 @@ def _run_cce(inputs: Inputs) -> Tensor:
     from cut_cross_entropy import linear_cross_entropy
 
     road = "cce" if inputs.hidden_ND.is_cuda else "torch_compile"
-    return linear_cross_entropy(inputs.hidden_ND, inputs.weight_VD, inputs.labels_N, reduction="sum", impl=road)
+    loss: Tensor = linear_cross_entropy(inputs.hidden_ND, inputs.weight_VD, inputs.labels_N, reduction="sum", impl=road)
+    return loss
 
 
 def _prepare_liger(inputs: Inputs) -> Callable[[Inputs], Tensor]:

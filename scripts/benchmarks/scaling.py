@@ -128,7 +128,7 @@ def measure_fit(model: str, processes: int, tokens_per_batch: int, steps: int) -
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
         subprocess.run(command, env=environment, stdout=sys.__stderr__, check=True)
         lines = (Path(folder) / "default" / "fit" / "metrics.jsonl").read_text().split("\n")[:-1]
-    speeds = [json.loads(line).get("speed/tokens_per_second") for line in lines]
+    speeds: list[float | None] = [json.loads(line).get("speed/tokens_per_second") for line in lines]
     return statistics.median([speed for speed in speeds if speed is not None][FIT_WARM_UP:])
 
 

@@ -16,7 +16,7 @@ class AnnotateCLI(PredictCLI):
         super().add_arguments_to_parser(parser)
         parser.add_argument("--dry-run", action="store_true", help="Print the prompts and their number; ask nothing.")
 
-    def result_config(self) -> dict:
+    def result_config(self) -> dict[str, Any]:
         """Leaves out what only says where and how fast the backend runs."""
         config = super().result_config()
         if (backend := config["model"]["backend"]) is not None:

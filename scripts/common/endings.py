@@ -4,6 +4,7 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache.reader import LogitCache
@@ -107,7 +108,7 @@ def describe_training(run: RunFolder, data: DistillationDataModule, end: str, se
     return f"{run.path}: done {end}, {len(data.train_examples)} examples, {format_seconds(seconds)}"
 
 
-def describe_predictions(output: Path, records: Sequence[dict]) -> str:
+def describe_predictions(output: Path, records: Sequence[dict[str, Any]]) -> str:
     """Returns what matters of a student's answers."""
     command = shlex.join(["python", "-m", "scripts.evaluate", "metrics", str(output)])
     return f"{output}: {len(records)} predictions\n{format_summary(records)}\nall metrics: {command}"

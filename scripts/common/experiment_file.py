@@ -70,7 +70,7 @@ def _fill_in(value: Any, names: dict[str, str]) -> Any:
     return _PLACEHOLDER.sub(lambda match: names[match[1]], value) if isinstance(value, str) else value
 
 
-def _read_mapping(path: Path) -> dict:
+def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config: no such file: {path}")
     content = read_yaml(path)
@@ -79,7 +79,7 @@ def _read_mapping(path: Path) -> dict:
     return content
 
 
-def read_experiment(path: str, given: dict[str, str]) -> dict:
+def read_experiment(path: str, given: dict[str, str]) -> dict[str, Any]:
     """Returns a file's content with its models filled in.
 
     Args:
@@ -110,7 +110,8 @@ def read_experiment(path: str, given: dict[str, str]) -> dict:
             "model:NAME of configs/models"
         )
     names = {**models, "pair": name_pair(models)} if needed == {*ROLES} else models
-    return _fill_in(content, names)
+    filled: dict[str, Any] = _fill_in(content, names)
+    return filled
 
 
 def read_models(named: Sequence[str]) -> dict[str, str]:
@@ -179,7 +180,7 @@ def select_sections(args: Iterable[str], stage: str) -> list[str]:
     return [*(selected or named), *("--help" if arg == "--help=all" else arg for arg in others)]
 
 
-def find_section(named: Sequence[str], stage: str) -> dict | None:
+def find_section(named: Sequence[str], stage: str) -> dict[str, Any] | None:
     """Returns a stage's section of the experiment that `split_config` found; None if there is none."""
     configs = list_configs(named)
     section = read_experiment(configs[-1], read_models(named)).get(stage) if configs else None

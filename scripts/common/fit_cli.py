@@ -31,7 +31,7 @@ class FitCLI(StageCLI):
         parser.add_argument("--run", type=RunSettings, default=RunSettings())
         parser.add_lightning_class_args(Throughput, "throughput")
 
-    def result_config(self) -> dict:
+    def result_config(self) -> dict[str, Any]:
         """Adds what the run goes on from."""
         config = super().result_config()
         if (continued := self.config.run.continues) is not None:

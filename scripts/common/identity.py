@@ -1,5 +1,7 @@
 """Which settings cannot change a result: they are no part of what a run or an artefact is known by."""
 
+from typing import Any
+
 # What cannot change the result, section by section: where and how fast it is computed, and what is said of it
 # meanwhile. Everything else counts, callbacks and plugins included.
 NEUTRAL = {
@@ -30,7 +32,7 @@ NEUTRAL_BACKEND = frozenset(
 )
 
 
-def drop_neutral(section: str, settings: dict, prefix: str = "") -> dict:
+def drop_neutral(section: str, settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns a section's settings that count, those of its components likewise."""
     kept = {name: value for name, value in settings.items() if prefix + name not in NEUTRAL[section]}
     parts = {name.partition(".")[0] for name in NEUTRAL[section] if "." in name} if not prefix else ()

@@ -21,7 +21,7 @@ from scripts.common.stage_cli import StageCLI
 LONGEST_WAIT = timedelta(days=7)
 
 
-def is_complete(output: Path, config: dict) -> bool:
+def is_complete(output: Path, config: dict[str, Any]) -> bool:
     """Says whether `output` is there already; raises a ValueError if another configuration wrote it."""
     if not output.exists():
         return False
@@ -42,7 +42,7 @@ class PredictCLI(StageCLI):
         return not trainer.fast_dev_run and trainer.limit_predict_batches in (None, 1.0)
 
     @contextmanager
-    def claim_output(self, config: dict) -> Iterator[bool]:
+    def claim_output(self, config: dict[str, Any]) -> Iterator[bool]:
         """Keeps the output for this process and those that it has begun; yields whether it is still to be made.
 
         Args:

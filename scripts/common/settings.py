@@ -45,7 +45,8 @@ def read_settings(stage: str) -> dict[str, Setting]:
 
 def read_texts() -> dict[str, str]:
     """Returns the help of scripts and commands whose parsers are argparse's, by what they are called."""
-    return read_json_object(FILE)["texts"]
+    texts: dict[str, str] = read_json_object(FILE)["texts"]
+    return texts
 
 
 def list_ancestors(name: str) -> list[str]:

@@ -20,7 +20,7 @@ class SlurmTasks:
     nodes: int
     per_node: int
 
-    def fit_trainer(self, devices: int | str | list, num_nodes: int) -> dict[str, int]:
+    def fit_trainer(self, devices: int | str | list[int], num_nodes: int) -> dict[str, int]:
         """Returns the trainer's `devices` and `num_nodes`: one task for each device; what is left at 1 follows.
 
         Raises:

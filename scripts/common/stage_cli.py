@@ -29,7 +29,7 @@ from scripts.common.identity import NEUTRAL, SOURCES, drop_neutral
 from scripts.common.slurm_tasks import read_slurm_tasks
 
 
-def as_list(value: Any) -> list:
+def as_list(value: Any) -> list[Any]:
     """Returns what the trainer takes as one or as several, as several."""
     return [*value] if isinstance(value, list | tuple) else [] if value is None else [value]
 
@@ -119,9 +119,10 @@ class StageCLI(LightningCLI):
 
     def dump_config(self) -> str:
         """Returns the resolved config as YAML that the same script reads."""
-        return self.parser.dump(self.config, skip_none=False)
+        dumped: str = self.parser.dump(self.config, skip_none=False)
+        return dumped
 
-    def result_config(self) -> dict:
+    def result_config(self) -> dict[str, Any]:
         """Returns what the result depends on.
 
         The resolved config but for what is `NEUTRAL`, the files' hashes, and those of what `configs/languages` says of

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -78,7 +79,7 @@ def generate(
     return completions
 
 
-def accuracy(completions: Sequence[str], questions: Sequence[dict]) -> float:
+def accuracy(completions: Sequence[str], questions: Sequence[dict[str, Any]]) -> float:
     """Share of completions that end with the right answer sentence."""
     right = 0
     for completion, question in zip(completions, questions, strict=True):

@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from datamodules.examples.tokenization import load_tokenizer
 from datamodules.tasks.microworld import KINDS, pretraining_pairs
 from lightning_modules.model.pretrained import load_causal_lm
-from scripts.microworld.pretraining import SPACE, encode, save, train_step
+from scripts.microworld.families import SPACE
+from scripts.microworld.measuring import encode
+from scripts.microworld.pretraining import save, train_step
 from studies.inputs.cache_runs import MICROWORLD
 
 SPLIT_WORDS = [word for kind in KINDS for word in kind[1::4]]

@@ -8,6 +8,8 @@ Row k of the student meets row k of the teacher, whatever text either stands for
 those of the cache's support are compared, and the rest of both as one.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -72,7 +74,7 @@ def sum_sorted(logits_NV: Tensor, labels_N: Tensor, sorted_NK: Tensor, has_targe
 class SortedLogitsModule(DistillationModule):
     """Trains a student with that loss."""
 
-    def compute_loss(self, batch: dict) -> LossSums:
+    def compute_loss(self, batch: dict[str, Any]) -> LossSums:
         """Returns the sums over the batch's supervised tokens."""
         output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         logits_NV = rearrange(output.logits, "b s v -> (b s) v")[batch["rows"]]

@@ -181,7 +181,7 @@ def fit_together(place: Place, folder: Path, strategy: str) -> None:
 def read_speed(folder: Path, run: str) -> float:
     """Returns a run's median tokens/s after its first steps."""
     lines = (folder / "runs" / "g" / run / "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line).get("speed/tokens_per_second") for line in lines]
+    speeds: list[float | None] = [json.loads(line).get("speed/tokens_per_second") for line in lines]
     return statistics.median([speed for speed in speeds if speed is not None][WARM_UP:])
 
 

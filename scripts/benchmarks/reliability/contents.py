@@ -95,7 +95,7 @@ def read_checkpoint(folder: Path) -> Any:
 
 def read_study(folder: Path) -> Any:
     """Returns what a study's files say: rationales, caches, students, predictions, and the table."""
-    readers: dict[str, Callable] = {
+    readers: dict[str, Callable[[Path], Any]] = {
         "teachers/*/*.parquet": read_rationales,
         "teachers/*/manifest.json": lambda path: read_cache(path.parent),
         "teachers/*/*/manifest.json": lambda path: read_cache(path.parent),

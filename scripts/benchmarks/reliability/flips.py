@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.seals import read_sealed
 from scripts.benchmarks.reliability import contents
 
 
@@ -29,7 +30,7 @@ ARTEFACTS = {
     "rationale store": Artefact(["teacher/rationales.parquet"], "teacher/rationales.parquet", contents.read_rationales),
     "predictions": Artefact(["predictions.parquet"], "predictions.parquet", contents.read_predictions),
     "evaluation's metrics": Artefact(
-        ["predictions.parquet.metrics.json"], "predictions.parquet.metrics.json", contents.read_sealed
+        ["predictions.parquet.metrics.json"], "predictions.parquet.metrics.json", read_sealed
     ),
     "exported student": Artefact(["runs/g/r/student/*"], "runs/g/r/student", contents.read_student),
     "metrics.jsonl and DONE": Artefact(["runs/g/r/metrics.jsonl", "runs/g/r/DONE"], "runs/g/r", contents.read_run),

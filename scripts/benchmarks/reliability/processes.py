@@ -18,7 +18,7 @@ from scripts import study
 from scripts.common.entry import run_main
 from scripts.common.stages import MAINS
 
-COMMANDS: dict[str, Callable] = {**MAINS, "study": study.main}
+COMMANDS: dict[str, Callable[[list[str]], object]] = {**MAINS, "study": study.main}
 # Seconds after which a process is taken to hang; the longest, a study, takes some ten.
 _PATIENCE = 300.0
 # What libraries draw while they load and save.

@@ -12,10 +12,12 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.kindred-installed
+# A process a core, of one thread each: tiny models gain nothing from more. Files begin in the order of their names.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --no-loadscope-reorder
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test gpu mutate check docs format clean
+.PHONY: help install demo test coverage gpu mutate check docs format clean
 
 help:  ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -39,8 +41,10 @@ demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, ARGS="
 	$(BIN)/python -m scripts.study run --config configs/experiments/microworld.yaml $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests that need minutes and a CPU; TESTS=PATH, WORKERS=N, ARGS='-m "not gpu"' for more
-	@# A process a core, of one thread each: tiny models gain nothing from more. Files begin in the order of their names.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --no-loadscope-reorder $(TESTS) $(ARGS)
+	$(PYTEST) $(TESTS) $(ARGS)
+
+coverage: $(INSTALLED)  ## Likewise, and say which lines no test runs; TESTS=PATH, WORKERS=N, ARGS=...
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(TESTS) $(ARGS)
 
 gpu: $(INSTALLED)  ## Measure what only a GPU shows, into docs/results/; ARGS=--cpu shows that it runs, into build/
 	$(BIN)/python -m scripts.benchmark gpu --page $(if $(findstring --cpu,$(ARGS)),build,docs/results)/gpu.md $(ARGS)

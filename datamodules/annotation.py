@@ -126,7 +126,7 @@ class QuestionDataModule(L.LightningDataModule):
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default. Null, for a teacher that takes
                 text, leaves prompts untokenized and their length unchecked.
-            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`; or a
                 list of these.
             prompt: Name of the prompt: cot, few_shot, direct, instruction or plain.
             limit: Use only the first so many questions of each source.

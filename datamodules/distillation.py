@@ -57,7 +57,7 @@ class ExampleDataModule(L.LightningDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
-            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain.
             limit: Use only so many questions.
@@ -98,7 +98,7 @@ class RationaleDataModule(ExampleDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the model's own by default.
-            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain; with the
                 suffix _with_gold it shows this teacher the gold answer, too.
@@ -163,7 +163,7 @@ class DistillationDataModule(ExampleDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the student's own by default.
-            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`.
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`.
             supervision: label, rationale, or rationale+logits.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             logits: Logit caches, one for each teacher; used with rationale+logits only.

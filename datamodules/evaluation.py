@@ -72,7 +72,7 @@ class EvaluationDataModule(QuestionDataModule):
 
         Args:
             tokenizer: Hub id, local folder or GGUF file; the student's own by default.
-            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED`; or a
+            questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`; or a
                 list of these.
             option_text: Which ending of the prompt stands for an option where likelihoods choose: sentence, the
                 prompt's answer sentence and an end token, as students learn it; choice, the option's text, or letter,

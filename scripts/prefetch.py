@@ -18,20 +18,9 @@ from typing import Any
 from datamodules.files.command_line import CommandLine
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import ROLES, STAGES, read_experiment
-from scripts.common.hub_check import HUB_ID, find_sources
+from scripts.common.hub_check import HUB_ID, fill_languages, find_sources
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-
-
-def fill_languages(content: dict[str, Any], sources: Iterable[str]) -> Iterator[str]:
-    """Yields sources, those with `{language}` in each language of the study; what is trained on in the pivot's, too."""
-    tags = [str(tag) for tag in _get(content, "study", "languages", "questions") or ()]
-    kinds = _get(content, "study", "languages", "rationales") or ()
-    trained = [_get(task, "train") for task in (_get(content, "study", "tasks") or {}).values()]
-    for source in sources:
-        needs_english = source in trained and ("pivot" in kinds or "mixed" in kinds)
-        for tag in [*tags, *(["en"] * needs_english)] if "{language}" in source else [""]:
-            yield source.replace("{language}", tag)
 
 
 def _get(content: Any, *keys: str) -> Any:
@@ -116,7 +105,7 @@ def fetch_all(content: dict[str, Any]) -> tuple[int, list[str]]:
     from datamodules.tasks.questions import load_questions
 
     models = list(dict.fromkeys(find_models(content)))
-    sources = list(dict.fromkeys(fill_languages(content, find_sources(content))))
+    sources = list(dict.fromkeys(fill_languages(content.get("study"), find_sources(content))))
     missing = []
     jobs: Iterable[tuple[str, Any]] = [
         *((f"{hub}@{commit or 'main'}", lambda h=hub, c=commit: fetch_model(h, c)) for hub, commit in models),

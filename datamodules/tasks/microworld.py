@@ -1,4 +1,4 @@
-"""The microworld: a synthetic world of multi-step multiple-choice questions in plain English.
+"""The microworld: a synthetic world of multi-step multiple-choice questions in plain English, or another language.
 
 A world holds a few parallel chains *person → thing → material → ability*. Every question carries its own
 random world as shuffled facts, so nothing can be memorised: an answer has to be looked up, step by step.
@@ -10,6 +10,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from datamodules.tasks.microworld_words import Wording, get_wording, state_answer
+from datamodules.text.languages import ENGLISH
 
 Phrasing = Literal["a", "b"]
 Role = Literal["teacher", "student"]
@@ -101,6 +104,23 @@ class Problem:
         facts = self.world.facts()
         return " ".join([*(facts[i] for i in self.fact_order), query.format(key=self.chain[self.first_step])])
 
+    def ask(self, wording: Wording) -> str:
+        """Returns the question in another language."""
+        facts = [wording.facts[step].format(key=key, value=value) for step, key, value in self._tell_steps(wording)]
+        asked = wording.one_step_queries[self.first_step] if self.hops == 1 else wording.multi_step_queries[self.hops]
+        query = asked.format(key=translate(self.chain[self.first_step], wording))
+        return wording.space.join([*(facts[place] for place in self.fact_order), query])
+
+    def explain(self, wording: Wording, language: str) -> str:
+        """Returns a right rationale in another language, with the answer sentence of the language's file."""
+        first = 3 * self.target + self.first_step
+        steps = self._tell_steps(wording)[first : first + self.hops]
+        told = [wording.step.format(key=key, value=value) for _, key, value in steps]
+        return wording.space.join([*told, state_answer(translate(self.answer, wording), language)])
+
+    def _tell_steps(self, wording: Wording) -> list[Step]:
+        return [(step, translate(key, wording), translate(value, wording)) for step, key, value in self.world.steps()]
+
     @property
     def split(self) -> str:
         """The split this problem belongs to: a property of its content, whatever the order of facts or options."""
@@ -137,47 +157,73 @@ def draw_problem_of_split(rng: random.Random, hops: int, split: str) -> Problem:
             return problem
 
 
-def generate_questions(num: int, split: str, seed: int) -> list[dict[str, Any]]:
+def translate(word: str, wording: Wording) -> str:
+    """Returns the word of another language that stands for one of the microworld's."""
+    return next(own[kind.index(word)] for kind, own in zip(KINDS, wording.words, strict=True) if word in kind)
+
+
+def generate_questions(num: int, split: str, seed: int, language: str = ENGLISH) -> list[dict[str, Any]]:
     """Generates distinct two- and three-step questions, in equal parts on average.
 
-    The first questions do not depend on `num`: a longer list begins with the shorter one.
+    The first questions do not depend on `num`: a longer list begins with the shorter one. Those in another language are
+    translations of the English ones of the same place, which they name as their `original`.
 
     Args:
         num: How many questions.
         split: "train", "validation" or "test"; splits are disjoint whatever the seeds.
         seed: Seed of the list.
+        language: BCP 47 tag.
 
     Returns:
-        One mapping per question with `id`, `task`, `split`, `question`, `choices`, `gold` and `language`.
+        One mapping per question with `id`, `task`, `split`, `question`, `choices`, `gold` and `language`, and
+        `original` in another language than English.
 
     Raises:
-        ValueError: If `num` is negative or the split is unknown.
+        ValueError: If `num` is negative, or the split or the language is unknown.
     """
+    wording = get_wording(language)
+    return [
+        {
+            "id": f"microworld-{split}-{seed}-{number:06d}",
+            "task": "microworld",
+            "split": split,
+            "question": problem.question,
+            "choices": list(problem.choices),
+            "gold": LETTERS[problem.choices.index(problem.answer)],
+            "language": ENGLISH,
+        }
+        | (_word_question(problem, wording, f"microworld-{split}-{seed}-{number:06d}", language) if wording else {})
+        for number, problem in enumerate(draw_problems(num, split, seed))
+    ]
+
+
+def _word_question(problem: Problem, wording: Wording, original: str, language: str) -> dict[str, Any]:
+    return {
+        "id": f"{original}-{language}",
+        "question": problem.ask(wording),
+        "choices": [translate(choice, wording) for choice in problem.choices],
+        "language": language,
+        "original": original,
+    }
+
+
+def draw_problems(num: int, split: str, seed: int) -> list[Problem]:
+    """Draws the problems of `generate_questions`, see there."""
     if split not in SPLITS[:3]:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS[:3])}")
     if num < 0:
         raise ValueError(f"num is {num}: expected zero or more")
     rng = random.Random(f"microworld {split} {seed}")
     seen: set[tuple[Any, ...]] = set()
-    questions: list[dict[str, Any]] = []
-    while len(questions) < num:
+    problems: list[Problem] = []
+    while len(problems) < num:
         problem = draw_problem_of_split(rng, rng.choice((2, 3)), split)
         content = (frozenset(problem.world.chains), problem.target, problem.hops)
         if content in seen:
             continue
         seen.add(content)
-        questions.append(
-            {
-                "id": f"microworld-{split}-{seed}-{len(questions):06d}",
-                "task": "microworld",
-                "split": split,
-                "question": problem.question,
-                "choices": list(problem.choices),
-                "gold": LETTERS[problem.choices.index(problem.answer)],
-                "language": "en",
-            }
-        )
-    return questions
+        problems.append(problem)
+    return problems
 
 
 def format_prompt(question: str, choices: tuple[str, ...] | list[str]) -> str:

@@ -149,7 +149,7 @@ WITH_GOLD = "_with_gold"
 _FORMS |= {
     f"{name}{WITH_GOLD}": (form.replace("<body>", "<body>\n{gold}"), cue, in_chat, answer)
     for name, (form, cue, in_chat, answer) in _FORMS.items()
-    if name != "paraphrase"
+    if "<explanation>" not in form
 }
 
 

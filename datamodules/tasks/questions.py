@@ -214,10 +214,10 @@ def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
         return
     if source.startswith("microworld:"):
         try:
-            split, num, seed = source.removeprefix("microworld:").split(":")
-            records = generate_questions(int(num), split, int(seed))
+            split, num, seed, *language = source.removeprefix("microworld:").split(":", 3)
+            records = generate_questions(int(num), split, int(seed), *language)
         except ValueError as error:
-            raise ValueError(f"{source}: write microworld:SPLIT:NUMBER:SEED ({error})") from None
+            raise ValueError(f"{source}: write microworld:SPLIT:NUMBER:SEED[:LANGUAGE] ({error})") from None
         for number, record in enumerate(records):
             yield f"{source}:{number}", record, "microworld", split
         return
@@ -230,9 +230,9 @@ def _read_source(source: str) -> Iterator[tuple[str, dict[str, Any], str, str]]:
 def load_questions(sources: str | list[str], limit: int | None = None) -> list[Question]:
     """Loads questions from tasks' hub files, from the microworld's generator, or from files.
 
-    Sources are `task:NAME:SPLIT[:LANGUAGE][@FOLDER]` (see `benchmarks`), `microworld:SPLIT:NUMBER:SEED`, and paths of
-    jsonl, jsonl.gz, json or parquet files, whose records `records` describes; `FILE:LANGUAGE` is the questions of a
-    file that are in one language.
+    Sources are `task:NAME:SPLIT[:LANGUAGE][@FOLDER]` (see `benchmarks`), `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`, and
+    paths of jsonl, jsonl.gz, json or parquet files, whose records `records` describes; `FILE:LANGUAGE` is the questions
+    of a file that are in one language.
 
     A file's record that names no task or split takes them from the file's name: `obqa_train.jsonl.gz`. One without an
     id has a hash of its text and options. A record may repeat a question only to add another rationale to it.

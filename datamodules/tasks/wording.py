@@ -48,6 +48,8 @@ def list_tags(source: str) -> frozenset[str]:
     """Returns the languages of a source's questions; none of a file that is not there."""
     if source.startswith("task:"):
         return frozenset([parse_source(source).language or ENGLISH])
+    if source.startswith("microworld:"):
+        return frozenset(source.split(":")[4:] or [ENGLISH])
     own, language = part_language(source)
     if language is not None:
         return frozenset([language])

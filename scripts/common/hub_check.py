@@ -4,7 +4,7 @@ The stage itself has the last word: what is told here is only what it could not 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,11 @@ class _Given:
 
     def list_sources(self, stage: str) -> Iterator[str]:
         """Yields the tasks' questions."""
-        yield from find_sources(self.find_all("tasks") if stage == "study" else self.find("data", "questions"))
+        if stage != "study":
+            yield from find_sources(self.find("data", "questions"))
+        else:
+            study = {name: self.find_all(name) for name in ("tasks", "languages")}
+            yield from fill_languages(study, find_sources(study["tasks"]))
 
 
 def find_sources(value: Any) -> Iterator[str]:
@@ -79,6 +83,24 @@ def find_sources(value: Any) -> Iterator[str]:
             yield from find_sources(own)
     elif isinstance(value, str) and value.startswith("task:") and "@" not in value:
         yield value
+
+
+def fill_languages(study: Any, sources: Iterable[str]) -> Iterator[str]:
+    """Yields sources, those with `{language}` in each of a study's languages; for pivots, training's in English, too.
+
+    Args:
+        study: Its section; where it has something strange, its own parser says so.
+        sources: What it names.
+    """
+    own = study.get("languages") if isinstance(study, Mapping) else None
+    languages = own if isinstance(own, Mapping) else {}
+    tags, kinds = ([str(item) for item in languages.get(name) or ()] for name in ("questions", "rationales"))
+    tasks = study.get("tasks") if isinstance(study, Mapping) else None
+    trained = [task.get("train") for task in (tasks or {}).values() if isinstance(task, Mapping)]
+    for source in sources:
+        needs_english = source in trained and {"pivot", "mixed"} & {*kinds}
+        for tag in [*tags, *(["en"] if needs_english else [])] if "{language}" in source else [""]:
+            yield source.replace("{language}", tag)
 
 
 def check_hub(stage: str, args: Sequence[str]) -> None:

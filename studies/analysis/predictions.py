@@ -146,7 +146,11 @@ def _find_common(arms: dict[str, dict[str, dict[str, dict]]], warnings: list[str
 def _find_groups(
     arms: dict[str, dict[str, dict[str, dict]]], common: dict[str, list[str]]
 ) -> dict[str, np.ndarray | None]:
-    """Returns the groups of each task's questions; raises a ValueError if two arms' predictions differ in them."""
+    """Returns the groups of each task's questions.
+
+    Raises:
+        ValueError: Two arms' predictions differ in them, or there is only one.
+    """
     groups = {}
     for task, questions in common.items():
         found = {
@@ -160,7 +164,9 @@ def _find_groups(
                 raise ValueError(
                     f"task {task}: the questions' groups differ between {first} and {other}; evaluate them again"
                 )
-        groups[task] = number_groups(found[first])
+        groups[task] = numbers = number_groups(found[first])
+        if len(questions) == 1 or (numbers is not None and not numbers.any()):
+            raise ValueError(f"task {task}: one question, or one group of them, tells no interval; test on more")
     return groups
 
 

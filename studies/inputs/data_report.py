@@ -18,6 +18,7 @@ from datamodules.tasks.question_index import QuestionIndex
 from datamodules.tasks.questions import Question, load_questions, parse_question
 from datamodules.tasks.records import AmbiguousIndexError, find_index_convention, read_record
 from datamodules.text.plain_text import clean, clean_line, shorten
+from studies.inputs.filter_counts import count_filters, format_filters
 
 COLOURS = {"prompt": "\033[36m", "rationale": "\033[33m", "answer": "\033[32m"}
 SHOWN = 5
@@ -148,17 +149,9 @@ def inspect_file(path: str, questions: str | None = None) -> DataReport:
 
 
 def add_filters(report: DataReport) -> None:
-    """Notes what each filter alone would leave of the rationales."""
-    total, own = len(report.rationales), report.rationales
-    left = {
-        "correct_only": sum(item.correct is True for item in own),
-        "keep_truncated=false": sum(not item.is_truncated for item in own),
-        "samples_per_question=1": len({(item.question_id, item.teacher) for item in own}),
-        "not empty": sum(bool(item.text.strip()) for item in own),
-    }
-    report.notes.append(
-        f"filters leave   {', '.join(f'{name}: {number}' for name, number in left.items())}, each of {total}"
-    )
+    """Notes what each filter would leave of the rationales, if there are any."""
+    if report.rationales:
+        report.notes += format_filters(count_filters(report.rationales), len(report.rationales))
 
 
 def add_examples(report: DataReport, tokenizer: Any, prompt: Prompt, max_length: int, number: int = 3) -> None:

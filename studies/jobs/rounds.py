@@ -233,8 +233,8 @@ class RoundsPlan:
             # Where and how much at a time, as the teacher's.
             **self._take("annotate", "trainer."), **self._take("annotate", "data.batches."),
             **self._take("fit", "data.encoding."), "data.encoding.max_length": self.longest_prompt,
-            "data.questions": self.fit["data.questions"], "data.limit": self.fit.get("data.limit"),
-            "data.prompt": self.fit.get("data.prompt", "instruction"),
+            "data.encoding.cache_dir": None, "data.questions": self.fit["data.questions"],
+            "data.limit": self.fit.get("data.limit"), "data.prompt": self.fit.get("data.prompt", "instruction"),
             "data.draw": {"number": rounds.questions, "part": number - 1, "seed": rounds.seed},
             **self._load_student(number), "model.writer": self.name(number),
             "model.backend": rounds.backend, "model.keep_ids": True, "model.num_samples": rounds.samples,
@@ -259,10 +259,10 @@ class RoundsPlan:
     @property
     def teacher_prompt(self) -> str | None:
         """The name of the prompt after which teachers read, if it shows them the gold answer."""
-        if self.settings.teacher_prompt is None:
-            return None
-        posed = self.fit if self.settings.teacher is not None else flatten(self.sections["cache_logits"])
-        return f"{posed.get('data.prompt', 'instruction')}_{self.settings.teacher_prompt}"
+        posed = self.fit if self.settings.teacher is not None else flatten(self.sections.get("cache_logits") or {})
+        return (
+            self.settings.teacher_prompt and f"{posed.get('data.prompt', 'instruction')}_{self.settings.teacher_prompt}"
+        )
 
     def _take(self, stage: str, prefix: str) -> dict[str, Any]:
         return {key: own for key, own in flatten(self.sections.get(stage) or {}).items() if key.startswith(prefix)}

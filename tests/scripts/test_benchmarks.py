@@ -12,7 +12,7 @@ from scripts.benchmarks.records import DOCS, Recorder, format_page
 from scripts.benchmarks.turns import Turn, race_apart
 
 # These have tests of their own; what `newcomer` runs is tested with the pages.
-ELSEWHERE = {"alignment", "faults", "gpu", "newcomer", "tokenizers"}
+ELSEWHERE = {"alignment", "faults", "gpu", "newcomer", "on_policy", "tokenizers"}
 LINES = {
     "annotate": {"annotate_vs_naive", "annotate_vs_naive_median", "annotate_vs_naive_cpu", "annotate_equal_texts"},
     "cache": {"reader_tokens_per_s", "reader_vs_list_column_cpu", "capture_overhead", "capture_overhead_cpu"},

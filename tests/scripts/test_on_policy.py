@@ -323,6 +323,33 @@ def test_a_teacher_without_log_probabilities_is_refused(whole, monkeypatch) -> N
         on_policy.parse(args)
 
 
+def test_an_adapter_goes_on_from_round_to_round(inside) -> None:
+    args = write_config(mix=0.0, keep_rounds=1)
+    content = yaml.safe_load(Path("c.yaml").read_text())
+    content["fit"]["model"]["adapter"] = {"r": 2, "dropout": 0.0}
+    Path("c.yaml").write_text(yaml.safe_dump(content))
+    run_rounds(args)
+    first, second = (read_metrics(f"runs/opd/round-{number}") for number in (1, 2))
+    # Who wrote in the second round is who goes on learning, with what the adapter has become.
+    assert abs(second[0]["train/own_staleness"]) < 1e-6 < first[1]["train/own_staleness"]
+    assert second[0]["step"] == 2 and second[0]["train/own_loss"] != first[0]["train/own_loss"]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_students_text_what_one_does(whole, tmp_path, monkeypatch) -> None:
+    shutil.copytree(whole, tmp_path / "rounds")
+    monkeypatch.chdir(tmp_path / "rounds")
+    [job] = [job for job in on_policy.parse(write_config()).jobs() if job.name == "fit-round-1"]
+    both = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--run.id=both"]
+    process = spawn("fit", [*job.args, *both], tmp_path / "rounds")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    found, wanted = read_metrics("runs/opd/both"), read_metrics("runs/opd/round-1")
+    for name in ("loss", "own_loss", "own_staleness", "own_teacher_mass_on_top_16", "gradient_norm", "own_length"):
+        ours, theirs = ([line[f"train/{name}"] for line in lines] for lines in (found, wanted))
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), name
+
+
 def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     study = {
         "name": "s",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.common.hub_check import find_sources
-from scripts.prefetch import fill_languages, find_models
+from scripts.common.hub_check import fill_languages, find_sources
+from scripts.prefetch import find_models
 from tests.scripts.pipeline import MODELS, ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -113,7 +113,7 @@ def test_models_and_tasks_are_found_wherever_they_stand() -> None:
 
 def test_a_studys_languages_are_fetched_and_english_for_pivots() -> None:
     content = yaml.safe_load((ROOT / "configs" / "studies" / "msvamp_languages.yaml").read_text())
-    found = list(fill_languages(content, find_sources(content["study"])))
+    found = list(fill_languages(content["study"], find_sources(content["study"])))
     tags = {"msvamp": ["de", "sw", "th", "en"], "mgsm": ["de", "sw", "th"]}
     assert found == [f"task:{task}:test:{tag}" for task in tags for tag in tags[task]]
 

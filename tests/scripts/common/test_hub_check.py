@@ -77,3 +77,12 @@ def test_a_served_teacher_is_not_asked_for() -> None:
     with pytest.raises(ValueError, match=r"^model owner/name is not"):
         check("annotate", OWN, "--model.teacher=owner/name", "--output=o.parquet")
     check("annotate", OWN, "--model.teacher=owner/name", "--output=o.parquet", "--model.backend=OpenAIBackend")
+
+
+def test_a_studys_tasks_are_asked_for_in_its_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("datamodules.tasks.benchmarks.require_source", asked.append)
+    monkeypatch.setattr("datamodules.model_sources.is_out_of_reach", lambda *model: False)
+    check("study", ROOT / "configs" / "studies" / "msvamp_languages.yaml")
+    tags = {"msvamp": ["de", "sw", "th", "en"], "mgsm": ["de", "sw", "th"]}
+    assert asked == [f"task:{task}:test:{tag}" for task in tags for tag in tags[task]]

@@ -69,6 +69,7 @@ def test_run_has_the_documented_files(pipeline):
         "questions_commits",
         "seeds",
         "data",
+        "precision",
     } == set(meta)
     assert set(meta["seeds"]) == {"seed_everything", "split", "order"}
     assert {"torch", "lightning", "transformers", "python"} <= set(meta["versions"])

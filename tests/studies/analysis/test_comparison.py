@@ -281,6 +281,17 @@ def test_translations_are_compared_by_language_and_together_as_one_question(tmp_
     assert "80 questions of mgsm/de+th in 40 groups" in format_results(results)
 
 
+@pytest.mark.parametrize(("correct", "groups"), [([True], None), ([True, False, True], ["a", "a", "a"])])
+def test_one_question_or_group_is_refused(tmp_path, correct: list, groups: list | None):
+    study = make_study(tmp_path)
+    for arm in expand(study):
+        write_arm(study, arm, correct, groups=groups)
+    with pytest.raises(
+        ValueError, match=r"^task t: one question, or one group of them, tells no interval; test on more"
+    ):
+        analyze(study)
+
+
 def test_groups_that_differ_between_arms_are_refused(tmp_path):
     study = make_study(tmp_path)
     for number, arm in enumerate(expand(study)):

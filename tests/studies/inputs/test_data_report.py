@@ -38,7 +38,12 @@ def test_a_file_is_counted_and_what_cannot_be_used_is_named(tmp_path: Path) -> N
     assert "mine.jsonl:4: gold answer 'C' is no option" in problem
     add_filters(report)
     add_examples(report, None, get_prompt("plain"), 100)
-    assert "correct_only: 2, keep_truncated=false: 3, samples_per_question=1: 3" in report.notes[0]
+    assert [line.split() for line in report.notes[1:5]] == [
+        ["keep_truncated=false", "(default)", "3", "3"],
+        ["not", "empty", "(default)", "4", "3"],
+        ["correct_only=true", "(default)", "2", "2"],
+        ["samples_per_question=1", "3", "2"],
+    ]
     assert [example["answer"] for example in report.examples] == [
         "The answer is B.",
         "(states none)",

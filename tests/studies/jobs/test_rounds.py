@@ -11,7 +11,7 @@ SECTIONS: dict[str, Any] = {
     "cache_logits": {"model": {"teacher": "t"}, "data": {"filters": {"correct_only": True, "teachers": ["t"]}}},
     "fit": {
         "model": {"student": "s", "keep_layers": [0, 1]},
-        "data": {"questions": "q", "prompt": "plain", "encoding": {"max_length": 400}},
+        "data": {"questions": "q", "prompt": "plain", "encoding": {"max_length": 400, "cache_dir": "d"}},
         "trainer": {"max_steps": 12},
     },
     "evaluate": {},
@@ -43,6 +43,8 @@ def test_the_student_writes_as_its_training_poses_and_has_room_for_it() -> None:
     assert {"--model.teacher=s", "--model.keep_layers=[0, 1]", "--data.encoding.max_length=144"} <= set(first)
     assert {"--model.keep_ids=true", "--model.writer=round-1", "--model.num_samples=3"} <= set(first)
     assert "--model.teacher=runs/n/round-1/student" in second and not any("keep_layers" in arg for arg in second)
+    # Questions have no store of tokens.
+    assert not any("cache_dir" in arg for arg in first)
     seeds = [next(arg for arg in args if arg.startswith("--model.seed=")) for args in (first, second)]
     assert seeds[0] != seeds[1]
     cache = jobs["cache_logits-round-1"].args

@@ -1,0 +1,66 @@
+"""Tests of what filters would leave: as many as a data module's own leave."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datamodules.distillation import DistillationDataModule
+from datamodules.rationales.store import Rationale, load_rationales, write_rationales
+from studies.inputs.filter_counts import count_filters, format_filters
+from tests.tiny import build, build_tokenizer, make_questions, make_rationale, write_questions
+
+QUESTIONS = make_questions(8)
+
+
+def write_pair() -> list[Rationale]:
+    """Two teachers with two samples of each question, some of them wrong, cut off, or without an answer."""
+    rationales = []
+    for number, question in enumerate(QUESTIONS):
+        for teacher in ("ada", "bob"):
+            for sample in range(2):
+                own = make_rationale(question, teacher, sample, right=(number + sample) % 3 > 0 or teacher == "bob")
+                own = replace(own, text="It is so. " * (number % 4) + own.text)
+                if number == 1 + sample:
+                    own = replace(own, finish_reason="length", answer=None, correct=False)
+                if number == 5 and teacher == "bob":
+                    own = replace(own, answer=None, correct=False)
+                rationales.append(own)
+    return rationales
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_fit_leaves_as_many(tmp_path: Path) -> None:
+    source = write_questions(tmp_path / "colours_train.jsonl", QUESTIONS)
+    build_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    path = str(tmp_path / "r.parquet")
+    write_rationales(tmp_path / "r.parquet", write_pair(), {"teacher": "ada", "revision": "1"})
+    counts = {own.name: own for own in count_filters(load_rationales([path], {own.id: own for own in QUESTIONS}))}
+
+    def count(**options: object) -> int:
+        data = build(
+            DistillationDataModule, str(tmp_path / "tokenizer"), source, rationales=[path], prompt="plain", **options
+        )
+        data.setup("fit")
+        return len(data.examples)
+
+    alone = {"correct_only": False, "keep_truncated": True}
+    both = ["ada", "bob"]
+    assert counts["keep_truncated=false (default)"].alone == count(**{**alone, "keep_truncated": False})
+    assert counts["correct_only=true (default)"].alone == count(**{**alone, "correct_only": True})
+    assert counts["correct_only=true (default)"].in_order == count()
+    for name, options in {
+        "samples_per_question=1": {"samples_per_question": 1},
+        "teachers=[ada]": {"teachers": ["ada"]},
+        "answered_by=[all]": {"answered_by": both},
+        "solved_by=[all]": {"solved_by": both},
+        "matched_with=[all]": {"matched_with": both},
+    }.items():
+        assert (counts[name].alone, counts[name].in_order) == (count(**alone, **options), count(**options)), name
+    assert len({own.in_order for own in counts.values()}) > 4
+
+
+def test_one_teacher_is_compared_with_none() -> None:
+    counts = count_filters([own for own in write_pair() if own.teacher == "ada"])
+    assert not [own for own in counts if "[" in own.name]
+    assert "of 16:" in format_filters(counts, 16)[0]

@@ -23,7 +23,7 @@ from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
 from scripts import study as study_script
 from scripts.common.stages import MAINS
-from scripts.common.study_plan import check_sections
+from scripts.common.study_plan import check_plan
 from tests.scripts.pipeline import MODELS, read_jsonl, spawn, wait_until
 
 QUIET = {"enable_progress_bar": False}
@@ -365,12 +365,15 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     evaluate["data"]["encoding"] = {"max_length": 320}
     evaluate |= {"trainer": QUIET, "output": "o"}
     args = write_config(keep_rounds=1)
-    content = yaml.safe_load(Path("c.yaml").read_text())
-    Path("c.yaml").write_text(yaml.safe_dump(content | {"study": study, "evaluate": evaluate}))
+    content = yaml.safe_load(Path("c.yaml").read_text()) | {"study": study, "evaluate": evaluate}
+    Path("c.yaml").write_text(yaml.safe_dump(content | {"on_policy": content["on_policy"] | {"mix": 0.0}}))
+    with pytest.raises(ValueError, match=r"^on_policy\.mix=0 leaves a student no teacher's text, on which its files"):
+        check_plan(study_script.parse([*args, "--quantization=[none, Q8_0]"]))
+    Path("c.yaml").write_text(yaml.safe_dump(content))
     study_script.main(["run", "--dry-run", *args])
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
     plan = study_script.parse(args)
-    check_sections(plan.study, plan.jobs())
+    check_plan(plan)
     for job in plan.jobs()[:-1]:
         MAINS[job.stage](job.args)
         plan.drop_spent(job)

@@ -63,4 +63,9 @@ def check_plan(plan: StudyPlan) -> None:
     check_study(plan.study)
     check_quantization(plan.study)
     check_writers(plan.study)
+    if plan.study.types and plan.settings is not None and not plan.settings.mix:
+        raise ValueError(
+            "on_policy.mix=0 leaves a student no teacher's text, on which its files of study.quantization are "
+            "calibrated; raise it, or leave one of them out"
+        )
     check_sections(plan.study, plan.jobs())

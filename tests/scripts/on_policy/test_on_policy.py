@@ -10,111 +10,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from datamodules.batches.packing import pad_rows
 from datamodules.examples.tokenization import encode_prompt
 from datamodules.files.tables import read_table
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import load_questions
 from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
-from scripts import study as study_script
 from scripts.common.stages import MAINS
-from scripts.common.study_plan import check_sections
-from tests.scripts.pipeline import MODELS, read_jsonl, spawn, wait_until
-
-QUIET = {"enable_progress_bar": False}
-QUESTIONS = "microworld:train:12:0"
-CONFIG: dict[str, Any] = {
-    "on_policy": {"name": "opd", "rounds": 2, "questions": 4, "max_new_tokens": 24, "max_lost": 1.0, "keep_rounds": 2},
-    "annotate": {
-        "model": {"teacher": f"{MODELS}/a-teacher", "family": "a", "max_new_tokens": 96},
-        "data": {"questions": QUESTIONS, "prompt": "plain", "encoding": {"max_length": 320}},
-        "trainer": QUIET,
-        "output": "teacher/rationales.parquet",
-    },
-    "cache_logits": {
-        "model": {"teacher": f"{MODELS}/a-teacher", "top_k": 8},
-        "data": {
-            "questions": QUESTIONS,
-            "rationales": ["teacher/rationales.parquet"],
-            "prompt": "plain",
-            "encoding": {"max_length": 400},
-        },
-        "trainer": QUIET,
-        "output": "teacher/logits",
-    },
-    "fit": {
-        "model": {"student": f"{MODELS}/a-student", "learning_rate": 1e-3, "loss": {"kl_weight": 0.5}},
-        "data": {
-            "questions": QUESTIONS,
-            "rationales": ["teacher/rationales.parquet"],
-            "supervision": "rationale+logits",
-            "logits": ["teacher/logits"],
-            "prompt": "plain",
-            "encoding": {"max_length": 400},
-            "batches": {"tokens_per_step": 600, "tokens_per_batch": 400},
-        },
-        "trainer": {"max_steps": 4, **QUIET},
-        "run": {"checkpoint_steps": 1},
-    },
-}
-
-
-def write_config(**changes: Any) -> list[str]:
-    Path("c.yaml").write_text(yaml.safe_dump(CONFIG | {"on_policy": CONFIG["on_policy"] | changes}))
-    return ["--config=c.yaml"]
-
-
-def run_rounds(args: list[str]) -> on_policy.RoundsPlan:
-    """Runs the jobs one after the other in this process, as `run` does in another."""
-    plan = on_policy.parse(args)
-    plan.claim()
-    for job in plan.jobs():
-        MAINS[job.stage](job.args)
-    return plan
-
-
-def read_metrics(run: str) -> list[dict]:
-    """Returns what a run logged, but for how fast it was."""
-    lines = read_jsonl(Path(run) / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in lines]
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the teacher's own text and its logits."""
-    folder = tmp_path_factory.mktemp("rounds")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "disabled")
-        plan = on_policy.parse(write_config())
-        for job in plan.teach():
-            MAINS[job.stage](job.args)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the rounds ran without a stop."""
-    folder = tmp_path_factory.mktemp("whole") / "rounds"
-    shutil.copytree(teacher, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "disabled")
-        run_rounds(write_config())
-    return folder
-
-
-@pytest.fixture
-def inside(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = shutil.copytree(teacher, tmp_path / "rounds")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    return folder
+from tests.scripts.on_policy.small_rounds import CONFIG, QUESTIONS, read_metrics, run_rounds, write_config
+from tests.scripts.pipeline import MODELS, spawn, wait_until
 
 
 def test_a_round_logs_what_the_student_wrote_and_how_it_learns_from_it(whole, monkeypatch, capsys) -> None:
@@ -322,99 +229,3 @@ def test_a_teacher_without_log_probabilities_is_refused(whole, monkeypatch) -> N
     Path("c.yaml").write_text(yaml.safe_dump({name: own for name, own in CONFIG.items() if name != "cache_logits"}))
     with pytest.raises(ValueError, match=r"no section cache_logits: a teacher without"):
         on_policy.parse(args)
-
-
-def test_an_adapter_goes_on_from_round_to_round(inside) -> None:
-    args = write_config(mix=0.0, keep_rounds=1)
-    content = yaml.safe_load(Path("c.yaml").read_text())
-    content["fit"]["model"]["adapter"] = {"r": 2, "dropout": 0.0}
-    Path("c.yaml").write_text(yaml.safe_dump(content))
-    run_rounds(args)
-    first, second = (read_metrics(f"runs/opd/round-{number}") for number in (1, 2))
-    # Who wrote in the second round is who goes on learning, with what the adapter has become.
-    assert abs(second[0]["train/own_staleness"]) < 1e-6 < first[1]["train/own_staleness"]
-    assert second[0]["step"] == 2 and second[0]["train/own_loss"] != first[0]["train/own_loss"]
-
-
-@pytest.mark.slow
-def test_two_processes_learn_from_the_students_text_what_one_does(whole, tmp_path, monkeypatch) -> None:
-    shutil.copytree(whole, tmp_path / "rounds")
-    monkeypatch.chdir(tmp_path / "rounds")
-    [job] = [job for job in on_policy.parse(write_config()).jobs() if job.name == "fit-round-1"]
-    both = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--run.id=both"]
-    process = spawn("fit", [*job.args, *both], tmp_path / "rounds")
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    found, wanted = read_metrics("runs/opd/both"), read_metrics("runs/opd/round-1")
-    for name in ("loss", "own_loss", "own_staleness", "own_teacher_mass_on_top_16", "gradient_norm", "own_length"):
-        ours, theirs = ([line[f"train/{name}"] for line in lines] for lines in (found, wanted))
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), name
-
-
-def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
-    study = {
-        "name": "s",
-        "tasks": {"microworld": {"train": QUESTIONS, "test": ["microworld:test:4:0"]}},
-        "students": {"a": {"model": f"{MODELS}/a-student", "family": "a"}},
-        "teachers": {"b": {"model": f"{MODELS}/b-teacher", "family": "b"}},
-        "supervisions": ["on-policy"],
-        "alignment": "strict",
-        "seeds": 1,
-    }
-    evaluate = {"model": {"student": "s", "max_new_tokens": 8}, "data": {"questions": "q", "prompt": "plain"}}
-    evaluate["data"]["encoding"] = {"max_length": 320}
-    evaluate |= {"trainer": QUIET, "output": "o"}
-    args = write_config(keep_rounds=1)
-    content = yaml.safe_load(Path("c.yaml").read_text())
-    Path("c.yaml").write_text(yaml.safe_dump(content | {"study": study, "evaluate": evaluate}))
-    study_script.main(["run", "--dry-run", *args])
-    assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
-    plan = study_script.parse(args)
-    check_sections(plan.study, plan.jobs())
-    for job in plan.jobs()[:-1]:
-        MAINS[job.stage](job.args)
-        plan.drop_spent(job)
-    study_script.main(["analyze", *args])
-    assert "| on-policy-b |" in capsys.readouterr().out
-    assert not Path("runs/s/rounds/a-on-policy-b-seed0/round-1/checkpoints").exists()
-    lines = read_metrics("runs/s/a-on-policy-b-seed0")
-    assert [line["step"] for line in lines] == [2, 3] and "train/own_loss" in lines[0]
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_one_step_is_trls(inside) -> None:
-    trl = pytest.importorskip("trl", reason="needs the extra `peers`")
-    args = write_config(rounds=1, keep_rounds=1, mix=0.0)
-    content = yaml.safe_load(Path("c.yaml").read_text())
-    content["cache_logits"]["model"] = {"teacher": f"{MODELS}/a-teacher", "kind": "hidden", "values": "float32"}
-    content["fit"]["trainer"]["max_steps"] = 1
-    content["fit"]["data"]["batches"] = {"tokens_per_step": 100_000, "tokens_per_batch": 300}
-    Path("c.yaml").write_text(yaml.safe_dump(content))
-    plan = run_rounds(args)
-    [logged] = read_metrics("runs/opd/round-1")
-    data = fit.parse(plan.jobs()[-1].args).datamodule
-    data.setup("fit")
-    examples = data.own_examples.examples
-    prompts = [example.token_ids[: example.num_prompt_tokens] for example in examples]
-    completions = [example.token_ids[example.num_prompt_tokens :] for example in examples]
-    inputs = {
-        "prompt_ids": pad_rows(prompts, 0, left=True),
-        "prompt_mask": pad_rows([np.ones_like(row) for row in prompts], 0, left=True),
-        "completion_ids": pad_rows(completions, 0),
-        "completion_mask": pad_rows([np.ones_like(row) for row in completions], 0),
-    }
-    settings = trl.DistillationConfig(
-        "trl", beta=1.0, temperature=1.0, use_cpu=True, report_to="none", bf16=False, gradient_checkpointing=False
-    )
-    student, teacher = (
-        AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=torch.float32) for name in ("a-student", "a-teacher")
-    )
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "a-student", pad_token="<pad>")
-    questions = Dataset.from_dict({"prompt": ["a", "b"]})
-    trainer = trl.DistillationTrainer(student, teacher, settings, train_dataset=questions, processing_class=tokenizer)
-    loss = trainer.compute_loss(trainer.model.train(), inputs)
-    loss.backward()
-    norm = torch.nn.utils.get_total_norm([own.grad for own in student.parameters() if own.grad is not None])
-    assert logged["train/own_loss"] == logged["train/loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert logged["train/gradient_norm"] == pytest.approx(norm.item(), rel=1e-5)

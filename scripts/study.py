@@ -103,8 +103,10 @@ def diagnose(args: list[str]) -> None:
     if find_section(config, "study") is not None:
         plan = parse(config)
         commands = {job.stage: job.args for job in plan.jobs()}
-        prompts = [STAGES[stage].parse(commands[stage]).datamodule.prompt.name for stage in ("fit", "evaluate")]
-        diagnosis = parse_diagnosis([f"--config={json.dumps(describe_study(plan, *prompts))}", *settings])
+        learned, posed = (STAGES[name].parse(commands[name]).datamodule.prompt.name for name in ("fit", "evaluate"))
+        asked = STAGES["annotate"].parse(commands["annotate"]).model if "annotate" in commands else None
+        described = describe_study(plan, learned, posed, asked is not None and asked.backend.takes_text)
+        diagnosis = parse_diagnosis([f"--config={json.dumps(described)}", *settings])
     else:
         diagnosis = parse_diagnosis(args)
     print(f"{run_diagnosis(diagnosis)}\n\nEverything is in {diagnosis.folder}/")

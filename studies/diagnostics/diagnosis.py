@@ -228,13 +228,14 @@ def diagnose(diagnosis: Diagnosis) -> str:
     return table
 
 
-def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, Any]:
+def describe_study(plan: StudyPlan, prompt: str, own_prompt: str, are_served: bool) -> dict[str, Any]:
     """Returns the settings of the diagnosis of a study's own teachers and students, on its training questions.
 
     Args:
         plan: The study.
         prompt: What its students learn to answer.
         own_prompt: What they are evaluated with.
+        are_served: Whether its teachers are asked at an endpoint, where a name tells no tokenizer.
     """
     study, caches = plan.study, {}
     scorers = {arm.teacher for arm in expand(study) if arm.supervision == "rationale+logits"}
@@ -256,7 +257,7 @@ def describe_study(plan: StudyPlan, prompt: str, own_prompt: str) -> dict[str, A
                 "name": texts[teacher].writer,
                 "family": source.family,
                 "logits": caches.get((teacher, task)),
-                "tokenizer": source.model,
+                "tokenizer": source.model if teacher in scorers or not are_served else None,
                 # Others may be models of an endpoint.
                 "model": source.model if teacher in scorers else None,
             }

@@ -101,6 +101,28 @@ def test_a_studys_model_teachers_bring_their_tokenizer_and_their_cache(folder: P
     assert {(row["student"], row["teacher"]) for row in rows if "kl" in row} == {("s", "m"), ("x", "m")}
 
 
+def test_a_teacher_at_an_endpoint_is_diagnosed_without_its_tokenizer(folder: Path) -> None:
+    content = yaml.safe_load(Path("study.yaml").read_text())
+    content["study"]["teachers"] = {
+        "g": {"family": "f", "model": "gpt-4o-mini"},
+        "a": content["study"]["teachers"]["a"],
+    }
+    served = {"class_path": "OpenAIBackend"}
+    content["annotate"] = {
+        "model": {"teacher": "g", "backend": served},
+        "data": {"questions": "q"},
+        "output": "o.parquet",
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    script.main(["jobs", "--config=study.yaml"])
+    own = Path("runs/colours/teachers/g/colours.parquet")
+    own.parent.mkdir(parents=True)
+    write_rationales(own, [make_rationale(item, "gpt-4o-mini") for item in make_questions(5)], {})
+    script.main(["diagnose", "--config=study.yaml", *SETTINGS])
+    rows = json.loads(Path("runs/colours/diagnostics.json").read_text())["rows"]
+    assert {row["teacher"] for row in rows} == {"g", "a"} and not any("vocabulary_overlap" in row for row in rows)
+
+
 def test_a_file_may_list_its_own_teachers(folder: Path, capsys: pytest.CaptureFixture) -> None:
     content = {
         "name": "own",

@@ -87,7 +87,8 @@ def read_experiment(path: str, given: dict[str, str]) -> dict[str, Any]:
         given: Models of the command line, by role.
 
     Raises:
-        ValueError: The file is missing or no YAML mapping, or is generic and lacks a model, or is not and is given one.
+        ValueError: The file is missing; it, or a section, is no YAML mapping; or the file is generic and lacks a model,
+            or is not and is given one.
     """
     file, models = Path(path), given
     content = _read_mapping(file)
@@ -111,6 +112,9 @@ def read_experiment(path: str, given: dict[str, str]) -> dict[str, Any]:
         )
     names = {**models, "pair": name_pair(models)} if needed == {*ROLES} else models
     filled: dict[str, Any] = _fill_in(content, names)
+    for name in STAGES:
+        if name in filled and not isinstance(filled[name], dict):
+            raise ValueError(f"{path}: section {name}: expected a mapping")
     return filled
 
 
@@ -124,8 +128,7 @@ def read_section(path: str, stage: str, given: dict[str, str]) -> tuple[dict[str
     """Returns what a file says of a stage, and whether that is the stage's section of it; else it is the whole file.
 
     Raises:
-        ValueError: As `read_experiment`; or the section is missing or no YAML mapping, or the file has a section that
-            is no stage.
+        ValueError: As `read_experiment`; or the section is missing, or the file has a section that is no stage.
     """
     content = read_experiment(path, given)
     if not set(content) & set(STAGES):
@@ -135,8 +138,6 @@ def read_section(path: str, stage: str, given: dict[str, str]) -> tuple[dict[str
         raise ValueError(f"{place}: unknown section {', '.join(unknown)}; there are {', '.join(STAGES)}")
     if stage not in content:
         raise ValueError(f"{path}: has no section {stage}")
-    if not isinstance(content[stage], dict):
-        raise ValueError(f"{path}: section {stage}: expected a mapping")
     return content[stage], True
 
 

@@ -87,15 +87,15 @@ class RoundsPlan:
                 f"on_policy.rounds={rounds} does not divide fit.trainer.max_steps={total}: each round has as many steps"
             )
         if self.fit.get("trainer.max_epochs", -1) != -1:
-            raise ValueError(
-                "fit.trainer.max_epochs would be ignored: on_policy trains fit.trainer.max_steps; leave it"
-            )
+            raise ValueError("fit.trainer.max_epochs would be ignored: on_policy trains fit.trainer.max_steps; omit it")
         return int(total // rounds)
 
     def _find_longest_prompt(self) -> int:
         """Returns how long a prompt may be, so that a training has room for it and what the student writes."""
         longest = self.fit.get("data.encoding.max_length", PromptEncoding().max_length)
         new = self.settings.max_new_tokens
+        if type(longest) is not int:
+            raise ValueError(f"fit.data.encoding.max_length must be a number of tokens, not {longest!r}")
         if longest <= new:
             raise ValueError(
                 f"on_policy.max_new_tokens={new} leaves nothing of fit.data.encoding.max_length={longest} to a prompt"

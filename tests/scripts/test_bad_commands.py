@@ -199,7 +199,7 @@ def test_a_sweep_is_wrong(bench, changes: dict, named: str) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("fit: 3", "fit: expected a mapping, found int"),
+        ("fit: 3", "section fit: expected a mapping"),
         ("fit: {model: {student: [a]}}", "fit.model.student: expected a text, found list"),
         ("fit: {data: {encoding: 3}}", "fit.data.encoding: expected a mapping"),
         ("study: {students: {a: 3}}", "study.students.a: expected a mapping"),

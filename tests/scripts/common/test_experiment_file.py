@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scripts import fit, on_policy, study
 from scripts.common.experiment_file import find_section, name_pair, select_sections, split_args
 
 GENERIC = """
@@ -90,3 +92,12 @@ def test_a_study_has_one_file_and_its_pair() -> None:
     for args in ([], ["--config=a", "--config=b"], ["--student=s"]):
         with pytest.raises(ValueError, match="name exactly one study's file"):
             split_args(args)
+
+
+@pytest.mark.parametrize("script", [on_policy, study, fit])
+def test_a_section_that_is_no_mapping_is_refused_in_one_line(script: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("on_policy: {name: n}\nstudy: {name: s}\nfit: {}\ncache_logits: 3\n")
+    commands = {on_policy: ["status"], study: ["status"], fit: []}
+    with pytest.raises(ValueError, match=r"^[^\n]*x\.yaml: section cache_logits: expected a mapping$"):
+        script.main([*commands[script], f"--config={path}"])

@@ -35,8 +35,7 @@ from scripts.common.study_plan import check_plan, parse
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
-from studies.design.grid import explain_missing_gamma
-from studies.design.parts import check_study, list_unidentified, require_models
+from studies.design.parts import check_study, explain_missing_gamma, list_unidentified, require_models
 from studies.design.power import parse_power
 from studies.diagnostics.diagnosis import describe_study
 from studies.diagnostics.diagnosis import diagnose as run_diagnosis

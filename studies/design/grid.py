@@ -26,7 +26,6 @@ from studies.design.tasks import (
     name_pooled,
     name_task,
 )
-from studies.inference.interaction import explain_unidentified
 
 # What llama.cpp's files hold most of a student's weights as; `none` is the student as it was trained.
 Quantization = Literal["none", "f16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
@@ -286,12 +285,18 @@ def find_scorers(study: Study, student: str) -> list[str]:
     return [name for name, spec in study.teachers.items() if spec.model is not None and spec.family == family]
 
 
+def shares_tokenizer(study: Study, student: str, teacher: str) -> bool:
+    """Says whether a teacher's logits are a student's as they are: within a family, or as both name one tokenizer."""
+    own, other = study.students[student], study.teachers[teacher]
+    return own.family == other.family or (own.parts.tokenizer or "") == other.parts.tokenizer
+
+
 def find_alignment(study: Study, control: ControlSpec, student: str, teacher: str | None) -> AlignmentKind:
     """Returns how an arm's logits become the student's; `refuse` where they are so already, or there are none."""
     if control.in_family_logits:
         return "refuse"
     names = [*control.together, *filter(None, [teacher, control.rows_against])]
-    if all(study.teachers[name].family == study.students[student].family for name in names):
+    if all(shares_tokenizer(study, student, name) for name in names):
         return "refuse"
     return control.alignment or study.alignment or "refuse"
 
@@ -310,8 +315,8 @@ def fits(study: Study, control: ControlSpec, student: str, teacher: str) -> bool
     if control.supervision == "rationale":
         return True
     if is_cross:
-        has_model = study.teachers[teacher].model is not None
-        return has_model and find_alignment(study, control, student, teacher) != "refuse"
+        kind = control.alignment or study.alignment or "refuse"
+        return study.teachers[teacher].model is not None and kind != "refuse"
     return teacher in scorers and not (control.alignment and control.swaps_logits)
 
 
@@ -336,12 +341,6 @@ def find_twin(study: Study, name: str) -> str | None:
         return None
     twin = replace(control, trait=None, without=study.traits[control.trait].words)
     return next((other for other, spec in study.controls.items() if spec == twin), None)
-
-
-def explain_missing_gamma(study: Study) -> str | None:
-    """Says why this grid cannot tell the family interaction from the main effects; None if it can."""
-    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
-    return explain_unidentified(students, teachers)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,20 @@
 """The parts of a study's families: what its grid can tell of them, and whether its models' files agree."""
 
 from collections.abc import Sequence
+from itertools import chain
 
-from datamodules.model_parts import DescribedModel, check_parts
+from datamodules.model_parts import DescribedModel, check_parts, read_facts
 from datamodules.model_sources import require_folder, resolve_model
-from studies.design.grid import Study
+from studies.design.controls import ControlSpec
+from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment
+from studies.inference.interaction import explain_unidentified
 from studies.inference.parts import PartDecomposition, decompose_parts
+
+
+def explain_missing_gamma(study: Study) -> str | None:
+    """Says why a grid cannot tell the family interaction from the main effects; None if it can."""
+    students, teachers = ([spec.family for spec in specs.values()] for specs in (study.students, study.teachers))
+    return explain_unidentified(students, teachers)
 
 
 def decompose_study(
@@ -56,6 +65,29 @@ def check_study(study: Study) -> None:
     """Compares the study's description of its models with their files, where these lie on this machine.
 
     Raises:
-        ValueError: They disagree.
+        ValueError: They disagree; or an alignment would be ignored, since a pair has one tokenizer that nothing names.
     """
     check_parts(_describe_models(study))
+    pairs = dict.fromkeys((arm.student, str(arm.teacher)) for arm in _list_aligned(study))
+    models = {pair: (study.students[pair[0]].model, str(study.teachers[pair[1]].model)) for pair in pairs}
+    facts = {model: read_facts(model) for model in dict.fromkeys(chain.from_iterable(models.values()))}
+    for (student, teacher), (own, other) in models.items():
+        first, second = facts[own], facts[other]
+        if first is not None and second is not None and first.fingerprint == second.fingerprint:
+            raise ValueError(
+                f"study.alignment would be ignored: student {student} and teacher {teacher} have one tokenizer; give "
+                "both the same parts.tokenizer"
+            )
+
+
+def _list_aligned(study: Study) -> list[Arm]:
+    """Returns the arms that learn from logits by an alignment that refuses the student's own tokenizer."""
+    plain = ControlSpec()
+    return [
+        arm
+        for arm in expand(study)
+        if arm.teacher is not None
+        and arm.supervision in ("rationale+logits", ON_POLICY)
+        and find_alignment(study, study.controls.get(arm.control or "", plain), arm.student, arm.teacher)
+        in ("strict", "bytes")
+    ]

@@ -13,8 +13,8 @@ from datamodules.files.atomic import require_file
 from datamodules.files.command_line import CommandLine
 from datamodules.files.seals import read_sealed
 from lightning_modules.evaluation.proportions import LEVEL
-from studies.design.grid import Study, explain_missing_gamma
-from studies.design.parts import decompose_study, list_unidentified
+from studies.design.grid import Study
+from studies.design.parts import decompose_study, explain_missing_gamma, list_unidentified
 from studies.inference.interaction import decompose
 from studies.text_table import format_table
 

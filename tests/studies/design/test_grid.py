@@ -9,8 +9,8 @@ from studies.design.grid import (
     TaskSpec,
     TeacherSpec,
     expand,
-    explain_missing_gamma,
 )
+from studies.design.parts import explain_missing_gamma
 from studies.jobs.plan import StudyPlan
 from tests.studies.design.grid_study import TEACHER, TWO_TASKS, find_jobs, list_logits, make_study
 

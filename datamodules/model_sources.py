@@ -28,7 +28,8 @@ def loading(model: str, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers, tokenizers, peft and torch fail in any way on what a file may say
-        if could_not_ask(error):
+        # A local folder that lacks a file may have been looked for there, too.
+        if could_not_ask(error) and not Path(model).exists():
             name, revision = resolve_model(model, None)
             raise ValueError(describe_missing(name, "model", _LOCAL, revision)) from error
         message = shorten(describe_error(error), 300)

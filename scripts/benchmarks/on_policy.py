@@ -32,7 +32,7 @@ from typing import Any
 from scripts.benchmarks.inputs import find_model, make_parser
 from scripts.benchmarks.measure import Measurement, compare
 from scripts.benchmarks.rounds.online import Setting, train_in_rounds, train_online
-from scripts.benchmarks.rounds.staleness import Scale, measure, run_missing
+from scripts.benchmarks.rounds.staleness import Scale, measure, run_rounds
 from scripts.benchmarks.turns import race_apart
 
 ROUNDS: tuple[int, ...] = (1, 2, 4, 8)
@@ -79,4 +79,4 @@ def run(args: list[str]) -> Iterator[Measurement]:
             yield from measure_speed(Setting(find_model(given.model, given.smoke), made, questions, *sizes))
     if given.part != "speed":
         folder = given.folder or Path("data") / f"on_policy{'-smoke' if given.smoke else ''}"
-        yield from measure(run_missing(folder, scale, rounds, seeds))
+        yield from measure(run_rounds(folder, scale, rounds, seeds))

@@ -15,17 +15,18 @@ rationales of the test questions. Lines, each with the text's number beside it:
     tokenizers_nll STUDENT<-TEACHER ARM n=N         nats a held-out rationale, end of turn included
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
-from datamodules.files.atomic import read_whole_lines, write_jsonl
 from scripts.benchmarks.across.published import PublishedBench
 from scripts.benchmarks.across.runs import Arm, Bench, Cell, Scale
 from scripts.benchmarks.across.tables import format_table, group_records, measure_groups
+from scripts.benchmarks.cells import read_cells, run_missing
 from scripts.benchmarks.inputs import make_parser
 from scripts.benchmarks.measure import Measurement
 
@@ -49,28 +50,15 @@ def list_cells(groups: Groups, sizes: tuple[int, ...], seeds: int) -> list[Cell]
     ]
 
 
-def read_cells(path: Path) -> dict[Cell, dict[str, Any]]:
-    """Returns the trainings that a file has."""
-    names = ("student", "teacher", "arm", "n", "seed")
-    records = read_whole_lines(path) if path.is_file() else []
-    return {Cell(*(record[name] for name in names)): record for record in records}
+def name_cell(record: dict[str, Any]) -> Cell:
+    """Returns which training a record is."""
+    return Cell(*(record[field.name] for field in fields(Cell)))
 
 
-def run_missing(bench: Bench, cells: list[Cell], path: Path) -> list[dict[str, Any]]:
-    """Runs the cells that a file lacks, keeps each, and returns the records of all.
-
-    Raises:
-        ValueError: The file's cells are of another scale.
-    """
-    found, scale = read_cells(path), asdict(bench.scale)
-    if any(record["scale"] != scale for record in found.values()):
-        raise ValueError(f"{path}: has trainings of another scale; choose another folder")
-    if missing := [cell for cell in cells if cell not in found]:
-        bench.prepare()
-        for cell in missing:
-            found[cell] = bench.run(cell) | {"scale": scale}
-            write_jsonl(path, found.values())
-    return [found[cell] for cell in cells]
+def run_cells(bench: Bench, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
+    """Yields the record of each training."""
+    bench.prepare()
+    yield from map(bench.run, cells)
 
 
 def run(args: list[str]) -> Iterator[Measurement]:
@@ -89,7 +77,7 @@ def run(args: list[str]) -> Iterator[Measurement]:
     path = folder / "cells.jsonl"
     sizes, seeds = ((8,), 2) if given.smoke else (PUBLISHED_SIZES if given.smollm2 else SIZES, SEEDS)
     if given.table:
-        records = list(read_cells(path).values())
+        records = list(read_cells(path, name_cell).values())
         print(format_table(group_records(records), any(any(record["correct"]) for record in records)))
         return
     if given.smollm2:
@@ -98,4 +86,5 @@ def run(args: list[str]) -> Iterator[Measurement]:
         cells = list_cells(PUBLISHED_GROUPS, sizes, seeds)
     else:
         bench, cells = Bench(folder, small if given.smoke else Scale()), list_cells(GROUPS, sizes, seeds)
-    yield from measure_groups(group_records(run_missing(bench, cells, path)))
+    records = run_missing(path, cells, name_cell, asdict(bench.scale), partial(run_cells, bench))
+    yield from measure_groups(group_records(records))

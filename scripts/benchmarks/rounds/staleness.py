@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files.atomic import read_whole_lines, write_jsonl
 from datamodules.files.tables import read_table
 from lightning_modules.run.folder import read_metrics
+from scripts.benchmarks.cells import run_missing
 from scripts.benchmarks.measure import Measurement
 from scripts.benchmarks.rounds.experiment import QUIET, describe_stages, plan_rounds, run_job
 from studies.inference.statistics import estimate_accuracy, measure_uncertainty
@@ -36,28 +36,19 @@ class Scale:
     new_tokens: int = 96
 
 
-def read_cells(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """Returns the trainings that a file has, by rounds and seed."""
-    records = read_whole_lines(path) if path.is_file() else []
-    return {(record["rounds"], record["seed"]): record for record in records}
-
-
-def run_missing(folder: Path, scale: Scale, rounds: Sequence[int], seeds: int) -> list[dict[str, Any]]:
+def run_rounds(folder: Path, scale: Scale, rounds: Sequence[int], seeds: int) -> list[dict[str, Any]]:
     """Runs what the folder's `cells.jsonl` lacks, keeps each training, and returns the records of all.
 
     Raises:
         ValueError: The file's trainings are of another scale.
     """
-    path = folder / "cells.jsonl"
-    found = read_cells(path)
-    if any(record["scale"] != asdict(scale) for record in found.values()):
-        raise ValueError(f"{path}: has trainings of another scale; choose another folder")
-    wanted = [(number, seed) for seed in range(seeds) for number in rounds]
-    for number, seed in wanted:
-        if (number, seed) not in found:
-            found[number, seed] = _run(folder, scale, number, seed) | {"scale": asdict(scale)}
-            write_jsonl(path, found.values())
-    return [found[key] for key in wanted]
+    return run_missing(
+        folder / "cells.jsonl",
+        [(number, seed) for seed in range(seeds) for number in rounds],
+        lambda record: (record["rounds"], record["seed"]),
+        asdict(scale),
+        lambda missing: (_run(folder, scale, number, seed) for number, seed in missing),
+    )
 
 
 def _run(folder: Path, scale: Scale, rounds: int, seed: int) -> dict[str, Any]:

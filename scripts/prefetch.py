@@ -12,13 +12,12 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from datamodules.files.command_line import CommandLine
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import ROLES, STAGES, read_experiment
-from scripts.common.hub_check import HUB_ID, fill_languages, find_sources
+from scripts.common.hub_check import fill_languages, find_on_hub, find_sources
 
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -63,15 +62,9 @@ def find_models(content: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
     Raises:
         ValueError: It has something else where a model's name would be.
     """
-    from datamodules.model_sources import resolve_model
-
     for model, revision in _find_named(content):
-        # Another stage's run, a folder and a file are local.
-        if model is None or model.endswith((".ckpt", ".gguf")) or Path(model).exists():
-            continue
-        hub, commit = resolve_model(model, revision)
-        if HUB_ID.fullmatch(hub):
-            yield hub, commit
+        if model is not None and (found := find_on_hub(model, revision)):
+            yield found
 
 
 def fetch_model(hub: str, revision: str | None) -> None:

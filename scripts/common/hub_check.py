@@ -10,7 +10,7 @@ from typing import Any
 
 from scripts.common.experiment_file import ROLES, list_configs, read_models, read_section, split_config
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class _Given:
@@ -103,6 +103,17 @@ def fill_languages(study: Any, sources: Iterable[str]) -> Iterator[str]:
             yield source.replace("{language}", tag)
 
 
+def find_on_hub(model: str, revision: str | None) -> tuple[str, str | None] | None:
+    """Returns a model's hub id and commit; None of a folder or file, and of what another stage is yet to write."""
+    from datamodules.model_sources import resolve_model
+
+    if model.endswith((".ckpt", ".gguf")):
+        return None
+    hub, commit = resolve_model(model, revision)
+    is_id = _HUB_ID.fullmatch(hub) and not hub.startswith(".")
+    return (hub, commit) if is_id and not Path(hub).exists() else None
+
+
 def check_hub(stage: str, args: Sequence[str]) -> None:
     """Asks for a stage's models and tasks of the hub, unless they are cached.
 
@@ -110,16 +121,14 @@ def check_hub(stage: str, args: Sequence[str]) -> None:
         ValueError: One is in no cache, and the hub does not answer.
     """
     # The hub's library reads the environment when it is imported, which a script may still change.
-    from datamodules.model_sources import is_out_of_reach, resolve_model
+    from datamodules.model_sources import is_out_of_reach
     from datamodules.tasks.benchmarks import require_source
 
     given = _Given(stage, args)
     if given.is_begun(stage) or {"print_config", "dry-run", "dry_run"} & given.options.keys():
         return
     for model, revision in given.list_models(stage):
-        if isinstance(model, str) and not model.endswith((".ckpt", ".gguf")) and isinstance(revision, str | None):
-            hub, commit = resolve_model(model, revision)
-            if HUB_ID.fullmatch(hub) and not hub.startswith(".") and not Path(hub).exists():
-                is_out_of_reach(hub, commit)
+        if isinstance(model, str) and isinstance(revision, str | None) and (found := find_on_hub(model, revision)):
+            is_out_of_reach(*found)
     for source in given.list_sources(stage):
         require_source(source)

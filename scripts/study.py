@@ -57,8 +57,8 @@ def run(args: list[str]) -> None:
     if lines := list_unidentified(plan.study):
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
     require_models(plan.study)
-    check_plan(plan)
-    run_jobs(plan.jobs()[:-1], plan.folder, plan.study.workers, JOBS, plan.drop_spent)
+    check_plan(plan, jobs := plan.jobs()[:-1])
+    run_jobs(jobs, plan.folder, plan.study.workers, JOBS, plan.drop_spent)
     analyze(args)
 
 
@@ -78,8 +78,8 @@ def jobs(args: list[str]) -> None:
 def submit(args: list[str]) -> None:
     """Submits what is missing of a study to SLURM."""
     plan = parse(args)
-    check_plan(plan)
-    print(submit_jobs(plan.jobs(), plan.folder))
+    check_plan(plan, jobs := plan.jobs())
+    print(submit_jobs(jobs, plan.folder))
 
 
 def analyze(args: list[str]) -> None:

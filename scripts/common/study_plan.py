@@ -7,7 +7,7 @@ from scripts.common.experiment_file import check_args, find_section, select_sect
 from scripts.common.stages import STAGES, parse_job
 from scripts.on_policy import read_rounds
 from studies.design.grid import ON_POLICY, Study, expand
-from studies.design.parts import check_study
+from studies.design.parts import check_alignment, check_study
 from studies.design.quantization import check_precision, check_quantization
 from studies.jobs.arm_rounds import check_writers
 from studies.jobs.job import Job
@@ -54,13 +54,14 @@ def check_sections(study: Study, jobs: list[Job]) -> None:
             check_precision(study, TRUE_PRECISIONS.get(cli.trainer.precision, cli.model.student_dtype or "float32"))
 
 
-def check_plan(plan: StudyPlan) -> None:
-    """Refuses what would fail in a job, or could not be compared, before any job runs.
+def check_plan(plan: StudyPlan, jobs: list[Job]) -> None:
+    """Refuses what would fail in one of the plan's jobs, or could not be compared, before any job runs.
 
     Raises:
         ValueError: See there.
     """
     check_study(plan.study)
+    check_alignment(plan.study)
     check_quantization(plan.study)
     check_writers(plan.study)
     if plan.study.types and plan.settings is not None and not plan.settings.mix:
@@ -68,4 +69,4 @@ def check_plan(plan: StudyPlan) -> None:
             "on_policy.mix=0 leaves a student no teacher's text, on which its files of study.quantization are "
             "calibrated; raise it, or leave one of them out"
         )
-    check_sections(plan.study, plan.jobs())
+    check_sections(plan.study, jobs)

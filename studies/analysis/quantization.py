@@ -5,6 +5,7 @@ difference of their answers takes the place of an answer. With it the family int
 rounding costs students of a teacher's own family less than others.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from datamodules.files.parsing import read_json_object
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.interactions import Interactions
-from studies.analysis.predictions import Answers, CellKey, files_path
+from studies.analysis.predictions import Answers, files_path
 from studies.analysis.sizes import keep_seeds, pool_sizes
 from studies.design.grid import Study, expand
 from studies.inference.statistics import adjust_holm, compare_models
@@ -39,27 +40,25 @@ def _subtract(left: Answers, right: Answers) -> Answers:
     return replace(left, cells=cells)
 
 
-def _read_files(study: Study, kind: str) -> dict[str, dict[str, float]]:
-    """Returns by arm's id what is known of its file of a type, or, of `none`, of its student: bytes and speed."""
-    found = {}
+def _read_files(study: Study, kind: str) -> dict[tuple[object, ...], dict[str, float]]:
+    """Returns what is known of arms' files of a type, or, of `none`, of their students, mean over seeds.
+
+    By the fields of a cell that say how an arm was trained: bytes, and, of files, tokens a second.
+    """
+    values = defaultdict[tuple[object, ...], dict[str, list[float]]](lambda: defaultdict(list))
     for arm in expand(study):
+        own = values[
+            arm.student, arm.supervision, arm.teacher, arm.control, arm.task or next(iter(study.learned)), arm.size
+        ]
         card = files_path(study, arm) / "card.json"
         student = Path(study.root) / study.name / arm.id / "student"
         if kind == "none" and (weights := list(student.glob("*.safetensors"))):
-            found[arm.id] = {"bytes": float(sum(path.stat().st_size for path in weights))}
+            own["bytes"].append(float(sum(path.stat().st_size for path in weights)))
         elif kind != "none" and card.is_file():
-            [own] = [own for own in read_json_object(card)["files"].values() if own["type"] == kind]
-            found[arm.id] = {name: float(own[name]) for name in ("bytes", "tokens_per_s")}
-    return found
-
-
-def _average(study: Study, key: CellKey, files: dict[str, dict[str, float]], name: str) -> float | None:
-    """Returns the mean over a cell's seeds of what is known of its files; None where nothing is."""
-    fields = ("student", "supervision", "teacher", "control", "size")
-    arms = [arm for arm in expand(study) if all(getattr(arm, field) == getattr(key, field) for field in fields)]
-    arms = [arm for arm in arms if (arm.task or next(iter(study.learned))) == key.trained_on]
-    values = [files[arm.id][name] for arm in arms if name in files.get(arm.id, {})]
-    return fmean(values) if values else None
+            [file] = [file for file in read_json_object(card)["files"].values() if file["type"] == kind]
+            for name in ("bytes", "tokens_per_s"):
+                own[name].append(float(file[name]))
+    return {trained: {name: fmean(own) for name, own in found.items()} for trained, found in values.items()}
 
 
 def _describe_cells(
@@ -69,6 +68,7 @@ def _describe_cells(
     written, trained = _read_files(study, kind), _read_files(study, "none")
     for key, cell in files.cells.items():
         accuracy, low, high = own.accuracy(key)
+        trained_as = key.student, key.supervision, key.teacher, key.control, key.trained_on, key.size
         before = plain.cells[key].correct_SQ
         rows.append(
             {
@@ -90,9 +90,9 @@ def _describe_cells(
                     **asdict(compare_models(cell.correct_SQ, before, rng, groups_Q=files.groups[key.task])),
                     "method": "questions",
                 },
-                "bytes": _average(study, key, written, "bytes"),
-                "bytes_before": _average(study, key, trained, "bytes"),
-                "tokens_per_s": _average(study, key, written, "tokens_per_s"),
+                "bytes": written.get(trained_as, {}).get("bytes"),
+                "bytes_before": trained.get(trained_as, {}).get("bytes"),
+                "tokens_per_s": written.get(trained_as, {}).get("tokens_per_s"),
             }
         )
     places = dict.fromkeys((row["trained_on"], row["task"]) for row in rows)

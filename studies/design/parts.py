@@ -1,7 +1,7 @@
 """The parts of a study's families: what its grid can tell of them, and whether its models' files agree."""
 
 from collections.abc import Sequence
-from itertools import chain
+from functools import cache
 
 from datamodules.model_parts import DescribedModel, check_parts, read_facts
 from datamodules.model_sources import require_folder, resolve_model
@@ -65,14 +65,25 @@ def check_study(study: Study) -> None:
     """Compares the study's description of its models with their files, where these lie on this machine.
 
     Raises:
-        ValueError: They disagree; or an alignment would be ignored, since a pair has one tokenizer that nothing names.
+        ValueError: They disagree.
     """
     check_parts(_describe_models(study))
-    pairs = dict.fromkeys((arm.student, str(arm.teacher)) for arm in _list_aligned(study))
-    models = {pair: (study.students[pair[0]].model, str(study.teachers[pair[1]].model)) for pair in pairs}
-    facts = {model: read_facts(model) for model in dict.fromkeys(chain.from_iterable(models.values()))}
-    for (student, teacher), (own, other) in models.items():
-        first, second = facts[own], facts[other]
+
+
+def check_alignment(study: Study) -> None:
+    """Refuses an alignment between models that lie on this machine and have one tokenizer, which nothing names.
+
+    Those whose tokenizers are named are compared by `check_study`.
+
+    Raises:
+        ValueError: It would be ignored.
+    """
+    read = cache(read_facts)
+    for student, teacher in dict.fromkeys((arm.student, str(arm.teacher)) for arm in _list_aligned(study)):
+        own, other = study.students[student], study.teachers[teacher]
+        if own.parts.tokenizer and other.parts.tokenizer:
+            continue
+        first, second = read(own.model), read(str(other.model))
         if first is not None and second is not None and first.fingerprint == second.fingerprint:
             raise ValueError(
                 f"study.alignment would be ignored: student {student} and teacher {teacher} have one tokenizer; give "

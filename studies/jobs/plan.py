@@ -300,7 +300,7 @@ class StudyPlan:
     def drop_spent(self, job: Job) -> None:
         """Removes the checkpoints that a finished job of an on-policy arm went on from."""
         for arm in expand(self.study) if job.stage == "fit" else ():
-            if arm.supervision == ON_POLICY:
+            if arm.supervision == ON_POLICY and job.name.startswith(f"fit-{arm.id}"):
                 self.rounds(arm).drop_spent(job)
 
     def _align(self, arm: Arm) -> dict[str, object]:

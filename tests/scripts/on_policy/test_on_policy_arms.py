@@ -63,12 +63,13 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     content = yaml.safe_load(Path("c.yaml").read_text()) | {"study": study, "evaluate": evaluate}
     Path("c.yaml").write_text(yaml.safe_dump(content | {"on_policy": content["on_policy"] | {"mix": 0.0}}))
     with pytest.raises(ValueError, match=r"^on_policy\.mix=0 leaves a student no teacher's text, on which its files"):
-        check_plan(study_script.parse([*args, "--quantization=[none, Q8_0]"]))
+        plan = study_script.parse([*args, "--quantization=[none, Q8_0]"])
+        check_plan(plan, plan.jobs())
     Path("c.yaml").write_text(yaml.safe_dump(content))
     study_script.main(["run", "--dry-run", *args])
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
     plan = study_script.parse(args)
-    check_plan(plan)
+    check_plan(plan, plan.jobs())
     for job in plan.jobs()[:-1]:
         MAINS[job.stage](job.args)
         plan.drop_spent(job)

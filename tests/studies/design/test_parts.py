@@ -8,7 +8,7 @@ import pytest
 from datamodules.model_cards import Parts
 from scripts import study
 from studies.design.grid import StudentSpec, Study, TaskSpec, TeacherSpec, expand
-from studies.design.parts import check_study, decompose_study, list_unidentified, require_models
+from studies.design.parts import check_alignment, check_study, decompose_study, list_unidentified, require_models
 
 STUDY = Path(__file__).parents[3] / "configs" / "studies" / "microworld_parts.yaml"
 
@@ -42,7 +42,7 @@ def test_one_tokenizer_that_nothing_names_is_refused_before_anything_runs(monkey
         for role in ("students", "teachers")
     }
     with pytest.raises(ValueError, match=r"^study\.alignment would be ignored: student unigram-llama-a and teacher un"):
-        check_study(replace(own, **blank))
+        check_alignment(replace(own, **blank))
 
 
 def test_a_model_that_is_not_there_is_named_before_a_study_runs(monkeypatch: pytest.MonkeyPatch) -> None:

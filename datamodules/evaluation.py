@@ -31,6 +31,11 @@ class Options:
     prompt_ids: list[int]
     ending_ids: list[list[int]]
 
+    @property
+    def longest(self) -> int:
+        """The length in tokens of the longest ending with what comes before."""
+        return len(self.prompt_ids) + max(map(len, self.ending_ids), default=0)
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -212,11 +217,9 @@ class EvaluationDataModule(QuestionDataModule):
 
     def find_longest_options(self) -> int:
         """Returns the length in tokens of the longest option with its prompt; 0 without options."""
-        own = self.options.values()
-        return max((len(one.prompt_ids) + max(map(len, one.ending_ids), default=0) for one in own), default=0)
+        return max((own.longest for own in self.options.values()), default=0)
 
     def count_tokens(self, question_id: str) -> int:
         """Returns what a question takes of a batch: its completions or its options, with the prompt before each."""
         options = self.options[question_id]
-        longest = len(options.prompt_ids) + max(map(len, options.ending_ids), default=0)
-        return max(self.num_completions * super().count_tokens(question_id), len(options.ending_ids) * longest)
+        return max(self.num_completions * super().count_tokens(question_id), len(options.ending_ids) * options.longest)

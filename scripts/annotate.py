@@ -67,10 +67,8 @@ def annotate(cli: AnnotateCLI, output: Path, config: dict[str, Any], args: list[
     data, teacher = cli.datamodule, cli.model
 
     def finish(records: list[dict[str, Any]]) -> None:
-        wanted = [(identifier, sample) for identifier in data.posed for sample in range(teacher.num_samples)]
-        refuse_other_records(
-            output, [(record["question_id"], record["sample"]) for record in records], wanted, cli.asks_for_all
-        )
+        found = [(record["question_id"], record["sample"]) for record in records]
+        refuse_other_records(output, found, data.find_asked(), cli.asks_for_all)
         order = {identifier: number for number, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: (order[record["question_id"]], record["sample"]))
         revisions = sorted({record.pop("revision") for record in records})

@@ -182,9 +182,11 @@ def generate_questions(num: int, split: str, seed: int, language: str = ENGLISH)
         ValueError: If `num` is negative, or the split or the language is unknown.
     """
     wording = get_wording(language)
-    return [
-        {
-            "id": f"microworld-{split}-{seed}-{number:06d}",
+    questions = []
+    for number, problem in enumerate(draw_problems(num, split, seed)):
+        identifier = f"microworld-{split}-{seed}-{number:06d}"
+        question = {
+            "id": identifier,
             "task": "microworld",
             "split": split,
             "question": problem.question,
@@ -192,9 +194,8 @@ def generate_questions(num: int, split: str, seed: int, language: str = ENGLISH)
             "gold": LETTERS[problem.choices.index(problem.answer)],
             "language": ENGLISH,
         }
-        | (_word_question(problem, wording, f"microworld-{split}-{seed}-{number:06d}", language) if wording else {})
-        for number, problem in enumerate(draw_problems(num, split, seed))
-    ]
+        questions.append(question | _word_question(problem, wording, identifier, language) if wording else question)
+    return questions
 
 
 def _word_question(problem: Problem, wording: Wording, original: str, language: str) -> dict[str, Any]:

@@ -206,7 +206,7 @@ class Evaluator(L.LightningModule):
         posed = [data.posed[identifier] for identifier in batch["question_ids"]]
         likelihoods, completions = self._answer(data, batch["question_ids"])
         references = self._score_references(data, batch["question_ids"])
-        records = []
+        records, runtime = [], self.name_runtime()
         for item, own, samples, scores in zip(posed, likelihoods, completions, references, strict=True):
             question = item.question
             mark = find_open_mark(item.text)
@@ -219,7 +219,7 @@ class Evaluator(L.LightningModule):
                 {
                     "arm": self.arm,
                     "seed": self.seed,
-                    "runtime": self.name_runtime(),
+                    "runtime": runtime,
                     "task": question.task,
                     "split": question.split,
                     "question_id": question.id,

@@ -26,7 +26,7 @@ class ChatServer:
         key: The only one that is let in; None lets all in.
         fail: What to answer to the request of this number, counted from 0, in place of a completion: (status, body,
             headers); None to answer.
-        dies_after: After this many answers the server is gone.
+        dies_after: After this many requests the server is gone; it answers those.
         delay: Of each answer, in seconds.
         vocabulary: Of the model; set it to return log-probabilities to who asks.
         returns_end: Whether they go on to the token that ended the answer, as vLLM's do, and OpenAI's do not.
@@ -92,7 +92,7 @@ def serve(folder: str) -> Iterator[ChatServer]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
-                if state.dies_after is not None and state.num_answers + state.open_requests >= state.dies_after:
+                if state.dies_after is not None and len(state.bodies) >= state.dies_after:
                     self.close_connection = True
                     return
                 number = len(state.bodies)

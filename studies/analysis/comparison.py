@@ -144,8 +144,13 @@ class Analysis:
                 if all(sides.values()):
                     yield "family", sides[True], sides[False]
 
-    def describe_contrasts(self) -> list[dict[str, Any]]:
-        """Returns the paired differences, with Holm's adjustment within each kind and task."""
+    def describe_contrasts(self, are_answers: bool = True) -> list[dict[str, Any]]:
+        """Returns the paired differences, with Holm's adjustment within each kind and task.
+
+        Args:
+            are_answers: Whether the cells hold right and wrong answers, of which two models' can be counted against
+                each other, and not another outcome.
+        """
         rows = []
         for kind, *pair in self._find_pairs():
             left, right = pair
@@ -153,7 +158,6 @@ class Analysis:
             names = [", ".join(key.condition for key in side) for side in pair]
             if kind == "task":
                 names = [f"{name} after {side[0].trained_on}" for name, side in zip(names, pair, strict=True)]
-            correct = [np.concatenate([self.cells[key].correct_SQ for key in side]) for side in pair]
             key = left[0]
             rows.append({
                 "name": f"{key.student}: {names[0]} against {names[1]}",
@@ -169,10 +173,7 @@ class Analysis:
                 "num_seeds": self.estimator.count_seeds([*weights]),
                 "seed_variance": self.estimator.seed_source([*weights]),
                 "method": self.estimator.method([*weights]),
-                "models": {
-                    **asdict(compare_models(correct[0], correct[1], self.rng, groups_Q=self.groups[key.task])),
-                    "method": "questions",
-                },
+                **({"models": self._count_models(left, right)} if are_answers else {}),
             })  # fmt: skip
         tests = defaultdict(list)
         for row in rows:
@@ -181,6 +182,12 @@ class Analysis:
             for row, p in zip(family, adjust_holm([row["p"] for row in family]), strict=True):
                 row["p_holm"] = p
         return rows
+
+    def _count_models(self, left: list[CellKey], right: list[CellKey]) -> dict[str, Any]:
+        """Returns what McNemar's test and a paired bootstrap say of these very models."""
+        correct = [np.concatenate([self.cells[key].correct_SQ for key in side]) for side in (left, right)]
+        models = compare_models(correct[0], correct[1], self.rng, groups_Q=self.groups[left[0].task])
+        return {**asdict(models), "method": "questions"}
 
     def describe_components(self) -> list[dict[str, Any]]:
         """Returns how answers vary in each group of cells, from which the power of the next study follows."""
@@ -215,7 +222,9 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     ]
     found = [Interactions(study, estimator) for estimator in estimators]
     parts = [describe_parts(study, own, both.grids) for own, both in zip(estimators, found, strict=True)]
-    outcomes, lacking = describe_outcomes(study, answers)
+    outcomes, lacking = describe_outcomes(
+        study, answers, lambda own: Analysis(study, own, seed).describe_contrasts(are_answers=False)
+    )
     rounded, more = describe_quantization(
         study, answers, seed, lambda own: Analysis(study, own, seed).describe_contrasts()
     )
@@ -351,16 +360,24 @@ def _format_parts(effects: list[dict[str, Any]], refused: list[dict[str, Any]], 
 
 def _format_outcome(own: dict[str, Any], place: tuple[str, str], sizes: list[int]) -> str:
     """Returns what a further outcome says of the arms that learned one task and answered one."""
-    gammas, differences, effects, refused = (
+    gammas, differences, effects, refused, contrasts = (
         [row for row in own[name] if (row["trained_on"], row["task"]) == place]
-        for name in ("gamma", "gamma_differences", "parts", "parts_refused")
+        for name in ("gamma", "gamma_differences", "parts", "parts_refused", "contrasts")
     )
     lines = [
+        *(_format_gain(row) for row in own["cells"] if (row["trained_on"], row["task"]) == place),
         *(_format_gamma(row, sizes) for row in gammas),
         *(_format_difference(row, sizes) for row in differences),
         *filter(None, [_format_parts(effects, refused, sizes)]),
+        *map(_format_contrast, contrasts),
     ]
     return "\n".join([f"{own['outcome']} ({own['meaning']}):", "", *lines]) if lines else ""
+
+
+def _format_gain(cell: dict[str, Any]) -> str:
+    mean = f"{cell['mean']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]"
+    gain = "" if cell["gain"] is None else f", {_format_points(cell['gain'])} over untuned"
+    return f"- {cell['condition']}, student {cell['student']}: {mean}{gain}"
 
 
 def _format_difference(row: dict[str, Any], sizes: list[int]) -> str:

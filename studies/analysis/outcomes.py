@@ -1,13 +1,14 @@
 """What a study compares beside accuracy: outcomes of each question that are finer than right or wrong."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from typing import Any
 
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.interactions import Interactions
 from studies.analysis.outcome_values import COLUMNS, MEANINGS
 from studies.analysis.parts import describe_parts
-from studies.analysis.predictions import Answers
+from studies.analysis.predictions import Answers, CellKey
 from studies.analysis.sizes import pool_sizes
 from studies.design.grid import Study
 
@@ -22,11 +23,26 @@ def _take_outcome(answers: Answers, name: str) -> Answers:
     return replace(answers, cells=cells)
 
 
-def describe_outcomes(study: Study, answers: Answers) -> tuple[list[dict[str, Any]], list[str]]:
+def _find_gain(estimator: ContrastEstimator, key: CellKey) -> dict[str, Any] | None:
+    """Returns by how much a cell is above the same student untuned; None where that is not told."""
+    untuned = CellKey(key.student, "untuned", None, None, None, key.task)
+    if key == untuned or untuned not in estimator.cells:
+        return None
+    return asdict(estimator.contrast({key: 1, untuned: -1}))
+
+
+def describe_outcomes(
+    study: Study, answers: Answers, compare: Callable[[Answers], list[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Returns what the study says of each further outcome, by the methods of accuracy, and warnings.
 
-    A row holds the outcome's name, the `cells` with their means, `gamma`, `gamma_differences`, `parts` and
-    `parts_refused`.
+    A row holds the outcome's name, the `cells` with their means and each one's gain over the untuned student's,
+    `contrasts`, `gamma`, `gamma_differences`, `parts` and `parts_refused`.
+
+    Args:
+        study: The grid.
+        answers: What its arms answered.
+        compare: Returns the paired differences of cells that hold an outcome in place of right and wrong.
     """
     rows, warnings = list[dict[str, Any]](), list[str]()
     for name in study.outcomes:
@@ -45,6 +61,7 @@ def describe_outcomes(study: Study, answers: Answers) -> tuple[list[dict[str, An
                 **key._asdict(),
                 "condition": key.condition,
                 **dict(zip(("mean", "low", "high"), estimator.accuracy(key), strict=True)),
+                "gain": _find_gain(estimator, key),
             }
             for key in own.cells
         ]
@@ -53,6 +70,7 @@ def describe_outcomes(study: Study, answers: Answers) -> tuple[list[dict[str, An
                 "outcome": name,
                 "meaning": MEANINGS[name],
                 "cells": cells,
+                "contrasts": compare(own),
                 "gamma": [row for each in found for row in each.gammas],
                 "gamma_differences": [row for each in found for row in each.differences],
                 "parts": [row for both, _ in parts for row in both],

@@ -16,6 +16,7 @@ from studies.design.tasks import (
     PLACE,
     LanguageSpec,
     LearnedTask,
+    Outcome,
     RationaleLanguage,
     TaskSpec,
     TextSource,
@@ -120,8 +121,9 @@ class Study:
         sizes: Numbers of training questions, ascending: each arm is trained with each. A seed draws its questions once,
             the same for all arms, and a smaller size's are among a larger one's. Empty: all questions of the task.
         target_accuracy: For which the needed size is told; null is halfway between a student's worst and best arm.
-        outcomes: What is compared beside accuracy: the `likelihood` of gold options, and `agreement` with the teacher's
-            most probable tokens, for which teachers that are models answer and score the test questions, too.
+        outcomes: What is compared beside accuracy: the `likelihood` of gold options; `reference_likelihood`, of what a
+            task's `references` hold; `agreement` with the teacher's most probable tokens, for which teachers that are
+            models answer and score the test questions, too.
         quantization: Types of GGUF files, and `none`: each trained arm is exported as each, calibrated on what it
             learned from, and answers by llama.cpp, too. Empty: none is.
         workers: Jobs that run side by side on this machine.
@@ -140,7 +142,7 @@ class Study:
     seeds: PositiveInt = 2
     sizes: list[PositiveInt] = field(default_factory=list)
     target_accuracy: ClosedUnitInterval | None = None
-    outcomes: list[Literal["likelihood", "agreement"]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
     quantization: list[Quantization] = field(default_factory=list)
     workers: PositiveInt = 1
     root: str = "runs"
@@ -167,7 +169,7 @@ class Study:
             )
         if self.target_accuracy is not None and len(self.sizes) < 2:
             raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
-        check_tasks(self.tasks, self.languages)
+        check_tasks(self.tasks, self.languages, self.outcomes)
         if self.quantization and ("none" not in self.quantization or not self.types):
             raise ValueError(
                 f"study.quantization: {', '.join(self.quantization)}: name `none`, which the others are compared with, "

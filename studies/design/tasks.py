@@ -1,7 +1,7 @@
 """What a study's arms learn: its tasks as they are, or each in several languages with rationales of one or another."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -9,6 +9,8 @@ from datamodules.text.languages import ENGLISH, resolve_tag
 
 # `same`: written under the question in its language. `pivot`: under the same question in English. `mixed`: both.
 RationaleLanguage = Literal["same", "pivot", "mixed"]
+# See `Study.outcomes`.
+Outcome = Literal["likelihood", "agreement", "reference_likelihood"]
 # Stands for a language's tag in a source, or in a file of rationales.
 PLACE = "{language}"
 # What the arms of each are compared with, if the study has it.
@@ -29,6 +31,8 @@ class TaskSpec:
             `{language}` those in the language that the arm learns.
         against: Another task of the study with the same questions and other rationales, of another language say: each
             arm, and the family interaction, is compared with that task's.
+        references: Files of rationales of the test questions, and of no others; how likely each arm finds them is the
+            outcome `reference_likelihood`. `{language}` as in `test`.
         annotate: Further arguments when teachers write for this task, for example `--data.prompt_language=en`.
     """
 
@@ -36,6 +40,7 @@ class TaskSpec:
     test: list[str]
     against: str | None = None
     annotate: list[str] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
 
     @property
     def is_template(self) -> bool:
@@ -126,8 +131,8 @@ def name_pooled(base: str, kind: RationaleLanguage) -> str:
 
 
 def _fill(spec: TaskSpec, language: str) -> TaskSpec:
-    test = [source.replace(PLACE, language) for source in spec.test]
-    return replace(spec, train=spec.train.replace(PLACE, language), test=test)
+    test, references = ([own.replace(PLACE, language) for own in named] for named in (spec.test, spec.references))
+    return replace(spec, train=spec.train.replace(PLACE, language), test=test, references=references)
 
 
 def list_learned(tasks: Mapping[str, TaskSpec], languages: LanguageSpec | None) -> dict[str, LearnedTask]:
@@ -178,8 +183,10 @@ def list_pooled(tasks: Mapping[str, TaskSpec], languages: LanguageSpec | None) -
     }
 
 
-def check_tasks(tasks: Mapping[str, TaskSpec], languages: LanguageSpec | None) -> None:
-    """Refuses tasks that do not go with the languages.
+def check_tasks(
+    tasks: Mapping[str, TaskSpec], languages: LanguageSpec | None, outcomes: Collection[Outcome] = ()
+) -> None:
+    """Refuses tasks that do not go with the languages, or with what is compared.
 
     Raises:
         ValueError: See there.
@@ -190,17 +197,39 @@ def check_tasks(tasks: Mapping[str, TaskSpec], languages: LanguageSpec | None) -
     for name, spec in tasks.items():
         if not spec.test:
             raise ValueError(f"study.tasks.{name}.test: there are no questions to answer")
-        has_place = spec.is_template or any(PLACE in source for source in spec.test)
+        has_place = spec.is_template or any(PLACE in source for source in [*spec.test, *spec.references])
         if has_place and (languages is None or not spec.is_template):
             raise ValueError(f"study.tasks.{name}: {PLACE} needs study.languages, and to be in train, too")
         if spec.is_template and spec.against is not None:
             raise ValueError(f"study.tasks.{name}.against: study.languages says what is compared; leave it out")
         if spec.against is not None:
             _check_against(tasks, name, spec, spec.against)
+    _check_references(tasks, outcomes)
     made = Counter([*list_learned(templates, languages), *list_pooled(templates, languages)])
     plain = {*tasks} - {*templates}
     for name in sorted(plain & {*made, *list_texts(templates, languages)} | {name for name in made if made[name] > 1}):
         raise ValueError(f"study.tasks: study.languages makes a task {name}, and so does another; name tasks otherwise")
+
+
+def _check_references(tasks: Mapping[str, TaskSpec], outcomes: Collection[Outcome]) -> None:
+    """Refuses references that no outcome of the study is of, and an outcome that lacks its own.
+
+    Raises:
+        ValueError: See there.
+    """
+    is_asked = "reference_likelihood" in outcomes
+    if is_asked and "agreement" in outcomes:
+        raise ValueError(
+            "study.outcomes: agreement is with what each arm's own teacher answers, reference_likelihood of the same "
+            "references for all; leave one of them out"
+        )
+    for name, task in tasks.items():
+        if is_asked and not task.references:
+            raise ValueError(f"study.tasks.{name}.references: there are none for the outcome reference_likelihood")
+        if task.references and not is_asked:
+            raise ValueError(
+                f"study.tasks.{name}.references would be ignored: study.outcomes has no reference_likelihood"
+            )
 
 
 def _check_against(tasks: Mapping[str, TaskSpec], name: str, task: TaskSpec, against: str) -> None:

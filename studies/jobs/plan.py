@@ -319,6 +319,8 @@ class StudyPlan:
         learned = self.study.learned.values() if arm.task is None else [self.study.learned[arm.task]]
         tests = list(dict.fromkeys(source for task in learned for source in task.spec.test))
         settings, more = compare(self._references(arm) if has_references else [])
+        if has_references and (files := list(dict.fromkeys(file for task in learned for file in task.spec.references))):
+            settings["data__references"] = files
         args = self._command(
             [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
             data__questions=tests if len(tests) > 1 else tests[0], **settings, output=output,

@@ -22,6 +22,7 @@ def show_outcomes(results: dict[str, Any]) -> list[Block]:
             *(("γ", row) for row in own["gamma"]),
             *((f"γ of {name_parts(row)}", row) for row in own["parts"]),
             *((f"γ less that of {row['right']}", row) for row in own["gamma_differences"]),
+            *((f"{row['student']}: less {row['right']}", row) for row in own["contrasts"]),
         ]
         rows = [
             [
@@ -34,7 +35,7 @@ def show_outcomes(results: dict[str, Any]) -> list[Block]:
             ]
             for name, row in effects
         ]
-        caption = f"Effects on {own['outcome']}, in percentage points; of parts, p is Holm's."
+        caption = f"Effects on {own['outcome']}, in percentage points; of parts and of differences, p is Holm's."
         if rows:
             blocks.append(Table(["effect", "arms", "method", "estimate", "95 %", "p"], rows, caption))
         cells = [
@@ -44,12 +45,23 @@ def show_outcomes(results: dict[str, Any]) -> list[Block]:
                 Cell(place := name_place(cell["trained_on"], cell["task"]), place),
                 Cell(f"{100 * cell['mean']:.2f} %", cell["mean"]),
                 Cell(f"[{100 * cell['low']:.2f}, {100 * cell['high']:.2f}]", cell["low"]),
+                *_show_gain(cell["gain"]),
             ]
             for cell in own["cells"]
         ]
-        caption = f"Mean {own['outcome']} of each cell, over seeds and questions (`wilson`, see Methods)."
-        blocks.append(Table(["student", "arm", "task", own["outcome"], "95 %"], cells, caption))
+        caption = (
+            f"Mean {own['outcome']} of each cell, over seeds and questions (`wilson`, see Methods), and the gain over "
+            "the untuned student, in percentage points."
+        )
+        columns = ["student", "arm", "task", own["outcome"], "95 %", "gain", "95 %, gain"]
+        blocks.append(Table(columns, cells, caption))
     return blocks
+
+
+def _show_gain(gain: dict[str, Any] | None) -> list[Cell]:
+    if gain is None:
+        return [Cell("–", None), Cell("–", None)]
+    return [Cell(points(gain["estimate"]), gain["estimate"]), Cell(between(gain["low"], gain["high"]), gain["low"])]
 
 
 def _name_arms(row: dict[str, Any], sizes: list[int]) -> str:

@@ -13,6 +13,7 @@ from datamodules.examples.store import ExampleView
 from datamodules.files.atomic import hash_text
 from datamodules.rationales.controls import match_lengths
 from datamodules.tasks.questions import Question
+from datamodules.text.words import separate_characters
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,14 @@ def draw_questions(questions: Sequence[Question], limit: int | None, seed: int |
 
 
 def find_words(words: Sequence[str], texts: Mapping[str, str]) -> set[str]:
-    """Returns the names of the texts that hold one of the words as a word of its own, whatever the case."""
-    pattern = re.compile("|".join(rf"(?<!\w){re.escape(word.strip())}(?!\w)" for word in words), re.IGNORECASE)
-    return {name for name, text in texts.items() if pattern.search(text)}
+    """Returns the names of the texts that hold one of the words as a word of its own, whatever the case.
+
+    In scripts without spaces a word stands wherever its characters do.
+    """
+    forms = [(own := word.strip(), separate_characters(own)) for word in words]
+    bodies = [re.escape(own) if apart == own else r"\s+".join(map(re.escape, apart.split())) for own, apart in forms]
+    pattern = re.compile("|".join(rf"(?<!\w){body}(?!\w)" for body in bodies), re.IGNORECASE)
+    return {name for name, text in texts.items() if pattern.search(separate_characters(text))}
 
 
 def select_rationales(

@@ -49,6 +49,7 @@ from datamodules.rationales.store import Rationale, find_repeats, load_rationale
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
 from datamodules.text.languages import ENGLISH, FOLDER, resolve_tag
+from datamodules.text.words import count_words
 
 ROWS_PER_BATCH = 4096
 SCHEMA = pa.schema(
@@ -202,7 +203,7 @@ def _tokenize(
             },
             "teacher": [example.teacher for example in examples],
             "num_prompt_tokens": [example.num_prompt_tokens for example in examples],
-            "num_words": [len(rationale.text.split()) if rationale else 0 for rationale in rationales],
+            "num_words": [count_words(rationale.text) if rationale else 0 for rationale in rationales],
             "answered": [rationale is not None and rationale.answer is not None for rationale in rationales],
             "correct": [rationale.correct if rationale else None for rationale in rationales],
             "imported": [rationale.finish_reason == "imported" if rationale else False for rationale in rationales],

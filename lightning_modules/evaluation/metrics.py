@@ -22,10 +22,11 @@ from datamodules.answers.extractors import EXTRACTORS
 from datamodules.files.tables import read_table
 from datamodules.tasks.records import LETTERS
 from datamodules.text.plain_text import align_columns
+from datamodules.text.words import count_words, separate_characters
 from lightning_modules.evaluation.fidelity import LanguageIdentifier
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import group_interval, number_groups
-from lightning_modules.evaluation.text_similarity import compare_texts, separate_characters
+from lightning_modules.evaluation.text_similarity import compare_texts
 
 # The names of lm-evaluation-harness.
 LIKELIHOOD_METRICS = {"likelihood": "acc", "likelihood_norm": "acc_norm", "likelihood_bytes": "acc_bytes"}
@@ -210,7 +211,7 @@ def measure_rationales(records: Sequence[dict[str, Any]]) -> Metrics:
 
 
 def _measure_fertility(records: Sequence[dict[str, Any]]) -> Metrics:
-    words = sum(len(separate_characters(record["completion"]).split()) for record in records)
+    words = sum(count_words(record["completion"]) for record in records)
     tokens = sum(record["num_completion_tokens"] for record in records)
     return {"fertility": Estimate(tokens / words, words)} if words else {}
 

@@ -1,7 +1,4 @@
-"""How alike texts are: ROUGE, BLEU and chrF, also of scripts that are written without spaces.
-
-Such scripts have no words that a rule finds, so each of their characters, with its combining marks, counts as a word.
-"""
+"""How alike texts are: ROUGE, BLEU and chrF, also of scripts that are written without spaces."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,15 +8,9 @@ from typing import Any
 import regex
 import sacrebleu
 
-_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
-_CHARACTER = regex.compile(rf"[{_SPACELESS}]\p{{M}}*")
+from datamodules.text.words import separate_characters
+
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
-
-
-def separate_characters(text: str) -> str:
-    """Returns the text with spaces around the characters of scripts without spaces; other texts as they are."""
-    separated: str = _CHARACTER.sub(r" \g<0> ", text)
-    return separated
 
 
 def split_words(text: str) -> list[str]:

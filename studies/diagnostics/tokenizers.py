@@ -5,6 +5,7 @@ import re
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.text.words import count_words
 from studies.diagnostics.metrics import Diagnostic, Fit, Mean, Values
 from studies.diagnostics.texts import Reading
 
@@ -20,10 +21,10 @@ def fertility(fit: Fit) -> Values:
 
 
 def word_fertility(fit: Fit) -> Values:
-    """The student's tokens per word."""
+    """The student's tokens per word; per character in scripts without spaces."""
     return (
         fit.collect(lambda reading: len(reading.text.token_ids) - 1),
-        fit.collect(lambda reading: len(reading.text.completion.split())),
+        fit.collect(lambda reading: count_words(reading.text.completion)),
     )
 
 

@@ -18,6 +18,7 @@ from datamodules.tasks.question_index import QuestionIndex
 from datamodules.tasks.questions import Question, load_questions, parse_question
 from datamodules.tasks.records import AmbiguousIndexError, find_index_convention, read_record
 from datamodules.text.plain_text import clean, clean_line, shorten
+from datamodules.text.words import count_words
 from studies.inputs.filter_counts import count_filters, format_filters
 
 COLOURS = {"prompt": "\033[36m", "rationale": "\033[33m", "answer": "\033[32m"}
@@ -174,7 +175,7 @@ def add_examples(report: DataReport, tokenizer: Any, prompt: Prompt, max_length:
             f"{sum(length > max_length for length in lengths)} longer than max_length={max_length}"
         )
     elif pairs:
-        lengths = sorted(len(item.text.split()) for _, item in pairs)
+        lengths = sorted(count_words(item.text) for _, item in pairs)
         report.notes.append(
             f"words           rationales of {lengths[0]} to {lengths[-1]}, half of them up to "
             f"{lengths[len(lengths) // 2]}; tokens with --tokenizer"

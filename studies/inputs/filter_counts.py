@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from datamodules.rationales.controls import match_lengths
 from datamodules.rationales.store import Rationale
+from datamodules.text.words import count_words
 
 Filter = Callable[[Sequence[Rationale]], list[Rationale]]
 
@@ -47,7 +48,7 @@ def _share_questions(teachers: Iterable[str], fits: Callable[[Rationale], bool])
 
 def _match(teachers: Sequence[str]) -> Filter:
     def keep(rationales: Sequence[Rationale]) -> list[Rationale]:
-        lengths = [len(item.text.split()) for item in rationales]
+        lengths = [count_words(item.text) for item in rationales]
         names, ids = [item.teacher for item in rationales], [item.question_id for item in rationales]
         kept = match_lengths(lengths, names, ids, teachers, 0)
         return [item for item, is_kept in zip(rationales, kept, strict=True) if is_kept]

@@ -1,4 +1,4 @@
-"""How good and of what kind each teacher's rationales are, task by task: a table and a picture."""
+"""How good and of what kind each teacher's rationales are, by task and language: a table and a picture."""
 
 import argparse
 import re
@@ -14,7 +14,9 @@ from datamodules.files.command_line import CommandLine
 from datamodules.rationales.store import Rationale, find_repeats, load_rationales, read_flat_rationales
 from datamodules.tasks.questions import Question, load_questions
 from datamodules.tasks.records import read_record
+from datamodules.text.languages import ENGLISH
 from datamodules.text.sentences import ANY_SENTENCE_END
+from datamodules.text.words import count_words
 from lightning_modules.evaluation.text_similarity import split_words
 from studies.text_table import format_table
 
@@ -23,7 +25,7 @@ answered   an answer is recorded: the teacher's own if it was published, else th
 right      it is the gold answer (of all that have a gold answer)
 NAME       that extractor finds an answer in the text alone; a published text may have lost its answer sentence
 cut        truncated at the token limit (of those that say so)
-tokens     mean of the teacher's tokens; words: mean of the text's words
+tokens     mean of the teacher's tokens; words: mean of the text's words, or characters where no spaces part these
 first/last the first, or the last, of several sentences alone yields the answer that the text ends up with
 options    names at least two options, by text or by letter
 same       repeats a text that the same teacher already gave in this task
@@ -36,7 +38,7 @@ class Quality:
 
     Attributes:
         teacher: Who wrote them.
-        task: Of their questions.
+        task: Of their questions; with the language, as `mgsm/de`, where that is not English.
         number: Of rationales.
         shares: By the names of `NOTES`: answered, right, each extractor, cut, first, last, options, same, twice.
         tokens: Mean tokens of a completion, by the teacher's tokenizer.
@@ -84,13 +86,18 @@ def names_options(text: str, question: Question) -> bool | None:
     return named >= 2
 
 
+def name_task(question: Question) -> str:
+    """Returns what a question's task is called where languages are told apart: `mgsm`, and `mgsm/de`."""
+    return question.task if question.language == ENGLISH else f"{question.task}/{question.language}"
+
+
 def count_repeats(texts: list[str]) -> int:
     """Returns how many texts are there already, whatever their case and spaces."""
     return len(texts) - len({" ".join(text.casefold().split()) for text in texts})
 
 
 def measure_quality(rationales: list[Rationale], questions: dict[str, Question]) -> list[Quality]:
-    """Measures each teacher and task, sorted by task and teacher.
+    """Measures each teacher and task, sorted by task and teacher; a task's other languages than English apart.
 
     Args:
         rationales: Of any teachers and tasks.
@@ -98,7 +105,8 @@ def measure_quality(rationales: list[Rationale], questions: dict[str, Question])
     """
     groups = defaultdict(list)
     for rationale in rationales:
-        groups[rationale.task, rationale.teacher].append(rationale)
+        question = questions.get(rationale.question_id)
+        groups[rationale.task if question is None else name_task(question), rationale.teacher].append(rationale)
     qualities = []
     for (task, teacher), group in sorted(groups.items()):
         asked = [(item.text, questions[item.question_id]) for item in group if item.question_id in questions]
@@ -117,7 +125,7 @@ def measure_quality(rationales: list[Rationale], questions: dict[str, Question])
             "same": count_repeats([item.text for item in group]) / len(group),
             "twice": len(find_repeats(group)) / len(group),
         }
-        words = fmean(len(item.text.split()) for item in group)
+        words = fmean(count_words(item.text) for item in group)
         tokens = _mean([item.num_completion_tokens for item in group])
         qualities.append(Quality(teacher, task, len(group), shares, tokens, words))
     return qualities

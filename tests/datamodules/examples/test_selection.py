@@ -9,7 +9,7 @@ import pytest
 from datamodules.annotation import QuestionDataModule
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.evaluation import EvaluationDataModule
-from datamodules.examples.selection import RationaleFilters, draw_questions
+from datamodules.examples.selection import RationaleFilters, draw_questions, find_words
 from datamodules.examples.tokenization import ANSWER
 from datamodules.rationales.store import Rationale, find_repeats, write_rationales
 from studies.diagnostics.sources import TaskSource, load_task
@@ -188,6 +188,29 @@ def test_texts_without_a_word_are_those_without_it_in_question_options_and_ratio
         list_left("white", " ")
     with pytest.raises(ValueError, match="without is about rationales"):
         make_data(folder, supervision="label", without=["white"])
+
+
+def test_a_word_is_found_where_no_spaces_part_words() -> None:
+    texts = {
+        "zh": "戒指是黄金做的。",
+        "th": "แหวนทำจากทองคำ",
+        "mixed": "这是gold戒指",
+        "other": "杯子是玻璃做的",
+        "en": "a golden ring",
+    }
+    assert find_words(["黄金"], texts) == {"zh"} and find_words([" ทองคำ", "银"], texts) == {"th"}
+    assert find_words(["Gold"], texts) == {"mixed"} and find_words(["金黄", "gol"], texts) == set()
+
+
+def test_lengths_are_matched_by_characters_where_no_spaces_part_words(folder: Path, tmp_path: Path) -> None:
+    short, long = make_rationale(QUESTIONS[0], "t"), make_rationale(QUESTIONS[0], "u")
+    texts = {"short": "所以答案是这个。", "long": "我们先看第一个选项，再看第二个选项，然后比较它们。所以答案是这个。"}
+    own = [replace(short, text=texts["short"]), replace(long, text=texts["long"])]
+    write_rationales(tmp_path / "z.parquet", own, {})
+    with pytest.raises(ValueError, match="matched_with is on"):
+        make_data(folder, str(tmp_path / "z"), matched_with=["t", "u"])
+    write_rationales(tmp_path / "s.parquet", [own[0], replace(own[1], text="因此选的是那个。")], {})
+    assert list_ids(make_data(folder, str(tmp_path / "s"), matched_with=["t", "u"])) == ["q0/t/0", "q0/u/0"]
 
 
 def test_an_empty_completion_is_refused_by_its_id_unless_it_is_left_out(folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from datamodules.rationales.store import write_table
 from studies.analysis.comparison import analyze, format_results
 from studies.analysis.outcome_values import measure_outcome
 from studies.analysis.predictions import predictions_path
-from studies.design.grid import Study, TeacherSpec, expand
+from studies.design.grid import Study, TaskSpec, TeacherSpec, expand
 from studies.report.outcomes import show_outcomes
 from tests.studies.analysis.small_study import BUDGET, find, make_study
 
@@ -64,6 +64,44 @@ def test_each_outcome_has_its_gamma_where_accuracy_shows_none(tmp_path):
     assert table.count("Family interaction γ = ") == 3 and "γ = +20.0 points [" in table
     texts = [block.text for block in show_outcomes(results)[::3]]
     assert [text.split("**")[1] for text in texts] == ["likelihood", "agreement"]
+
+
+def test_references_are_as_likely_as_their_tokens_are_in_the_geometric_mean(tmp_path: Path) -> None:
+    """Arms that learned labels, and the untuned ones, are told as the others are, and compared with them."""
+    task = TaskSpec("train.jsonl", ["test.jsonl"], references=["r.parquet"])
+    study = make_study(
+        tmp_path, families="a", tasks={"obqa": task}, supervisions=["label", "rationale"],
+        outcomes=["reference_likelihood"],
+    )  # fmt: skip
+    chances = {"untuned": 0.2, "label": 0.1, "rationale": 0.4}
+    for arm in expand(study):
+        # 0.4 and 0.1 a token, of which there are as many: questions differ, and seeds a little.
+        chance = chances[arm.supervision] + 0.002 * arm.seed
+        means = [math.log(chance - 0.05), math.log(chance + 0.05)]
+        records = [
+            {
+                "task": "t", "split": "test", "question_id": f"q{n}", "gold": "1", "answer_neutral": None,
+                "correct_neutral": False, "option_log_likelihoods": None,
+                "references": [
+                    {"teacher": f"w{k}", "num_tokens": 10 + k, "log_likelihood": (10 + k) * mean}
+                    for k, mean in enumerate(means)
+                ],
+            }
+            for n in range(20)
+        ]  # fmt: skip
+        write_table(predictions_path(study, arm), records, {})
+        if arm.supervision != "untuned":
+            write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET)
+    results = analyze(study)
+    [own] = results["outcomes"]
+    assert find(own["cells"], condition="rationale-A")["mean"] == pytest.approx(0.401)
+    assert find(own["cells"], condition="rationale-A")["gain"]["estimate"] == pytest.approx(0.201)
+    assert find(own["cells"], condition="untuned")["gain"] is None
+    assert find(own["contrasts"], kind="rationale")["estimate"] == pytest.approx(0.3)
+    table = format_results(results)
+    assert "- rationale-A, student a: 40.1% [" in table and "a: rationale-A against label: +30.0 points" in table
+    effects = show_outcomes(results)[1]
+    assert effects.rows[0][0].text == "a: less label" and effects.rows[0][3].text == "+30.0"
 
 
 def test_an_outcome_that_predictions_do_not_tell_is_named(tmp_path):

@@ -75,6 +75,15 @@ def test_shares_are_of_those_that_can_tell() -> None:
     assert all(sums.shares[name] is None for name in unknown) and sums.shares["right"] == 1
 
 
+def test_other_languages_than_english_are_told_apart() -> None:
+    words = "运河在水城里。答案是 C"
+    chinese = replace(FIRST, question_id="z0", text=words)
+    questions = {"q0": QUESTION, "z0": replace(QUESTION, id="z0", language="zh")}
+    english, other = measure_quality([FIRST, chinese], questions)
+    assert (english.task, other.task) == ("canals", "canals/zh")
+    assert other.words == len(words) - 1 and other.shares["neutral"] == 1
+
+
 def test_a_text_that_a_teacher_gives_twice_to_a_question_is_counted() -> None:
     [quality] = measure_quality([FIRST, replace(FIRST, sample=1), replace(FIRST, question_id="q1")], {})
     assert quality.shares["twice"] == pytest.approx(1 / 3) and quality.shares["same"] == pytest.approx(2 / 3)

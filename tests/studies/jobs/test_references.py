@@ -1,6 +1,11 @@
 """What a study's further outcomes add to its jobs."""
 
+import dataclasses
+
+import pytest
+
 from studies.design.grid import TeacherSpec
+from studies.design.tasks import LanguageSpec, TaskSpec
 from studies.jobs.plan import StudyPlan
 from tests.studies.design.grid_study import TWO_TASKS, find_jobs, make_study
 
@@ -47,3 +52,37 @@ def test_references_are_scored_after_the_prompt_that_students_answer() -> None:
     jobs = {job.name: job for job in plan.jobs()}
     written, scored = jobs["annotate-L-obqa-test0"], jobs["cache_logits-L-obqa-test0"]
     assert "--data.prompt=cot" in scored.args and not any(arg.startswith("--data.prompt") for arg in written.args)
+
+
+def test_each_arm_is_asked_how_likely_the_references_of_its_tests_are() -> None:
+    task = TaskSpec("m.jsonl:{language}", ["t.jsonl:{language}"], references=["r-{language}.parquet"])
+    jobs = find_jobs(
+        tasks={"m": task}, languages=LanguageSpec(["de", "th"], ["pivot"]), seeds=1, supervisions=["label"],
+        outcomes=["reference_likelihood"], teachers={"L": TeacherSpec("llama", model="m/L")},
+    )  # fmt: skip
+    assert '--data.references=["r-th.parquet"]' in jobs["evaluate-l-m-th-pivot-label-seed0"].args
+    assert '--data.references=["r-de.parquet", "r-th.parquet"]' in jobs["evaluate-l-untuned-seed0"].args
+
+
+@pytest.mark.parametrize(
+    ("references", "outcomes", "message"),
+    [
+        ([], ["reference_likelihood"], r"^study\.tasks\.obqa\.references: there are none for .*reference_likelihood$"),
+        (
+            ["r.parquet"],
+            ["likelihood"],
+            r"^study\.tasks\.obqa\.references would be ignored: .* no reference_likelihood$",
+        ),
+        (
+            ["r.parquet"],
+            ["agreement", "reference_likelihood"],
+            r"^study\.outcomes: agreement .* leave one of them out$",
+        ),
+        (["r-{language}.parquet"], ["reference_likelihood"], r"^study\.tasks\.obqa: .* needs study\.languages"),
+    ],
+    ids=["none", "ignored", "both", "place"],
+)
+def test_references_and_their_outcome_go_together(references: list[str], outcomes: list[str], message: str) -> None:
+    task = dataclasses.replace(TWO_TASKS["obqa"], references=references)
+    with pytest.raises(ValueError, match=message):
+        make_study(tasks={"obqa": task}, outcomes=outcomes)

@@ -129,12 +129,14 @@ class RunFolder:
         An error before the first step, of a run that begins here, leaves nothing behind.
 
         Raises:
-            ValueError: Another process has it.
+            ValueError: Another process has it, or has ended the run.
         """
         check_place(self.path / ".lock")
-        is_new = not (self.path / "meta.json").exists()
         try:
             with self._hold():
+                if self.is_done:
+                    raise ValueError(f"{self.path}: another process has just written here; run the same command again")
+                is_new = not (self.path / "meta.json").exists()
                 try:
                     self._remove_torn()
                     yield

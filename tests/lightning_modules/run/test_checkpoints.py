@@ -235,3 +235,15 @@ def test_an_error_before_the_first_step_leaves_nothing_and_the_lock_until_then(
         raise KeyError
     assert sorted(removed[:-1]) == ["config.yaml", "log", "meta.json"] and removed[-1] == ".lock"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_another_process_has_ended_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
+    run = RunFolder(RunSettings(root=str(tmp_path), id="run"), {})
+    with run.lock():
+        run.begin("", {}, {}, "32-true", 0)
+        write_jsonl(run.path / "metrics.jsonl", [{"step": 0, "train/loss": 1}])
+        run.finish({})
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(ValueError, match=r"run: another process has just written here; run the same command again"):
+        run.lock().__enter__()
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == before

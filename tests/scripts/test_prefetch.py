@@ -89,11 +89,11 @@ def test_what_was_fetched_is_read_without_the_hub(hub: tuple[type[Hub], str], tm
     handler, endpoint = hub
     model = {"student": "owner/student", "revision": COMMIT}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"fit": {"model": model}, "evaluate": {"model": model}}))
-    command = ["-c", PREFETCH, "--config", "c.yaml"]
-    before = run(tmp_path, endpoint, *command, "--dry-run")
+    dry_run = ["-m", "scripts.prefetch", "--config", "c.yaml", "--dry-run"]
+    before = run(tmp_path, endpoint, *dry_run)
     assert before.returncode == 2 and before.stderr.strip() == "error: c.yaml: 1 of 1 are missing"
     assert f"hf download owner/student --revision {COMMIT}" in before.stdout and handler.asked == []
-    fetched = run(tmp_path, endpoint, *command)
+    fetched = run(tmp_path, endpoint, "-c", PREFETCH, "--config=c.yaml")
     assert fetched.returncode == 0, fetched.stdout
     assert fetched.stdout.splitlines() == [f"there    owner/student@{COMMIT}", "c.yaml: all 1 are there"]
     assert not [line for line in handler.asked if "pytorch_model" in line]
@@ -102,7 +102,7 @@ def test_what_was_fetched_is_read_without_the_hub(hub: tuple[type[Hub], str], tm
     assert loaded.returncode == 0, loaded.stderr
     local = run(tmp_path, endpoint, "-c", LOAD, str(MODELS / "b-student"), offline=True)
     assert loaded.stdout == local.stdout and len(handler.asked) == asked
-    assert run(tmp_path, endpoint, *command, "--dry-run", offline=True).returncode == 0
+    assert run(tmp_path, endpoint, *dry_run, offline=True).returncode == 0
 
 
 def test_what_the_hub_does_not_have_is_named(hub: tuple[type[Hub], str], tmp_path: Path) -> None:

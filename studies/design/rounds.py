@@ -32,7 +32,8 @@ class OnPolicy:
         mix: Share of each step's tokens that are of a teacher's text, `fit.data.rationales`, with the loss of `fit`;
             1 is the training that `fit` alone makes.
         keep_rounds: How many rounds' samples a round learns from, its own among them.
-        start: The folder of a finished fit of the same student to begin from; null begins from `fit.model.student`.
+        start: The folder of a finished fit of the same student to begin from; null begins from `fit.model.student`. In
+            a study the supervision, as `rationale`, of the arms of the same student, teacher and seed to begin from.
         loss: For what the student wrote.
         teacher: `self`: the student as it is when the round begins reads what it wrote, after `teacher_prompt`; null is
             whom `cache_logits.model.teacher` names.

@@ -11,11 +11,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from datamodules.files.atomic import check_place, hash_source, require_file
+from datamodules.files.atomic import check_place, require_file
 from datamodules.files.command_line import CommandLine
 from datamodules.provenance import describe_creation
 from datamodules.rationales.pivots import give_translations, name_pivot
 from datamodules.rationales.store import load_rationales, read_gold_conditions, write_rationales
+from datamodules.tasks.benchmarks import identify_source
 from datamodules.tasks.questions import load_questions
 from datamodules.tasks.translations import Translations
 from scripts.common.entry import run_main
@@ -45,7 +46,7 @@ def main(args: list[str] | None = None) -> None:
     require_file(Path(given.rationales), "rationales")
     sources = (given.rationales, given.questions, given.translations)
     named = {name: getattr(given, name) for name in ("rationales", "teacher", "questions", "translations")}
-    config = {"pivot": named, "files": {source: hash_source(source) for source in sources}}
+    config = {"pivot": named, "files": {source: identify_source(source) for source in sources}}
     if is_complete(given.output, config):
         print(f"{given.output}: complete already")
         return

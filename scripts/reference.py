@@ -14,7 +14,6 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,8 @@ def find_classes(annotation: Any) -> Iterator[type]:
     if isinstance(annotation, type) and annotation.__module__.startswith(ROOMS):
         if not inspect.isabstract(annotation):
             yield annotation
-        subclasses: list[type] = sorted(annotation.__subclasses__(), key=attrgetter("__name__"))
-        for subclass in subclasses:
+        subclasses: list[type] = annotation.__subclasses__()
+        for subclass in sorted(subclasses, key=lambda known: known.__name__):
             yield from find_classes(subclass)
 
 

@@ -8,11 +8,12 @@ answers to itself, its file says so. A benchmark in several languages is asked i
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from datamodules.files.atomic import hash_json, hash_path, hash_source
 from datamodules.files.hub import (
     could_not_ask,
     describe_missing,
@@ -29,6 +30,8 @@ FOLDER = Path(__file__).parents[2] / "configs" / "tasks"
 FIELDS = ("id", "question", "choices", "labels", "gold", "group", "parallel", "original", "asks")
 SPLITS = ("train", "validation", "test")
 _OPTIONAL = {"comment", "connectives", "replaced_in_rev2"}
+# What a task's file says that makes no question another.
+_REMARKS = {"name", "sizes", "licence", "citation", "comment"}
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,22 @@ def parse_source(source: str) -> Source:
 def find_source(source: str) -> Source | None:
     """Returns what a source `task:NAME:SPLIT` is, None of another source; nothing is read but the task's file."""
     return parse_source(source.partition("@")[0]) if source.startswith("task:") else None
+
+
+def identify_source(source: str) -> str | None:
+    """Returns the hash of what a source depends on beside its name; None where that is all.
+
+    Of a `task:` source what the task's file says of its questions, the hub's commit included, and the files of a local
+    folder; of another source the file's.
+
+    Raises:
+        ValueError: It is a malformed `task:` source.
+    """
+    if not source.startswith("task:"):
+        return hash_source(source)
+    own = parse_source(source)
+    read = {name: value for name, value in asdict(own.task).items() if name not in _REMARKS}
+    return hash_json([read, own.folder and hash_path(own.folder)])
 
 
 def count_questions(source: str) -> int:

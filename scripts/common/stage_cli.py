@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import StrategyRegistry
 
 from datamodules.batches.loading import check_processes
-from datamodules.files.atomic import hash_source
+from datamodules.tasks.benchmarks import identify_source
 from datamodules.tasks.wording import identify_languages
 from datamodules.text.plain_text import describe_error
 from lightning_modules.model.pretrained import identify_local
@@ -125,14 +125,14 @@ class StageCLI(LightningCLI):
     def result_config(self) -> dict[str, Any]:
         """Returns what the result depends on.
 
-        The resolved config but for what is `NEUTRAL`, the files' hashes, and those of what `configs/languages` says of
-        the questions' languages.
+        The resolved config but for what is `NEUTRAL`, the files' hashes, and those of what `configs/tasks` and
+        `configs/languages` say of the questions and their languages.
         """
         config = drop_neutral("", json.loads(self.parser.dump(self.config, format="json", skip_none=False)))
         config = {name: drop_neutral(name, part) if name in NEUTRAL else part for name, part in config.items()}
         named = [data.get(name) or [] for data in (config["data"], config["data"].get("own", {})) for name in SOURCES]
         sources = [source for names in named for source in ([names] if isinstance(names, str) else names)]
-        files = {source: hash_source(source) for source in sources}
+        files = {source: identify_source(source) for source in sources}
         for model in (config["model"][self.pretrained], config.get("bert_model")):
             if model is not None:
                 files[model] = identify_local(model)

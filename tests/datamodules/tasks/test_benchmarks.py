@@ -1,12 +1,22 @@
 """Tests of the tasks: every file of configs/tasks against hand-made rows of the hub's schema."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from datamodules.tasks.benchmarks import ask_why, find_commit, find_source, format_tasks, list_tasks, load_task
+from datamodules.files.atomic import hash_path
+from datamodules.tasks.benchmarks import (
+    ask_why,
+    find_commit,
+    find_source,
+    format_tasks,
+    identify_source,
+    list_tasks,
+    load_task,
+)
 from datamodules.tasks.questions import Question, load_questions
 from tests.datamodules.tasks.hub_rows import ROWS
 
@@ -178,6 +188,24 @@ def test_a_task_of_ones_own_lies_anywhere(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text.replace("licence:", "license:"))
     with pytest.raises(ValueError, match="a task needs exactly the keys answer, citation"):
         load_task(str(tmp_path / "mine.yaml"))
+
+
+def test_a_source_is_another_when_its_data_or_what_is_said_of_them_change(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "configs" / "tasks" / "gsm8k.yaml").read_text()
+    file, source = tmp_path / "mine.yaml", f"task:{tmp_path / 'mine.yaml'}:train"
+    write(tmp_path / "data", "train", ROWS["gsm8k"][1])
+    texts = [text, text.replace("licence: MIT", "licence: mine"), text.replace("gold: answer", "gold: result")]
+    texts.append(re.sub("(?m)^revision:.*", f"revision: {'0' * 40}", text))
+    found = []
+    for text in texts:
+        file.write_text(text)
+        found.append((identify_source(source), identify_source(f"{source}@{tmp_path / 'data'}")))
+    assert found[0] == found[1] and all(len({own[n] for own in found}) == 3 for n in range(2))
+    write(tmp_path / "data", "train", ROWS["gsm8k"][1] * 2)
+    assert (identify_source(source) == found[-1][0]) and identify_source(f"{source}@{tmp_path / 'data'}") != found[-1][
+        1
+    ]
+    assert identify_source("microworld:train:8:0") is None and identify_source(str(file)) == hash_path(file)
 
 
 def test_the_commit_is_the_pinned_one_or_none(tmp_path: Path) -> None:

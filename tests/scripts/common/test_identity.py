@@ -197,6 +197,15 @@ def test_a_language_whose_file_changed_makes_another_run_of_its_questions(tmp_pa
     assert fit.parse(command).run.id != before.run.id
 
 
+def test_a_task_whose_file_changed_makes_another_run(tmp_path, monkeypatch) -> None:
+    file = Path(shutil.copy(Path(__file__).parents[3] / "configs" / "tasks" / "gsm8k.yaml", tmp_path / "mine.yaml"))
+    command = ["--model.student=m", f"--data.questions=task:{file}:train"]
+    before = fit.parse(command).run.id
+    assert fit.parse(command).run.id == before
+    file.write_text(file.read_text().replace("gold: answer", "gold: result"))
+    assert fit.parse(command).run.id != before
+
+
 STOP = "tests.scripts.common.test_identity.Stop"
 
 

@@ -45,7 +45,7 @@ class ArmRounds(RoundsPlan):
     ):
         self.arm, self.study = arm, study
         self.needs = train.needs if settings.mix else [start.name] if start else []
-        for name in ("teacher", "teachers", "evaluate_every"):
+        for name in ("teacher", "teachers", "shown_rationales", "evaluate_every"):
             if getattr(settings, name) is not None:
                 raise ValueError(
                     f"on_policy.{name} is of one student or teacher; arms of a study learn from their teacher, and are "

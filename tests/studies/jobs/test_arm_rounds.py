@@ -90,6 +90,11 @@ def test_an_arm_goes_on_from_the_same_teachers_finished_text_fit() -> None:
         ({}, {"start": "on-policy"}, r"^on_policy.start: 'on-policy' is no arm of the study"),
         ({}, {"start": "untuned"}, r"^on_policy.start: 'untuned' is no arm of the study"),
         ({}, {"teacher": "self", "teacher_prompt": "with_gold"}, r"^on_policy.teacher is of one student"),
+        (
+            {},
+            {"teacher_prompt": "with_rationale", "shown_rationales": "r"},
+            r"^on_policy.shown_rationales is of one student or teacher",
+        ),
         ({}, {"rounds": 3}, r"^on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
         ({"sizes": [4, 8]}, {}, r"^study.sizes: an on-policy arm draws its questions round by round"),
         ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: an on-policy arm draws its questions"),

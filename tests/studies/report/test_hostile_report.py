@@ -104,7 +104,12 @@ def make_more(results: dict, names: dict[str, str]) -> dict:
         results[kind] = [{"seed_variance": "own", **row} for row in results[kind]]
     results["outcomes"] = [
         {"outcome": names["outcome"], "meaning": names["meaning"],
-         "cells": [{**cell, "mean": cell["accuracy"]} for cell in results["cells"]],
+         "contrasts": [{**row, "size": None} for row in results["contrasts"]],
+         "cells": [
+             {**cell, "mean": cell["accuracy"],
+              "gain": {"estimate": 0.1, "low": 0.0, "high": 0.2} if cell["trained_on"] else None}
+             for cell in results["cells"]
+         ],
          **{kind: results[kind] for kind in ("gamma", "gamma_differences", "parts", "parts_refused")}}
     ]  # fmt: skip
     losses = {"p_holm": 0.1, "models": {"p": 0.2, "left_only": 1, "right_only": 2}, "estimate": -0.1, "p": 0.1}

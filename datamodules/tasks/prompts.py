@@ -5,6 +5,7 @@ The words of each language are in `configs/languages`; how a prompt puts them to
 
 from dataclasses import dataclass, field, replace
 from functools import cache
+from string import Formatter
 from typing import Literal, NamedTuple
 
 from datamodules.files.atomic import hash_json
@@ -105,6 +106,20 @@ class Prompt:
         if chat:
             return text + own.cue if self.cue_in_chat else text
         return text + own.cue + "\n"
+
+    def list_parts(self, kind: AnswerKind, chat: bool) -> list[tuple[str, str | None]]:
+        """Returns what `render` makes of English questions of a kind, for programs that fill it in themselves.
+
+        Args:
+            kind: Of the answer.
+            chat: Whether a chat template surrounds the text.
+
+        Returns:
+            Texts, and what follows each: `question`, `choices` or `letters`; None after the last.
+        """
+        parts = [(text, name) for text, name, _, _ in Formatter().parse(self.texts[kind])]
+        cue = self.cue if self.cue_in_chat or not chat else ""
+        return [*parts, (cue if chat else cue + "\n", None)]
 
     def answer_sentence(self, question: Question, answer: str) -> str:
         """Returns the sentence that ends a completion, for an option's letter, a number or an expression."""

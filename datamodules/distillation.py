@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -32,6 +33,8 @@ from datamodules.logit_cache.reader import LogitCache
 from datamodules.logit_cache.row_selection import RowKind, select_rows
 from datamodules.own_text import OwnExamples, OwnText, read_own_text
 from datamodules.rationales.controls import AS_WRITTEN, DistillationControls, TextControls
+from datamodules.rationales.shown import check_shown, read_shown
+from datamodules.tasks.prompts import find_privilege
 
 
 class ExampleDataModule(L.LightningDataModule):
@@ -92,6 +95,7 @@ class RationaleDataModule(ExampleDataModule):
         rationales: list[str] | None = None,
         prompt: str = "instruction",
         batches: BatchSize = BatchSize(),  # noqa: B008 (frozen)
+        shown_rationales: str | None = None,
         **kwargs: Any,
     ):
         """Stores the settings; files are read in `setup`.
@@ -101,12 +105,14 @@ class RationaleDataModule(ExampleDataModule):
             questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
             prompt: Name of the prompt that the student reads: cot, few_shot, direct, instruction or plain; with the
-                suffix _with_gold it shows this teacher the gold answer, too.
+                suffix _with_gold it shows this teacher the gold answer, too, with _with_rationale a rationale.
             batches: How much is computed at a time.
+            shown_rationales: Of such a prompt: of each question the first right one in this file, or else the first.
             kwargs: See `ExampleDataModule`.
         """
         super().__init__(tokenizer, questions, rationales, prompt, **kwargs)
-        self.batches = batches
+        check_shown("data.prompt", prompt, "data.shown_rationales", shown_rationales)
+        self.batches, self.shown_rationales = batches, shown_rationales
         self.done: set[str] = set()
         # A process may have nothing left to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -116,6 +122,9 @@ class RationaleDataModule(ExampleDataModule):
         if self.is_set_up:
             return
         self.tokenizer, self.fingerprint = self.source.tokenizer, self.source.fingerprint
+        if self.shown_rationales is not None:
+            shown = read_shown(self.shown_rationales, self.source.questions)
+            self.prompt = self.source.prompt = replace(self.prompt, shown=shown)
         self.examples = self.source.read_rationales()
         self.is_set_up = True
 
@@ -178,8 +187,8 @@ class DistillationDataModule(ExampleDataModule):
             kwargs: See `ExampleDataModule`.
         """
         super().__init__(tokenizer, questions, rationales, controls=controls, **kwargs)
-        if self.prompt.shows_gold:
-            raise ValueError(f"data.prompt {self.prompt.name!r} would show the student the gold answer; choose another")
+        if (shown := find_privilege(prompt := self.prompt.name)) is not None:
+            raise ValueError(f"data.prompt {prompt!r} would show the student {shown}; choose another")
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
         self.alignment, self.rows, self.rows_against = alignment, rows, rows_against or []
         self.batches, self.validation, self.own = batches, validation, own

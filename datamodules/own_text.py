@@ -4,7 +4,7 @@ On-policy distillation (Agarwal et al. 2024, arXiv 2306.13649) mends what a stud
 it. Here the words are those of the student as it was at the beginning of a round.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.controls import AS_WRITTEN
 from datamodules.rationales.samples import SAMPLE_FIELDS
-from datamodules.tasks.prompts import Prompt, get_prompt
+from datamodules.rationales.shown import check_shown, read_shown
+from datamodules.tasks.prompts import Prompt, find_privilege, get_prompt
 
 NGRAM = 4
 DEFAULT_MIX = 0.25
@@ -38,7 +39,8 @@ class OwnText:
         logits: Logit caches of these texts: a teacher's for each store, or several teachers' with logit_weights.
         logit_weights: Mixes the distributions of these teachers, by weight.
         teacher_prompt: Name of the prompt after which the teachers read it, if that showed them the gold answer, as
-            plain_with_gold does; null is any that did not.
+            plain_with_gold does, or a rationale, as plain_with_rationale; null is any that did not.
+        shown_rationales: The file of the rationales that it showed them.
         mix: Share of each step's tokens that are of a teacher's text, `data.rationales`; null is 0.25.
         first_step: Which of the steps of the teacher's text this training begins with.
         max_lost: Refuse to go on where a larger share of the newest samples is truncated or empty.
@@ -49,6 +51,7 @@ class OwnText:
     logits: list[str] | None = None
     logit_weights: dict[str, PositiveFloat] | None = None
     teacher_prompt: str | None = None
+    shown_rationales: str | None = None
     mix: ClosedUnitInterval | None = None
     first_step: NonNegativeInt = 0
     max_lost: ClosedUnitInterval = 0.5
@@ -57,9 +60,11 @@ class OwnText:
     def __post_init__(self) -> None:
         if (self.rationales is None) != (self.logits is None):
             raise ValueError("data.own.rationales and data.own.logits belong together: cache the logits of each store")
-        for name in ("mix", "logit_weights", "teacher_prompt"):
+        for name in ("mix", "logit_weights", "teacher_prompt", "shown_rationales"):
             if self.rationales is None and getattr(self, name) is not None:
                 raise ValueError(f"data.own.{name} would be ignored without data.own.rationales")
+        names = "data.own.teacher_prompt", "data.own.shown_rationales"
+        check_shown(names[0], self.teacher_prompt, names[1], self.shown_rationales)
         weights = self.logit_weights
         if weights is not None and (len(weights) < 2 or not np.isfinite(list(weights.values())).all()):
             raise ValueError("data.own.logit_weights mixes two teachers at least, by finite weights")
@@ -77,15 +82,19 @@ class OwnText:
         """Returns the prompt of `teacher_prompt`, with the options of the student's; None where there is none.
 
         Raises:
-            ValueError: No prompt has this name, or it does not show the gold answer.
+            ValueError: No prompt has this name, or it shows neither the gold answer nor a rationale.
         """
         if self.teacher_prompt is None:
             return None
         encoding = taught.encoding
         prompt = get_prompt(self.teacher_prompt, False, encoding.template_options, encoding.prompt_language, True)
-        if not prompt.shows_gold:
-            raise ValueError(f"data.own.teacher_prompt {prompt.name!r} does not show the gold answer; leave it out")
-        return prompt
+        if find_privilege(prompt.name) is None:
+            raise ValueError(
+                f"data.own.teacher_prompt {prompt.name!r} shows neither the gold answer nor a rationale; leave it out"
+            )
+        if self.shown_rationales is None:
+            return prompt
+        return replace(prompt, shown=read_shown(self.shown_rationales, taught.questions))
 
 
 class OwnExamples(NamedTuple):

@@ -88,6 +88,7 @@ def inspect(args: list[str]) -> None:
     parser.add_argument("--teacher", help="run this teacher again on a sample; needs --questions and --rationales")
     parser.add_argument("--revision", help="commit of a hub teacher")
     parser.add_argument("--rationales", nargs="+", help="rationale stores and published collections")
+    parser.add_argument("--shown_rationales", help="of a prompt that showed the teacher rationales, their file")
     parser.add_argument("--sample", type=int, default=32, help="how many examples the teacher reads again")
     given = parser.parse_args(args)
     if bool(given.teacher) != bool(given.rationales) or (given.teacher and not given.questions):
@@ -98,8 +99,9 @@ def inspect(args: list[str]) -> None:
     report = inspect_cache(cache, given.questions)
     if given.teacher:
         report.rows["KL(teacher, cache) of a sample (nats)"] = measure_error(
-            cache, given.teacher, given.revision, given.questions, given.rationales, given.sample
-        )
+            cache, given.teacher, given.revision, given.questions, given.rationales, given.sample,
+            given.shown_rationales,
+        )  # fmt: skip
     print(report)
     if given.png:
         report.plot(given.png)

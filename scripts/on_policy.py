@@ -17,10 +17,15 @@ if __name__ == "__main__":
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from datamodules.rationales.shown import read_shown
+from datamodules.tasks.prompts import get_prompt
+from datamodules.tasks.questions import load_questions
 from scripts.common.entry import run_main
 from scripts.common.experiment_file import check_args, read_experiment, read_models, select_sections, split_args
 from scripts.common.help import answer
@@ -59,6 +64,11 @@ def check_sections(plan: RoundsPlan) -> None:
     """Refuses a mistake in a stage's section before any stage runs; the rounds differ in names only."""
     for job in [*plan.teach(), *plan.round(1, [])]:
         STAGES[job.stage].parse(job.args)
+    shown, questions = plan.settings.shown_rationales, plan.fit["data.questions"]
+    # What is yet to be annotated, the first round checks.
+    if shown is not None and Path(shown).exists():
+        prompt = replace(get_prompt(str(plan.teacher_prompt), privileged=True), shown=read_shown(shown, questions))
+        prompt.check_shown(load_questions(questions, plan.fit.get("data.limit")))
 
 
 def run(args: list[str]) -> None:

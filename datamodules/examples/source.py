@@ -36,7 +36,7 @@ class ExampleSource:
         tokenizer: Hub id, local folder or GGUF file.
         questions: A source of questions.
         rationales: Files of rationales.
-        prompt: Name of the prompt that a student reads; or a teacher, which may see the gold answer.
+        prompt: Name of the prompt that a student reads; or a teacher, which may see the gold answer or a rationale.
         limit: Use only so many questions.
         limit_seed: Draws them; None takes the first.
         encoding: How they are tokenized.
@@ -64,7 +64,7 @@ class ExampleSource:
             raise ValueError(f"data.limit_seed={limit_seed} would be ignored: it draws the questions of data.limit")
         self.tokenizer_name, self.questions, self.rationales = tokenizer, questions, rationales
         self.limit, self.limit_seed = limit, limit_seed
-        self.prompt = get_prompt(prompt, False, encoding.template_options, encoding.prompt_language, shows_gold=True)
+        self.prompt = get_prompt(prompt, False, encoding.template_options, encoding.prompt_language, privileged=True)
         self.encoding, self.filters, self.controls = encoding, filters, controls
         self.num_left: dict[str, int] = {}
         self.clusters: dict[str, str] = {}
@@ -101,6 +101,10 @@ class ExampleSource:
         """
         if not self.rationales:
             raise ValueError("data.rationales is empty; name at least one file of rationales")
+        if self.prompt.shows_rationale:
+            known = {question.id: question for question in load_questions(self.questions)}
+            asked = dict.fromkeys(rationale.question_id for rationale in load_rationales(self.rationales, known))
+            self.prompt.check_shown([known[question_id] for question_id in asked])
         examples = self._open(self.rationales)
         self._warn_of_mixed_conditions(set(self.filters.teachers or examples.column("teacher")))
         named = ", ".join(self.rationales)

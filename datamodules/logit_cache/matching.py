@@ -13,7 +13,7 @@ from datamodules.files.tables import read_metadata
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.mixture import CacheMixture, RowReader
 from datamodules.logit_cache.reader import LogitCache
-from datamodules.tasks.prompts import WITH_GOLD, Prompt
+from datamodules.tasks.prompts import Prompt, find_privilege
 from datamodules.text.token_bytes import read_vocabulary
 
 
@@ -33,11 +33,11 @@ def open_caches(
         writers: Of the rationales.
         rationales: Their files.
         weights: Of the teachers whose mixture is wanted, by name.
-        privileged: The prompt after which the teachers read, if it showed them the gold answer.
+        privileged: The prompt after which the teachers read, if it showed them the gold answer or a rationale.
 
     Raises:
         ValueError: The caches are of another teacher, or of another revision of it, than wrote the rationales, or of
-            rows that do not go together; or a teacher saw the gold answer, or did not, unlike it should.
+            rows that do not go together; or a teacher saw privileged context, or did not, unlike it should.
     """
     caches = [LogitCache(Path(path)) for path in paths]
     for cache in caches:
@@ -93,15 +93,18 @@ def open_others(paths: Sequence[str], caches: Sequence[LogitCache]) -> list[Logi
 
 
 def _check_privilege(cache: LogitCache, privileged: Prompt | None) -> None:
-    """Refuses a teacher that saw the gold answer where nobody asked for that, or read after another prompt than was."""
+    """Refuses a teacher that saw privileged context that nobody asked for, or read after another prompt than was."""
     made = cache.description.prompt_id
     if privileged is not None and made != privileged.id:
-        raise ValueError(f"{cache.folder}: captured with prompt {made}, but data.own.teacher_prompt is {privileged.id}")
-    name = made.rpartition("-")[0]
-    if privileged is None and name.endswith(WITH_GOLD):
+        more = ", with data.own.shown_rationales" if privileged.shows_rationale else ""
         raise ValueError(
-            f"{cache.folder}: captured with prompt {made}, which showed the teacher the gold answer; capture with "
-            f"another, or, for what the student wrote, set data.own.teacher_prompt={name}"
+            f"{cache.folder}: captured with prompt {made}, but data.own.teacher_prompt is {privileged.id}{more}"
+        )
+    name = made.rpartition("-")[0]
+    if privileged is None and (shown := find_privilege(name)):
+        raise ValueError(
+            f"{cache.folder}: captured with prompt {made}, which showed the teacher {shown}; capture with another, or, "
+            f"for what the student wrote, set data.own.teacher_prompt={name}"
         )
 
 

@@ -3,6 +3,7 @@
 The words of each language are in `configs/languages`; how a prompt puts them together is here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from string import Formatter
@@ -34,13 +35,15 @@ class Prompt:
     Attributes:
         name: What a config names.
         texts: For each kind of answer, the template: `{question}`, `{choices}`, `{letters}`, `{rationale}` if it asks
-            for a rationale to be rewritten, and `{gold}` if it shows the gold answer, as an answer sentence.
+            for a rationale to be rewritten, or shows one, and `{gold}` if it shows the gold answer, as an answer
+            sentence.
         cue: Ends the prompt where the student reads raw text, and in a chat if `cue_in_chat`.
         cue_in_chat: A chat template marks the reply itself; then a bare `Answer:` is only noise.
         answer: The answer sentence of a multiple-choice question: `{letter}`, `{text}`.
         template_options: What the chat template is told beside the message, such as `enable_thinking`.
         language: Whether a question is posed in its own language or with English instructions; worked examples and
             answer sentences are in the question's. The fields above are the English form.
+        shown: By question's id, the rationales that it shows, if it does.
     """
 
     name: str
@@ -50,12 +53,14 @@ class Prompt:
     answer: str = "The answer is {letter}) {text}."
     template_options: TemplateOptions = field(default_factory=dict)
     language: PromptLanguage = "question"
+    shown: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
-        """Name and content hash, as artefacts record it."""
-        *text, options, language = vars(self).values()
+        """Name and content hash, as artefacts record it; what it shows counts."""
+        *text, options, language, shown = vars(self).values()
         chosen = [*([options] if options else []), *([language] if language != "question" else [])]
+        chosen += [shown] if shown else []
         return f"{self.name}-{hash_json([*text, *chosen])[:8]}"
 
     def _word(self, question: Question) -> "_Wording":
@@ -70,7 +75,7 @@ class Prompt:
     @property
     def rewrites(self) -> bool:
         """Whether it asks for a rationale to be rewritten."""
-        return "{rationale}" in self.texts["choice"]
+        return "{rationale}" in self.texts["choice"] and not self.shows_rationale
 
     @property
     def translates(self) -> bool:
@@ -81,6 +86,11 @@ class Prompt:
     def shows_gold(self) -> bool:
         """Whether it shows the gold answer, as a teacher may see it and a student never does."""
         return "{gold}" in self.texts["choice"]
+
+    @property
+    def shows_rationale(self) -> bool:
+        """Whether it shows a teacher's rationale of the question, likewise."""
+        return self.name.endswith(WITH_RATIONALE)
 
     def render(self, question: Question, chat: bool, rationale: str = "") -> str:
         """Returns what the model reads: the user's message of a chat, or raw text that ends with a newline.
@@ -94,9 +104,12 @@ class Prompt:
             rationale: What is to be rewritten.
 
         Raises:
-            ValueError: It shows the gold answer, and the question has none.
+            ValueError: It shows the gold answer or a rationale, and the question has none.
         """
         own = self._word(question)
+        if self.shows_rationale:
+            self.check_shown([question])
+            rationale = self.shown[question.id]
         if self.shows_gold and question.gold is None:
             raise ValueError(
                 f"{question.place or f'question {question.id!r}'}: has no gold answer, which prompt {self.name!r} shows"
@@ -120,6 +133,15 @@ class Prompt:
         parts = [(text, name) for text, name, _, _ in Formatter().parse(self.texts[kind])]
         cue = self.cue if self.cue_in_chat or not chat else ""
         return [*parts, (cue if chat else cue + "\n", None)]
+
+    def check_shown(self, questions: Sequence[Question]) -> None:
+        """Raises a ValueError if some of these questions have no rationale that it could show."""
+        lacking = [question.id for question in questions if question.id not in self.shown]
+        if lacking:
+            raise ValueError(
+                f"{len(lacking)} of {len(questions)} questions have no rationale that prompt {self.name!r} could show, "
+                f"the first is {lacking[0]!r}; annotate them, or leave them out"
+            )
 
     def answer_sentence(self, question: Question, answer: str) -> str:
         """Returns the sentence that ends a completion, for an option's letter, a number or an expression."""
@@ -159,13 +181,20 @@ _FORMS: dict[str, tuple[str, str, bool, str]] = {
     # For models too small to read instructions, which find an option's text more easily than its letter.
     "plain": ("<body>", "answer_cue", False, "text"),
 }
-WITH_GOLD = "_with_gold"
-# What a teacher with privileged context reads: the same, and the gold answer below the question.
+WITH_GOLD, WITH_RATIONALE = "_with_gold", "_with_rationale"
+# What a teacher with privileged context reads: the same, and below the question the gold answer, or a rationale.
+PRIVILEGES = {WITH_GOLD: "the gold answer", WITH_RATIONALE: "a rationale"}
 _FORMS |= {
-    f"{name}{WITH_GOLD}": (form.replace("<body>", "<body>\n{gold}"), cue, in_chat, answer)
+    f"{name}{suffix}": (form.replace("<body>", f"<body>\n{shown}"), cue, in_chat, answer)
+    for suffix, shown in ((WITH_GOLD, "{gold}"), (WITH_RATIONALE, "<explanation>"))
     for name, (form, cue, in_chat, answer) in _FORMS.items()
     if "<explanation>" not in form
 }
+
+
+def find_privilege(name: str) -> str | None:
+    """Returns what a prompt of this name shows a teacher and never a student; None if nothing."""
+    return next((shown for suffix, shown in PRIVILEGES.items() if name.endswith(suffix)), None)
 
 
 @cache
@@ -245,7 +274,7 @@ def get_prompt(
     rewrites: bool = False,
     template_options: TemplateOptions | None = None,
     language: PromptLanguage = "question",
-    shows_gold: bool = False,
+    privileged: bool = False,
 ) -> Prompt:
     """Returns the prompt of this name.
 
@@ -254,20 +283,18 @@ def get_prompt(
         rewrites: Whether there are rationales to be rewritten, which only some prompts show, and those always.
         template_options: What a chat template is told beside the message; part of the prompt's id.
         language: Whether instructions are in a question's language or in English.
-        shows_gold: Whether it may show the gold answer.
+        privileged: Whether it may show the gold answer or a rationale, as to a teacher.
 
     Raises:
         ValueError: No prompt has this name, or it does not fit.
     """
     prompts = list_prompts()
     if name not in prompts:
-        known = [own for own in prompts.values() if shows_gold or not own.shows_gold]
-        raise ValueError(f"prompt {name!r} is unknown; there are: {', '.join(own.name for own in known)}")
+        known = [own for own in prompts if privileged or find_privilege(own) is None]
+        raise ValueError(f"prompt {name!r} is unknown; there are: {', '.join(known)}")
     prompt = prompts[name]
-    if prompt.shows_gold and not shows_gold:
-        raise ValueError(
-            f"prompt {name!r} shows the gold answer, which only a teacher may see: cache_logits alone has it"
-        )
+    if (shown := find_privilege(name)) is not None and not privileged:
+        raise ValueError(f"prompt {name!r} shows {shown}, which only a teacher may see: cache_logits alone has it")
     if prompt.rewrites and not rewrites:
         raise ValueError(f"prompt {name!r} shows a rationale to be rewritten: set data.rewrites, in annotate")
     if rewrites and not prompt.rewrites:

@@ -7,8 +7,9 @@ from typing import Any
 
 from datamodules.files.command_line import CommandLine
 from scripts.common.stages import STAGES, parse_job
+from studies.design.controls import ON_POLICY
 from studies.design.cost import BANDWIDTH, find_device
-from studies.design.grid import ON_POLICY, expand
+from studies.design.grid import expand
 from studies.design.quantization import check_quantization
 from studies.jobs.estimate import (
     Assumptions,
@@ -79,6 +80,10 @@ def estimate_study(plan: StudyPlan, assumed: Assumptions) -> list[tuple[str, Wor
         own = estimate_evaluation(asked, spec.model, spec.keep_layers, assumed)
         if arm.supervision != "untuned":
             _, trained = jobs[f"fit-{arm.id}"]
+            if plan.start(arm) is not None:
+                # What it goes on from has the size of what that began from.
+                trained.model.student, trained.model.keep_layers = spec.model, spec.keep_layers
+                trained.datamodule.source.tokenizer_name = spec.model
             fit = estimate_training(trained, assumed)
             files = [(f"{arm.id}-{kind}", estimate_file(own, spec, kind)) for kind in plan.study.types]
             _, wrote = own_text.get(arm.id, ((), Work()))

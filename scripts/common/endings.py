@@ -9,6 +9,7 @@ from typing import Any
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import Rationale, find_repeats
+from datamodules.tasks.prompts import find_privilege
 from lightning_modules.evaluation.summary import format_summary
 from lightning_modules.run.folder import RunFolder, read_metrics
 from lightning_modules.run.progress import format_bytes, format_seconds
@@ -78,8 +79,8 @@ def describe_cache(output: Path, data: RationaleDataModule, num_before: int, arg
         "data.logits": [str(output)],
         "model.loss.kl_weight": "KL_WEIGHT",
     }
-    # What a teacher read with the gold answer in view is for a student's own text, which rounds train on.
-    following = "" if data.prompt.shows_gold else f"\nnext: {suggest('fit', args, ['data.'], settings)}"
+    # What a teacher read with privileged context in view is for a student's own text, which rounds train on.
+    following = "" if find_privilege(data.prompt.name) else f"\nnext: {suggest('fit', args, ['data.'], settings)}"
     each = f"{format_bytes(size)} ({size / cache.num_rows:.0f} bytes a token)"
     added = f"{len(cache) - num_before} examples{in_all}"
     return f"{output}: {added}, {cache.num_rows} completion tokens, {each}{following}"

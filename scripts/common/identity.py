@@ -20,7 +20,7 @@ NEUTRAL = {
 }
 
 # Settings of the data that may name files; their content counts.
-SOURCES = ("questions", "rationales", "references", "logits", "rows_against")
+SOURCES = ("questions", "rationales", "references", "logits", "rows_against", "shown_rationales")
 
 # A backend's settings that cannot change what the teacher answers: where it is asked, how often, at what price.
 NEUTRAL_BACKEND = frozenset(

@@ -6,7 +6,8 @@ from lightning_modules.student.student import TRUE_PRECISIONS
 from scripts.common.experiment_file import check_args, find_section, select_sections, split_args
 from scripts.common.stages import STAGES, parse_job
 from scripts.on_policy import read_rounds
-from studies.design.grid import ON_POLICY, Study, expand
+from studies.design.controls import ON_POLICY
+from studies.design.grid import Study, expand
 from studies.design.parts import check_alignment, check_study
 from studies.design.quantization import check_precision, check_quantization
 from studies.jobs.arm_rounds import check_writers

@@ -15,7 +15,8 @@ from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answe
 from studies.analysis.quantization import describe_quantization, format_losses
 from studies.analysis.sizes import describe_needed_sizes, explain_needed, name_size, pool_sizes
 from studies.analysis.traits import describe_traits, format_traits
-from studies.design.grid import ON_POLICY, Study, find_scorers
+from studies.design.controls import ON_POLICY
+from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
 from studies.text_table import escape_markup, format_table
@@ -130,6 +131,9 @@ class Analysis:
                 others = [("logits", [text])]
             elif key.supervision == ON_POLICY:
                 others = [("on-policy", [text]), ("on-policy", [key._replace(supervision="rationale+logits")])]
+                for name, control in self.study.controls.items():
+                    if control.continues:
+                        others.append(("on-policy", [key._replace(supervision=control.supervision, control=name)]))
             elif key.supervision == "rationale":
                 others = [("rationale", [key._replace(supervision="label", teacher=None)])]
             if key.teacher and (against := self._against(key)):

@@ -21,7 +21,8 @@ import numpy as np
 
 from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.predictions import CellKey
-from studies.design.grid import ON_POLICY, Arm, Study, expand
+from studies.design.controls import ON_POLICY
+from studies.design.grid import Arm, Study, expand
 from studies.inference.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
 from studies.inference.statistics import Estimate
 
@@ -213,13 +214,14 @@ class Interactions:
     def _pair_grids(self, grids: dict[Group, Grid]) -> list[tuple[Group, Group]]:
         """Returns the grids with distributions of the teachers' own, each with what it is compared with.
 
-        Those that learn on-policy are compared with both that do not.
+        Those that learn on-policy are compared with both that do not, and with those that go on from another arm.
         """
+        continued = {name for name, control in self.study.controls.items() if control.continues}
         pairs = []
         for group in grids:
             if group.supervision == ON_POLICY:
-                kinds = ("rationale", None), (LOGITS, None)
-                pairs += [(group, other) for other in grids if other[2:] == group[2:] and other[:2] in kinds]
+                others = [other for other in grids if other[2:] == group[2:] and other.supervision != ON_POLICY]
+                pairs += [(group, other) for other in others if other.control in {None, *continued}]
                 continue
             is_plain = group.control is None or self._swaps_logits(group.control)
             if group.supervision != LOGITS or not is_plain or self._holds_text(group):

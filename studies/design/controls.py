@@ -1,5 +1,6 @@
 """A control: the arms of one supervision once more, with one explanation of their differences taken away or put in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,6 +10,9 @@ from datamodules.logit_cache.row_selection import RowKind
 from datamodules.rationales.controls import AnswerPosition
 from lightning_modules.student.rounding import FakeQuant
 from lightning_modules.student.start import ResetPart
+
+# The student learns from what it wrote itself, which its teacher corrects.
+ON_POLICY = "on-policy"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class ControlSpec:
         trait: The teacher is tuned to this trait of the study first, and writes and scores so; the trait's words are
             left out, as `without` leaves them out.
         fake_quant: The student learns with weights rounded as a GGUF file of this type rounds them.
+        start: The student goes on from what the plain arm of this supervision, of the same teacher and seed, has left:
+            what on-policy arms of such a start are held against, after as many steps.
     """
 
     supervision: Literal["rationale", "rationale+logits"] = "rationale"
@@ -88,6 +94,12 @@ class ControlSpec:
     without: list[str] = field(default_factory=list)
     trait: str | None = None
     fake_quant: FakeQuant | None = None
+    start: Literal["label", "rationale"] | None = None
+
+    @property
+    def continues(self) -> bool:
+        """Whether it changes nothing but what its arms go on from."""
+        return self.start is not None and self == ControlSpec(self.supervision, start=self.start)
 
     @property
     def compares(self) -> bool:
@@ -107,11 +119,12 @@ class ControlSpec:
             ControlSpec("rationale+logits", alignment=self.alignment),
         )
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, supervisions: Sequence[str]) -> None:
         """Refuses a control that would change nothing, or whose fields do not go together.
 
         Args:
             where: Names it in the message.
+            supervisions: Of the study's plain arms.
 
         Raises:
             ValueError: See there.
@@ -119,6 +132,10 @@ class ControlSpec:
         has_logits = self.supervision == "rationale+logits"
         if self == ControlSpec(self.supervision):
             raise ValueError(f"{where}: changes nothing; its arms would be the plain ones again")
+        if self.start is not None:
+            check_start(f"{where}.start", self.start, supervisions)
+        if self.start is not None and self.together:
+            raise ValueError(f"{where}: start is an arm of one teacher, together has several; leave one out")
         if self.in_family_logits and not has_logits:
             raise ValueError(f"{where}: in_family_logits needs supervision: rationale+logits")
         if self.alignment is not None and not has_logits:
@@ -149,3 +166,17 @@ class ControlSpec:
                 f"{where}: rows is of one teacher's own logits; it needs supervision: rationale+logits, and neither "
                 "together nor in_family_logits"
             )
+
+
+def check_start(where: str, start: str, supervisions: Sequence[str]) -> None:
+    """Raises a ValueError unless a study has plain arms of this supervision that others can go on from.
+
+    Args:
+        where: Names the setting in the message.
+        start: The supervision.
+        supervisions: Of the study's plain arms.
+    """
+    fitting = [own for own in supervisions if own != ON_POLICY]
+    if start not in fitting:
+        there = ", ".join(fitting) or "none"
+        raise ValueError(f"{where}: {start!r} is no arm of the study that others could begin from; there are: {there}")

@@ -11,7 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from datamodules.files.atomic import check_name
 from datamodules.logit_cache.aligned import AlignmentKind
 from datamodules.model_cards import UNKNOWN, Parts, find_family, find_parts
-from studies.design.controls import ControlSpec, TraitSpec
+from studies.design.controls import ON_POLICY, ControlSpec, TraitSpec
 from studies.design.tasks import (
     PLACE,
     LanguageSpec,
@@ -29,8 +29,6 @@ from studies.design.tasks import (
 
 # What llama.cpp's files hold most of a student's weights as; `none` is the student as it was trained.
 Quantization = Literal["none", "f16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"]
-# The student learns from what it wrote itself, which its teacher corrects.
-ON_POLICY = "on-policy"
 
 
 def _tell_family(role: str, name: str, stated: str) -> str:
@@ -233,7 +231,7 @@ class Study:
 
     def _check_control(self, where: str, control: ControlSpec) -> None:
         """Refuses a control that the grid's teachers cannot give, with a ValueError."""
-        control.check(where)
+        control.check(where, self.supervisions)
         if control.trait is not None and control.trait not in self.traits:
             raise ValueError(
                 f"{where}.trait: {control.trait!r} is none of study.traits: {', '.join(self.traits) or 'none'}"

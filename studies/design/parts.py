@@ -5,8 +5,8 @@ from functools import cache
 
 from datamodules.model_parts import DescribedModel, check_parts, read_facts
 from datamodules.model_sources import require_folder, resolve_model
-from studies.design.controls import ControlSpec
-from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment
+from studies.design.controls import ON_POLICY, ControlSpec
+from studies.design.grid import Arm, Study, expand, find_alignment
 from studies.inference.interaction import explain_unidentified
 from studies.inference.parts import PartDecomposition, decompose_parts
 

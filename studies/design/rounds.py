@@ -10,6 +10,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 
 from datamodules.files.atomic import check_name
 from datamodules.model_sources import name_model
+from datamodules.rationales.shown import check_shown
 from lightning_modules.student.own_text import OWN_LOSS
 from losses.distillation import DistillationLoss
 
@@ -32,12 +33,15 @@ class OnPolicy:
         mix: Share of each step's tokens that are of a teacher's text, `fit.data.rationales`, with the loss of `fit`;
             1 is the training that `fit` alone makes.
         keep_rounds: How many rounds' samples a round learns from, its own among them.
-        start: The folder of a finished fit of the same student to begin from; null begins from `fit.model.student`.
+        start: The folder of a finished fit of the same student to begin from; null begins from `fit.model.student`. In
+            a study the supervision, as `rationale`, of the arms of the same student, teacher and seed to begin from.
         loss: For what the student wrote.
         teacher: `self`: the student as it is when the round begins reads what it wrote, after `teacher_prompt`; null is
             whom `cache_logits.model.teacher` names.
-        teacher_prompt: `with_gold` shows who reads the gold answer below the question: privileged context, which the
-            student never sees.
+        teacher_prompt: `with_gold` shows who reads the gold answer below the question, `with_rationale` a rationale of
+            `shown_rationales`: privileged context, which the student never sees.
+        shown_rationales: A file of rationales, of which `with_rationale` shows the first right one of each question or,
+            where none is, the first; each question that the student answers needs one.
         teachers: Several that read what the student wrote, whose distributions are mixed by weight: models, as
             `cache_logits.model.teacher` would name them; null is that one.
         cross_entropy: Let loss.kl_weight be below 1, which teaches the student to write what it wrote.
@@ -62,7 +66,8 @@ class OnPolicy:
     start: str | None = None
     loss: DistillationLoss = OWN_LOSS
     teacher: Literal["self"] | None = None
-    teacher_prompt: Literal["with_gold"] | None = None
+    teacher_prompt: Literal["with_gold", "with_rationale"] | None = None
+    shown_rationales: str | None = None
     teachers: dict[str, PositiveFloat] | None = None
     cross_entropy: bool = False
     max_lost: ClosedUnitInterval = 0.5
@@ -83,8 +88,11 @@ class OnPolicy:
             raise ValueError("on_policy.teacher is the student itself, on_policy.teachers are several; leave one out")
         if self.teacher is not None and self.teacher_prompt is None:
             raise ValueError(
-                "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold: else it teaches what it knows already"
+                "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold or with_rationale: else it teaches "
+                "what it knows already"
             )
+        names = "on_policy.teacher_prompt", "on_policy.shown_rationales"
+        check_shown(names[0], self.teacher_prompt, names[1], self.shown_rationales)
         if self.keep_rounds > self.rounds:
             raise ValueError(f"on_policy.keep_rounds={self.keep_rounds}, but there are {self.rounds} rounds; lower it")
 

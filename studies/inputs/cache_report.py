@@ -124,9 +124,24 @@ def _list_prefixes(identifier: str) -> list[str]:
 
 
 def measure_error(
-    cache: LogitCache, teacher: str, revision: str | None, questions: str, rationales: list[str], sample: int
+    cache: LogitCache,
+    teacher: str,
+    revision: str | None,
+    questions: str,
+    rationales: list[str],
+    sample: int,
+    shown_rationales: str | None = None,
 ) -> np.ndarray:
     """Runs the teacher again and returns KL(p || decoded) of each row of a seeded sample of examples, in nats.
+
+    Args:
+        cache: The cache.
+        teacher: Its teacher.
+        revision: Of the teacher.
+        questions: Their source.
+        rationales: The files of the texts.
+        sample: How many examples are read.
+        shown_rationales: The file of those that the cache's prompt showed the teacher.
 
     Raises:
         ValueError: The teacher or the texts are not the cache's, or its rows are draws, which are near nothing.
@@ -144,6 +159,7 @@ def measure_error(
         prompt=made.prompt_id.rpartition("-")[0],
         encoding=ExampleEncoding(max_length=1 << 30, revision=revision),
         filters=RationaleFilters(correct_only=False),
+        shown_rationales=shown_rationales,
     )
     data.setup("predict")
     examples = [example for example in data.examples if example.id in cache]

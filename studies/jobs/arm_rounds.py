@@ -10,7 +10,8 @@ import yaml
 from datamodules.examples.tokenization import load_tokenizer
 from datamodules.model_sources import resolve_model
 from lightning_modules.run.folder import flatten
-from studies.design.grid import ON_POLICY, Arm, Study, expand
+from studies.design.controls import ON_POLICY
+from studies.design.grid import Arm, Study, expand
 from studies.design.rounds import OnPolicy
 from studies.jobs.job import Job
 from studies.jobs.rounds import RoundsPlan
@@ -26,23 +27,35 @@ class ArmRounds(RoundsPlan):
         study: The study's folder.
         train: The job that would train the arm on its teacher's text alone.
         read: The job in which its teacher would read that.
+        start: The training of the arm that this one goes on from, as `train` does; None for one of its own.
 
     Raises:
         ValueError: The settings are of one student or teacher, or do not go with the sections.
     """
 
-    def __init__(self, arm: Arm, settings: OnPolicy, sections: Mapping[str, Any], study: Path, train: Job, read: Job):
-        self.arm, self.study, self.needs = arm, study, train.needs
-        for name in ("start", "teacher", "teachers", "evaluate_every"):
+    def __init__(
+        self,
+        arm: Arm,
+        settings: OnPolicy,
+        sections: Mapping[str, Any],
+        study: Path,
+        train: Job,
+        read: Job,
+        start: Job | None = None,
+    ):
+        self.arm, self.study = arm, study
+        self.needs = train.needs if settings.mix else [start.name] if start else []
+        for name in ("teacher", "teachers", "shown_rationales", "evaluate_every"):
             if getattr(settings, name) is not None:
                 raise ValueError(
-                    f"on_policy.{name} is of one student or teacher; arms of a study begin from their student, learn "
-                    "from their teacher, and are evaluated at the end; leave it out"
+                    f"on_policy.{name} is of one student or teacher; arms of a study learn from their teacher, and are "
+                    "evaluated at the end; leave it out"
                 )
         own = {stage: flatten(sections.get(stage) or {}) for stage in ("annotate", "cache_logits", "fit")}
         own["fit"] |= read_settings(train.args)
         own["cache_logits"] |= read_settings(read.args)
-        named = replace(settings, name=arm.id, root=str(study / "rounds"), seed=arm.seed)
+        # What it goes on from is the student of `train`.
+        named = replace(settings, name=arm.id, root=str(study / "rounds"), seed=arm.seed, start=None)
         super().__init__(named, own, [], {"fit": train.args, "cache_logits": read.args})
 
     def run(self, number: int) -> Path:
@@ -56,7 +69,7 @@ class ArmRounds(RoundsPlan):
 
     def jobs(self) -> list[Job]:
         """Returns all jobs, each after what it needs; what the arm's teacher writes, the study's arms share."""
-        found, needs = list[Job](), self.needs if self.settings.mix else []
+        found, needs = list[Job](), self.needs
         for number in range(1, self.settings.rounds + 1):
             found += self.round(number, needs)
             needs = [self.name_job("fit", number)]

@@ -1,8 +1,9 @@
-"""A job: one stage's command, what it needs, and what it leaves behind."""
+"""A job: one stage's command, what it needs, and what it leaves behind; and the texts that some jobs make."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Job:
     args: list[str]
     done: str
     needs: list[str]
+
+
+class Text(NamedTuple):
+    """Rationales: their file, their writer's name in it, and the job that makes it; None if they are published."""
+
+    path: str
+    writer: str
+    job: str | None
 
 
 def format_settings(settings: Mapping[str, object]) -> list[str]:

@@ -1,31 +1,24 @@
 """A study as a list of jobs: each is a stage's own command line, with what it needs and what it leaves behind."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from datamodules.model_sources import name_model
 from datamodules.rationales.pivots import name_pivot
 from datamodules.rationales.store import name_paraphrase
 from studies.analysis.predictions import files_path, predictions_path
 from studies.analysis.traits import list_askers, name_teacher, preferences_path
-from studies.design.controls import ControlSpec
-from studies.design.grid import ON_POLICY, Arm, Study, expand, find_alignment, find_scorers
+from studies.design.controls import ON_POLICY, ControlSpec, check_start
+from studies.design.grid import Arm, Study, expand, find_alignment, find_scorers
 from studies.design.rounds import OnPolicy
 from studies.design.tasks import PLACE
 from studies.jobs.arm_rounds import ArmRounds
 from studies.jobs.control_settings import describe_texts, describe_weights, name_rewriting
-from studies.jobs.job import Job, format_settings
+from studies.jobs.job import Job, Text, format_settings
 from studies.jobs.references import compare, refer
-
-
-class Text(NamedTuple):
-    """Rationales: their file, their writer's name in it, and the job that makes it; None if they are published."""
-
-    path: str
-    writer: str
-    job: str | None
 
 
 class StudyPlan:
@@ -225,6 +218,17 @@ class StudyPlan:
         assert arm.teacher is not None
         return find_scorers(self.study, arm.student)[0] if self._control(arm).in_family_logits else arm.teacher
 
+    def start(self, arm: Arm) -> Job | None:
+        """Returns the training of the arm that an arm goes on from, if it does: of its student, teacher and seed."""
+        start: str | None = self._control(arm).start
+        if arm.supervision == ON_POLICY and self.settings is not None:
+            start = self.settings.start
+        if start is None:
+            return None
+        check_start("on_policy.start", start, self.study.supervisions)
+        teacher = None if start == "label" else arm.teacher
+        return self.fit(replace(arm, supervision=start, teacher=teacher, control=None))
+
     def fit(self, arm: Arm) -> Job:
         """Returns the job that trains an arm."""
         spec, learned = self.study.students[arm.student], self.study.learned[self.task(arm)]
@@ -284,6 +288,10 @@ class StudyPlan:
             settings["model__loss__kl_weight"] = 0.0
         if self.aligns:
             settings |= self._align(arm)
+        if start := self.start(arm):
+            settings["model__student"] = str(Path(start.done).parent / "student")
+            settings |= {"model__revision": None, "model__keep_layers": None}
+            needs.append(start.name)
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
 
@@ -291,7 +299,7 @@ class StudyPlan:
         """Returns the rounds of an on-policy arm."""
         assert self.settings is not None and arm.teacher is not None
         read = self._cache(arm, arm.teacher, self.task(arm), arm.teacher, None)
-        return ArmRounds(arm, self.settings, self.sections, self.folder, self.fit(arm), read)
+        return ArmRounds(arm, self.settings, self.sections, self.folder, self.fit(arm), read, self.start(arm))
 
     def train(self, arm: Arm) -> list[Job]:
         """Returns the jobs that train an arm."""

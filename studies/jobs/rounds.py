@@ -11,29 +11,17 @@ from datamodules.examples.encoding import PromptEncoding
 from datamodules.files.atomic import read_meta, write_json
 from datamodules.files.parsing import read_json_object
 from datamodules.provenance import claim_folder
-from lightning_modules.evaluation.metrics import read_accuracy
 from lightning_modules.model.generation import derive_seed
 from lightning_modules.model.pretrained import identify_weights
-from lightning_modules.run.folder import flatten, read_metrics
+from lightning_modules.run.folder import flatten
 from lightning_modules.student.cached_targets import KINDS
 from losses.distillation import check_kind
 from studies.design.rounds import OnPolicy
 from studies.jobs.job import Job, format_settings
+from studies.jobs.rounds_table import describe_round
 from studies.text_table import format_records
 
 SETTINGS = "rounds.json"
-# What a round's table shows of its training's log, by column.
-COLUMNS = {
-    "loss": "own_loss",
-    "length": "own_length",
-    "truncated": "own_truncated",
-    "distinct": "own_distinct_4",
-    "accuracy": "own_accuracy",
-    "staleness": "own_staleness",
-    "agreement": "own_agreement",
-    "teacher on top 16": "own_teacher_mass_on_top_16",
-    "entropy": "own_student_entropy",
-}
 
 
 class RoundsPlan:
@@ -104,7 +92,7 @@ class RoundsPlan:
 
     def _check_teacher(self) -> None:
         if self.settings.mix == 1:
-            for name in ("teacher", "teacher_prompt", "teachers"):
+            for name in ("teacher", "teacher_prompt", "shown_rationales", "teachers"):
                 if getattr(self.settings, name) is not None:
                     raise ValueError(f"on_policy.{name} would be ignored with on_policy.mix=1: nobody reads anything")
             return
@@ -141,7 +129,7 @@ class RoundsPlan:
             )
 
     def _check_privilege(self) -> None:
-        """Refuses a teacher that would see more than the gold answer in another form than the student."""
+        """Refuses a teacher that would see more than its privilege in another form than the student."""
         for key in ("data.encoding.template_options", "data.encoding.prompt_language"):
             reads, writes = self._take("cache_logits", key), self._take("fit", key)
             if reads != writes:
@@ -198,14 +186,13 @@ class RoundsPlan:
         return found
 
     def teach(self) -> list[Job]:
-        """Returns the jobs that make the teacher's text that is mixed in, where the file says how."""
+        """Returns the jobs that make the teacher's text that is mixed in or shown, where the file says how."""
         jobs: list[Job] = []
-        if not self.settings.mix:
-            return jobs
         annotate, cache = self.sections.get("annotate"), self.sections.get("cache_logits")
-        if annotate is not None and annotate.get("output") in (self.fit.get("data.rationales") or []):
+        texts = [*((self.fit.get("data.rationales") or []) if self.settings.mix else ())]
+        if annotate is not None and annotate.get("output") in [*texts, self.settings.shown_rationales]:
             jobs.append(Job("annotate", "annotate", self.config, annotate["output"], []))
-        if cache is not None and cache.get("output") in (self.fit.get("data.logits") or []):
+        if self.settings.mix and cache is not None and cache.get("output") in (self.fit.get("data.logits") or []):
             needs = [job.name for job in jobs]
             jobs.append(Job("cache_logits", "cache_logits", self.config, f"{cache['output']}/manifest.json", needs))
         return jobs
@@ -258,7 +245,7 @@ class RoundsPlan:
 
     @property
     def teacher_prompt(self) -> str | None:
-        """The name of the prompt after which teachers read, if it shows them the gold answer."""
+        """The name of the prompt after which teachers read, if it shows them the gold answer or a rationale."""
         posed = self.fit if self.settings.teacher is not None else flatten(self.sections.get("cache_logits") or {})
         return (
             self.settings.teacher_prompt and f"{posed.get('data.prompt', 'instruction')}_{self.settings.teacher_prompt}"
@@ -284,7 +271,7 @@ class RoundsPlan:
         if self.settings.teacher is not None:
             settings |= self._load_student(number)
         if self.teacher_prompt is not None:
-            settings["data.prompt"] = self.teacher_prompt
+            settings |= {"data.prompt": self.teacher_prompt, "data.shown_rationales": self.settings.shown_rationales}
         name = f"{self.name_job('cache_logits', number)}{suffix}"
         args = [*self.commands.get("cache_logits", self.config), *format_settings(settings)]
         return Job(name, "cache_logits", args, f"{output}/manifest.json", [self.name_job("annotate", number)])
@@ -308,6 +295,7 @@ class RoundsPlan:
                 "data.own.rationales": [str(self._samples(own)) for own in kept],
                 "data.own.logits": [str(self._logits(own, suffix)) for own in kept for suffix in self._teachers()],
                 "data.own.logit_weights": rounds.weights, "data.own.teacher_prompt": self.teacher_prompt,
+                "data.own.shown_rationales": rounds.shown_rationales,
                 "data.own.mix": rounds.mix, "data.own.max_lost": rounds.max_lost,
                 "data.own.min_distinct": rounds.min_distinct, "model.own_cross_entropy": rounds.cross_entropy,
                 **{f"model.own_loss.{name}": value for name, value in _list_loss(rounds).items()},
@@ -360,19 +348,9 @@ class RoundsPlan:
 
     def format_rounds(self) -> str:
         """Returns a table of the rounds that have begun, with what their trainings logged."""
-        return format_records([self._describe(number) for number in range(1, self.settings.rounds + 1)])
-
-    def _describe(self, number: int) -> dict[str, str]:
-        run = self.folder / self.name(number)
-        logged = read_metrics(run) if run.is_dir() else []
-        row = {"round": str(number), "steps": str(sum("train/loss" in record for record in logged))}
-        for column, name in COLUMNS.items():
-            values = [record[f"train/{name}"] for record in logged if f"train/{name}" in record]
-            # How stale the samples have become is seen at the end.
-            value = values[-1] if column == "staleness" and values else sum(values) / max(1, len(values))
-            row[column] = f"{value:.3g}" if values else "–"
-        share = read_accuracy(self._predictions(number))
-        return {**row, "test accuracy": "–" if share is None else f"{share.value:.1%}"}
+        numbers = range(1, self.settings.rounds + 1)
+        rows = [describe_round(self.folder / self.name(number), self._predictions(number)) for number in numbers]
+        return format_records([{"round": str(number), **row} for number, row in zip(numbers, rows, strict=True)])
 
 
 def _list_loss(rounds: OnPolicy) -> dict[str, Any]:

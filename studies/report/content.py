@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning_modules.evaluation.groups import find_languages
 from studies.analysis.sizes import name_size
-from studies.design.grid import ON_POLICY
+from studies.design.controls import ON_POLICY
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
 from studies.report.exhibits import (

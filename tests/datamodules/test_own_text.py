@@ -19,6 +19,14 @@ def test_settings_that_would_be_ignored_are_refused() -> None:
         ({"rationales": ["r"], "logits": ["l"], "logit_weights": {"t": 1.0}}, "mixes two teachers at least"),
         ({"mix": 0.5}, "would be ignored without data.own.rationales"),
         ({"teacher_prompt": "plain_with_gold"}, "data.own.teacher_prompt would be ignored without"),
+        (
+            {"rationales": ["r"], "logits": ["l"], "teacher_prompt": "plain_with_rationale"},
+            "data.own.teacher_prompt 'plain_with_rationale' shows rationales: name their file by data.own.shown_rat",
+        ),
+        (
+            {"rationales": ["r"], "logits": ["l"], "teacher_prompt": "plain_with_gold", "shown_rationales": "s"},
+            "data.own.shown_rationales would be ignored: data.own.teacher_prompt 'plain_with_gold' shows no rationale",
+        ),
         ({"rationales": ["r"], "logits": ["l"], "mix": 1.0}, "leaves nothing to what the student wrote"),
     ):
         with pytest.raises(ValueError, match=message):

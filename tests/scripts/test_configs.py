@@ -13,6 +13,7 @@ from datamodules.model_cards import find_card
 from scripts import study as study_script
 from scripts.common.experiment_file import STAGES, read_experiment
 from scripts.common.study_plan import check_sections
+from studies.design.grid import expand
 from tests.scripts.conftest import MAINS
 
 ROOT = Path(__file__).parents[2]
@@ -151,3 +152,20 @@ def test_a_study_for_a_cluster_is_estimated(checkout, capsys, name, student, tea
     # What tells the parts apart is known of every model, and so is its commit.
     cards = [find_card(spec["model"]) for kind in ("students", "teachers") for spec in study[kind].values()]
     assert all(card.revision and None not in vars(card.parts).values() for card in cards)
+
+
+def test_the_study_of_rounds_is_estimated_and_holds_each_against_as_many_steps(checkout, capsys):
+    file = "configs/studies/microworld_on_policy.yaml"
+    study = read_experiment(file, {})["study"]
+    few = {"students": {"a": study["students"]["a"]}}
+    few["tasks"] = {"microworld": {"train": "microworld:train:128:0", "test": ["microworld:test:4:0"]}}
+    args = ["--config", file, "--seeds=1", *(f"--{kind}={json.dumps(specs)}" for kind, specs in few.items())]
+    study_script.main(["run", "--dry-run", *args])
+    rows = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    arms = {row[1]: row for row in rows}
+    found = {name: arms[f"a-{name}-seed0"] for name in ("on-policy-b", "rationale-b-more_text")}
+    found["logits"] = arms["a-rationale+logits-b-more_logits-seed0"]
+    assert {row[4] for row in (*found.values(), arms["a-rationale-b-seed0"])} == {"36"}
+    plan = study_script.parse(args)
+    starts = {plan.start(arm).name for arm in expand(plan.study) if arm.teacher == "b" and plan.start(arm)}
+    assert starts == {"fit-a-rationale-b-seed0"}

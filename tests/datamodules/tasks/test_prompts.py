@@ -7,8 +7,12 @@ import pytest
 from datamodules.answers.extractors import extract_neutral
 from datamodules.tasks.prompts import Prompt, get_prompt, list_exemplars, list_prompts
 from datamodules.tasks.questions import Question
+from datamodules.text.languages import get_language, list_languages
 
-PROMPTS = list_prompts()
+SHOWN = {"q": "Some canals.", "m": "Some clips."}
+PROMPTS = {
+    name: replace(prompt, shown=SHOWN) if prompt.shows_rationale else prompt for name, prompt in list_prompts().items()
+}
 CANALS = Question(
     "q",
     "csqa",
@@ -149,15 +153,46 @@ def test_a_paraphrase_shows_what_is_to_be_rewritten() -> None:
 
 
 def test_a_prompt_that_shows_the_gold_answer_is_a_teachers_alone() -> None:
-    shown = get_prompt("plain_with_gold", shows_gold=True)
+    shown = get_prompt("plain_with_gold", privileged=True)
     blind = get_prompt("plain").render(CANALS, chat=False)
     assert shown.render(CANALS, chat=False) == blind.replace("\nAnswer:\n", "\nThe answer is Venice.\nAnswer:\n")
     assert shown.id.startswith("plain_with_gold-") and shown.shows_gold and not get_prompt("plain").shows_gold
     odd = replace(CANALS, choices=("{", "{letter}"), gold="B")
     assert shown.render(odd, chat=True).endswith("\nThe answer is {letter}.")
-    german = get_prompt("cot_with_gold", shows_gold=True).render(replace(MATHS, language="de"), chat=True)
+    german = get_prompt("cot_with_gold", privileged=True).render(replace(MATHS, language="de"), chat=True)
     assert "{clips}?\nDie Antwort ist 72.\n" in german
     with pytest.raises(ValueError, match=r"^question 'q': has no gold answer, which prompt 'plain_with_gold' shows$"):
         shown.render(replace(CANALS, gold=None), chat=True)
     with pytest.raises(ValueError, match=r"^prompt 'plain_with_gold' shows the gold answer, which only a teacher"):
         get_prompt("plain_with_gold")
+
+
+def test_a_prompt_that_shows_a_rationale_is_a_teachers_alone() -> None:
+    empty = get_prompt("plain_with_rationale", privileged=True)
+    shown = replace(empty, shown={"q": "Venice {has} canals."})
+    blind = get_prompt("plain").render(CANALS, chat=False)
+    wanted = blind.replace("\nAnswer:\n", "\nExplanation: Venice {has} canals.\nAnswer:\n")
+    assert shown.render(CANALS, chat=False) == wanted
+    assert not shown.rewrites and not shown.shows_gold
+    # What it shows is a part of what it is known by.
+    assert shown.id.startswith("plain_with_rationale-")
+    assert len({shown.id, empty.id, replace(empty, shown={"q": "Venice."}).id}) == 3
+    several = [replace(CANALS, id=name) for name in "pqr"]
+    message = r"^2 of 3 questions have no rationale that prompt 'plain_with_rationale' could show, the first is 'p'; "
+    with pytest.raises(ValueError, match=message):
+        shown.check_shown(several)
+    with pytest.raises(ValueError, match=r"^1 of 1 questions have no rationale"):
+        shown.render(several[0], chat=True)
+    with pytest.raises(ValueError, match=r"^prompt 'cot_with_rationale' shows a rationale, which only a teacher"):
+        get_prompt("cot_with_rationale")
+    with pytest.raises(ValueError, match=r"unknown; there are: cot, few_shot, [^_]*$"):
+        get_prompt("with_rationale")
+
+
+@pytest.mark.parametrize("tag", list_languages())
+def test_every_language_shows_a_rationale_in_its_own_words(tag: str) -> None:
+    prompt = replace(get_prompt("cot_with_rationale", privileged=True), shown={"q": "RATIONALE"})
+    lead = get_language(tag).prompts["explanation"].partition("{")[0]
+    assert lead.strip() and f"\n{lead}RATIONALE\n" in prompt.render(replace(MATHS, id="q", language=tag), chat=False)
+    in_english = replace(prompt, language="en").render(replace(MATHS, id="q", language=tag), chat=False)
+    assert "\nExplanation: RATIONALE\n" in in_english

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datamodules.examples.tokenization import encode_prompt
 from datamodules.files.tables import read_table
+from datamodules.rationales.store import load_rationales, write_rationales
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import load_questions
 from lightning_modules.student.student import DistillationModule
@@ -111,7 +113,7 @@ def test_a_student_that_sees_the_gold_answer_teaches_the_one_that_does_not(insid
         question_id, _, rest = example.id.partition("/")
         question, writer = questions[question_id], rest.partition("/")[0]
         drawn, student_prompt = np.split(example.token_ids, [example.num_prompt_tokens])[::-1]
-        _, prompt = encode_prompt(tokenizer, get_prompt("plain_with_gold", shows_gold=True), question)
+        _, prompt = encode_prompt(tokenizer, get_prompt("plain_with_gold", privileged=True), question)
         assert tokenizer.decode(prompt) != tokenizer.decode(student_prompt)
         model = AutoModelForCausalLM.from_pretrained(writers[writer], dtype=torch.float32)
         with torch.no_grad():
@@ -132,10 +134,57 @@ def test_a_student_that_sees_the_gold_answer_teaches_the_one_that_does_not(insid
     for other, message in (
         ("null", r"captured with prompt plain_with_gold-\w+, which showed the teacher the gold answer"),
         ("cot_with_gold", r"captured with prompt plain_with_gold-\w+, but data.own.teacher_prompt is cot_with_gold-"),
-        ("plain", r"data.own.teacher_prompt 'plain' does not show the gold answer"),
+        ("plain", r"data.own.teacher_prompt 'plain' shows neither the gold answer nor a rationale"),
     ):
         with pytest.raises(ValueError, match=message):
             fit.parse([*args, f"--data.own.teacher_prompt={other}", "--run.id=other"]).datamodule.setup("fit")
+
+
+def test_a_student_that_sees_a_rationale_teaches_the_one_that_does_not(inside) -> None:
+    shown = "teacher/rationales.parquet"
+    settings = {"name": "told", "rounds": 1, "keep_rounds": 1, "max_new_tokens": 8, "mix": 0.0, "teacher": "self"}
+    plan = run_rounds(write_config(**settings, teacher_prompt="with_rationale", shown_rationales=shown))
+    args = plan.jobs()[-1].args
+    data = fit.parse(args).datamodule
+    data.setup("fit")
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "a-student")
+    model = AutoModelForCausalLM.from_pretrained(MODELS / "a-student", dtype=torch.float32)
+    questions = {question.id: question for question in load_questions(QUESTIONS)}
+    texts = {row["question_id"]: row["text"].strip() for row in read_table(Path(shown)).to_pylist()}
+    prompt = replace(get_prompt("plain_with_rationale", privileged=True), shown=texts)
+    for example in data.own_examples.examples:
+        student_prompt, drawn = np.split(example.token_ids, [example.num_prompt_tokens])
+        told, ids = encode_prompt(tokenizer, prompt, questions[example.question_id])
+        text = texts[example.question_id]
+        assert text in told and text not in tokenizer.decode(student_prompt)
+        with torch.no_grad():
+            seen, blind = (
+                model(torch.tensor([[*own, *drawn]])).logits[0, len(own) - 1 : -1].log_softmax(-1).numpy()
+                for own in (ids, student_prompt)
+            )
+        rows = data.own_examples.cache_of_example[example.id].read(example)
+        places = np.arange(len(drawn)), drawn
+        assert np.abs(rows["label_log_prob"] - seen[places]).max() < 0.01
+        assert np.abs(rows["label_log_prob"] - blind[places]).max() > 0.05
+        # The loss is against what the student that was told thinks.
+        support = rows["support"].astype(int)
+        kept = np.exp(rows["log_probs"][..., : support.shape[1]])
+        assert np.abs(kept - np.exp(np.take_along_axis(seen, support, 1))).max() < 0.02
+    assert read_metrics("runs/told/round-1")[0]["train/own_divergence"] > 0
+    # Another text of one rationale is another prompt, of whose distributions the cache has none.
+    first, *others = load_rationales([shown], questions)
+    write_rationales(Path("other.parquet"), [replace(first, text=f"{first.text} Indeed."), *others], {})
+    message = r"captured with prompt plain_with_rationale-\w+, but .* is plain_with_rationale-\w+, with data.own.sho"
+    with pytest.raises(ValueError, match=message):
+        fit.parse([*args, "--data.own.shown_rationales=other.parquet", "--run.id=other"]).datamodule.setup("fit")
+    write_rationales(Path("few.parquet"), others[4:], {})
+    changes = {"name": "few", "teacher_prompt": "with_rationale", "shown_rationales": "few.parquet"}
+    few = on_policy.parse(write_config(**{**settings, **changes}))
+    with pytest.raises(ValueError, match=r"^5 of 12 questions have no rationale that prompt 'plain_with_rationale'"):
+        on_policy.check_sections(few)
+    [read] = [job for job in few.jobs() if job.stage == "cache_logits"]
+    with pytest.raises(ValueError, match=r"^\d of 4 questions have no rationale that prompt 'plain_with_rationale'"):
+        MAINS["cache_logits"]([*read.args, "--data.rationales=[runs/told/samples/round-1.parquet]"])
 
 
 def check_same(folder: Path, whole: Path) -> None:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datamodules.batches.packing import pad_rows
+from datamodules.files.parsing import read_json_object
 from scripts import fit, on_policy
 from scripts import study as study_script
 from scripts.common.stages import MAINS
@@ -53,14 +54,14 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
         "tasks": {"microworld": {"train": QUESTIONS, "test": ["microworld:test:4:0"]}},
         "students": {"a": {"model": f"{MODELS}/a-student", "family": "a"}},
         "teachers": {"b": {"model": f"{MODELS}/b-teacher", "family": "b"}},
-        "supervisions": ["on-policy"],
+        "supervisions": ["rationale", "on-policy"],
         "alignment": "strict",
         "seeds": 1,
     }
     evaluate = {"model": {"student": "s", "max_new_tokens": 8}, "data": {"questions": "q", "prompt": "plain"}}
     evaluate["data"]["encoding"] = {"max_length": 320}
     evaluate |= {"trainer": QUIET, "output": "o"}
-    args = write_config(keep_rounds=1)
+    args = write_config(keep_rounds=1, start="rationale")
     content = yaml.safe_load(Path("c.yaml").read_text()) | {"study": study, "evaluate": evaluate}
     Path("c.yaml").write_text(yaml.safe_dump(content | {"on_policy": content["on_policy"] | {"mix": 0.0}}))
     with pytest.raises(ValueError, match=r"^on_policy\.mix=0 leaves a student no teacher's text, on which its files"):
@@ -79,6 +80,11 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     assert not Path("runs/s/rounds/a-on-policy-b-seed0/round-1/checkpoints").exists()
     lines = read_metrics("runs/s/a-on-policy-b-seed0")
     assert [line["step"] for line in lines] == [2, 3] and "train/own_loss" in lines[0]
+    # It begins from what the text alone has taught, with steps of its own.
+    first = read_metrics("runs/s/rounds/a-on-policy-b-seed0/round-1")
+    assert [line["step"] for line in first] == [0, 1] and abs(first[0]["train/own_staleness"]) < 1e-6
+    meta = read_json_object(Path("runs/s/rounds/a-on-policy-b-seed0/round-1/meta.json"))
+    assert meta["config"]["model"]["student"] == "runs/s/a-rationale-b-seed0/student"
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ RIGHT = {  # of 40 questions, by the control, the supervision, the student and t
     (None, "on-policy"): {"aA": 31, "aB": 27, "bA": 23, "bB": 29},
     ("own", "rationale+logits"): {"aB": 26, "bA": 18},
     ("bytes", "rationale+logits"): {"aB": 22, "bA": 15},
+    ("more", "rationale+logits"): {"aA": 32, "aB": 25, "bA": 20, "bB": 33},
+    ("last", "rationale"): {"aA": 32, "aB": 25, "bA": 20, "bB": 34},
 }
 
 
@@ -106,6 +108,25 @@ def test_gamma_on_policy_and_how_it_differs_from_gamma_off_policy_by_hand(tmp_pa
     assert "On-policy gives γ = +12.5 points (on-policy), off-policy γ = +20.0 points" in format_results(results)
     kinds = {(row["kind"], row["left"], row["right"]) for row in results["contrasts"] if row["student"] == "a"}
     assert {("on-policy", "on-policy-B", f"{other}-B") for other in ("rationale", "rationale+logits")} <= kinds
+
+
+def test_gamma_on_policy_is_held_against_arms_that_go_on_from_another_by_hand(tmp_path):
+    controls = {
+        "more": ControlSpec("rationale+logits", start="rationale"),
+        "last": ControlSpec(answer_position="last", start="rationale"),
+    }
+    supervisions = ["rationale", "on-policy"]
+    study = make_study(tmp_path, supervisions=supervisions, alignment="strict", controls=controls)
+    fill_both(study)
+    results = analyze(study)
+    found = {(row["left"], row["right"]): row for row in results["gamma_differences"]}
+    assert set(found) == {("on-policy", "rationale"), ("on-policy", "rationale+logits-more")}
+    row = found["on-policy", "rationale+logits-more"]
+    assert row["estimate"] == pytest.approx((31 + 29 - 27 - 23) / 80 - (32 + 33 - 25 - 20) / 80)
+    # Two seeds of 40 questions each: one interval of the difference, not two side by side.
+    assert row["low"] < row["estimate"] < row["high"] and row["num_seeds"] == 2
+    kinds = {(row["kind"], row["left"], row["right"]) for row in results["contrasts"] if row["student"] == "a"}
+    assert ("on-policy", "on-policy-B", "rationale+logits-B-more") in kinds
 
 
 def test_the_teachers_that_both_grids_have_are_compared(tmp_path):

@@ -288,3 +288,22 @@ def test_a_control_that_changes_texts_has_a_cache_of_its_own():
 def test_a_control_that_cannot_be_is_refused(control, changes, message):
     with pytest.raises(ValueError, match=rf"study\.controls\.c.*{message}"):
         make_study(controls={"c": control}, **changes)
+
+
+def test_a_control_goes_on_from_a_plain_arm():
+    more = {"more": ControlSpec("rationale+logits", start="rationale"), "first": ControlSpec(start="label")}
+    assert more["more"].continues and not ControlSpec("rationale", answer_position="last", start="rationale").continues
+    jobs = find_jobs(controls=more)
+    fit = jobs["fit-q-rationale+logits-Q-more-seed1"]
+    assert fit.needs == ["annotate-Q-obqa", "cache_logits-Q-obqa", "fit-q-rationale-Q-seed1"]
+    assert "--model.student=runs/s/q-rationale-Q-seed1/student" in fit.args
+    assert {"--model.keep_layers=null", "--model.revision=null"} <= set(fit.args)
+    assert "--model.student=runs/s/q-label-seed0/student" in jobs["fit-q-rationale-G-first-seed0"].args
+    for control, message in (
+        (more["more"], r"controls.c.start: 'rationale' is no arm of the study .*; there are: rationale\+logits$"),
+        (ControlSpec(start="label", together=["L", "Q"]), r"controls.c.start: 'label' is no arm of the study"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_study(supervisions=["rationale+logits", "on-policy"], controls={"c": control})
+    with pytest.raises(ValueError, match=r"controls.c: start is an arm of one teacher, together has several"):
+        make_study(controls={"c": ControlSpec(start="label", together=["L", "Q"])})

@@ -59,11 +59,42 @@ def test_a_teacher_of_another_family_reads_by_the_studys_alignment() -> None:
     assert not any("on-policy-G" in name for name in jobs)
 
 
+def test_an_arm_goes_on_from_the_same_teachers_finished_text_fit() -> None:
+    jobs = find_jobs(make_plan(start="rationale"))
+    arm, start = "q-on-policy-Q-seed0", "q-rationale-Q-seed0"
+    assert jobs[f"annotate-{arm}-round-1"].needs == ["annotate-Q-obqa", f"fit-{start}"]
+    first = dict(arg.split("=", 1) for arg in jobs[f"annotate-{arm}-round-1"].args)
+    assert first["--model.teacher"] == f"runs/s/{start}/student" and "--model.keep_layers" not in first
+    for name in (f"fit-{arm}-round-1", f"fit-{arm}"):
+        given = dict(arg.split("=", 1) for arg in jobs[name].args)
+        # Layers were left out, and a commit was read, before the training that it goes on from.
+        assert given["--model.student"] == f"runs/s/{start}/student"
+        assert (given["--model.keep_layers"], given["--model.revision"]) == ("null", "null")
+    assert jobs[f"fit-{arm}"].done == f"runs/s/{arm}/DONE"
+    # Without the teacher's text it still waits for what it goes on from.
+    alone = find_jobs(make_plan(start="rationale", mix=0.0))
+    assert alone[f"annotate-{arm}-round-1"].needs == [f"fit-{start}"]
+    labels = find_jobs(make_plan({"supervisions": ["label", "on-policy"]}, start="label"))
+    assert "--model.student=runs/s/q-label-seed0/student" in labels[f"fit-{arm}"].args
+
+
 @pytest.mark.parametrize(
     ("study", "settings", "message"),
     [
-        ({}, {"start": "runs/x"}, r"^on_policy.start is of one student or teacher; arms of a study"),
+        (
+            {},
+            {"start": "runs/x"},
+            r"^on_policy.start: 'runs/x' is no arm of the study .* begin from; there are: rationale$",
+        ),
+        ({"supervisions": ["on-policy"]}, {"start": "rationale"}, r"^on_policy.start: 'rationale' is no .* are: none$"),
+        ({}, {"start": "on-policy"}, r"^on_policy.start: 'on-policy' is no arm of the study"),
+        ({}, {"start": "untuned"}, r"^on_policy.start: 'untuned' is no arm of the study"),
         ({}, {"teacher": "self", "teacher_prompt": "with_gold"}, r"^on_policy.teacher is of one student"),
+        (
+            {},
+            {"teacher_prompt": "with_rationale", "shown_rationales": "r"},
+            r"^on_policy.shown_rationales is of one student or teacher",
+        ),
         ({}, {"rounds": 3}, r"^on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
         ({"sizes": [4, 8]}, {}, r"^study.sizes: an on-policy arm draws its questions round by round"),
         ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: an on-policy arm draws its questions"),

@@ -95,9 +95,32 @@ def test_the_student_itself_reads_with_the_gold_answer_in_view() -> None:
     assert "--data.prompt=instruction_with_gold" in named and not any("--model.teacher" in arg for arg in named)
 
 
+def test_the_student_itself_reads_with_a_rationale_in_view_which_is_annotated_first() -> None:
+    annotate = {"model": {"teacher": "t"}, "output": "r.parquet"}
+    shown = {"teacher": "self", "teacher_prompt": "with_rationale", "shown_rationales": "r.parquet", "mix": 0.0}
+    jobs = {job.name: job for job in make_plan(SECTIONS | {"annotate": annotate}, **shown).jobs()}
+    assert jobs["annotate-round-1"].needs == ["annotate"] and "cache_logits" not in jobs
+    read, train = jobs["cache_logits-round-2"].args, jobs["fit-round-2"].args
+    assert {"--data.prompt=plain_with_rationale", "--data.shown_rationales=r.parquet"} <= set(read)
+    own = {"teacher_prompt": "plain_with_rationale", "shown_rationales": "r.parquet"}
+    assert {f"--data.own.{name}={value}" for name, value in own.items()} <= set(train)
+    # Nothing else of a round says what is shown.
+    assert not any("shown" in arg for arg in jobs["annotate-round-2"].args)
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
+        (
+            {},
+            {"teacher_prompt": "with_rationale"},
+            "'with_rationale' shows rationales: name their file by on_pol",
+        ),
+        (
+            {},
+            {**SELF, "shown_rationales": "r"},
+            "on_policy.shown_rationales would be ignored: on_policy.teacher_pro",
+        ),
         ({}, {"teacher": "self"}, "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold"),
         ({}, {"teacher": "self", "teachers": {"t": 1, "u": 1}}, "on_policy.teacher is the student itself"),
         ({}, {"teacher_prompt": "with_gold", "mix": 1.0}, "on_policy.teacher_prompt would be ignored with"),

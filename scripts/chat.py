@@ -21,6 +21,7 @@ from datamodules.files.parsing import read_yaml
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question
 from datamodules.tasks.records import LETTERS
+from lightning_modules.export.card import find_prompt, read_card
 from lightning_modules.model.generation import generate_completions
 from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf
 from lightning_modules.model.pretrained import check_model, load_causal_lm
@@ -35,7 +36,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line."""
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("student", help="a run's folder, a student's, or a GGUF file")
-    parser.add_argument("--prompt", help="how the student is asked; a run's own by default, else cot")
+    parser.add_argument("--prompt", help="how the student is asked; a run's or a file's own by default, else cot")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="of an answer (256)")
     return parser.parse_args(sys.argv[1:] if args is None else args)
 
@@ -98,7 +99,8 @@ def main(args: list[str] | None = None) -> None:
     if (path / "student").is_dir() and (path / "config.yaml").is_file():
         name = name or read_yaml(path / "config.yaml")["data"]["prompt"]
         path = path / "student"
-    prompt = get_prompt(name or "cot")
+    card = read_card(path) if path.suffix == ".gguf" and path.is_file() else {}
+    prompt = find_prompt(card, name) or get_prompt("cot")
     tokenizer, continue_ids = load(str(path), given.max_new_tokens)
     for line in read_lines():
         try:

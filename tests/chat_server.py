@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,8 @@ class ChatServer:
         fail: What to answer to the request of this number, counted from 0, in place of a completion: (status, body,
             headers); None to answer.
         dies_after: After this many requests the server is gone; it answers those.
-        delay: Of each answer, in seconds.
+        hold: Called with each request's number before it is answered; may wait, see `released`.
+        released: What a test's `hold` may wait for; it is set at the latest when the block of `serve` ends.
         vocabulary: Of the model; set it to return log-probabilities to who asks.
         returns_end: Whether they go on to the token that ended the answer, as vLLM's do, and OpenAI's do not.
         change: Changes them before they are sent.
@@ -41,7 +41,8 @@ class ChatServer:
     key: str | None = None
     fail: Callable[[int], tuple[int, str, dict] | None] = lambda number: None
     dies_after: int | None = None
-    delay: float = 0.0
+    hold: Callable[[int], object] = lambda number: None
+    released: threading.Event = field(default_factory=threading.Event)
     reasoning: str | None = None
     vocabulary: VocabularyBytes | None = None
     returns_end: bool = True
@@ -99,7 +100,7 @@ def serve(folder: str) -> Iterator[ChatServer]:
                 state.bodies.append(body)
                 state.open_requests += 1
                 state.most_at_once = max(state.most_at_once, state.open_requests)
-            time.sleep(state.delay)
+            state.hold(number)
             # Before the reply, after which the client may send the next.
             with lock:
                 state.open_requests -= 1
@@ -159,6 +160,7 @@ def serve(folder: str) -> Iterator[ChatServer]:
     try:
         yield state
     finally:
+        state.released.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Triton asks when it is imported whether its kernels are to be interpreted, which a CPU can do.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-# Time never decides a test; under CI the examples are the same each time, which Hypothesis sees to.
-settings.register_profile("untimed", settings.default, deadline=None)
-settings.load_profile("untimed")
+# W&B's helper process is given up after half a minute, which a loaded machine may need to start it.
+os.environ |= {"WANDB__SERVICE_WAIT": "600", "WANDB_INIT_TIMEOUT": "600"}
+# Time never decides a test, nor does chance: the examples are the same each time.
+settings.register_profile(
+    "steady", settings.default, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.hookimpl(optionalhook=True)

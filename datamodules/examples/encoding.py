@@ -57,8 +57,8 @@ class Piece(NamedTuple):
     is_template: bool
 
 
-def _list_controls(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Returns the control tokens by id: those that are marked as such, and others that the chat template writes."""
+def list_controls(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Returns control tokens' names by id: those marked as such, and others that the chat template writes."""
     added = tokenizer.added_tokens_decoder
     others = [number for number, token in added.items() if not token.special and _may_control(str(token))]
     turns = [("user", _CONTENT), ("assistant", _CONTENT)]
@@ -91,7 +91,7 @@ def encode_texts(
         [*texts], add_special_tokens=add_special_tokens, split_special_tokens=True, return_offsets_mapping=True
     )
     encoded = [Encoded(*pair) for pair in zip(batch.input_ids, batch.offset_mapping, strict=True)]
-    controls = _list_controls(tokenizer)
+    controls = list_controls(tokenizer)
     wrong = [n for n, text in enumerate(texts) if _has_control(text, encoded[n], controls)]
     if wrong:
         # A unigram model's own vocabulary holds their names, too.
@@ -134,7 +134,7 @@ def _forget_names(tokenizer: PreTrainedTokenizerBase, controls: Collection[int])
 def encode_pieces(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence[Piece]]) -> list[list[int]]:
     """Returns each prompt's ids: of the template's control tokens as such, of all else as text."""
     texts = ["".join(piece.text for piece in pieces) for pieces in prompts]
-    names = re.compile("|".join(map(re.escape, sorted(_list_controls(tokenizer).values(), key=len, reverse=True))))
+    names = re.compile("|".join(map(re.escape, sorted(list_controls(tokenizer).values(), key=len, reverse=True))))
     encoded = tokenizer([*texts], add_special_tokens=False).input_ids if texts else []
     for number, pieces in enumerate(prompts):
         if any(not piece.is_template and names.search(piece.text) for piece in pieces):
@@ -219,5 +219,5 @@ def find_end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Returns a completion's text without control tokens, but for the marks around what a model thinks."""
     marks = " ".join(mark for pair in MARKS for mark in pair)
-    dropped = {number for number, name in _list_controls(tokenizer).items() if name not in marks}
+    dropped = {number for number, name in list_controls(tokenizer).items() if name not in marks}
     return str(tokenizer.decode([token for token in ids if token not in dropped], skip_special_tokens=False))

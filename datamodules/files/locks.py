@@ -18,6 +18,8 @@ from typing import TextIO
 
 from datamodules.files.atomic import name_unwritten
 
+# How often a folder that is being made is gone again, before it is no other process's doing.
+_MOST_MISSED = 100
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -39,6 +41,14 @@ def take(file: TextIO, wait: bool = False) -> bool:
     return True
 
 
+def _is_at(path: Path, file: TextIO) -> bool:
+    """Says whether an open file is still the one at its path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def hold(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     """Keeps an output for this process; ends with the process, however it ends.
@@ -52,14 +62,22 @@ def hold(path: Path, what: str, wait: bool = False) -> Iterator[None]:
     Raises:
         ValueError: Another process has it, or the disk is full.
     """
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made, missed = list[Path](), 0
     while True:
-        with path.open("a+") as file:
+        made += [folder for folder in path.parents if not folder.exists() and folder not in made]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        except FileNotFoundError:
+            missed += 1
+            if missed == _MOST_MISSED:
+                raise
+            continue  # who had it has removed the folder that was made for it meanwhile
+        with file:
             if not take(file, wait):
                 file.seek(0)
                 raise ValueError(f"{what} ({file.read().strip()}); wait for it, or end it")
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if not _is_at(path, file):
                 continue  # who had it has removed it meanwhile
             try:
                 with name_unwritten(path):
@@ -68,7 +86,9 @@ def hold(path: Path, what: str, wait: bool = False) -> Iterator[None]:
                     os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                # Whoever removed the folder let others make one of their own there.
+                if _is_at(path, file):
+                    path.unlink()
                 for folder in made:
                     with suppress(OSError):
                         folder.rmdir()

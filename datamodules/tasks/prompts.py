@@ -6,6 +6,7 @@ The words of each language are in `configs/languages`; how a prompt puts them to
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from string import Formatter
 from typing import Literal, NamedTuple
 
 from datamodules.files.atomic import hash_json
@@ -127,6 +128,20 @@ class Prompt:
                 f"{len(lacking)} of {len(questions)} questions have no rationale that prompt {self.name!r} could show, "
                 f"the first is {lacking[0]!r}; annotate them, or leave them out"
             )
+
+    def list_parts(self, kind: AnswerKind, chat: bool) -> list[tuple[str, str | None]]:
+        """Returns what `render` makes of English questions of a kind, for programs that fill it in themselves.
+
+        Args:
+            kind: Of the answer.
+            chat: Whether a chat template surrounds the text.
+
+        Returns:
+            Texts, and what follows each: `question`, `choices` or `letters`; None after the last.
+        """
+        parts = [(text, name) for text, name, _, _ in Formatter().parse(self.texts[kind])]
+        cue = self.cue if self.cue_in_chat or not chat else ""
+        return [*parts, (cue if chat else cue + "\n", None)]
 
     def answer_sentence(self, question: Question, answer: str) -> str:
         """Returns the sentence that ends a completion, for an option's letter, a number or an expression."""

@@ -4,7 +4,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -23,6 +24,7 @@ from datamodules.files.seals import hash_file
 from datamodules.model_sources import loading, locate_pretrained, name_model
 from datamodules.tasks.prompts import get_prompt
 from lightning_modules.export.architecture import Source, can_convert, convert, convert_by_llama_cpp, count_weights
+from lightning_modules.export.card import CARD, CARD_KEY
 from lightning_modules.export.importance import measure_importance
 from lightning_modules.export.learned import find_config, read_learned
 from lightning_modules.export.probes import Probes, collect, collect_learned
@@ -40,7 +42,6 @@ from lightning_modules.model.llama_cpp import LlamaCpp, load_library, name_runti
 from lightning_modules.model.pretrained import identify_weights, load_causal_lm
 from lightning_modules.student.model_card import describe_data
 
-CARD, CARD_KEY = "card.json", "kindred.card"
 # Room in the file for a card that is known once the file is read.
 _CARD_SIZE = 1 << 14
 _NOT_EXACT = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
@@ -92,6 +93,22 @@ def refuse_used(output: Path) -> None:
         raise ValueError(f"{output}: is there already; choose another --output")
 
 
+@contextmanager
+def writing_folder(output: Path) -> Iterator[Path]:
+    """Yields a folder that becomes `output` once all is written into it, and nothing before.
+
+    Raises:
+        ValueError: The folder is there, or is written by another process, or the disk is full.
+    """
+    with hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this folder"):
+        # Another process may have ended since this one began.
+        refuse_used(output)
+        remove_torn(output.parent, escape(output.name))
+        with atomic_path(output) as folder:
+            folder.mkdir()
+            yield folder
+
+
 def _convert(model: Any, tokenizer: Any, llama_cpp: Path | None, scratch: Path) -> Source:
     """Returns what the files are written from."""
     if llama_cpp is not None:
@@ -132,6 +149,7 @@ def _describe(student: str, source: Source, probes: Probes, calibration: Calibra
         "parameters": count_weights(source),
         "tied_head": source.is_tied,
         "runtime": name_runtime(),
+        "prompt": {"name": probes.prompt.name, "template_options": probes.prompt.template_options},
         "teachers": probes.teachers,
         "data": [describe_data(own)[1] for own in sources],
         "calibration": {
@@ -283,17 +301,12 @@ def export_gguf(
     tokenizer = load_tokenizer(student)
     probes = _collect(student, tokenizer, calibration)
     model = load_causal_lm(student).eval().requires_grad_(False)
-    with hold(output.with_name(f".{output.name}.lock"), f"{output}: another process writes this folder"):
-        # Another process may have ended since this one began.
-        refuse_used(output)
-        remove_torn(output.parent, escape(output.name))
-        with (
-            tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.tmp") as scratch,
-            atomic_path(output) as folder,
-        ):
-            folder.mkdir()
-            source = _convert(model, tokenizer, llama_cpp, Path(scratch))
-            card = _write_files(folder, student, model, tokenizer, source, types, calibration, probes, results or {})
-            card["identity"] = identity
-            (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with (
+        writing_folder(output) as folder,
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.tmp") as scratch,
+    ):
+        source = _convert(model, tokenizer, llama_cpp, Path(scratch))
+        card = _write_files(folder, student, model, tokenizer, source, types, calibration, probes, results or {})
+        card["identity"] = identity
+        (folder / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return card

@@ -47,6 +47,7 @@ class Probes:
         calibration: Examples whose inputs say what matters.
         measured: Others, on which distributions are compared.
         teachers: Whose rationales these are.
+        prompt: How the student is asked.
     """
 
     texts: list[str]
@@ -56,6 +57,7 @@ class Probes:
     calibration: list[Example]
     measured: list[Example]
     teachers: list[str]
+    prompt: Prompt
 
 
 def refuse_evaluation(questions: Sequence[Question], source: str) -> None:
@@ -185,4 +187,5 @@ def _assemble(
         calibration=examples[num_measured:][:num_calibration],
         measured=examples[:num_measured],
         teachers=sorted(teachers),
+        prompt=prompt,
     )

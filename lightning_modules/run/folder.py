@@ -129,24 +129,26 @@ class RunFolder:
         An error before the first step, of a run that begins here, leaves nothing behind.
 
         Raises:
-            ValueError: Another process has it.
+            ValueError: Another process has it, or has ended the run.
         """
         check_place(self.path / ".lock")
-        is_new = not (self.path / "meta.json").exists()
-        made = [folder for folder in self.path.parents if not folder.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._hold():
-            try:
-                self._remove_torn()
-                yield
-            except Exception:
-                if is_new and not self.checkpoints.exists() and not (self.path / METRICS).exists():
-                    shutil.rmtree(self.path, ignore_errors=True)
-                    for folder in made:
-                        # Another run may have begun in it meanwhile.
-                        with suppress(OSError):
-                            folder.rmdir()
-                raise
+        try:
+            with self._hold():
+                if self.is_done:
+                    raise ValueError(f"{self.path}: another process has just written here; run the same command again")
+                is_new = not (self.path / "meta.json").exists()
+                try:
+                    self._remove_torn()
+                    yield
+                except Exception:
+                    if is_new and not self.checkpoints.exists() and not (self.path / METRICS).exists():
+                        self._remove_all_but_lock()
+                    raise
+        except Exception:
+            # Only if it is empty: another process may have begun the run meanwhile.
+            with suppress(OSError):
+                self.path.rmdir()
+            raise
 
     def begin(self, config_yaml: str, data: dict[str, str], seeds: dict[str, int], precision: str, step: int) -> None:
         """Writes `config.yaml` and `meta.json`, or, after an earlier attempt, makes its metrics end at its checkpoint.
@@ -200,6 +202,14 @@ class RunFolder:
 
     def _hold(self) -> AbstractContextManager[None]:
         return hold(self.path / ".lock", f"{self.path}: another process trains this run")
+
+    def _remove_all_but_lock(self) -> None:
+        """Removes what this process has begun; without the lock another one might begin while it does."""
+        for path in self.path.iterdir():
+            if path.name != ".lock" and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != ".lock":
+                path.unlink()
 
     def _remove_torn(self) -> None:
         remove_torn(self.path)

@@ -30,6 +30,10 @@ class Preemption(L.Callback):
         # Lightning puts its own handler of SIGTERM in place, which would end the run with exit code 0.
         self.listener.listen()
 
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listens: Lightning's handler would let one process of several wait for the others within it."""
+        self._listen()
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listens."""
         self._listen()

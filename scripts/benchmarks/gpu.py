@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from scripts.benchmarks.device.page import write_page
-from scripts.benchmarks.device.parts import PARTS, Failure, run_part
+from scripts.benchmarks.device.parts import PARTS, PATIENCE, TOY_PATIENCE, Failure, run_part
 from scripts.benchmarks.device.place import Place
 from scripts.benchmarks.measure import Measurement
 
@@ -56,7 +56,7 @@ def run(args: list[str]) -> Iterator[Measurement]:
     failures = []
     for part in given.only:
         measured[part] = []
-        for found in run_part(part, place):
+        for found in run_part(part, place, TOY_PATIENCE if place.is_toy else PATIENCE):
             if isinstance(found, Failure):
                 failures.append(found)
                 print(f"{part} failed: {found.reason}", file=sys.stderr, flush=True)

@@ -7,9 +7,10 @@ import shlex
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ def _exit_with_parent() -> None:
     parent.join()
     # What a job has written survives that, as it survives any kill.
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _deafening_children() -> Iterator[None]:
+    """Keeps Ctrl-C from processes that start meanwhile; this one hears of it at the end, and stops them."""
+    # Python's helper, at whose start it is let through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, hears)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run_job(main: Main, job: Job, log: Path) -> None:
@@ -83,15 +98,14 @@ def run_jobs(
     waiting, finished, running = list(jobs), set[str](), dict[Future[None], Job]()
     failed: dict[str, BaseException] = {}
     progress = tqdm(total=len(jobs), unit="jobs", desc=folder.name, **bar_options(seconds=0))
-    # Workers start with the first job. They do not hear Ctrl-C; this process does, and stops them.
-    hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool, progress:
         try:
             while True:
-                for job in [job for job in waiting if finished.issuperset(job.needs)]:
-                    waiting.remove(job)
-                    running[pool.submit(_run_job, mains[job.stage], job, log_path(folder, job))] = job
-                signal.signal(signal.SIGINT, hears)
+                # A worker starts with a job that finds none idle.
+                with _deafening_children():
+                    for job in [job for job in waiting if finished.issuperset(job.needs)]:
+                        waiting.remove(job)
+                        running[pool.submit(_run_job, mains[job.stage], job, log_path(folder, job))] = job
                 if not running:
                     break
                 if is_stopping():

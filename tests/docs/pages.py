@@ -34,6 +34,7 @@ REASONS = {
     "needs several GPUs",
     "needs SLURM",
     "needs the hub",
+    "needs npm",
     "needs a key",
     "needs published files",
     "takes minutes",
@@ -54,7 +55,7 @@ SMALL = {
     "    limit: 256": "    encoding: {max_length: 320}",
 }
 # Commands that a block does not run by itself: they are written down, to be run in this process or to be checked.
-RECORDED = ("python", "make", "sbatch", "pip", "hf")
+RECORDED = ("python", "make", "sbatch", "pip", "hf", "npm")
 RECORDER = '#!/bin/bash\nprintf "%s\\0" $(($# + 1)) "${0##*/}" "$@" >> "$KINDRED_TEST_COMMANDS"\n'
 
 
@@ -178,7 +179,7 @@ def check(command: list[str]) -> None:
         else:
             importlib.import_module(args[1]).parse(rest)
     else:
-        assert name == "hf"
+        assert name in ("hf", "npm")
 
 
 def follow(page: Path, folder: Path) -> None:

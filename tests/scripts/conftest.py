@@ -66,7 +66,13 @@ def list_files(folder: Path) -> dict[str, str]:
 
 
 class Bench:
-    """A folder with models, questions, rationales and logits, in which stages run."""
+    """A folder with models, questions, rationales and logits, in which stages run.
+
+    Attributes:
+        said: What the last command that was refused had printed before.
+    """
+
+    said: str
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture):
         self.folder, self.capsys = folder, capsys
@@ -92,8 +98,9 @@ class Bench:
         with pytest.raises(SystemExit) as stopped:
             run_main(lambda: main(args), str(stages.ROOT / "scripts" / "any.py"))
         # A model may have been loaded, and some of the work done first.
-        said = self.capsys.readouterr().err.splitlines()
-        lines = [line for line in said if line and not line.startswith("Loading weights: ") and " gone, " not in line]
+        self.said, complained = self.capsys.readouterr()
+        complaints = [line for line in complained.splitlines() if line]
+        lines = [line for line in complaints if not line.startswith("Loading weights: ") and " gone, " not in line]
         assert stopped.value.code == 2
         assert len(lines) == 1, lines
         assert lines[0].startswith("error: ")

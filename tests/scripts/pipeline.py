@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -16,6 +14,7 @@ import yaml
 
 from scripts import study
 from scripts.common.stages import MAINS
+from tests.halting.process import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "configs" / "models" / "microworld"
@@ -76,14 +75,27 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def spawn(stage: str, args: list[str], folder: Path, **environment: str) -> subprocess.Popen:
-    """Starts a stage's script as a user does."""
+def spawn(
+    stage: str, args: list[str], folder: Path, halt_at: str | None = None, **environment: str
+) -> subprocess.Popen:
+    """Starts a stage's script as a user does.
+
+    Args:
+        stage: The script.
+        args: Its command line.
+        folder: Its working directory.
+        halt_at: Where it stops in its tracks, see `tests.halting`, lest it ends before the test has looked.
+        environment: What is added to this process's.
+    """
     # W&B's helper process, which a test in this process may have started, is not the script's.
     inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment}
+    if halt_at is not None:
+        own |= {"HALT_AT": halt_at, "PYTHONPATH": f"{ROOT / 'tests' / 'halting'}:{own['PYTHONPATH']}"}
     return subprocess.Popen(
         [sys.executable, "-m", f"scripts.{stage}", *args],
         cwd=folder,
-        env={**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", **environment},
+        env={**inherited, **own},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,13 +106,12 @@ def spawn(stage: str, args: list[str], folder: Path, **environment: str) -> subp
     )
 
 
-def wait_until(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
-    """Waits until the files are as wanted; fails if the process ends before."""
-    until = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.005)
+def end(process: subprocess.Popen, number: signal.Signals = signal.SIGKILL) -> tuple[str, str]:
+    """Sends a signal to a process, which may have halted; returns what it said, once it has ended."""
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    said, errors = process.communicate(timeout=PATIENCE)
+    return said, errors
 
 
 def count_lines(path: Path) -> int:

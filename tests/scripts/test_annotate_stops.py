@@ -11,7 +11,8 @@ import pytest
 
 from datamodules.logit_cache.reader import LogitCache
 from tests.chat_server import serve
-from tests.scripts.pipeline import COMMANDS, MODELS, ROOT, count_lines, run_stage, spawn, wait_until
+from tests.halting.process import PATIENCE, wait_until, wait_until_halted
+from tests.scripts.pipeline import COMMANDS, MODELS, ROOT, count_lines, end, run_stage, spawn
 
 NUM_QUESTIONS = 40
 OPTIONS = [f"--data.questions=microworld:train:{NUM_QUESTIONS}:0"]
@@ -27,7 +28,8 @@ def test_an_endpoints_answers_that_are_under_way_are_kept(inside: Path, tmp_path
     pytest.importorskip("openai", reason="the extra openai is not installed")
     output, part = tmp_path / "r.parquet", tmp_path / ".r.parquet.part-0.jsonl"
     with serve(str(MODELS / "a-teacher")) as server:
-        server.delay = 0.3
+        # So far it gets by itself.
+        server.hold = lambda number: number < 6 or server.released.wait()
         options = [
             *COMMANDS["annotate"], *OPTIONS, "--model.teacher=served", f"--output={output}",
             "--model.backend=OpenAIBackend", f"--model.backend.base_url={server.url}",
@@ -35,16 +37,17 @@ def test_an_endpoints_answers_that_are_under_way_are_kept(inside: Path, tmp_path
         ]  # fmt: skip
         process = spawn("annotate", options, inside)
         # Below the header.
-        wait_until(process, lambda: count_lines(part) > 4)
+        wait_until(process, lambda: count_lines(part) == 7 and len(server.bodies) == 10)
         process.send_signal(number)
-        said, errors = process.communicate(timeout=60)
+        server.released.set()
+        said, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 75, errors
         assert f"stopped by {number.name} after" in said and "Traceback" not in errors
         asked = len(server.bodies)
-        assert count_lines(part) - 1 == server.num_answers == asked < NUM_QUESTIONS
+        assert count_lines(part) - 1 == server.num_answers == asked == 10 < NUM_QUESTIONS
         process = spawn("annotate", options, inside)
-        assert process.wait(60) == 0
-        process.communicate()
+        said, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, errors
         assert len(server.bodies) == NUM_QUESTIONS
     assert len(read_texts(output)) == NUM_QUESTIONS
 
@@ -65,18 +68,18 @@ def test_an_engine_stops_between_two_calls(inside: Path, tmp_path: Path, number:
         *COMMANDS["annotate"], *OPTIONS, f"--output={output}",
         "--model.backend=VLLMBackend", "--model.backend.requests_per_call=2",
     ]  # fmt: skip
-    process = spawn("annotate", options, inside, **ENGINE)
-    wait_until(process, lambda: count_lines(part) > 2)
-    os.killpg(process.pid, number)
-    said, errors = process.communicate(timeout=60)
+    process = spawn("annotate", options, inside, f"open:{part.name}:2", **ENGINE)
+    wait_until_halted(process)
+    (os.killpg if to_all else os.kill)(process.pid, number)
+    said, errors = end(process, signal.SIGCONT)
     assert process.returncode == 75, errors
     assert f"stopped by {number.name}" in said and "Traceback" not in errors
-    if number == signal.SIGUSR1:
+    if number == signal.SIGUSR1 or not to_all:
         assert "between two batches" in said
     assert 2 < count_lines(part) <= NUM_QUESTIONS
     process = spawn("annotate", options, inside, **ENGINE)
-    assert process.wait(60) == 0, process.communicate()
-    process.communicate()
+    said, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
     # As if nothing had happened, and as the same teacher writes in transformers.
     local = tmp_path / "local.parquet"
     run_stage("annotate", *OPTIONS, f"--output={local}")
@@ -104,7 +107,7 @@ def test_two_engines_share_what_is_missing(inside: Path, tmp_path: Path) -> None
     }.items():  # fmt: skip
         told = {**ENGINE, "FAKE_VLLM_LOG": str(log), "CUDA_VISIBLE_DEVICES": "4,5,6,7"}
         process = spawn(stage, [*COMMANDS[stage], *options, "--trainer.devices=2"], inside, **told)
-        said, errors = process.communicate(timeout=120)
+        said, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, (said, errors)
         engines = [json.loads(line) for line in log.read_text().splitlines()]
         assert sorted(engine["gpus"] for engine in engines) == ["4,5", "6,7"]

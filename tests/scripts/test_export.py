@@ -64,7 +64,7 @@ def test_a_run_and_a_file_answer_alike(
     shutil.copytree(MODELS / "a-student", tmp_path / "run" / "student")
     (tmp_path / "run" / "config.yaml").write_text("data: {prompt: plain}\n")
     said = []
-    for args in ([str(tmp_path / "run")], [str(exported.file("f16")), "--prompt=plain"]):
+    for args in ([str(tmp_path / "run")], [str(exported.file("f16"))]):
         monkeypatch.setattr("sys.stdin", io.StringIO(QUESTION + "\none | alone\n"))
         chat.main([*args, "--max_new_tokens=48"])
         said.append(capsys.readouterr())

@@ -5,7 +5,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +27,9 @@ from datamodules.tasks.questions import load_questions
 from datamodules.text.token_bytes import read_vocabulary
 from scripts import annotate, fit
 from tests.chat_server import ChatServer, serve
+from tests.halting.process import wait_until
 from tests.scripts.conftest import Bench
+from tests.scripts.pipeline import count_lines
 from tests.tiny import build
 
 pytest.importorskip("openai", reason="the extra openai is not installed")
@@ -155,24 +156,23 @@ def test_below_the_most_probable_is_tail_and_never_a_value(bench: Bench, server:
 def test_the_order_of_answers_and_a_kill_change_nothing(bench: Bench, server: ChatServer) -> None:
     annotate.main(make_command(server))
     whole = list_files("out/r-logits")
-    server.delay = 0.1
+    done = len(server.bodies)
+    server.hold = lambda number: number < done + 2 or server.released.wait()
     again = make_command(server, "--output=out/s.parquet", "--model.backend.max_concurrent=2")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "scripts.annotate", *again],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    part, deadline = Path("out/.s.parquet.part-0.jsonl"), time.monotonic() + 60
-    while not (part.exists() and len(part.read_bytes().splitlines()) >= 3):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    # The header and two answers; two more are under way.
+    part = Path("out/.s.parquet.part-0.jsonl")
+    wait_until(process, lambda: count_lines(part) == 3 and len(server.bodies) == done + 4)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    server.released.set()
     assert not Path("out/s-logits").exists()
-    time.sleep(0.3)
-    asked = len(server.bodies)
     annotate.main(again)
-    assert 0 < len(server.bodies) - asked < 6
+    assert len(server.bodies) == done + 8
     assert list_files("out/s-logits") == whole
 
 

@@ -1,10 +1,12 @@
 """Several nodes of which only one starts: a bounded wait, one line, and nothing that hangs."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from lightning_modules.run.peers import read_wait
+from tests.halting.process import PATIENCE
 from tests.scripts.pipeline import COMMANDS, spawn
 
 
@@ -12,9 +14,11 @@ from tests.scripts.pipeline import COMMANDS, spawn
 def test_peers_that_never_start_are_waited_for_a_bounded_time(inside: Path, tmp_path: Path, stage: str) -> None:
     output = f"--run.root={tmp_path}" if stage == "fit" else f"--output={tmp_path / 'p.parquet'}"
     options = [*COMMANDS[stage], output, "--trainer.num_nodes=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871", "NODE_RANK": "0"}
+    # No other process's: below those that the system gives, and of this process's id.
+    port = 20_000 + os.getpid() % 10_000
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     process = spawn(stage, options, inside, KINDRED_PEER_WAIT="3", **address)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert [line for line in said.splitlines() if "num_nodes=2" in line and line.startswith("error: ")], said
     assert "Traceback" not in said

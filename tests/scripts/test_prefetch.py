@@ -24,6 +24,13 @@ from datamodules.examples.tokenization import load_tokenizer
 from lightning_modules.model.pretrained import load_causal_lm
 print(len(load_tokenizer(*sys.argv[1:])), load_causal_lm(*sys.argv[1:]).num_parameters())
 """
+# As `python -m scripts.prefetch`, but that it waits for the hub.
+PREFETCH = """
+import runpy
+from datamodules.files import hub
+hub.TIMEOUT = 600.0
+runpy.run_module("scripts.prefetch", run_name="__main__", alter_sys=True)
+"""
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -71,8 +78,10 @@ def hub() -> Iterator[tuple[type[Hub], str]]:
 
 
 def run(folder: Path, endpoint: str, *args: str, offline: bool = False) -> subprocess.CompletedProcess:
+    """Runs Python with a hub's address; no answer is too late."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(folder / "hub"), "HF_ENDPOINT": endpoint}
     environment |= {"HF_HUB_OFFLINE": str(int(offline)), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_ETAG_TIMEOUT": "600", "HF_HUB_DOWNLOAD_TIMEOUT": "600"}
     return subprocess.run([sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -80,11 +89,11 @@ def test_what_was_fetched_is_read_without_the_hub(hub: tuple[type[Hub], str], tm
     handler, endpoint = hub
     model = {"student": "owner/student", "revision": COMMIT}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"fit": {"model": model}, "evaluate": {"model": model}}))
-    command = ["-m", "scripts.prefetch", "--config", "c.yaml"]
-    before = run(tmp_path, endpoint, *command, "--dry-run")
+    dry_run = ["-m", "scripts.prefetch", "--config", "c.yaml", "--dry-run"]
+    before = run(tmp_path, endpoint, *dry_run)
     assert before.returncode == 2 and before.stderr.strip() == "error: c.yaml: 1 of 1 are missing"
     assert f"hf download owner/student --revision {COMMIT}" in before.stdout and handler.asked == []
-    fetched = run(tmp_path, endpoint, *command)
+    fetched = run(tmp_path, endpoint, "-c", PREFETCH, "--config=c.yaml")
     assert fetched.returncode == 0, fetched.stdout
     assert fetched.stdout.splitlines() == [f"there    owner/student@{COMMIT}", "c.yaml: all 1 are there"]
     assert not [line for line in handler.asked if "pytorch_model" in line]
@@ -93,12 +102,12 @@ def test_what_was_fetched_is_read_without_the_hub(hub: tuple[type[Hub], str], tm
     assert loaded.returncode == 0, loaded.stderr
     local = run(tmp_path, endpoint, "-c", LOAD, str(MODELS / "b-student"), offline=True)
     assert loaded.stdout == local.stdout and len(handler.asked) == asked
-    assert run(tmp_path, endpoint, *command, "--dry-run", offline=True).returncode == 0
+    assert run(tmp_path, endpoint, *dry_run, offline=True).returncode == 0
 
 
 def test_what_the_hub_does_not_have_is_named(hub: tuple[type[Hub], str], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("evaluate: {model: {student: owner/other}}")
-    refused = run(tmp_path, hub[1], "-m", "scripts.prefetch", "--config=c.yaml")
+    refused = run(tmp_path, hub[1], "-c", PREFETCH, "--config=c.yaml")
     assert refused.returncode == 2 and "missing  owner/other@main: owner/other: " in refused.stdout
 
 

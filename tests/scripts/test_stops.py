@@ -21,16 +21,16 @@ from datamodules.files.record_log import write_line
 from datamodules.files.seals import read_sealed
 from datamodules.logit_cache.reader import LogitCache
 from lightning_modules.run.checkpoints import read_global_step
-from tests.scripts.pipeline import COMMANDS, count_lines, read_jsonl, run_stage, spawn, wait_until
+from tests.halting.process import PATIENCE, wait_until, wait_until_halted
+from tests.scripts.pipeline import COMMANDS, count_lines, end, read_jsonl, run_stage, spawn
 
 
 def test_killed_annotate_keeps_what_it_had(inside, tmp_path):
     output, part = tmp_path / "r.parquet", tmp_path / ".r.parquet.part-0.jsonl"
     options = [f"--output={output}", "--data.batches.tokens_per_batch=1", "--data.questions=microworld:train:60:0"]
-    process = spawn("annotate", [*COMMANDS["annotate"], *options], inside)
+    process = spawn("annotate", [*COMMANDS["annotate"], *options], inside, f"open:{part.name}:20")
     wait_until(process, lambda: count_lines(part) >= 4)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    end(process)
     assert not output.exists()
     # A mark in what was kept shows that it is not made again; a torn line is what a kill may leave.
     lines = part.read_text().splitlines()
@@ -66,19 +66,20 @@ def test_a_second_writer_of_an_output_is_refused(inside, tmp_path, stage):
     output = tmp_path / "out.parquet"
     options = [f"--output={output}", "--data.batches.tokens_per_batch=1", "--data.questions=microworld:test:60:0"]
     options += ["--wandb.enabled=false"] if stage == "evaluate" else []
-    process = spawn(stage, [*COMMANDS[stage], *options], inside)
+    process = spawn(stage, [*COMMANDS[stage], *options], inside, "open:.out.parquet.part-0.jsonl:2")
     wait_until(process, (tmp_path / ".out.parquet.part-0.jsonl").is_file)
     with pytest.raises(
         ValueError, match=rf"out.parquet: another process writes this output \(process {process.pid} on"
     ):
         run_stage(stage, *options)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    end(process)
     run_stage(stage, *options)
     assert len(set(pq.read_table(output)["question_id"].to_pylist())) == pq.read_table(output).num_rows == 60
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+# Some of what fits of thirty epochs write; the lines of metrics are opened for each checkpoint, too.
+SOON, LATER = "open:metrics.jsonl:20", "open:metrics.jsonl:40"
 ENDURE = ["--trainer.max_epochs=30", "--data.supervision=rationale", "--data.logits=null", "--model.loss.kl_weight=0"]
 # Numbers of the command line are of jsonargparse's types, which checkpoints may not hold.
 ENDURE += ["--model.learning_rate=2e-4", "--model.weight_decay=0.01"]
@@ -108,10 +109,9 @@ def unbroken(pipeline: Path) -> Path:
 def test_killed_fit_continues_at_its_last_checkpoint(inside, unbroken, tmp_path):
     run = tmp_path / "g" / "r"
     options = [*ENDURE, f"--run.root={tmp_path}"]
-    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside, LATER)
     wait_until(process, (run / "checkpoints" / "last.ckpt").is_file)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    end(process)
     assert not (run / "DONE").exists()
     begun = json.loads((run / "meta.json").read_text())
     first = read_jsonl(run / "metrics.jsonl")[0]
@@ -125,10 +125,9 @@ def test_killed_fit_continues_at_its_last_checkpoint(inside, unbroken, tmp_path)
 def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
     run = tmp_path / "g" / "r"
     options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.batches.num_workers=1"]
-    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside, LATER)
     wait_until(process, lambda: (last := run / "checkpoints" / "last.ckpt").is_file() and read_global_step(last) >= 4)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    end(process)
     assert not (run / "DONE").exists()
     # The rest need not start a worker in each of its epochs.
     run_stage("fit", *options, "--data.batches.num_workers=0")
@@ -148,10 +147,10 @@ def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
 def test_ctrl_c_ends_fit_in_order_and_the_same_command_continues(inside, unbroken, tmp_path):
     run = tmp_path / "g" / "r"
     options = [*ENDURE, f"--run.root={tmp_path}"]
-    process = spawn("fit", [*COMMANDS["fit"], *options], inside, WANDB_MODE="offline")
-    wait_until(process, (run / "checkpoints" / "last.ckpt").is_file)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside, SOON, WANDB_MODE="offline")
+    wait_until_halted(process)
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    _, said = end(process, signal.SIGINT)
     assert process.returncode == 130
     assert "Traceback" not in said
     assert "interrupted" in said.splitlines()[-1]
@@ -165,11 +164,12 @@ def test_ctrl_c_ends_fit_in_order_and_the_same_command_continues(inside, unbroke
 def test_a_schedulers_signal_stops_fit_inside_an_epoch_without_a_loss(inside, unbroken, tmp_path, number):
     run = tmp_path / "g" / "r"
     options = [*ENDURE, f"--run.root={tmp_path}", "--data.batches.num_workers=1"]
-    process = spawn("fit", [*COMMANDS["fit"], *options], inside, WANDB_MODE="offline")
-    wait_until(process, lambda: count_lines(run / "metrics.jsonl") >= 5)
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside, SOON, WANDB_MODE="offline")
+    wait_until_halted(process)
+    assert count_lines(run / "metrics.jsonl") >= 5
     # A scheduler signals every process of a job: loader workers and what W&B has started, too.
     os.killpg(process.pid, number)
-    said, errors = process.communicate(timeout=60)
+    said, errors = end(process, signal.SIGCONT)
     assert process.returncode == 75, errors
     assert f"stopped by {number.name} " in said and " at step " in said and "Traceback" not in errors
     step = read_global_step(run / "checkpoints" / "last.ckpt")
@@ -189,13 +189,11 @@ def assert_same_student(run: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["fit", "annotate"])
 def test_a_signal_while_the_script_still_imports_is_not_lost(inside, tmp_path, stage):
-    process = spawn(
-        stage, [*COMMANDS[stage], f"--run.root={tmp_path}" if stage == "fit" else f"--output={tmp_path}/r"], inside
-    )
-    status = Path(f"/proc/{process.pid}/status")
-    wait_until(process, lambda: catches(status.read_text(), signal.SIGUSR1))
-    process.send_signal(signal.SIGUSR1)
-    said, errors = process.communicate(timeout=120)
+    output = f"--run.root={tmp_path}" if stage == "fit" else f"--output={tmp_path}/r"
+    process = spawn(stage, [*COMMANDS[stage], output], inside, "import:torch:1")
+    wait_until_halted(process)
+    assert catches(Path(f"/proc/{process.pid}/status").read_text(), signal.SIGUSR1)
+    said, errors = end(process, signal.SIGUSR1)
     assert process.returncode == 75, errors
     assert "stopped by SIGUSR1" in said
 
@@ -210,14 +208,14 @@ def catches(status: str, number: signal.Signals) -> bool:
 def test_a_signal_stops_a_prediction_between_two_batches(inside, tmp_path, stage):
     output = tmp_path / ("cache" if stage == "cache_logits" else "r.parquet")
     options = ["--data.batches.tokens_per_batch=1", f"--output={output}"]
-    if stage != "cache_logits":
-        options.append("--data.questions=microworld:train:16:0")
-    process = spawn(stage, [*COMMANDS[stage], *options], inside)
-    part = tmp_path / (".lock-0000" if stage == "cache_logits" else ".r.parquet.part-0.jsonl")
-    place = output / ".lock-0000" if stage == "cache_logits" else part
-    wait_until(process, place.is_file)
-    process.send_signal(signal.SIGTERM)
-    said, errors = process.communicate(timeout=60)
+    # A shard a batch, and a line.
+    more, place = {
+        "cache_logits": ("--rows_per_shard=1", "os.rename:shard-0000-00001.safetensors:1"),
+    }.get(stage, ("--data.questions=microworld:train:16:0", "open:.r.parquet.part-0.jsonl:2"))
+    options.append(more)
+    process = spawn(stage, [*COMMANDS[stage], *options], inside, place)
+    wait_until_halted(process)
+    said, errors = end(process, signal.SIGTERM)
     assert process.returncode == 75, errors
     assert "stopped by SIGTERM between two batches" in said and "Traceback" not in errors
     run_stage(stage, *options)
@@ -237,10 +235,11 @@ def stopped(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a run that was stopped after some steps, each with its checkpoint."""
     root = tmp_path_factory.mktemp("stopped")
     options = [*ENDURE, f"--run.root={root}", "--run.checkpoint_steps=1"]
-    process = spawn("fit", [*COMMANDS["fit"], *options], pipeline)
-    wait_until(process, lambda: count_lines(root / "g" / "r" / "metrics.jsonl") >= 5)
-    process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=60)
+    process = spawn("fit", [*COMMANDS["fit"], *options], pipeline, SOON)
+    wait_until_halted(process)
+    assert count_lines(root / "g" / "r" / "metrics.jsonl") >= 5
+    end(process, signal.SIGUSR1)
+    assert process.returncode == 75
     return root
 
 
@@ -261,14 +260,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(inside, unbroken, stop
 
 def test_two_processes_do_not_train_one_run(inside, tmp_path):
     run = tmp_path / "g" / "r"
-    # However slow it is here, it is not done by then.
-    options = [*ENDURE, f"--run.root={tmp_path}", "--trainer.max_epochs=600"]
-    process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+    options = [*ENDURE, f"--run.root={tmp_path}"]
+    process = spawn("fit", [*COMMANDS["fit"], *options], inside, SOON)
     wait_until(process, (run / "metrics.jsonl").is_file)
     with pytest.raises(ValueError, match=rf"another process trains this run \(process {process.pid} on "):
         run_stage("fit", *options)
-    process.kill()
-    process.communicate()
+    end(process)
     with hold(run / ".lock", "another process trains this run"):
         pass
 
@@ -279,7 +276,7 @@ def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tm
     options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.batches.num_workers=1"]
     for round_ in ("trains", "starts", "trains"):
         done = count_lines(run / "metrics.jsonl")
-        process = spawn("fit", [*COMMANDS["fit"], *options], inside)
+        process = spawn("fit", [*COMMANDS["fit"], *options], inside, LATER)
         if round_ == "trains":
             wait_until(process, lambda done=done: count_lines(run / "metrics.jsonl") > done)
             # It also saves.
@@ -288,8 +285,7 @@ def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tm
             # It takes up the run, which it has to itself by then.
             wait_until(process, lambda own=f"process {process.pid} ": (run / ".lock").read_text().startswith(own))
             time.sleep(generator.uniform(0, 0.2))
-        process.kill()
-        process.communicate()
+        end(process)
         assert not (run / "DONE").exists()
     # Workers, which the kills were to meet, would be started anew in each of the epochs that are left.
     run_stage("fit", *options, "--data.batches.num_workers=0", "--run.checkpoint_steps=null")
@@ -316,11 +312,13 @@ def test_a_signal_to_one_of_two_processes_stops_both_between_two_steps(inside, t
     for name, number in (("whole", None), ("r", signal.SIGTERM), ("r", signal.SIGUSR1), ("r", None)):
         run = tmp_path / "g" / name
         done = count_lines(run / "metrics.jsonl")
-        process = spawn("fit", [*COMMANDS["fit"], *options, f"--run.id={name}"], inside)
+        halt_at = None if number is None else SOON
+        process = spawn("fit", [*COMMANDS["fit"], *options, f"--run.id={name}"], inside, halt_at)
         if number is not None:
-            wait_until(process, lambda run=run, done=done: count_lines(run / "metrics.jsonl") >= done + 4)
+            wait_until_halted(process)
+            assert count_lines(run / "metrics.jsonl") >= done + 4
             os.kill(find_second(process), number)
-        said, errors = process.communicate(timeout=180)
+        said, errors = end(process, signal.SIGCONT)
         assert process.returncode == (0 if number is None else 75), errors
         assert number is None or "stopped by a signal to another process" in said
     check_resumed(run, tmp_path / "g" / "whole")
@@ -329,7 +327,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_between_two_steps(inside, t
 
 def test_script_ends_with_one_line_and_exit_code_2(tmp_path):
     process = spawn("fit", [*COMMANDS["fit"], "--data.supervison=label"], tmp_path)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2 and out == ""
     [line] = err.splitlines()
     assert line.startswith("error: ") and "supervison" in line

@@ -17,6 +17,7 @@ import yaml
 
 from scripts import study as script
 from scripts.common.entry import run_main
+from tests.halting.process import PATIENCE, wait_until
 from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]
@@ -190,9 +191,7 @@ def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, **options) as process:
         logs = folder.parent / f"stopped{code}" / "logs"
-        while not list(logs.glob("*.log")):
-            assert process.poll() is None
-            time.sleep(0.2)
+        wait_until(process, lambda: any(logs.glob("*.log")))
         if sent == signal.SIGINT:
             os.killpg(process.pid, sent)
         else:
@@ -201,7 +200,7 @@ def test_a_stopped_study_leaves_no_worker_behind(folder, sent, code):
         assert process.returncode == code and "Traceback" not in said
         # The group is empty once the last worker has gone.
         with pytest.raises(ProcessLookupError):
-            for _ in range(300):
+            for _ in range(5 * PATIENCE):
                 os.killpg(process.pid, 0)
                 time.sleep(0.2)
     if sent == signal.SIGINT:

@@ -10,8 +10,9 @@ import pytest
 import wandb
 
 from lightning_modules.tracking.wandb_files import find_fragments, read_records, sync
+from tests.halting.process import PATIENCE, wait_until
 from tests.scripts.conftest import COMMANDS, Bench
-from tests.scripts.pipeline import count_lines, spawn, wait_until
+from tests.scripts.pipeline import count_lines, spawn
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,8 @@ def items(entries) -> dict:
 
 def read_closed(file: Path) -> list:
     """Returns a finished run's records; W&B's service writes the last of them a moment after the run has ended."""
-    for _ in range(300):
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
         records = list(read_records(file))
         if records and records[-1].WhichOneof("record_type") == "exit":
             return records
@@ -223,7 +225,8 @@ def test_without_a_network_a_run_is_logged_offline_within_seconds(bench: Bench, 
 def test_a_run_that_is_being_written_is_left_alone(bench: Bench) -> None:
     """A fit in a process of its own, whose file is read again and again while W&B writes it."""
     args = [*COMMANDS["fit"], "--trainer.max_epochs=200"]
-    process = spawn("fit", args, bench.folder, WANDB_MODE="offline")
+    # It cannot end before it was looked at.
+    process = spawn("fit", args, bench.folder, "open:metrics.jsonl:100", WANDB_MODE="offline")
     metrics = bench.folder / "runs" / "bench" / "run" / "metrics.jsonl"
     try:
         wait_until(process, lambda: count_lines(metrics) >= 3)

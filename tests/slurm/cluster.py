@@ -21,7 +21,7 @@ ClusterName=kindred
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 AuthType=auth/none
-AuthInfo=cred_expire=5
+AuthInfo=cred_expire=10
 CredType=cred/none
 CryptoType=crypto/none
 SlurmUser=root
@@ -38,7 +38,9 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout=30
+MessageTimeout=60
+MinJobAge=86400
 ReturnToService=2
 MpiDefault=none
 KillWait=20
@@ -72,7 +74,7 @@ def free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 180) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 900) -> None:
     """Waits until a condition holds; fails with what was waited for."""
     end = time.monotonic() + seconds
     while not condition():
@@ -158,16 +160,16 @@ class Cluster:
 
     def run(self, *command: str, **options) -> str:
         """Runs a command on the login node; returns what it printed, and shows it when it fails."""
-        done = subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=120, **options)
+        done = subprocess.run(command, env=self.env, text=True, capture_output=True, timeout=600, **options)
         if done.returncode:
             print(done.stdout, done.stderr)
         done.check_returncode()
         return done.stdout
 
     def find_state(self, job: str) -> str:
-        """Returns a job's state; of one that the controller forgot, the state it ended in."""
+        """Returns a job's state; the controller forgets none."""
         shown = subprocess.run(
-            ["scontrol", "show", "job", "-o", job], env=self.env, text=True, capture_output=True, timeout=60
+            ["scontrol", "show", "job", "-o", job], env=self.env, text=True, capture_output=True, timeout=600
         )
         found = re.search(r"JobState=(\w+)", shown.stdout)
         assert found, shown.stderr
@@ -179,16 +181,11 @@ class Cluster:
         assert found
         return int(found[1])
 
-    def wait(self, job: str, *states: str, seconds: float = 180) -> str:
+    def wait(self, job: str, *states: str) -> str:
         """Waits until a job ended, or is in one of `states`; returns its state."""
         ends = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-        wait_for(lambda: self.find_state(job) in ends, f"job {job} in {ends}", seconds)
+        wait_for(lambda: self.find_state(job) in ends, f"job {job} in {ends}")
         return self.find_state(job)
-
-    def start_soon(self, job: str) -> None:
-        """Lets a requeued job begin without the pause that SLURM makes."""
-        with contextlib.suppress(subprocess.CalledProcessError):
-            self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
 
 
 def find_step(process: int) -> int | None:

@@ -48,7 +48,7 @@ def finished(cluster, tmp_path_factory) -> tuple[Checkout, str]:
     again = cluster.run("slurm/pipeline.sh", "study.yaml", cwd=checkout.folder)
     assert "0 of 6 jobs are neither done nor in the queue" in again
     [last] = find_ids(printed)["study"]
-    cluster.wait(last, seconds=420)
+    cluster.wait(last)
     return checkout, printed
 
 
@@ -134,7 +134,7 @@ def test_a_failed_arm_of_a_sweep_is_submitted_alone(finished):
     failing = arms[2]
     assert len(arms) == 4 and not (checkout.folder / "runs" / "sweep").exists()
     first = find_ids(checkout.cluster.run(*command, cwd=checkout.folder))
-    assert checkout.cluster.wait(f"{first['sweep'][0]}_0", seconds=420) == "FAILED"
+    assert checkout.cluster.wait(f"{first['sweep'][0]}_0") == "FAILED"
     assert "needs evaluate-" + failing in checkout.log(f"{first['sweep'][0]}_0")
     fits, answers = ([f"{first[stage][0]}_{arm}" for arm in range(4)] for stage in ("fit", "evaluate"))
     assert [checkout.cluster.find_state(job) == "COMPLETED" for job in fits] == [True, True, False, True]

@@ -29,7 +29,7 @@ EXPERIMENT = {
             "encoding": {"max_length": 512},
             "batches": {"tokens_per_batch": 1024},
         },
-        "trainer": {"max_epochs": 15, "log_every_n_steps": 1},
+        "trainer": {"max_epochs": 40, "log_every_n_steps": 1},
         "run": {"group": "g", "checkpoint_steps": 4},
     }
 }
@@ -92,7 +92,7 @@ class Fit:
     def interrupted(self) -> Iterator[list[int]]:
         """Freezes it some steps further than it was; afterwards waits until it is back in the queue or beyond."""
         before = len(read_steps(self.run))
-        wait_for(lambda: len(read_steps(self.run)) >= before + 3, f"steps of job {self.job}", 300)
+        wait_for(lambda: len(read_steps(self.run)) >= before + 3, f"steps of job {self.job}")
         with frozen(self.cluster, self.job) as tasks:
             assert len(tasks) == 2
             yield tasks

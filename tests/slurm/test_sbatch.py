@@ -161,7 +161,7 @@ def test_a_cancelled_job_stays_cancelled(checkout, launcher):
 
 
 def test_a_signal_before_python_listens_only_delays(checkout, launcher):
-    launcher("[[ -n $SLURM_RESTART_COUNT ]] || { touch started; sleep 60; }")
+    launcher("[[ -n $SLURM_RESTART_COUNT ]] || { touch started; exec sleep 600; }")
     job = checkout.submit(f"slurm/fit.sbatch {CONFIG}")
     wait_for((checkout.folder / "started").exists, "the task's start")
     checkout.cluster.run("scancel", "--signal=USR1", job)

@@ -29,8 +29,8 @@ PARTS: dict[str, Callable[[Place], Iterator[Measurement]]] = {
     "stages": stages.measure_stages,
     "ranks": stages.measure_ranks,
 }
-# After which a part is ended; all together are to take less than ten minutes.
-PATIENCE = 180.0
+# Seconds after which a part is ended: all together are to take less than ten minutes; at toy sizes it hangs by then.
+PATIENCE, TOY_PATIENCE = 180.0, 1800.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run_part(part: str, place: Place, patience: float = PATIENCE) -> Iterator[Me
     failure: Failure | None = None
     try:
         while failure is None:
-            if not receiver.poll(max(0.0, start + patience - time.monotonic())):
+            if (left := start + patience - time.monotonic()) <= 0 or not receiver.poll(left):
                 failure = Failure(part, f"not done after {patience:g} s")
                 break
             try:
@@ -83,7 +83,7 @@ def run_part(part: str, place: Place, patience: float = PATIENCE) -> Iterator[Me
                 yield received
     finally:
         # One that has closed its pipe is about to end; one that takes too long, or is not asked any more, is not.
-        process.join(0 if failure is not None or sys.exc_info()[0] else 10)
+        process.join(0 if failure is not None or sys.exc_info()[0] else 60)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()

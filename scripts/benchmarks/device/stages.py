@@ -173,7 +173,7 @@ def fit_together(place: Place, folder: Path, strategy: str) -> None:
         ranks.append(Stage("fit", args, folder))
     for key in (*world, "LOCAL_RANK"):
         del os.environ[key]
-    for rank, ended in enumerate([stage.wait(60) for stage in ranks]):
+    for rank, ended in enumerate([stage.wait() for stage in ranks]):
         if ended.code != 0:
             raise RuntimeError(f"rank {rank} of {strategy}: {ended}")
 

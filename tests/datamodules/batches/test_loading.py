@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from itertools import chain
+from multiprocessing import forkserver
 from pathlib import Path
 
 import lightning as L
@@ -23,6 +24,12 @@ from datamodules.logit_cache.reader import LogitCache
 from datamodules.tasks.prompts import get_prompt
 from tests.logit_rows import make_example, write_cache
 from tests.tiny import TRAINER, build_tokenizer, make_questions
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_server() -> None:
+    """Another test's fork server may have begun without what keeps signals from its workers."""
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +68,8 @@ def test_workers_outlive_the_signals_that_a_scheduler_sends_to_all_and_end_when_
     assert loader._iterator is iterator and again != expected
     assert sorted(chain.from_iterable(again)) == sorted(chain.from_iterable(expected))
     iterator._shutdown_workers()
+    for worker in workers:
+        worker.join(600)
     assert not any(worker.is_alive() for worker in workers)
 
 

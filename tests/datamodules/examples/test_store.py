@@ -1,19 +1,21 @@
 """Tests of the store of tokenized examples: what it holds, what shares it, and what may befall it."""
 
-import multiprocessing
 import pickle
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from datamodules.batches.loading import start_forkserver
 from datamodules.examples.store import ROWS_PER_BATCH, ExampleStore, ExampleView, drop_too_long, open_store
 from datamodules.examples.tokenization import build_examples, load_tokenizer
 from datamodules.files.atomic import hash_path
 from datamodules.rationales.store import Rationale, write_rationales
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question, load_questions
+from tests.halting.sitecustomize import halt_at
 from tests.tiny import build_tokenizer, make_questions, make_rationale, write_questions
 
 PROMPT = get_prompt("plain")
@@ -153,27 +155,33 @@ def test_too_long_examples_are_refused_by_name_or_left_out(tmp_path: Path) -> No
         drop_too_long(examples[:3], limit, skip=False)
 
 
+def open_halting(place: str, *arguments: Any) -> None:
+    """Opens a store, but halts at that place, lest it is written before it was looked at."""
+    halt_at(place)
+    open_store(*arguments)
+
+
 def test_two_writers_at_once_and_one_that_is_killed(tmp_path: Path) -> None:
     paths = write_input(tmp_path, 60, samples=200)
     expected = read_all(open_input(tmp_path / "alone", paths))
     shared = tmp_path / "shared"
-    # Not forked from here, where the tokenizer's threads may run.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datamodules.examples.store"])
+    # Not forked from here, where the tokenizer's threads may run; other tests' loaders share the server.
+    context = start_forkserver()
     arguments = (shared, load_tokenizer(paths[0]), PROMPT, load_questions(paths[1]), [paths[2]])
-    first, second, killed = [context.Process(target=open_store, args=arguments) for _ in range(3)]
+    first, second = [context.Process(target=open_store, args=arguments) for _ in range(2)]
+    killed = context.Process(target=open_halting, args=("os.rename:manifest.json:1", *arguments))
 
     first.start()
     second.start()
     for writer in (first, second):
-        writer.join(60)
+        writer.join(600)
         assert writer.exitcode == 0
     [folder] = shared.iterdir()
     assert read_all(ExampleStore(folder)) == expected
 
     folder.rename(tmp_path / "moved")
     killed.start()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 600
     while not any(path.stat().st_size for path in shared.glob(".*/examples.arrow")):
         assert killed.is_alive() and time.monotonic() < until
         time.sleep(0.001)

@@ -143,7 +143,7 @@ with atomic_path(Path({str(target)!r})) as path:
         file.write("half")
         file.flush()
         print("writing", flush=True)
-        time.sleep(60)
+        time.sleep(600)
 """
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert writer.stdout is not None and writer.stdout.readline() == "writing\n"

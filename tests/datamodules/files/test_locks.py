@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.files.locks import hold, take
+from tests.halting.process import is_halted, wait_until
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
@@ -24,10 +26,10 @@ with hold(Path(sys.argv[1]), "out: another process writes it", wait=len(sys.argv
 """
 
 
-def start(path: Path, *options: str) -> subprocess.Popen:
-    """Starts a process that holds a lock until it reads a line."""
+def start(path: Path, *options: str, halt_at: str = "") -> subprocess.Popen:
+    """Starts a process that holds a lock until it reads a line; see `tests.halting` for where it halts."""
     command = [sys.executable, "-c", HOLD, str(path), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests' / 'halting'}:{ROOT}", "HALT_AT": halt_at}
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
     )
@@ -68,6 +70,27 @@ def test_one_waits_for_the_other_and_then_makes_a_file_of_its_own(tmp_path: Path
     assert waiter.stdout.readline() == "held\n" and (tmp_path / ".out.lock").is_file()
     waiter.communicate("\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("halt_at", ["open:.out.lock:1", "fcntl.lockf::1"])
+def test_one_that_comes_while_the_other_removes_its_folder_makes_its_own(tmp_path: Path, halt_at: str) -> None:
+    path = tmp_path / "a" / "b" / ".out.lock"
+    with hold(path, "out"):
+        waiter = start(path, "wait", halt_at=halt_at)
+        wait_until(waiter, lambda: is_halted(waiter.pid))
+    assert list(tmp_path.iterdir()) == [] and waiter.stdout
+    waiter.send_signal(signal.SIGCONT)
+    assert waiter.stdout.readline() == "held\n" and path.is_file()
+    waiter.communicate("\n")
+    assert waiter.returncode == 0
+
+
+def test_a_lock_that_another_process_has_made_since_stays(tmp_path: Path) -> None:
+    path = tmp_path / ".out.lock"
+    with hold(path, "out"):
+        path.unlink()
+        path.write_text("another's")
+    assert path.read_text() == "another's"
 
 
 def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

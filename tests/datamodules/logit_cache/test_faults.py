@@ -1,11 +1,13 @@
 """Tests of what can go wrong with a logit cache: kills, damage, two writers, full and read-only disks."""
 
 import json
+import math
 import os
 import random
 import resource
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def fork(function: Callable[[], None]) -> int:
+def fork(function: Callable[[], object]) -> int:
     """Runs a function in a process of its own, which ends with it; returns the process's id."""
     child = os.fork()
     if not child:
@@ -68,25 +70,39 @@ KILLED = [make_example(number) for number in range(100)]
 
 
 def test_twenty_kills_and_a_rerun_give_the_content_of_an_undisturbed_capture(tmp_path: Path) -> None:
-    start = time.perf_counter()
     write_cache(tmp_path / "whole", KILLED, rows_per_shard=12)
-    duration = time.perf_counter() - start
     expected = read_content(tmp_path / "whole")
+
+    def capture(folder: Path, moment: float) -> int:
+        """Captures until so many calls are made or left; returns how many there were."""
+        done = 0
+
+        def count(*_: object) -> None:
+            nonlocal done
+            done += 1
+            if done >= moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(count)
+        write_cache(folder, KILLED, rows_per_shard=12)
+        sys.setprofile(None)
+        return done
+
+    number_of_calls = tmp_path / "calls"
+    child = fork(lambda: number_of_calls.write_text(str(capture(tmp_path / "counted", math.inf))))
+    assert os.waitpid(child, 0)[1] == 0
+    # By progress, not by time, so that each is killed before its end.
     moments = random.Random(0)
-    killed = 0
     for number in range(20):
-        folder = tmp_path / f"cache-{number}"
-        child = fork(lambda folder=folder: write_cache(folder, KILLED, rows_per_shard=12))
-        time.sleep(moments.uniform(0, 1.2 * duration))
-        os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        folder, moment = tmp_path / f"cache-{number}", moments.randrange(int(number_of_calls.read_text()))
+        child = fork(lambda folder=folder, moment=moment: capture(folder, moment))
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
         before = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
         write_cache(folder, KILLED, rows_per_shard=12)
         assert {path: path.stat().st_mtime_ns for path in before} == before
         assert read_content(folder) == expected
         names = {path.name for path in folder.iterdir()}
         assert names == {path.name for path in (tmp_path / "whole").iterdir()}, names
-    assert killed > 10
 
 
 FEW: dict[str, dict] = {"top_k": {"top_k": 2}, "hybrid": {"top_k": 2, "draws": 3}, "hidden": {}}
@@ -177,7 +193,7 @@ def test_two_writers_of_one_folder_are_refused(cache: Path) -> None:
         holder.find_done()
         holder.open()
         (cache.parent / "held").touch()
-        time.sleep(60)
+        time.sleep(600)
 
     holder = fork(hold)
     wait_for(cache.parent / "held")

@@ -11,7 +11,8 @@ from datamodules.files.seals import hash_file
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
-from lightning_modules.export.gguf_export import CARD, CARD_KEY, Calibration, export_gguf, refuse_quantized
+from lightning_modules.export.card import CARD, CARD_KEY
+from lightning_modules.export.gguf_export import Calibration, export_gguf, refuse_quantized
 from tests.lightning_modules.export.conftest import MODELS, QUESTIONS, Exported, save_rationales
 
 

@@ -43,7 +43,7 @@ def output(paths: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
     script = Path(__file__).with_name("sharded_processes.py")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script), str(folder / "job.json")]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -128,7 +128,7 @@ def test_no_process_holds_a_float32_copy_while_it_loads(tmp_path: Path, processe
     script = str(Path(__file__).with_name("memory_processes.py"))
     command = [sys.executable, script, str(tmp_path / "student"), str(tmp_path), str(processes)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=900)
     for rank in range(processes):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found["dtypes"] == ["torch.float32"]

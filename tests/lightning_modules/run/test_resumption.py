@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -204,12 +205,18 @@ def test_the_same_steps_overfit_where_that_is_asked_for(job: dict, tmp_path: Pat
     assert len(seen) == 6 and seen[:2] == seen[2:4] == seen[4:] and seen[0] != seen[1]
 
 
+def list_left(before: list[BaseProcess]) -> list[BaseProcess]:
+    """Returns this process's children, once those have ended that were told to, which a loaded machine delays."""
+    for child in set(multiprocessing.active_children()) - set(before):
+        child.join(300)
+    return multiprocessing.active_children()
+
+
 def test_a_signal_in_a_validation_ends_the_workers_of_the_training_too(job: dict, tmp_path: Path) -> None:
     before = multiprocessing.active_children()
     held_out = change(job, fraction=0.4, tokens_per_step=150, num_workers=1)
     train(held_out, tmp_path, preempt=(1, 0))
-    # They ignore signals: left alive, they would be waited for without end.
-    assert multiprocessing.active_children() == before
+    assert list_left(before) == before
 
 
 def test_an_interrupt_ends_the_workers_at_once(job: dict, tmp_path: Path) -> None:
@@ -217,4 +224,4 @@ def test_an_interrupt_ends_the_workers_at_once(job: dict, tmp_path: Path) -> Non
     # After the first validation, whose workers live on, too.
     result = train(change(job, num_workers=2, fraction=0.2), tmp_path, stop=STEPS + 1)
     assert len(result["seen"]) == STEPS + 1
-    assert multiprocessing.active_children() == before
+    assert list_left(before) == before

@@ -1,9 +1,9 @@
 """Tests of the pre-training of the microworld's families: it goes on after a kill, and keeps only what is good."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from scripts.microworld.__main__ import run_command
 from scripts.microworld.families import Parts, Size
 from scripts.microworld.measuring import evaluate
 from scripts.microworld.pretraining import Recipe, Stage, finish, pretrain, save
+from tests.halting.process import wait_until
 
 ROOT = Path(__file__).parents[3]
 FAMILIES = ROOT / "configs" / "microworld"
@@ -44,11 +45,12 @@ def command(folder: Path) -> list[str]:
 
 def test_a_killed_pretraining_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([sys.executable, "-m", "scripts.microworld", *command(killed)], cwd=ROOT)
     state = killed / "state" / "bpe-neox-a-student.safetensors"
-    while not state.exists():
-        assert process.poll() is None
-        time.sleep(0.002)
+    # Before the second that it writes, at the latest.
+    halting = {"PYTHONPATH": f"{ROOT / 'tests' / 'halting'}:{ROOT}", "HALT_AT": f"os.rename:{state.name}:2"}
+    call = [sys.executable, "-m", "scripts.microworld", *command(killed)]
+    process = subprocess.Popen(call, cwd=ROOT, env={**os.environ, **halting})
+    wait_until(process, state.exists)
     process.kill()
     assert process.wait() == -9 and not (killed / "models").exists()
     run(killed)

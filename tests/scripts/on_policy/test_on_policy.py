@@ -22,8 +22,9 @@ from datamodules.tasks.questions import load_questions
 from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
 from scripts.common.stages import MAINS
+from tests.halting.process import wait_until
 from tests.scripts.on_policy.small_rounds import CONFIG, QUESTIONS, read_metrics, run_rounds, write_config
-from tests.scripts.pipeline import MODELS, spawn, wait_until
+from tests.scripts.pipeline import MODELS, spawn
 
 
 def test_a_round_logs_what_the_student_wrote_and_how_it_learns_from_it(whole, monkeypatch, capsys) -> None:
@@ -217,8 +218,11 @@ def test_a_round_that_broke_off_goes_on_to_the_same_end(whole, tmp_path, monkeyp
 @pytest.mark.slow
 def test_rounds_that_were_killed_end_as_if_they_had_not_been(inside, whole) -> None:
     args = write_config()
-    for path in ("runs/opd/samples/.round-1.parquet.part-*", "runs/opd/round-2/meta.json"):
-        process = spawn("on_policy", ["run", *args], inside)
+    for path, halt_at in (
+        ("runs/opd/samples/.round-1.parquet.part-*", "open:.round-1.parquet.part-0.jsonl:2"),
+        ("runs/opd/round-2/meta.json", "open:round-2/metrics.jsonl:1"),
+    ):
+        process = spawn("on_policy", ["run", *args], inside, halt_at)
         wait_until(process, lambda path=path: any(inside.glob(path)))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -16,6 +16,7 @@ from scripts import fit, on_policy
 from scripts import study as study_script
 from scripts.common.stages import MAINS
 from scripts.common.study_plan import check_plan
+from tests.halting.process import PATIENCE
 from tests.scripts.on_policy.small_rounds import QUESTIONS, QUIET, read_metrics, run_rounds, write_config
 from tests.scripts.pipeline import MODELS, spawn
 
@@ -39,7 +40,7 @@ def test_two_processes_learn_from_the_students_text_what_one_does(whole, tmp_pat
     [job] = [job for job in on_policy.parse(write_config()).jobs() if job.name == "fit-round-1"]
     both = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--run.id=both"]
     process = spawn("fit", [*job.args, *both], tmp_path / "rounds")
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     found, wanted = read_metrics("runs/opd/both"), read_metrics("runs/opd/round-1")
     for name in ("loss", "own_loss", "own_staleness", "own_teacher_mass_on_top_16", "gradient_norm", "own_length"):

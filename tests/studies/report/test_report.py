@@ -260,7 +260,7 @@ def browse(page: Path, *options: str) -> tuple[dict, str]:
         CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
         "--virtual-time-budget=30000", f"--user-data-dir={page.parent / 'profile'}", *options, page.as_uri(),
     ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     found = re.search(r'<pre id="probe">(.*?)</pre>', run.stdout)
     assert found, run.stderr[-2000:]
     return json.loads(html.unescape(found[1])), run.stderr

@@ -120,15 +120,6 @@ class Prompt:
             return text + own.cue if self.cue_in_chat else text
         return text + own.cue + "\n"
 
-    def check_shown(self, questions: Sequence[Question]) -> None:
-        """Raises a ValueError if some of these questions have no rationale that it could show."""
-        lacking = [question.id for question in questions if question.id not in self.shown]
-        if lacking:
-            raise ValueError(
-                f"{len(lacking)} of {len(questions)} questions have no rationale that prompt {self.name!r} could show, "
-                f"the first is {lacking[0]!r}; annotate them, or leave them out"
-            )
-
     def list_parts(self, kind: AnswerKind, chat: bool) -> list[tuple[str, str | None]]:
         """Returns what `render` makes of English questions of a kind, for programs that fill it in themselves.
 
@@ -142,6 +133,15 @@ class Prompt:
         parts = [(text, name) for text, name, _, _ in Formatter().parse(self.texts[kind])]
         cue = self.cue if self.cue_in_chat or not chat else ""
         return [*parts, (cue if chat else cue + "\n", None)]
+
+    def check_shown(self, questions: Sequence[Question]) -> None:
+        """Raises a ValueError if some of these questions have no rationale that it could show."""
+        lacking = [question.id for question in questions if question.id not in self.shown]
+        if lacking:
+            raise ValueError(
+                f"{len(lacking)} of {len(questions)} questions have no rationale that prompt {self.name!r} could show, "
+                f"the first is {lacking[0]!r}; annotate them, or leave them out"
+            )
 
     def answer_sentence(self, question: Question, answer: str) -> str:
         """Returns the sentence that ends a completion, for an option's letter, a number or an expression."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches.packing import BatchSize, PredictionSampler
 from datamodules.examples.encoding import PromptEncoding, check_template_options
+from datamodules.examples.selection import draw_questions
 from datamodules.examples.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
 from datamodules.rationales.store import Rationale, drop_truncated, load_rationales, read_gold_conditions
 from datamodules.tasks.prompts import get_prompt
@@ -40,15 +41,19 @@ class QuestionDraw:
         number: Questions of a part; null poses all.
         part: Which part, counted from 0; when all questions had their turn, they are shuffled anew.
         seed: Of the order in which they have it.
+        limit_seed: Draws the questions of `data.limit`, as `data.limit_seed` of a training does; null takes the first.
     """
 
     number: PositiveInt | None = None
     part: NonNegativeInt = 0
     seed: NonNegativeInt = 0
+    limit_seed: NonNegativeInt | None = None
 
     def __post_init__(self) -> None:
-        if self.number is None and (self.part or self.seed):
-            raise ValueError("data.draw.part and data.draw.seed would be ignored without data.draw.number")
+        if self.number is None and (self.part or self.seed or self.limit_seed is not None):
+            raise ValueError(
+                "data.draw.part, data.draw.seed and data.draw.limit_seed would be ignored without data.draw.number"
+            )
 
     def choose(self, questions: list[Question]) -> list[Question]:
         """Returns the part, in the questions' order.
@@ -146,6 +151,8 @@ class QuestionDataModule(L.LightningDataModule):
         for name, is_given in (("keep_truncated", keep_truncated), ("rewrites_of", rewrites_of is not None)):
             if is_given and rewrites is None:
                 raise ValueError(f"data.{name} is given without data.rewrites, and would be ignored")
+        if limit is None and draw.limit_seed is not None:
+            raise ValueError(f"data.draw.limit_seed={draw.limit_seed} would be ignored: it draws those of data.limit")
         self.originals: dict[str, Rationale] = {}
         self.num_samples, self.max_new_tokens = 1, 0
         self.requests_per_batch: int | None = None
@@ -175,7 +182,11 @@ class QuestionDataModule(L.LightningDataModule):
         self.fingerprint = None if self.tokenizer is None else fingerprint_tokenizer(self.tokenizer)
         if self.tokenizer is not None:
             check_template_options(self.tokenizer, self.prompt.template_options)
-        questions = self.draw.choose(load_questions(self.questions_source, self.limit))
+        if self.draw.limit_seed is None:
+            questions = load_questions(self.questions_source, self.limit)
+        else:
+            questions = [*draw_questions(load_questions(self.questions_source), self.limit, self.draw.limit_seed)]
+        questions = self.draw.choose(questions)
         if self.rewrites is not None:
             everything = load_questions(self.questions_source)
             self.originals = load_originals(self.rewrites, self.rewrites_of, everything, self.keep_truncated)

@@ -15,6 +15,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.halting.process import PATIENCE
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # What stands for a computer in a phone's network: no `localhost`, so that the browser trusts it no more than that.
 HOST = "computer.test"
@@ -31,11 +33,14 @@ class Browser:
         self._write, self._read, self._held, self._number = write, os.fdopen(read, "rb"), b"", 0
         self._session: str | None = None
         self.log: list[dict[str, Any]] = []
-        [target] = [own for own in self.call("Target.getTargets")["targetInfos"] if own["type"] == "page"]
-        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        # The browser answers before it has a page.
+        while not (targets := [own for own in self.call("Target.getTargets")["targetInfos"] if own["type"] == "page"]):
+            time.sleep(0.05)
+        attached = self.call("Target.attachToTarget", targetId=targets[0]["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Returns what a method of the DevTools protocol answers."""
@@ -53,7 +58,7 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._held:
-            assert select.select([self._read], [], [], 120)[0], "the browser says nothing"
+            assert select.select([self._read], [], [], PATIENCE)[0], "the browser says nothing"
             part = os.read(self._read.fileno(), 1 << 16)
             assert part, "the browser has ended"
             self._held += part
@@ -66,9 +71,16 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 120) -> None:
+    def open(self, address: str) -> None:
+        """Opens a page and waits until it has loaded, before which scripts would still run in the one before."""
+        self.log.clear()
+        loaded = (self.call("Page.navigate", url=address)["loaderId"], "load")
+        while not any((own["params"].get("loaderId"), own["params"].get("name")) == loaded for own in self.log):
+            self.log.append(self._receive())
+
+    def wait(self, expression: str) -> None:
         """Waits until an expression is true."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while not self.run(expression):
             assert time.monotonic() < end, (expression, self.run("document.body.innerText"), self.complaints())
             time.sleep(0.05)
@@ -133,5 +145,5 @@ def browse(profile: Path, *options: str) -> Iterator[Browser]:
         yield Browser(ours[1], theirs[0])
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
         os.close(ours[1])

@@ -247,7 +247,10 @@ def build_examples(
         pairs, parts, torn, encode_completions(tokenizer, parts, answer_position == "first"), strict=True
     ):
         prompt_text, prompt_ids = prompts[question.id]
-        stop = (-1 if is_torn else None) if text or answer else 0
+        is_own = rationale is not None and rationale.token_ids is not None
+        # A student that ended its answer at once has drawn the end token, whatever another tokenizer calls it.
+        is_whole = bool(text or answer) or (is_own and not is_torn)
+        stop = (-1 if is_torn else None) if is_whole else 0
         if rationale is not None and rationale.token_ids is not None and rationale.tokenizer == fingerprint:
             completion_ids, stop = rationale.token_ids, None
             segments = [RATIONALE] * len(completion_ids)

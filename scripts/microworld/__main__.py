@@ -21,7 +21,7 @@ import torch
 from jsonargparse import auto_cli
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.files.atomic import require_file, write_jsonl
+from datamodules.files.atomic import remove_torn, require_file, write_jsonl
 from datamodules.files.locks import hold
 from datamodules.files.parsing import read_json
 from datamodules.tasks.microworld import Phrasing, Role, generate_questions
@@ -90,6 +90,8 @@ def pretrain_family(
                 AutoModelForCausalLM.from_pretrained(out / f"{parts.name}-{start}") if start else None
             )
             with hold(kept.with_suffix(".lock"), f"{folder}: another process makes it"):
+                remove_torn(kept.parent, kept.name)
+                remove_torn(out, folder.name)
                 model = pretrain(trained, parts, role, recipe, kept, begun, every)
                 finish(model, trained, folder, made_by, recipe, held_out)
         kept.unlink(missing_ok=True)

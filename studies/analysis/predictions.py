@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from datamodules.files.atomic import hash_json
 from datamodules.files.seals import read_sealed
 from datamodules.files.tables import read_table
 from datamodules.model_sources import name_model
@@ -60,6 +61,7 @@ class Cell:
         accuracies: By extractor, of those that all arms have.
         budget: What its training took, by name of `BUDGET`: one number for each seed; empty if untuned.
         coverage: Share of its completions' tokens in each class of alignment, mean over seeds; empty without one.
+        texts: A hash of what it learned from, one for each seed; empty if untuned, or where the runs do not tell.
         outcomes: By name, what else the study compares, for each seed and question; of those that all of them tell.
     """
 
@@ -69,6 +71,7 @@ class Cell:
     accuracies: dict[str, float]
     budget: dict[str, list[int]]
     coverage: dict[str, float]
+    texts: list[str] = field(default_factory=list)
     outcomes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -197,6 +200,7 @@ def read_answers(study: Study) -> Answers:
     cells, early = _build_cells(study, arms, members, common, names)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
     warnings += _compare_budgets(cells)
+    warnings += _name_same_texts(cells)
     warnings += _name_single_seeds(cells)
     counts = {task: len(questions) for task, questions in common.items()}
     quantized = {kind: _build_cells(study, own, members, common, names)[0] for kind, own in files.items() if own}
@@ -244,9 +248,11 @@ def _build_cells(
         early.update({run: fact.get("ended_early") for done in facts for run, fact in done.items()})
         shares = [fact["alignment"] for done in facts for fact in done.values() if fact.get("alignment")]
         coverage = {name: float(np.mean([share[name] for share in shares])) for name in (shares[0] if shares else ())}
+        told = all("texts" in fact for done in facts for fact in done.values())
+        texts = [hash_json([fact["texts"] for fact in done.values()]) for done in facts] if told else []
         numbers = [arm.seed for arm in own]
         outcomes = _measure_outcomes(study, key, records)
-        cells[key] = Cell(correct, numbers, float(np.mean(answered)), accuracies, budget, coverage, outcomes)
+        cells[key] = Cell(correct, numbers, float(np.mean(answered)), accuracies, budget, coverage, texts, outcomes)
     return cells, early
 
 
@@ -298,3 +304,22 @@ def _compare_budgets(cells: dict[CellKey, Cell]) -> list[str]:
             )
             lines.append(f"{what}: training budgets differ, which may explain a difference: {'; '.join(ranges)}")
     return lines
+
+
+def _name_same_texts(cells: dict[CellKey, Cell]) -> list[str]:
+    """Returns a line for the teachers whose texts were the same, so that they are one teacher but for distributions."""
+    groups: dict[tuple[str, str, str | None, int | None], dict[tuple[str, ...], list[str]]] = defaultdict(dict)
+    for key, cell in cells.items():
+        if key.teacher and key.control is None and cell.texts and key.supervision.startswith("rationale"):
+            group = groups[key.student, key.supervision, key.trained_on, key.size]
+            group.setdefault(tuple(cell.texts), []).append(key.teacher)
+    found = defaultdict[tuple[str | None, str], set[str]](set)
+    for (student, _, trained_on, _), own in groups.items():
+        for teachers in own.values():
+            if len(teachers) > 1:
+                found[trained_on, ", ".join(teachers)].add(student)
+    return [
+        f"trained on {trained_on}: students {', '.join(sorted(students))} learned the same texts from {teachers}, "
+        "which are one teacher but for their distributions; what is said of teachers counts them as several"
+        for (trained_on, teachers), students in found.items()
+    ]

@@ -160,11 +160,8 @@ class Study:
                 raise ValueError(f"study.{name}: {', '.join(values)}: name each once")
         if self.sizes != sorted(set(self.sizes)):
             raise ValueError(f"study.sizes: {', '.join(map(str, self.sizes))}: name each once, ascending")
-        if ON_POLICY in self.supervisions and (self.sizes or self.languages):
-            name = "sizes" if self.sizes else "languages"
-            raise ValueError(
-                f"study.{name}: an on-policy arm draws its questions round by round; leave one of them out"
-            )
+        if ON_POLICY in self.supervisions and self.languages:
+            raise ValueError(f"study.languages: supervision {ON_POLICY} has no arms in languages; leave one out")
         if self.target_accuracy is not None and len(self.sizes) < 2:
             raise ValueError("study.target_accuracy would be ignored: the size it takes is told between two sizes")
         check_tasks(self.tasks, self.languages, self.outcomes)

@@ -58,9 +58,10 @@ class RoundsPlan:
                 f"fit.{next(iter(changed))} changes the student that on_policy asks to write; train a fit with it, and "
                 "set on_policy.start to its folder"
             )
-        if self.fit.get("data.limit_seed") is not None:
+        limit = self.fit.get("data.limit")
+        if limit is not None and settings.mix < 1 and limit < settings.questions:
             raise ValueError(
-                "fit.data.limit_seed draws other questions than on_policy would have the student answer; leave it out"
+                f"on_policy.questions={settings.questions} in a round, but fit.data.limit={limit} in all; lower it"
             )
         if settings.start is not None:
             check_start(settings.start, self.fit)
@@ -222,7 +223,10 @@ class RoundsPlan:
             **self._take("fit", "data.encoding."), "data.encoding.max_length": self.longest_prompt,
             "data.encoding.cache_dir": None, "data.questions": self.fit["data.questions"],
             "data.limit": self.fit.get("data.limit"), "data.prompt": self.fit.get("data.prompt", "instruction"),
-            "data.draw": {"number": rounds.questions, "part": number - 1, "seed": rounds.seed},
+            "data.draw": {
+                "number": rounds.questions, "part": number - 1, "seed": rounds.seed,
+                "limit_seed": self.fit.get("data.limit_seed"),
+            },
             **self._load_student(number), "model.writer": self.name(number),
             "model.backend": rounds.backend, "model.keep_ids": True, "model.num_samples": rounds.samples,
             "model.temperature": rounds.temperature, "model.top_p": rounds.top_p,

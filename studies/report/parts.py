@@ -32,17 +32,18 @@ def show_parts(results: dict[str, Any]) -> list[Block]:
         blocks.append(Text(f"**{_name(group, several, sizes)}**: {said}", is_warning=group not in groups))
     if not rows:
         return blocks
-    named = [
-        (f"{_name(group, several, sizes)}: {name_parts(row)}", row) for group, own in groups.items() for row in own
-    ]
-    marks = [
-        Mark(f"{name}, {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"])
-        for name, row in named
+    panels = [
+        Panel(
+            _name(group, several, sizes),
+            [
+                Mark(f"{name_parts(row)}, {row['method']}", 100 * row["estimate"], 100 * row["low"], 100 * row["high"])
+                for row in own
+            ],
+        )
+        for group, own in groups.items()
     ]
     caption = "γ of each part with its 95 % interval. The line is no effect."
-    blocks.append(
-        Figure("intervals", "parts", caption, [Panel("", marks)], "γ of a part, percentage points", reference=0)
-    )
+    blocks.append(Figure("intervals", "parts", caption, panels, "γ of a part, percentage points", reference=0))
     cells = [
         [
             Cell(name := _name(group, several, sizes), name),

@@ -70,12 +70,17 @@ def _add_legend(picture: Any, figure: Figure, families: list[str]) -> None:
 
 def _draw_intervals(pyplot: Any, figure: Figure, families: list[str]) -> Any:
     labels = list(dict.fromkeys(mark.label for panel in figure.panels for mark in panel.marks))
-    size = (2.2 + 2.9 * max(2, len(figure.panels)), 1.1 + 0.27 * len(labels))
+    # More than stand side by side have two columns, which their longer titles fit.
+    columns, width = (len(figure.panels), 2.9) if len(figure.panels) <= 4 else (2, 3.4)
+    rows = -(-len(figure.panels) // columns)
+    size = (2.2 + width * max(2, columns), (1.1 + 0.27 * len(labels)) * rows)
     picture, axes = pyplot.subplots(
-        1, len(figure.panels), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
+    for axis in axes.flat[len(figure.panels) :]:
+        axis.remove()
     other = MUTED if figure.reference is None else TEXT
-    for axis, panel in zip(axes[0], figure.panels, strict=True):
+    for axis, panel in zip(axes.flat, figure.panels, strict=False):
         for mark in panel.marks:
             row, colour = labels.index(mark.label), _colour(mark.family, families, other)
             marker, is_filled = _MARKERS[mark.symbol]
@@ -85,8 +90,12 @@ def _draw_intervals(pyplot: Any, figure: Figure, families: list[str]) -> Any:
             axis.plot(mark.estimate, row, marker, color=colour, markerfacecolor=colour if is_filled else "white")
         if figure.reference is not None:
             axis.axvline(figure.reference, color=TEXT, linewidth=1)
-        axis.set(title=panel.title, xlabel=figure.x_title)
-    axes[0, 0].set_yticks(range(len(labels)), labels, color=TEXT)
+        axis.set(title=panel.title)
+    for axis in axes[-1]:
+        axis.set_xlabel(figure.x_title)
+    axes[0, 0].set_yticks(range(len(labels)), labels)
+    for axis in axes[:, 0]:
+        axis.tick_params("y", labelcolor=TEXT)
     axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     _add_legend(picture, figure, families)
     return picture

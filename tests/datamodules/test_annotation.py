@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from datamodules.annotation import QuestionDataModule, QuestionDraw
+from datamodules.examples.selection import draw_questions
 from tests.tiny import build, make_questions, save_model, write_questions
 
 QUESTIONS = make_questions(9)
@@ -89,3 +90,13 @@ def test_parts_share_no_question_until_all_had_their_turn() -> None:
         QuestionDraw(11).choose(questions)
     with pytest.raises(ValueError, match=r"would be ignored without data.draw.number"):
         QuestionDraw(part=1)
+
+
+def test_a_part_is_of_the_questions_that_a_training_draws(paths: tuple[str, str]) -> None:
+    questions = [item.question for item in make_data(paths).posed.values()]
+    drawn = {question.id for question in draw_questions(questions, 4, 3)}
+    assert drawn != {"q0", "q1", "q2", "q3"}
+    parts = [make_data(paths, limit=4, draw=QuestionDraw(2, part, limit_seed=3)).posed for part in range(2)]
+    assert {*parts[0], *parts[1]} == drawn and not {*parts[0]} & {*parts[1]}
+    with pytest.raises(ValueError, match=r"^data.draw.limit_seed=3 would be ignored: it draws those of data.limit$"):
+        make_data(paths, draw=QuestionDraw(2, limit_seed=3))

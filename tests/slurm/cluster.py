@@ -38,7 +38,7 @@ JobAcctGatherType=jobacct_gather/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
-SlurmdTimeout=30
+SlurmdTimeout=20
 MessageTimeout=60
 MinJobAge=86400
 ReturnToService=2
@@ -66,12 +66,18 @@ def find_missing() -> str | None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Returns ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Returns ports that nobody listens on, below those that the system gives to who asks for any.
+
+    A daemon that starts again needs the port that it had, which nobody may have been given meanwhile.
+    """
+    found: list[int] = []
+    port = 10_000 + os.getpid() % 20_000
+    while len(found) < number:
+        with socket.socket() as each, contextlib.suppress(OSError):
+            each.bind(("127.0.0.1", port))
+            found.append(port)
+        port += 1
+    return found
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 900) -> None:

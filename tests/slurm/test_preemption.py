@@ -29,7 +29,7 @@ EXPERIMENT = {
             "encoding": {"max_length": 512},
             "batches": {"tokens_per_batch": 1024},
         },
-        "trainer": {"max_epochs": 40, "log_every_n_steps": 1},
+        "trainer": {"max_epochs": 25, "log_every_n_steps": 1},
         "run": {"group": "g", "checkpoint_steps": 4},
     }
 }

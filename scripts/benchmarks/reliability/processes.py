@@ -20,7 +20,7 @@ from scripts.common.stages import MAINS
 
 COMMANDS: dict[str, Callable[[list[str]], object]] = {**MAINS, "study": study.main}
 # Seconds after which a process is taken to hang; the longest, a study, takes some ten.
-_PATIENCE = 300.0
+_PATIENCE = 1800.0
 # What libraries draw while they load and save.
 _PROGRESS = re.compile(r"^(Loading weights|Writing model shards)|%\||, \S+ gone, ")
 

@@ -59,8 +59,13 @@ def test_an_example_is_the_tokens_that_were_drawn_and_nothing_is_added() -> None
         assert set(example.segments[example.num_prompt_tokens :]) == {RATIONALE}
     # Another tokenizer has no use for the ids: the text as it is, and an end only where one was written.
     other = build_tokenizer(("iron", "glass", "wood"))
-    whole, torn = build_examples(other, prompt, [(QUESTION, own) for own in (DRAWN, cut)])
+    nothing = replace(empty, finish_reason="length", token_ids=IDS[:1])
+    samples = [(QUESTION, own) for own in (DRAWN, cut, empty, nothing)]
+    whole, torn, ended, lost = build_examples(other, prompt, samples)
     ids = other("It is red").input_ids
     assert whole.token_ids[whole.num_prompt_tokens :].tolist() == [*ids, other.eos_token_id]
     assert torn.token_ids[torn.num_prompt_tokens :].tolist() == ids
     assert whole.completion_hash == examples[0].completion_hash
+    # Who ended its answer at once has drawn that; what was cut off before any text has nothing to supervise.
+    assert ended.token_ids[ended.num_prompt_tokens :].tolist() == [other.eos_token_id] and not len(lost.token_ids)
+    assert set(ended.segments[ended.num_prompt_tokens :]) == {RATIONALE}

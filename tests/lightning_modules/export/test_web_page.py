@@ -165,8 +165,7 @@ def ask(browser: Browser, question: Question, then: str = "") -> dict[str, str]:
 
 
 def open_page(browser: Browser, address: str) -> None:
-    browser.log.clear()
-    browser.call("Page.navigate", url=address)
+    browser.open(address)
     browser.wait("document.body && ['ready', 'failed'].includes(document.body.dataset.state)")
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from datamodules.answers.extractors import extract_neutral
 from datamodules.examples.tokenization import encode_prompt, load_tokenizer
-from datamodules.tasks.prompts import get_prompt, list_prompts
+from datamodules.tasks.prompts import find_privilege, get_prompt, list_prompts
 from datamodules.tasks.questions import Question
 from tests.tiny import build_llama, build_tokenizer
 
@@ -28,7 +28,7 @@ from lightning_modules.export.web_prompt import (
 from lightning_modules.model.llama_cpp import LlamaCpp
 from tests.lightning_modules.export.conftest import MODELS, Exported
 
-PROMPTS = [name for name, prompt in list_prompts().items() if not prompt.rewrites and not prompt.shows_gold]
+PROMPTS = [name for name, prompt in list_prompts().items() if not prompt.rewrites and not find_privilege(name)]
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content | trim }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"

@@ -37,7 +37,7 @@ COUNTED = {
     "data": {
         *("tokenizer", "questions", "prompt", "limit", "limit_seed", "rationales", "supervision", "logits"),
         *(f"own.{name}" for name in ("rationales", "logits", "logit_weights", "teacher_prompt", "mix", "first_step")),
-        *("own.max_lost", "own.min_distinct", "draw.number", "draw.part", "draw.seed"),
+        *("own.max_lost", "own.min_distinct", "draw.number", "draw.part", "draw.seed", "draw.limit_seed"),
         *("rows", "rows_against", "shown_rationales", "own.shown_rationales"),
         *("rewrites", "rewrites_of", "option_text", "references", "teachers", "keep_truncated"),
         *(

@@ -373,6 +373,18 @@ def test_budgets_that_differ_are_named(tmp_path):
     assert "train_examples 15 (student a, teacher B) to 17" in warning and "global_step" not in warning
 
 
+def test_teachers_of_the_same_texts_are_named(tmp_path):
+    study = make_study(tmp_path, families="abc")
+    for arm in expand(study):
+        # A and B have written the same, other than C, but for a text that a's budget has no room for.
+        text = {"A": "x", "B": "x", "C": "y"}.get(arm.teacher, "") + (
+            "!" if (arm.student, arm.teacher) == ("a", "B") else ""
+        )
+        write_arm(study, arm, [True, False] * 20, texts=text)
+    [warning] = analyze(study)["warnings"]
+    assert "students b, c learned the same texts from A, B, which" in warning
+
+
 def test_analysis_repeats(tmp_path):
     study = make_study(tmp_path)
     fill(study)

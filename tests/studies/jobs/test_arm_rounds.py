@@ -1,5 +1,6 @@
 """Rounds as an arm of a study."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ def test_an_arms_rounds_follow_one_another_and_end_in_the_arms_own_run() -> None
     assert read["--data.rationales"] == f'["runs/s/rounds/{arm}/samples/round-2.parquet"]'
 
 
+def test_the_rounds_of_a_size_draw_from_its_questions_and_go_on_from_its_own_start() -> None:
+    jobs = find_jobs(make_plan({"sizes": [8, 16], "seeds": 2}, start="rationale"))
+    arm = "q-on-policy-Q-n16-seed1"
+    given = dict(arg.split("=", 1) for arg in jobs[f"annotate-{arm}-round-2"].args)
+    draw = {"number": 8, "part": 1, "seed": 1, "limit_seed": 1}
+    assert given["--data.limit"] == "16" and json.loads(given["--data.draw"]) == draw
+    fit = dict(arg.split("=", 1) for arg in jobs[f"fit-{arm}"].args)
+    assert (fit["--data.limit"], fit["--data.limit_seed"]) == ("16", "1")
+    assert fit["--model.student"] == "runs/s/q-rationale-Q-n16-seed1/student"
+
+
 def test_a_teacher_of_another_family_reads_by_the_studys_alignment() -> None:
     jobs = find_jobs(make_plan({"alignment": "strict"}))
     assert "--data.alignment.kind=strict" in jobs["fit-l-on-policy-Q-seed0-round-1"].args
@@ -96,8 +108,8 @@ def test_an_arm_goes_on_from_the_same_teachers_finished_text_fit() -> None:
             r"^on_policy.shown_rationales is of one student or teacher",
         ),
         ({}, {"rounds": 3}, r"^on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
-        ({"sizes": [4, 8]}, {}, r"^study.sizes: an on-policy arm draws its questions round by round"),
-        ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: an on-policy arm draws its questions"),
+        ({"sizes": [4, 8]}, {}, r"^on_policy.questions=8 in a round, but fit.data.limit=4 in all; lower it$"),
+        ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: supervision on-policy has no arms in"),
     ],
 )
 def test_what_does_not_go_with_arms_is_refused(study: dict, settings: dict, message: str) -> None:

@@ -4,6 +4,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from studies.jobs.execution import run_jobs
 from studies.jobs.job import Job
 from tests.halting.process import PATIENCE
@@ -19,6 +21,7 @@ def note_hearing(args: list[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_late_does_not_hear_an_interrupt_either(tmp_path: Path) -> None:
     first, second, third = (str(tmp_path / name) for name in ("first", "second", "third"))
     # The second needs a worker of its own, since the third waits for it.

@@ -148,13 +148,8 @@ class Analysis:
                 if all(sides.values()):
                     yield "family", sides[True], sides[False]
 
-    def describe_contrasts(self, are_answers: bool = True) -> list[dict[str, Any]]:
-        """Returns the paired differences, with Holm's adjustment within each kind and task.
-
-        Args:
-            are_answers: Whether the cells hold right and wrong answers, of which two models' can be counted against
-                each other, and not another outcome.
-        """
+    def describe_contrasts(self) -> list[dict[str, Any]]:
+        """Returns the paired differences, with Holm's adjustment within each kind and task."""
         rows = []
         for kind, *pair in self._find_pairs():
             left, right = pair
@@ -177,7 +172,7 @@ class Analysis:
                 "num_seeds": self.estimator.count_seeds([*weights]),
                 "seed_variance": self.estimator.seed_source([*weights]),
                 "method": self.estimator.method([*weights]),
-                **({"models": self._count_models(left, right)} if are_answers else {}),
+                **({} if self.estimator.is_outcome else {"models": self._count_models(left, right)}),
             })  # fmt: skip
         tests = defaultdict(list)
         for row in rows:
@@ -226,12 +221,12 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     ]
     found = [Interactions(study, estimator) for estimator in estimators]
     parts = [describe_parts(study, own, both.grids) for own, both in zip(estimators, found, strict=True)]
-    outcomes, lacking = describe_outcomes(
-        study, answers, lambda own: Analysis(study, own, seed).describe_contrasts(are_answers=False)
-    )
-    rounded, more = describe_quantization(
-        study, answers, seed, lambda own: Analysis(study, own, seed).describe_contrasts()
-    )
+
+    def compare(own: Answers) -> list[dict[str, Any]]:
+        return Analysis(study, own, seed).describe_contrasts()
+
+    outcomes, lacking = describe_outcomes(study, answers, compare)
+    rounded, more = describe_quantization(study, answers, seed, compare)
     return {
         # With languages, the tasks that were learned.
         "study": {**asdict(study), "tasks": {name: asdict(task.spec) for name, task in study.learned.items()}},

@@ -17,13 +17,15 @@ class ContrastEstimator:
 
     def __init__(self, answers: Answers):
         self.cells, self.questions, self.groups = answers.cells, answers.questions, answers.groups
+        self.is_outcome = answers.is_outcome
         self._pools: dict[frozenset[tuple[str, str]], list[np.ndarray]] = {}
 
     def contrast(self, weights: dict[CellKey, float]) -> Estimate:
         """Returns the sum of weight times accuracy; the cells are of one test task."""
         cells, trained, pool = self._find_seeds([*weights])
         groups_Q = self.groups[next(iter(weights)).task]
-        return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool)
+        pseudo = 0.0 if self.is_outcome else 1.0
+        return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool, pseudo)
 
     def accuracy(self, key: CellKey) -> tuple[float, float, float]:
         """Returns a cell's accuracy and its interval."""

@@ -20,7 +20,7 @@ def _take_outcome(answers: Answers, name: str) -> Answers:
         for key, cell in answers.cells.items()
         if name in cell.outcomes
     }
-    return replace(answers, cells=cells)
+    return replace(answers, cells=cells, is_outcome=True)
 
 
 def _find_gain(estimator: ContrastEstimator, key: CellKey) -> dict[str, Any] | None:

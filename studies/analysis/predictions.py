@@ -85,6 +85,7 @@ class Answers:
         groups: By task, the number of each question's group, from 0; None where each question stands alone.
         warnings: What a reader of the comparison must know.
         quantized: By type, the trained cells as files of it answered the same questions.
+        is_outcome: Whether the cells hold another outcome in place of right and wrong.
     """
 
     cells: dict[CellKey, Cell]
@@ -92,6 +93,7 @@ class Answers:
     groups: dict[str, np.ndarray | None]
     warnings: list[str]
     quantized: dict[str, dict[CellKey, Cell]] = field(default_factory=dict)
+    is_outcome: bool = False
 
 
 def predictions_path(study: Study, arm: Arm, kind: str | None = None) -> Path:

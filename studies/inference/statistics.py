@@ -183,11 +183,12 @@ def estimate_contrast(
     trained: Sequence[bool] | None = None,
     groups_Q: np.ndarray | None = None,
     pool: Sequence[np.ndarray] = (),
+    pseudo: float = 1.0,
 ) -> Estimate:
     """Estimates sum_c w_c * accuracy_c over seeds and questions; over questions alone where `find_seed_source` says so.
 
     One discordant question is added to the variance (Agresti & Min 2005), so that cells that happen to answer alike
-    are not said to differ by exactly nothing.
+    are not said to differ by exactly nothing. Of a finer outcome than right and wrong that is no question's size.
 
     Args:
         cells: [S_c, Q] each, the same questions in all.
@@ -195,9 +196,10 @@ def estimate_contrast(
         trained: As `measure_uncertainty`.
         groups_Q: Likewise.
         pool: Likewise.
+        pseudo: Likewise; 0 for another outcome than right and wrong.
     """
     value = sum(weight * float(cell.mean()) for weight, cell in zip(weights, cells, strict=True))
-    return measure_uncertainty(cells, weights, 1.0, trained, groups_Q, pool).estimate(value)
+    return measure_uncertainty(cells, weights, pseudo, trained, groups_Q, pool).estimate(value)
 
 
 def estimate_accuracy(

@@ -3,7 +3,9 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from datamodules.files.atomic import write_json
 from datamodules.rationales.store import write_table
@@ -102,6 +104,26 @@ def test_references_are_as_likely_as_their_tokens_are_in_the_geometric_mean(tmp_
     assert "- rationale-A, student a: 40.1% [" in table and "a: rationale-A against label: +30.0 points" in table
     effects = show_outcomes(results)[1]
     assert effects.rows[0][0].text == "a: less label" and effects.rows[0][3].text == "+30.0"
+
+
+def test_a_gain_has_the_interval_of_paired_differences_and_no_question_more(tmp_path: Path) -> None:
+    study = make_study(tmp_path, outcomes=["likelihood"], seeds=1)
+    chances = {True: np.linspace(0.5, 0.6, 20), False: np.linspace(0.3, 0.45, 20) ** 1.1}
+    for arm in expand(study):
+        records = [
+            {
+                "task": "t", "split": "test", "question_id": f"q{n:02}", "gold": "B", "answer_neutral": "B",
+                "correct_neutral": True, "option_log_likelihoods": [math.log(1 - chance), math.log(chance)],
+            }
+            for n, chance in enumerate(chances[arm.teacher is not None].tolist())
+        ]  # fmt: skip
+        write_table(predictions_path(study, arm), records, {})
+        if arm.teacher:
+            write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET)
+    [likelihood] = analyze(study)["outcomes"]
+    gain = find(likelihood["cells"], student="a", condition="rationale-A")["gain"]
+    expected = ttest_rel(chances[True], chances[False]).confidence_interval()
+    assert (gain["low"], gain["high"]) == pytest.approx(tuple(expected))
 
 
 def test_an_outcome_that_predictions_do_not_tell_is_named(tmp_path):

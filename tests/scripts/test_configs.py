@@ -23,7 +23,14 @@ GENERIC = {"pair.yaml"}
 EXPERIMENTS = [
     file for file in FILES if file.name not in GENERIC and {"study", "base"} & set(yaml.safe_load(file.read_text()))
 ]
-SECTIONS = [(file, stage) for file in EXPERIMENTS for stage in read_experiment(str(file), {})]
+# The rounds of a study's arms are read with it: where they start is another arm.
+SECTIONS = [
+    (file, stage)
+    for file in EXPERIMENTS
+    for content in [read_experiment(str(file), {})]
+    for stage in content
+    if not (stage == "on_policy" and "study" in content)
+]
 IDS = [f"{file.stem}-{stage}" for file, stage in SECTIONS]
 
 

@@ -1,5 +1,6 @@
 """A report's figures as PNG, for Markdown and for Weights & Biases."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,25 @@ def _add_legend(picture: Any, figure: Figure, families: list[str]) -> None:
         picture.legend(handles.values(), handles, loc="outside upper left", ncols=4)
 
 
+def _place_panels(
+    pyplot: Any, figure: Figure, columns: int, measure: Callable[[int], tuple[float, float]], sharex: bool = False
+) -> tuple[Any, Any]:
+    """Returns a picture and its axes, one for each panel, in rows; `measure` says how large so many rows are."""
+    rows = -(-len(figure.panels) // columns)
+    picture, axes = pyplot.subplots(
+        rows, columns, figsize=measure(rows), sharex=sharex, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(figure.panels) :]:
+        axis.remove()
+    return picture, axes
+
+
 def _draw_intervals(pyplot: Any, figure: Figure, families: list[str]) -> Any:
     labels = list(dict.fromkeys(mark.label for panel in figure.panels for mark in panel.marks))
     # More than stand side by side have two columns, which their longer titles fit.
     columns, width = (len(figure.panels), 2.9) if len(figure.panels) <= 4 else (2, 3.4)
-    rows = -(-len(figure.panels) // columns)
-    size = (2.2 + width * max(2, columns), (1.1 + 0.27 * len(labels)) * rows)
-    picture, axes = pyplot.subplots(
-        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(figure.panels) :]:
-        axis.remove()
+    wide, high = 2.2 + width * max(2, columns), 1.1 + 0.27 * len(labels)
+    picture, axes = _place_panels(pyplot, figure, columns, lambda rows: (wide, high * rows), sharex=True)
     other = MUTED if figure.reference is None else TEXT
     for axis, panel in zip(axes.flat, figure.panels, strict=False):
         for mark in panel.marks:
@@ -103,12 +112,7 @@ def _draw_intervals(pyplot: Any, figure: Figure, families: list[str]) -> Any:
 
 def _draw_axes(pyplot: Any, figure: Figure, families: list[str]) -> Any:
     columns = min(len(figure.panels), 3 if figure.kind == "scatter" else 2)
-    rows = -(-len(figure.panels) // columns)
-    picture, axes = pyplot.subplots(
-        rows, columns, figsize=(8, 0.5 + 2.4 * rows), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(figure.panels) :]:
-        axis.remove()
+    picture, axes = _place_panels(pyplot, figure, columns, lambda rows: (8, 0.5 + 2.4 * rows))
     for place, (axis, panel) in enumerate(zip(axes.flat, figure.panels, strict=False)):
         for mark in panel.marks:
             axis.plot(mark.x, mark.estimate, "o", color=_colour(mark.family, families))

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.tiny import capture, make_questions, make_rationale, save_model, write_questions, write_store
+from datamodules.distillation import DistillationDataModule
+from tests.tiny import build, capture, make_questions, make_rationale, save_model, write_questions, write_store
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class World:
     rationales: str
     logits: str
     full_logits: str
+
+    def teach(self, **settings: Any) -> DistillationDataModule:
+        """Returns the teacher's rationales as the student reads them, posed plainly, with further settings."""
+        own = {"rationales": [self.rationales], "prompt": "plain"}
+        return build(DistillationDataModule, self.student, self.questions, **own, **settings)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,7 +11,6 @@ import lightning as L
 import pytest
 import torch
 
-from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import read_whole_lines, remove_torn, write_jsonl
 from lightning_modules.run.checkpoints import (
     LAST,
@@ -26,7 +25,7 @@ from lightning_modules.run.folder import RunFolder, RunSettings
 from lightning_modules.run.jsonl_logger import JsonlLogger
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.tiny import build, fit
+from tests.tiny import fit
 
 
 def save(folder: Path, step: int, size: int = 100) -> None:
@@ -143,14 +142,7 @@ class Places(L.Callback):
 
 def test_an_epochs_last_step_is_left_to_its_own_checkpoint(world: World, tmp_path: Path) -> None:
     places = Places()
-    data = build(
-        DistillationDataModule,
-        world.student,
-        world.questions,
-        rationales=[world.rationales],
-        prompt="plain",
-        tokens_per_step=300,
-    )
+    data = world.teach(tokens_per_step=300)
     step = StepCheckpoint(tmp_path, "last", enable_version_counter=False, every_n_train_steps=1)
     options = {"max_epochs": 2, "enable_checkpointing": True, "default_root_dir": tmp_path}
     trainer = fit(DistillationModule(world.student), data, callbacks=[places, step], **options)
@@ -162,14 +154,7 @@ def test_an_epochs_last_step_is_left_to_its_own_checkpoint(world: World, tmp_pat
 def test_a_steps_metrics_are_written_once_and_before_the_checkpoint_that_counts_it(
     world: World, tmp_path: Path
 ) -> None:
-    data = build(
-        DistillationDataModule,
-        world.student,
-        world.questions,
-        rationales=[world.rationales],
-        prompt="plain",
-        tokens_per_step=300,
-    )
+    data = world.teach(tokens_per_step=300)
     places, logger = Places(), JsonlLogger(tmp_path / "metrics.jsonl")
     step = StepCheckpoint(tmp_path, "last", enable_version_counter=False, every_n_train_steps=1)
     options = {"max_epochs": 2, "enable_checkpointing": True, "log_every_n_steps": 1, "logger": logger}

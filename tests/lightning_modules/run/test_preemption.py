@@ -7,12 +7,11 @@ from typing import Any
 import lightning as L
 import pytest
 
-from datamodules.distillation import DistillationDataModule
 from lightning_modules.run.preemption import Preemption
 from lightning_modules.run.stop_signal import STOP_SIGNALS, StopListener
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.tiny import build, fit
+from tests.tiny import fit
 
 
 class Hearing(L.Callback):
@@ -39,15 +38,7 @@ def listener() -> Iterator[StopListener]:
 
 
 def test_it_hears_the_signal_from_the_sanity_check_on(world: World, listener: StopListener) -> None:
-    data = build(
-        DistillationDataModule,
-        world.student,
-        world.questions,
-        rationales=[world.rationales],
-        prompt="plain",
-        fraction=0.4,
-        tokens_per_step=300,
-    )
+    data = world.teach(fraction=0.4, tokens_per_step=300)
     hearing = Hearing()
     callbacks = [Preemption(listener), hearing]
     fit(DistillationModule(world.student), data, callbacks=callbacks, num_sanity_val_steps=1)

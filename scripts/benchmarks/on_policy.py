@@ -12,8 +12,8 @@ same prompts, with as many samples, as long at most, and one update of all; they
     on_policy_vs_trl_memory    peak resident memory; both left out where TRL is not installed
     on_policy                  tokens/s alone
 
-Staleness: student a of the microworld, after a cold start, learns from as many tokens of its own in as many optimizer
-steps, drawn in 1, 2, 4 or 8 rounds; `cells.jsonl` in the folder keeps each training. Intervals are over training seeds
+Staleness: student b of the microworld, after a cold start, learns from as many samples of its own in as many optimizer
+steps, drawn in 1, 2, 4, 8 or 16 rounds, the last a round a step; `cells.jsonl` in the folder keeps each training. Intervals are over training seeds
 and test questions:
 
     staleness_accuracy rounds=N, low, high    share of the test questions, against that of the most rounds
@@ -29,13 +29,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.inputs import find_model, make_parser
+from scripts.benchmarks.inputs import find_model, make_parser, unpack_model
 from scripts.benchmarks.measure import Measurement, compare
 from scripts.benchmarks.rounds.online import Setting, train_in_rounds, train_online
 from scripts.benchmarks.rounds.staleness import Scale, measure, run_rounds
 from scripts.benchmarks.turns import race_apart
 
-ROUNDS: tuple[int, ...] = (1, 2, 4, 8)
+ROUNDS: tuple[int, ...] = (1, 2, 4, 8, 16)
 SEEDS = 5
 
 
@@ -76,7 +76,8 @@ def run(args: list[str]) -> Iterator[Measurement]:
         with tempfile.TemporaryDirectory() as made:
             questions = f"microworld:train:{given.steps * given.samples}:0"
             sizes = (given.steps, given.samples, given.new_tokens, given.micro_batch)
-            yield from measure_speed(Setting(find_model(given.model, given.smoke), made, questions, *sizes))
+            model = unpack_model(find_model(given.model, given.smoke), Path(made) / "model")
+            yield from measure_speed(Setting(model, made, questions, *sizes))
     if given.part != "speed":
         folder = given.folder or Path("data") / f"on_policy{'-smoke' if given.smoke else ''}"
         yield from measure(run_rounds(folder, scale, rounds, seeds))

@@ -30,7 +30,7 @@ class Scale:
     """
 
     questions: int = 512
-    steps: int = 48
+    steps: int = 16
     cold_steps: int = 36
     tests: int = 200
     new_tokens: int = 96
@@ -54,7 +54,7 @@ def run_rounds(folder: Path, scale: Scale, rounds: Sequence[int], seeds: int) ->
 def _run(folder: Path, scale: Scale, rounds: int, seed: int) -> dict[str, Any]:
     """Trains a student in so many rounds; returns what it answered, and how stale its own text became."""
     folder.mkdir(parents=True, exist_ok=True)
-    models = str(MICROWORLD / "a-student"), str(MICROWORLD / "a-teacher")
+    models = str(MICROWORLD / "b-student"), str(MICROWORLD / "b-teacher")
     stages = describe_stages(folder, models, "plain", f"microworld:train:{scale.questions}:0", 400)
     stages["annotate"]["model"]["max_new_tokens"] = 96
     stages["annotate"]["data"]["encoding"]["max_length"] = 320

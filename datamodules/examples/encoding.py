@@ -221,3 +221,13 @@ def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) ->
     marks = " ".join(mark for pair in MARKS for mark in pair)
     dropped = {number for number, name in list_controls(tokenizer).items() if name not in marks}
     return str(tokenizer.decode([token for token in ids if token not in dropped], skip_special_tokens=False))
+
+
+def spell_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str | None:
+    """Returns the text that a program that only calls the tokenizer reads as these tokens; None if there is none.
+
+    Control tokens stand in it by name, but for one that such a call puts before every text.
+    """
+    text = str(tokenizer.decode([*ids], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    texts = [text, text.removeprefix(tokenizer.bos_token or "")]
+    return next((own for own in texts if tokenizer(own)["input_ids"] == [*ids]), None)

@@ -9,7 +9,8 @@ sums over the shard's examples.
     every kind
         tokens_low        U16 [rows]         the completion's token ids, modulo 65,536
         tokens_high       U8  [rows]         divided by 65,536; only where V > 65,536
-        label_log_prob    F16 [rows]         log-probability of the completion's own token, at temperature 1
+        label_log_prob    F16 [rows]         log-probability of the completion's own token, at temperature 1; -inf where
+                                             it is unknown, and somewhere in the tail of what another program kept
     top_k, adaptive, hybrid: the most probable tokens
         support_size      U8  [rows]         k; adaptive only, else k = min(top_k, V)
         support_low       U16 [entries]      token ids modulo 65,536

@@ -28,7 +28,7 @@ class CacheReport:
 
     Attributes:
         facts: Text by name.
-        rows: float64 [rows] by quantity.
+        rows: float64 [rows] by quantity, of the rows where it is known.
     """
 
     facts: dict[str, str] = field(default_factory=dict)
@@ -102,8 +102,11 @@ def inspect_cache(cache: LogitCache, questions: str | None = None) -> CacheRepor
         )
         report.facts["tasks"] = ", ".join(f"{task} ({count:,} examples)" for task, count in counts.most_common())
     parts: dict[str, list[np.ndarray]] = {}
+    num_unknown = 0
     for _, rows in cache.read_all():
-        found = {"log-probability of the token": rows["label_log_prob"]}
+        is_known = ~np.isneginf(rows["label_log_prob"])
+        num_unknown += int((~is_known).sum())
+        found = {"log-probability of the token": rows["label_log_prob"][is_known]}
         if "support" in rows:
             found["support size k"] = (rows["support"] >= 0).sum(1)
         if "log_probs" in rows:
@@ -114,7 +117,10 @@ def inspect_cache(cache: LogitCache, questions: str | None = None) -> CacheRepor
             found["entropy, the tail as one token (nats)"] = -(p * np.where(p > 0, log_probs, 0)).sum(1)
         for name, values in found.items():
             parts.setdefault(name, []).append(values.astype(np.float64))
-    report.rows = {name: np.concatenate(values) for name, values in parts.items()}
+    if num_unknown:
+        report.facts["tokens of unknown probability"] = f"{num_unknown:,}"
+    joined = {name: np.concatenate(values) for name, values in parts.items()}
+    report.rows = {name: values for name, values in joined.items() if len(values)}
     return report
 
 

@@ -12,6 +12,7 @@ from scripts import (
     export_rationales,
     fit,
     import_data,
+    import_logits,
     import_rationales,
     inspect_data,
     prefetch,
@@ -31,6 +32,7 @@ MAINS = {
     "evaluate": evaluate.main,
     "export_rationales": export_rationales.main,
     "import_data": import_data.main,
+    "import_logits": import_logits.main,
     "import_rationales": import_rationales.main,
     "inspect_data": inspect_data.main,
     "microworld": run_command,
@@ -43,6 +45,10 @@ MAINS = {
     "sweep": sweep.main,
 }
 IMPORT = ["--questions=colours_train.jsonl", "--output=i.parquet"]
+LOGITS = [
+    *("--teacher=models/teacher", "--dtype=float32", "--questions=colours_train.jsonl"),
+    *("--rationales=r.jsonl", "--output=i"),
+]
 QUESTIONS = ["questions", "--num=3", "--split=train", "--seed=0", "--out=q.jsonl"]
 
 
@@ -69,6 +75,10 @@ QUESTIONS = ["questions", "--num=3", "--split=train", "--seed=0", "--out=q.jsonl
         ["import_data", "a/b/c", "--output=o.jsonl"],
         ["import_data", "models/student", "--output=o.jsonl", "--limit=0"],
         ["import_data", "models/student", "--output=o.jsonl", "--fields", "question=a", "question=b"],
+        ["import_logits"],
+        ["import_logits", "nowhere", *LOGITS],
+        ["import_logits", "models", *LOGITS],
+        ["import_logits", "r.parquet", *LOGITS],
         ["import_rationales"],
         ["import_rationales", "nope", "models", *IMPORT],
         ["import_rationales", "eit", "nowhere", *IMPORT],

@@ -16,6 +16,7 @@ from datamodules.examples.encoding import (
     encode_texts,
     find_end_tokens,
     render_chat,
+    spell_tokens,
 )
 from datamodules.examples.tokenization import build_examples, encode_prompt, load_tokenizer
 from datamodules.rationales.store import Rationale
@@ -291,3 +292,15 @@ def test_a_decoded_completion_keeps_the_marks_of_thinking_alone(tokenizers) -> N
     tokenizer = tokenizers["mistral"]
     ids = tokenizer("[THINK]Rome?[/THINK]Venice.</s><pad>", add_special_tokens=False).input_ids
     assert decode_completion(tokenizer, ids) == "[THINK]Rome?[/THINK]Venice."
+
+
+@pytest.mark.parametrize("name", ["a-teacher", "b-teacher"])
+def test_a_text_is_read_as_the_tokens_that_it_spells_or_there_is_none(name: str) -> None:
+    tokenizer = load_tokenizer(str(MICROWORLD / name))
+    prompt, own = (encode_texts(tokenizer, [text])[0].ids for text in ("Answer:\n", "It is so."))
+    ids = [*prompt, *own, tokenizer.eos_token_id]
+    # Tokenizers of the microworld put a space before a text, which the rationale has there, too.
+    assert spell_tokens(tokenizer, ids) == "Answer:\n It is so.</s>"
+    assert tokenizer("Answer:\n It is so.</s>")["input_ids"] == ids
+    # "is" is one token.
+    assert spell_tokens(tokenizer, [*prompt, *tokenizer.convert_tokens_to_ids(["▁", "i", "s"])]) is None

@@ -10,7 +10,7 @@ from scripts.benchmarks.rounds.staleness import measure
 
 
 def make_record(rounds: int, seed: int, correct: list[int], staleness: float) -> dict:
-    return {"rounds": rounds, "seed": seed, "correct": correct, "staleness": staleness}
+    return {"rounds": rounds, "seed": seed, "correct": correct, "staleness": staleness, "tokens": 1000.0 * rounds}
 
 
 def test_rounds_are_compared_with_the_most_question_by_question() -> None:
@@ -18,6 +18,7 @@ def test_rounds_are_compared_with_the_most_question_by_question() -> None:
     records += [make_record(4, 0, [1, 1, 1, 0], 0.1), make_record(4, 1, [1, 1, 1, 1], 0.1)]
     found = {line.name: line for line in measure(records)}
     assert (found["staleness_accuracy rounds=1"].value, found["staleness_accuracy rounds=1"].baseline) == (0.375, 0.875)
+    assert (found["staleness_tokens rounds=1"].value, found["staleness_tokens rounds=1"].ratio) == (1000, 0.25)
     assert found["staleness_cost rounds=1"].value == -0.5 and "staleness_cost rounds=4" not in found
     assert found["staleness_cost rounds=1 low"].value < -0.5 < found["staleness_cost rounds=1 high"].value
     assert found["staleness_kl rounds=1"].value == pytest.approx(0.3)

@@ -59,7 +59,8 @@ def _run(folder: Path, scale: Scale, rounds: int, seed: int) -> dict[str, Any]:
     stages["annotate"]["model"]["max_new_tokens"] = 96
     stages["annotate"]["data"]["encoding"]["max_length"] = 320
     stages["fit"]["model"]["learning_rate"] = 1e-3
-    batches = {"tokens_per_step": 4096, "tokens_per_batch": 4096, "order_seed": seed}
+    # Fewer than a round of one step draws, so that every step learns from as many.
+    batches = {"tokens_per_step": 2048, "tokens_per_batch": 2048, "order_seed": seed}
     stages["fit"]["data"] = {**stages["fit"]["data"], "supervision": "rationale", "batches": batches}
     stages["fit"] |= {"seed_everything": seed, "trainer": {**QUIET, "max_steps": scale.steps}}
     stages["evaluate"] = {
@@ -91,9 +92,14 @@ def _run(folder: Path, scale: Scale, rounds: int, seed: int) -> dict[str, Any]:
         run_job(job)
         plan.drop_spent(job)
     answers = sorted(read_table(Path(plan.jobs()[-1].done)).to_pylist(), key=lambda record: record["question_id"])
-    logged = [read_metrics(plan.run(number))[-1]["train/own_staleness"] for number in range(1, rounds + 1)]
-    correct = [int(record["correct_neutral"]) for record in answers]
-    return {"rounds": rounds, "seed": seed, "correct": correct, "staleness": float(np.mean(logged))}
+    logged = [read_metrics(plan.run(number)) for number in range(1, rounds + 1)]
+    return {
+        "rounds": rounds,
+        "seed": seed,
+        "correct": [int(record["correct_neutral"]) for record in answers],
+        "staleness": float(np.mean([own[-1]["train/own_staleness"] for own in logged])),
+        "tokens": logged[-1][-1]["speed/tokens_seen"],
+    }
 
 
 def measure(records: Sequence[dict[str, Any]]) -> Iterator[Measurement]:
@@ -111,6 +117,8 @@ def measure(records: Sequence[dict[str, Any]]) -> Iterator[Measurement]:
         yield Measurement(f"{name} high", high, "share")
         stale = float(np.mean([own["staleness"] for own in by_rounds[number]]))
         yield Measurement(f"staleness_kl rounds={number}", stale, "nats")
+        tokens, of_most = (float(np.mean([own["tokens"] for own in by_rounds[each]])) for each in (number, most))
+        yield Measurement.against(f"staleness_tokens rounds={number}", tokens, of_most, "tokens")
         if number == most:
             continue
         # A seed draws the same questions in the same order, whatever the number of rounds.

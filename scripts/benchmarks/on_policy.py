@@ -12,9 +12,9 @@ same prompts, with as many samples, as long at most, and one update of all; they
     on_policy_vs_trl_memory    peak resident memory; both left out where TRL is not installed
     on_policy                  tokens/s alone
 
-Staleness: student b of the microworld, after a cold start, learns from as many tokens in as many optimizer
-steps, drawn in 1, 2, 4, 8 or 16 rounds, the last a round a step; `cells.jsonl` in the folder keeps each training. Intervals are over training seeds
-and test questions:
+Staleness: student b of the microworld, after a cold start, learns from as many tokens in as many optimizer steps, of
+samples drawn in 1, 2, 4, 8 or 16 rounds, the last a round a step; `cells.jsonl` in the folder keeps each training.
+Intervals are over training seeds and test questions:
 
     staleness_accuracy rounds=N, low, high    share of the test questions, against that of the most rounds
     staleness_cost rounds=N, low, high        the difference from the most rounds, question by question

@@ -30,6 +30,7 @@ from lightning_modules.model.generation import (
 from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf, is_installed, name_runtime
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.model.sharding import refuse_sharding
+from lightning_modules.model.static_decoding import Generation, StaticDecoder, choose_decoder
 from lightning_modules.teacher import vllm_rows
 from lightning_modules.teacher.backends import Decoding, FinishReason, Request, Source, find_stop, watch_stops
 from lightning_modules.teacher.vllm_backend import VLLMBackend, name_vllm
@@ -86,6 +87,7 @@ class Evaluator(L.LightningModule):
         attention: Attention | None = None,
         runtime: Runtime | None = None,
         vllm: VLLMBackend | None = None,
+        generation: Generation | None = None,
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -111,6 +113,7 @@ class Evaluator(L.LightningModule):
                 other setting asks for transformers, which unpacks the file's weights: another model, by its rounding,
                 than runs elsewhere.
             vllm: vLLM's own settings, if it runs the student.
+            generation: How transformers computes a token: dynamic, static or compiled; see `TransformersBackend`.
         """
         super().__init__()
         if vllm is not None and runtime != "vllm":
@@ -121,27 +124,28 @@ class Evaluator(L.LightningModule):
             raise ValueError(f"num_samples={num_samples} needs a temperature above 0: greedy samples are all alike")
         if "" in stop:
             raise ValueError("model.stop holds an empty text, which every completion begins with")
-        self.stop = stop
-        self.student, self.student_revision = student, revision
+        self.stop, self.student, self.student_revision = stop, student, revision
         self.student_dtype: Dtype = dtype or default_dtype(student)
-        self.keep_layers, self.attention = keep_layers, attention
-        self.max_new_tokens, self.score_options = max_new_tokens, score_options
+        self.keep_layers, self.attention, self.generation = keep_layers, attention, generation
         self.num_samples, self.temperature, self.sampling_seed = num_samples, temperature, sampling_seed
-        self.arm, self.seed = arm, seed
-        given = {"dtype": dtype, "keep_layers": keep_layers, "attention": attention, "revision": revision}
+        self.arm, self.seed, self.max_new_tokens, self.score_options = arm, seed, max_new_tokens, score_options
+        given = dict(
+            generation=generation, dtype=dtype, keep_layers=keep_layers, attention=attention, revision=revision
+        )
         self.has_chosen, needed = runtime is not None, [name for name, value in given.items() if value is not None]
         if runtime == "llama_cpp" and not student.endswith(".gguf"):
             raise ValueError(
                 f"model.runtime=llama_cpp runs GGUF files, not {student}; python -m scripts.export makes one"
             )
-        if runtime == "llama_cpp" and needed:
-            raise ValueError(f"model.{needed[0]} is given with model.runtime=llama_cpp, and would be ignored")
+        if needed and (runtime == "llama_cpp" or (runtime == "vllm" and generation is not None)):
+            raise ValueError(f"model.{needed[0]} is given with model.runtime={runtime}, and would be ignored")
         fits = student.endswith(".gguf") and not needed and is_installed()
         self.runtime: Runtime = runtime or ("llama_cpp" if fits else "transformers")
         self.engine = (vllm or VLLMBackend()) if runtime == "vllm" else None
         self.model: Any = None
         self.llama: LlamaCpp | None = None
         self._scorer: ReferenceScorer | None = None
+        self._decoder: StaticDecoder | None = None
 
     @property
     def source(self) -> Source:
@@ -262,9 +266,8 @@ class Evaluator(L.LightningModule):
         for identifier in question_ids:
             engine.forget()
             options = data.options[identifier]
-            likelihoods.append(
-                engine.score_endings(options.prompt_ids, options.ending_ids) if self.score_options else []
-            )
+            scores = engine.score_endings(options.prompt_ids, options.ending_ids) if self.score_options else []
+            likelihoods.append(scores)
             seeds = [derive_seed(self.sampling_seed, identifier, n) for n in range(self.num_samples)]
             prompt = data.posed[identifier].prompt_ids
             settings = (ends, self.max_new_tokens, self.temperature)
@@ -308,7 +311,8 @@ class Evaluator(L.LightningModule):
         self, data: EvaluationDataModule, question_ids: list[str], read: ReadPrompts
     ) -> list[Sequence[Generated]]:
         """Returns each question's completions: token ids and finish reason."""
-        number = self.num_samples
+        number, most = self.num_samples, len(data.posed) * self.num_samples * self.max_new_tokens
+        self._decoder = self._decoder or choose_decoder(self.model, self.generation, most)
         completions = generate_completions(
             self.model,
             read.repeat(number),
@@ -317,6 +321,7 @@ class Evaluator(L.LightningModule):
             self.temperature,
             [derive_seed(self.sampling_seed, identifier, n) for identifier in question_ids for n in range(number)],
             watch_stops(data.tokenizer, self.stop),
+            decoder=self._decoder,
         )
         return split_evenly(completions, number)
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -126,6 +126,60 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
     return ReadPrompts(rows, cache, mask_PS, positions_PS[:, -1:] + 1, logits_PV)
 
 
+class Decoder(Protocol):
+    """Runs a model token by token after prompts that it has read."""
+
+    def begin(self, read: ReadPrompts, rows_B: Tensor, room: int) -> None:
+        """Begins to continue prompts, which are used up.
+
+        Args:
+            read: The prompts.
+            rows_B: Of which prompt each row is; a prompt may have several.
+            room: How many tokens each row is given at most.
+        """
+
+    def keep(self, places_B: Tensor) -> None:
+        """Goes on with these rows alone, in this order."""
+
+    def advance(self, tokens_B: Tensor) -> Tensor:
+        """Gives each row a token; returns the logits of the next, [B, V]."""
+
+
+class DynamicDecoder:
+    """Has a key-value cache of the rows that there are, which grows by a token at a time: nothing is computed in vain.
+
+    Args:
+        model: The model, in evaluation mode.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self._model = model
+
+    def begin(self, read: ReadPrompts, rows_B: Tensor, room: int) -> None:
+        """See `Decoder`."""
+        self._cache, self._mask_BS, self._positions_B1 = read.cache, read.mask_PS, read.positions_P1
+        self.keep(rows_B)
+
+    def keep(self, places_B: Tensor) -> None:
+        """See `Decoder`."""
+        self._cache.batch_select_indices(places_B)
+        self._mask_BS, self._positions_B1 = self._mask_BS[places_B], self._positions_B1[places_B]
+
+    def advance(self, tokens_B: Tensor) -> Tensor:
+        """See `Decoder`."""
+        self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(tokens_B), 1)], 1)
+        logits_BV: Tensor = self._model(
+            input_ids=tokens_B[:, None],
+            attention_mask=self._mask_BS,
+            position_ids=self._positions_B1,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self._positions_B1 = self._positions_B1 + 1
+        return logits_BV
+
+
 class Sample(NamedTuple):
     """What a model wrote, as it was drawn.
 
@@ -148,12 +202,13 @@ def generate_completions(
     has_stopped: Callable[[list[int]], bool] | None = None,
     top_p: float = 1.0,
     samples: list[Sample] | None = None,
+    decoder: Decoder | None = None,
 ) -> list[tuple[list[int], Literal["stop", "length"]]]:
     """Continues each prompt, in one batch with a key-value cache, which a row leaves as soon as it has ended.
 
     Each row draws from a generator of its own, so that its tokens depend on its prompt and seed alone, but for
-    rounding: a sum over more padding or other rows may differ in its last bit, and two tokens that close may then
-    change places. In float32 that is rare, in bfloat16 it is not.
+    rounding: a sum over more padding or other rows, or by another decoder, may differ in its last bit, and two tokens
+    that close may then change places. In float32 that is rare, in bfloat16 it is not.
 
     Args:
         model: The model, in evaluation mode.
@@ -166,6 +221,7 @@ def generate_completions(
         has_stopped: Whether a completion ends with these ids, end tokens apart.
         top_p: Draws from the nucleus that holds so much probability; 1 draws from all.
         samples: Takes what was drawn for each prompt, with its log-probabilities; None computes none.
+        decoder: How tokens are computed; None is a DynamicDecoder.
 
     Returns:
         For each prompt its completion's token ids without the end token, and `stop` or `length`.
@@ -181,9 +237,10 @@ def generate_completions(
     reasons: list[Literal["stop", "length"]] = ["length"] * len(completions)
     rows = list(range(len(completions)))
     drawn = [Sample([], []) for _ in completions]
+    decoder = decoder or DynamicDecoder(model)
     # From here on a row is a completion, not a prompt.
-    kept = torch.tensor(read.rows, device=model.device)
-    logits_BV, mask_BS, positions_B1 = read.logits_PV[kept], read.mask_PS, read.positions_P1
+    prompts_B = torch.tensor(read.rows, device=model.device)
+    logits_BV = read.logits_PV[prompts_B]
     with torch.inference_mode():
         for step in range(max_new_tokens):
             uniform_B = None if draws_BL is None else draws_BL[rows, step]
@@ -204,21 +261,12 @@ def generate_completions(
             if not left or step == max_new_tokens - 1:
                 break
             places_B = torch.tensor(left, device=model.device)
-            kept = kept[places_B] if step == 0 else places_B
-            if step == 0 or len(left) < len(rows):
-                read.cache.batch_select_indices(kept)
-                mask_BS, positions_B1 = mask_BS[kept], positions_B1[kept]
+            if step == 0:
+                decoder.begin(read, prompts_B[places_B], max_new_tokens - 1)
+            elif len(left) < len(rows):
+                decoder.keep(places_B)
             rows = [rows[place] for place in left]
-            mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(rows), 1)], 1)
-            logits_BV = model(
-                input_ids=tokens_B[places_B][:, None],
-                attention_mask=mask_BS,
-                position_ids=positions_B1,
-                past_key_values=read.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            positions_B1 = positions_B1 + 1
+            logits_BV = decoder.advance(tokens_B[places_B])
     if samples is not None:
         samples += drawn
     return list(zip(completions, reasons, strict=True))

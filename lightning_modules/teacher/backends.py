@@ -14,6 +14,7 @@ from datamodules.logit_cache.written_tokens import WrittenToken
 from datamodules.tasks.prompts import TemplateOptions
 from lightning_modules.model.generation import Sample, derive_seed, generate_completions
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, identify_weights, load_causal_lm
+from lightning_modules.model.static_decoding import Generation, StaticDecoder, choose_decoder
 
 FinishReason = Literal["stop", "length", "content_filter"]
 
@@ -125,11 +126,14 @@ class Backend(ABC):
             batch by themselves, get all requests at once, and need no trainer.
         takes_gpus: It takes a node's GPUs by itself, and the trainer's processes, a share of the requests each, none.
         takes_text: It applies the chat template and tokenizes; others take token ids.
+        num_tokens: That are to be written at most: of all that is asked, so that what a killed process lost is computed
+            as it was.
     """
 
     is_local: ClassVar[bool] = False
     takes_gpus: ClassVar[bool] = False
     takes_text: ClassVar[bool] = False
+    num_tokens: int = 0
 
     @abstractmethod
     def check(self, source: Source, longest: int, highest_id: int) -> None:
@@ -210,10 +214,19 @@ class TransformersBackend(Backend):
 
     is_local = True
 
-    def __init__(self) -> None:
+    def __init__(self, generation: Generation | None = None) -> None:
+        """Stores the setting.
+
+        Args:
+            generation: How a token is computed: dynamic, with a key-value cache that grows; static, with one of fixed
+                shapes; or compiled, by torch.compile for such shapes. It rounds otherwise. Null is compiled on a GPU
+                where 200,000 tokens may be written and the model allows it, and dynamic elsewhere.
+        """
+        self.generation = generation
         self.model: Any = None
         self.tokenizer: Any = None
         self._keeps_ids = False
+        self._decoder: StaticDecoder | None = None
 
     def keep_ids(self, stop: Sequence[str]) -> None:
         """Keeps them."""
@@ -235,6 +248,7 @@ class TransformersBackend(Backend):
 
     def generate(self, requests: Sequence[Request], decoding: Decoding) -> Iterator[tuple[Request, Completion]]:
         """Generates the requests as one batch."""
+        self._decoder = self._decoder or choose_decoder(self.model, self.generation, self.num_tokens)
         samples: list[Sample] | None = [] if self._keeps_ids else None
         completions = generate_completions(
             self.model,
@@ -246,6 +260,7 @@ class TransformersBackend(Backend):
             watch_stops(self.tokenizer, decoding.stop),
             decoding.top_p,
             samples,
+            self._decoder,
         )
         drawn = [None] * len(requests) if samples is None else samples
         for request, (ids, finish_reason), sample in zip(requests, completions, drawn, strict=True):

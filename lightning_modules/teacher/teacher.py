@@ -177,6 +177,7 @@ class Annotator(TeacherModule):
         """Prepares the trainer's data, and an engine's place."""
         refuse_sharding(self.trainer, "spread one with VLLMBackend.tensor_parallel_size")
         self.prepare(self.trainer.datamodule)
+        self.backend.num_tokens = len(self.trainer.datamodule.find_asked()) * self.decoding.max_new_tokens
         if self.engine is not None:
             self.engine.place(self.trainer)
 

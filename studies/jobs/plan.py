@@ -351,7 +351,7 @@ class StudyPlan:
         settings = {
             "model.student": str(files_path(self.study, arm) / f"student-{kind}.gguf"), "model.runtime": "llama_cpp",
             # What these say is of transformers, which alone scores references.
-            **dict.fromkeys(("model.dtype", "model.attention", "model.revision", "bert_model")),
+            **dict.fromkeys(("model.dtype", "model.attention", "model.generation", "model.revision", "bert_model")),
             **dict.fromkeys(("data.references", "data.teachers", "data.logits")), "data.keep_truncated": False,
             "data.alignment.kind": "refuse",
             **dict.fromkeys(f"data.alignment.{name}" for name in ("spans", "whitespace", "max_unaligned")),

@@ -30,6 +30,7 @@ def test_every_part_runs_at_toy_sizes(tmp_path):
     measured = {record["name"]: record for record in map(json.loads, done.stdout.splitlines())}
     assert {f"part {part}" for part in PARTS} <= set(measured)
     assert measured["gpu_tests_failed"]["value"] == 0
+    assert measured["generate_equal static"]["value"] == measured["generate_equal compiled"]["value"] == 1
     assert max(measured[f"ranks {strategy}"]["value"] for strategy in ("ddp", "fsdp2")) < 1e-3
     assert (tmp_path / "gpu.jsonl").read_text().splitlines() == done.stdout.splitlines()
     page = (tmp_path / "gpu.md").read_text()

@@ -1,13 +1,16 @@
 """A random 1B teacher in bf16: capture of its logits, and generation.
 
     capture_rows_per_second     of top 64, model and head, against the model's body alone
-    generate BATCH              tokens/s of greedy texts of 128 tokens, so many at a time
-    generate_token BATCH        milliseconds of one token of all texts
+    generate BATCH WAY          tokens/s of greedy texts of 128 tokens, so many at a time, against dynamic
+    generate_token BATCH WAY    milliseconds of one token of all texts
+    generate_compile            seconds that the first compiled token takes, which all later shapes spare
+    generate_record BATCH       seconds that CUDA graphs of a batch's shape take, once
+    generate_equal WAY          share of greedy texts in float32, of 4 layers, that are those of dynamic
 
 Shapes: B sequences of S tokens, N supervised rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -15,7 +18,9 @@ import torch
 from datamodules.logit_cache.format import CacheDescription, Sparsity
 from lightning_modules.model.generation import generate_completions
 from lightning_modules.model.output_head import run_body
+from lightning_modules.model.pretrained import keep_only_layers
 from lightning_modules.model.row_head import RowHead
+from lightning_modules.model.static_decoding import StaticDecoder
 from lightning_modules.teacher.sparsify import reduce_rows
 from scripts.benchmarks.device.place import Place
 from scripts.benchmarks.device.steps import build_student
@@ -51,9 +56,37 @@ def measure_generation(place: Place) -> Iterator[Measurement]:
     model = build_student(place).eval().requires_grad_(False).bfloat16()
     model.generation_config.eos_token_id = None
     new_tokens = 4 if place.is_toy else NEW_TOKENS
-    for batch in (2,) if place.is_toy else GENERATED:
-        # Of different lengths, as questions are.
-        prompts = [torch.randint(model.config.vocab_size, (PROMPT - row % 9,)).tolist() for row in range(batch)]
-        seconds = place.time(partial(generate_completions, model, prompts, [], new_tokens), repeats=1)
-        yield Measurement(f"generate {batch}", batch * new_tokens / seconds, "tokens/s")
-        yield Measurement(f"generate_token {batch}", 1000 * seconds / new_tokens, "ms")
+    batches = (2,) if place.is_toy else GENERATED
+    # Of different lengths, as questions are.
+    prompts = [torch.randint(model.config.vocab_size, (PROMPT - row % 9,)).tolist() for row in range(max(batches))]
+    ways: dict[str, StaticDecoder | None] = {
+        "dynamic": None,
+        "static": StaticDecoder(model),
+        "compiled": StaticDecoder(model, place.compiler),
+    }
+    write = partial(generate_completions, model, end_ids=[])
+    first = place.time(lambda: write(prompts[: batches[0]], max_new_tokens=2, decoder=ways["compiled"]), 1, 0)
+    yield Measurement("generate_compile", first, "s")
+    for batch in batches:
+        speeds: dict[str, float] = {}
+        for way, decoder in ways.items():
+            call = partial(write, prompts[:batch], max_new_tokens=new_tokens, decoder=decoder)
+            warm_up = place.time(call, 1, 0)
+            seconds = place.time(call, 1, 0)
+            speeds[way] = batch * new_tokens / seconds
+            yield Measurement.against(f"generate {batch} {way}", speeds[way], speeds["dynamic"], "tokens/s")
+            yield Measurement(f"generate_token {batch} {way}", 1000 * seconds / new_tokens, "ms")
+        yield Measurement(f"generate_record {batch}", warm_up - seconds, "s")
+    yield from compare_texts(place, prompts, new_tokens)
+
+
+def compare_texts(place: Place, prompts: Sequence[Sequence[int]], new_tokens: int) -> Iterator[Measurement]:
+    """Yields how many texts are the same whichever way they are generated."""
+    model = build_student(place).eval().requires_grad_(False)
+    keep_only_layers(model, list(range(min(4, model.config.num_hidden_layers))))
+    model.generation_config.eos_token_id = None
+    wanted = generate_completions(model, prompts, [], new_tokens)
+    for way, backend in (("static", None), ("compiled", place.compiler)):
+        found = generate_completions(model, prompts, [], new_tokens, decoder=StaticDecoder(model, backend))
+        equal = sum(one == other for one, other in zip(found, wanted, strict=True))
+        yield Measurement.against(f"generate_equal {way}", equal / len(wanted), 1.0, "of the texts")

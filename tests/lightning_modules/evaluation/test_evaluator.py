@@ -76,6 +76,17 @@ def test_samples_are_drawn_whatever_the_batch_and_vote(world: World) -> None:
         assert len(record["samples"]) == 4 and record["completion"] in record["samples"]
 
 
+def test_a_cache_of_fixed_shapes_answers_alike(world: World) -> None:
+    options = {"max_new_tokens": 9, "num_samples": 3, "temperature": 1.0, "stop": (" of",)}
+    grown, fixed = (evaluate(world, Evaluator(world.student, generation=way, **options))[0] for way in (None, "static"))
+    assert grown == fixed
+    with pytest.raises(ValueError, match=r"model\.generation is given with model\.runtime=vllm, and would be ignored"):
+        Evaluator(world.student, runtime="vllm", generation="static")
+    with pytest.raises(ValueError, match=r"model\.generation is given with model\.runtime=llama_cpp, and would be"):
+        Evaluator("s.gguf", runtime="llama_cpp", generation="static")
+    assert Evaluator("s.gguf", generation="static").runtime == "transformers"
+
+
 def test_the_most_frequent_answer_counts() -> None:
     texts = ["Hm.", "The answer is C) green.", "The answer is A) red.", "So the answer is A) red.", "The answer is C."]
     answers, place, votes = vote([*texts, "The answer is A) red."], QUESTION)

@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.annotation import QuestionDataModule
 from datamodules.examples.tokenization import encode_completion
-from lightning_modules.teacher.backends import Decoding, Request, Source, find_stop
+from lightning_modules.teacher.backends import Decoding, Request, Source, TransformersBackend, find_stop
 from lightning_modules.teacher.openai_backend import OpenAIBackend, read_reply
 from lightning_modules.teacher.teacher import Annotator
 from lightning_modules.teacher.vllm_backend import VLLMBackend, make_sampling, read_output
@@ -62,6 +62,19 @@ def test_samples_are_the_same_whatever_is_asked_with_them(world: World) -> None:
     data = build(QuestionDataModule, world.teacher, world.questions, prompt="plain")
     other = annotate(data, Annotator(world.teacher, max_new_tokens=12, temperature=1.0, num_samples=3, seed=6))
     assert sum(other[item]["text"] == text for item, text in texts[0].items()) < 4
+
+
+def test_a_cache_of_fixed_shapes_draws_alike_and_keeps_what_was_drawn(world: World) -> None:
+    found = []
+    for backend in (TransformersBackend(), TransformersBackend("static")):
+        data = build(QuestionDataModule, world.teacher, world.questions, prompt="plain", tokens_per_batch=600)
+        options = {"max_new_tokens": 12, "temperature": 1.0, "num_samples": 3, "keep_ids": True}
+        found.append(annotate(data, Annotator(world.teacher, backend, **options)))
+        assert backend.num_tokens == 8 * 3 * 12
+    log_probs = [[record.pop("log_probs") for record in records.values()] for records in found]
+    assert found[0] == found[1]
+    for one, other in zip(*log_probs, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_a_stop_text_ends_a_rationale_and_is_cut_off() -> None:

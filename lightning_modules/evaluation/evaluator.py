@@ -4,14 +4,21 @@ import itertools
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import lightning as L
 import pyarrow as pa
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from datamodules.answers.extractors import EXTRACTORS, extract_neutral, split_answer_sentence
+from datamodules.answers.extractors import (
+    EXTRACTORS,
+    MORE_EXTRACTORS,
+    Extractor,
+    MoreExtractors,
+    extract_neutral,
+    split_answer_sentence,
+)
 from datamodules.answers.grading import is_correct
 from datamodules.answers.replies import cut_run_on
 from datamodules.evaluation import EvaluationDataModule
@@ -49,25 +56,33 @@ REFERENCE_SCORE = pa.struct(
     + [pa.field(name, pa.int32()) for name in ("sample", "num_tokens", "num_compared")]
     + [pa.field(name, pa.float64()) for name in ("log_likelihood", "kl", "agreement")]
 )
-PREDICTION_SCHEMA = pa.schema(
-    [pa.field("arm", pa.string()), pa.field("seed", pa.int32()), pa.field("runtime", pa.string())]
-    + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "group", "language", "gold")]
-    + [pa.field("replaced_in_rev2", pa.bool_())]
-    + [pa.field(name, pa.string()) for name in ("completion", "finish_reason")]
-    + [pa.field(f"answer_{name}", pa.string()) for name in (*EXTRACTORS, *LIKELIHOODS)]
-    + [pa.field(f"correct_{name}", pa.bool_()) for name in (*EXTRACTORS, *LIKELIHOODS)]
-    + [pa.field("exact_match", pa.bool_())]
-    + [pa.field("rationale_length", pa.int32())]
-    + [pa.field(name, pa.string()) for name in ("rationale_answer", "sentence_answer")]
-    + [pa.field("option_log_likelihoods", pa.list_(pa.float64()))]
-    + [pa.field("num_prompt_tokens", pa.int32()), pa.field("num_completion_tokens", pa.int32())]
-    + [pa.field("samples", pa.list_(pa.string())), pa.field("num_votes", pa.int32())]
-    + [pa.field("references", pa.list_(REFERENCE_SCORE))]
-)
+
+
+def list_columns(extractors: Iterable[str]) -> pa.Schema:
+    """Returns the columns of predictions whose answers these extractors read."""
+    names = (*extractors, *LIKELIHOODS)
+    return pa.schema(
+        [pa.field("arm", pa.string()), pa.field("seed", pa.int32()), pa.field("runtime", pa.string())]
+        + [pa.field(name, pa.string()) for name in ("task", "split", "question_id", "group", "language", "gold")]
+        + [pa.field("replaced_in_rev2", pa.bool_())]
+        + [pa.field(name, pa.string()) for name in ("completion", "finish_reason")]
+        + [pa.field(f"answer_{name}", pa.string()) for name in names]
+        + [pa.field(f"correct_{name}", pa.bool_()) for name in names]
+        + [pa.field("exact_match", pa.bool_())]
+        + [pa.field("rationale_length", pa.int32())]
+        + [pa.field(name, pa.string()) for name in ("rationale_answer", "sentence_answer")]
+        + [pa.field("option_log_likelihoods", pa.list_(pa.float64()))]
+        + [pa.field("num_prompt_tokens", pa.int32()), pa.field("num_completion_tokens", pa.int32())]
+        + [pa.field("samples", pa.list_(pa.string())), pa.field("num_votes", pa.int32())]
+        + [pa.field("references", pa.list_(REFERENCE_SCORE))]
+    )
+
+
+PREDICTION_SCHEMA = list_columns(EXTRACTORS)
 
 
 class Evaluator(L.LightningModule):
-    """Answers questions with a student under `Trainer.predict`; one record of PREDICTION_SCHEMA for each question."""
+    """Answers questions with a student under `Trainer.predict`; one record of `list_columns` for each question."""
 
     def __init__(
         self,
@@ -86,6 +101,7 @@ class Evaluator(L.LightningModule):
         attention: Attention | None = None,
         runtime: Runtime | None = None,
         vllm: VLLMBackend | None = None,
+        more_extractors: tuple[MoreExtractors, ...] = (),
     ):
         """Stores the settings; the student is loaded when the trainer starts.
 
@@ -111,6 +127,8 @@ class Evaluator(L.LightningModule):
                 other setting asks for transformers, which unpacks the file's weights: another model, by its rounding,
                 than runs elsewhere.
             vllm: vLLM's own settings, if it runs the student.
+            more_extractors: What else reads the answers, beside neutral and paper, into columns of its own: english,
+                which takes every text for English, as neutral did up to version 3.
         """
         super().__init__()
         if vllm is not None and runtime != "vllm":
@@ -122,6 +140,7 @@ class Evaluator(L.LightningModule):
         if "" in stop:
             raise ValueError("model.stop holds an empty text, which every completion begins with")
         self.stop = stop
+        self.extractors = EXTRACTORS | {name: own for name, own in MORE_EXTRACTORS.items() if name in more_extractors}
         self.student, self.student_revision = student, revision
         self.student_dtype: Dtype = dtype or default_dtype(student)
         self.keep_layers, self.attention = keep_layers, attention
@@ -212,7 +231,7 @@ class Evaluator(L.LightningModule):
             mark = find_open_mark(item.text)
             decoded = [decode_completion(data.tokenizer, ids) for ids, _ in samples]
             texts = [(mark + text[: find_stop(text, self.stop)]).strip() for text in decoded]
-            answers, place, votes = vote(texts, question)
+            answers, place, votes = vote(texts, question, self.extractors)
             ids, finish_reason = samples[place]
             answers |= choose_options(own, data.options[question.id].texts, question)
             records.append(
@@ -337,13 +356,15 @@ def split_evenly(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[first : first + size] for first in range(0, len(items), size)]
 
 
-def vote(texts: list[str], question: Question) -> tuple[dict[str, str | None], int, int]:
+def vote(
+    texts: list[str], question: Question, extractors: Mapping[str, Extractor]
+) -> tuple[dict[str, str | None], int, int]:
     """Returns each extractor's most frequent answer, the first of equally frequent ones.
 
     Also the number of the first text that has the neutral extractor's, and of how many have it.
     """
     answers = {}
-    for name, extract in EXTRACTORS.items():
+    for name, extract in extractors.items():
         found = [extraction.answer if (extraction := extract(text, question)) else None for text in texts]
         counts: Counter[str | None] = Counter(answer for answer in found if answer is not None)
         answers[name] = max(counts, key=counts.__getitem__) if counts else None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from datamodules.answers.extractors import EXTRACTORS, MORE_EXTRACTORS
 from datamodules.evaluation import EvaluationDataModule
 from datamodules.logit_cache.aligned import AlignmentSettings
 from datamodules.tasks.prompts import get_prompt
@@ -78,12 +79,19 @@ def test_samples_are_drawn_whatever_the_batch_and_vote(world: World) -> None:
 
 def test_the_most_frequent_answer_counts() -> None:
     texts = ["Hm.", "The answer is C) green.", "The answer is A) red.", "So the answer is A) red.", "The answer is C."]
-    answers, place, votes = vote([*texts, "The answer is A) red."], QUESTION)
+    answers, place, votes = vote([*texts, "The answer is A) red."], QUESTION, EXTRACTORS)
     assert (answers["neutral"], place, votes) == ("A", 2, 3)
     # Of equally frequent ones the first; without any, none.
-    answers, place, votes = vote(texts, QUESTION)
+    answers, place, votes = vote(texts, QUESTION, EXTRACTORS)
     assert (answers["neutral"], place, votes) == ("C", 1, 2)
-    assert vote(["Hm.", "Well."], QUESTION) == ({"neutral": None, "paper": None}, 0, 0)
+    assert vote(["Hm.", "Well."], QUESTION, EXTRACTORS) == ({"neutral": None, "paper": None}, 0, 0)
+
+
+def test_another_extractor_has_a_vote_of_its_own() -> None:
+    question = Question("q", "t", "test", "Wie viel?", None, "70000", language="de")
+    texts = ["Die Antwort ist 70.000.", "The answer is 70,000.", "Es sind 7."]
+    answers, place, votes = vote(texts, question, {**EXTRACTORS, **MORE_EXTRACTORS})
+    assert (answers, place, votes) == ({"neutral": "70000", "paper": None, "english": "70"}, 0, 2)
 
 
 def test_bytes_are_no_characters() -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches.packing import BatchSize, PredictionSampler
 from datamodules.examples.encoding import PromptEncoding, check_template_options
-from datamodules.examples.selection import draw_questions
+from datamodules.examples.selection import draw_questions, refuse_idle_seed
 from datamodules.examples.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
 from datamodules.rationales.store import Rationale, drop_truncated, load_rationales, read_gold_conditions
 from datamodules.tasks.prompts import get_prompt
@@ -151,8 +151,7 @@ class QuestionDataModule(L.LightningDataModule):
         for name, is_given in (("keep_truncated", keep_truncated), ("rewrites_of", rewrites_of is not None)):
             if is_given and rewrites is None:
                 raise ValueError(f"data.{name} is given without data.rewrites, and would be ignored")
-        if limit is None and draw.limit_seed is not None:
-            raise ValueError(f"data.draw.limit_seed={draw.limit_seed} would be ignored: it draws those of data.limit")
+        refuse_idle_seed("data.draw.limit_seed", draw.limit_seed, limit)
         self.originals: dict[str, Rationale] = {}
         self.num_samples, self.max_new_tokens = 1, 0
         self.requests_per_batch: int | None = None

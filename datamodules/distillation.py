@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -18,6 +19,7 @@ from datamodules.examples.selection import RationaleFilters, ValidationSplit
 from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
 from datamodules.examples.tokenization import Example, Supervision
+from datamodules.files.atomic import hash_json
 from datamodules.logit_cache.aligned import AlignedCache, AlignmentSettings
 from datamodules.logit_cache.matching import (
     align_caches,
@@ -282,6 +284,11 @@ class DistillationDataModule(ExampleDataModule):
                 )
         self.examples = examples
         self.train_examples, self.val_examples = self.validation.split(examples, self.source.clusters)
+
+    @cached_property
+    def texts_hash(self) -> str:
+        """A hash of the texts that are learnt from, after `setup`; whose they are plays no part."""
+        return hash_json(self.train_examples.column("text_hash").tolist())
 
     @property
     def softens(self) -> bool:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from datamodules.answers.extractors import EXTRACTORS
+from datamodules.answers.extractors import EXTRACTORS, MORE_EXTRACTORS
 from datamodules.files.atomic import hash_json, read_meta, refuse_foreign, write_json
 from datamodules.tasks.benchmarks import find_commit
 
@@ -41,11 +41,15 @@ def describe_creation(config: dict[str, Any]) -> dict[str, Any]:
     """
     questions = config.get("data", {}).get("questions") or []
     sources = [questions] if isinstance(questions, str) else questions
+    more = config.get("model", {}).get("more_extractors") or []
     return {
         "config_hash": hash_json(config),
         "git_commit": find_git_commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "extractors": [extractor.id for extractor in EXTRACTORS.values()],
+        "extractors": [
+            *(extractor.id for extractor in EXTRACTORS.values()),
+            *(MORE_EXTRACTORS[name].id for name in more),
+        ],
         "questions_commits": {source: find_commit(source) for source in sources if source.startswith("task:")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -23,7 +23,7 @@ from datamodules.tasks.questions import Question
 from datamodules.tasks.records import LETTERS
 from lightning_modules.export.card import find_prompt, read_card
 from lightning_modules.model.generation import generate_completions
-from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf
+from lightning_modules.model.llama_cpp import LlamaCpp
 from lightning_modules.model.pretrained import check_model, load_causal_lm
 from scripts.common.entry import quiet_libraries, run_main
 
@@ -62,8 +62,8 @@ def load(student: str, most: int) -> tuple[object, Continue]:
     tokenizer = load_tokenizer(student)
     ends = find_end_tokens(tokenizer)
     if student.endswith(".gguf"):
-        check_gguf(student, tokenizer, most, "--max_new_tokens", -1)
         engine = LlamaCpp(student)
+        engine.check(tokenizer, most, "--max_new_tokens", -1)
 
         def continue_by_llama_cpp(prompt: list[int], show: Callable[[list[int]], bool]) -> list[int]:
             engine.forget()

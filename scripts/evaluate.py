@@ -21,9 +21,10 @@ from datamodules.files.atomic import require_file, write_sealed
 from datamodules.files.record_log import refuse_other_records
 from datamodules.files.tables import read_table, write_table
 from datamodules.provenance import describe_creation
-from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator
+from lightning_modules.evaluation.evaluator import Evaluator
 from lightning_modules.evaluation.fidelity import LanguageIdentifier
 from lightning_modules.evaluation.metrics import format_table, measure, to_json
+from lightning_modules.evaluation.records import PREDICTION_SCHEMA, list_columns
 from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.wandb_mode import choose_mode
 from lightning_modules.run.writers import RecordWriter
@@ -43,6 +44,13 @@ class EvaluateCLI(PredictCLI):
         what = "Also measure how many rationales are in their question's language; needs py3langid."
         parser.add_argument("--language_fidelity", type=bool, default=False, help=what)
         parser.add_argument("--wandb", type=EvaluationLog, default=EvaluationLog())
+
+    def result_config(self) -> dict[str, Any]:
+        """Leaves out what else reads answers where nothing does, so that what was predicted before is still done."""
+        config = super().result_config()
+        if not config["model"]["more_extractors"]:
+            del config["model"]["more_extractors"]
+        return config
 
 
 def parse(args: list[str] | None = None) -> EvaluateCLI:
@@ -126,7 +134,7 @@ def evaluate(cli: EvaluateCLI, output: Path, config: dict[str, Any]) -> None:
         metrics = measure(records, data.collect_reference_texts(), bert_model, load_identifier(cli))
         # First, since predictions that are there are complete.
         write_sealed(output.with_name(f"{output.name}.metrics.json"), to_json(metrics))
-        write_table(output, records, metadata, PREDICTION_SCHEMA)
+        write_table(output, records, metadata, list_columns(student.extractors))
         print(describe_predictions(output, records))
         log_evaluation(settings, output, config, data, records, metrics)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.distillation import DistillationDataModule
-from datamodules.files.atomic import hash_json, hash_source
+from datamodules.files.atomic import hash_source
 from lightning_modules.run.callbacks import check_callbacks
 from lightning_modules.run.checkpoints import LAST, find_checkpoint, read_global_step
 from lightning_modules.run.continuation import carry_over
@@ -77,7 +77,7 @@ def begin(cli: FitCLI, step: int) -> None:
     sources += data.own.rationales or []
     # The examples' own hash covers questions that are generated or come from the hub, and every filter.
     hashes = {path: value for path in sources if (value := hash_source(path)) is not None}
-    hashes["examples"] = hash_texts(data)
+    hashes["examples"] = data.texts_hash
     seeds = {
         "seed_everything": cli.config.seed_everything,
         "split": data.validation.seed,
@@ -95,11 +95,6 @@ def begin(cli: FitCLI, step: int) -> None:
         print("tokens by alignment: " + ", ".join(f"{share:.1%} {name}" for name, share in data.coverage.items()))
     if data.row_shares:
         print("tokens by rows: " + ", ".join(f"{share:.1%} {name}" for name, share in data.row_shares.items()))
-
-
-def hash_texts(data: DistillationDataModule) -> str:
-    """Returns a hash of the texts that are learned from; whose they are plays no part."""
-    return hash_json(data.train_examples.column("text_hash").tolist())
 
 
 def finish(cli: FitCLI, start: float) -> None:
@@ -126,7 +121,7 @@ def finish(cli: FitCLI, start: float) -> None:
             "supervised_tokens_per_epoch": data.count_supervised_tokens(),
             "alignment": data.coverage,
             "rows": data.row_shares,
-            "texts": hash_texts(data),
+            "texts": data.texts_hash,
         }
     )
     log_student(cli.trainer, run)

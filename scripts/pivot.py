@@ -38,8 +38,8 @@ def main(args: list[str] | None = None) -> None:
     """Writes the store, and prints what was left out.
 
     Raises:
-        ValueError: A translation has other options than its original, or is of none of the questions; the rationales
-            are not of this teacher.
+        ValueError: A translation has other options than its original, is of none of the questions, or is one of them;
+            the rationales are not of this teacher.
     """
     given = parse(args)
     check_place(given.output, ".parquet")
@@ -51,15 +51,15 @@ def main(args: list[str] | None = None) -> None:
         print(f"{given.output}: complete already")
         return
     questions, translations = load_questions(given.questions), load_questions(given.translations)
-    check = Translations()
-    for question in (*questions, *translations):
-        check.add(question)
     rationales = load_rationales([given.rationales], {question.id: question for question in questions})
     teachers = sorted({rationale.teacher for rationale in rationales})
     if given.teacher is not None and given.teacher not in teachers:
         raise ValueError(f"{given.rationales}: no rationale of {given.teacher!r}; there are {', '.join(teachers)}")
     own = [rationale for rationale in rationales if given.teacher in (None, rationale.teacher)]
     given_away, counts = give_translations(own, questions, translations)
+    check = Translations()
+    for question in (*questions, *translations):
+        check.add(question)
     if not given_away:
         raise ValueError(f"{given.translations}: gets no rationale: {dict(counts)}")
     known = read_gold_conditions([given.rationales])

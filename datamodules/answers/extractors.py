@@ -4,15 +4,17 @@ An extractor is a pipeline of rules for each kind of answer; the first rule that
 teacher's style alike: a stated letter, in parentheses or after a colon, a stated option text, a verdict
 (`D is correct`), a final number. `paper` is the rule that Ranaldi & Freitas released (code/utils.py), kept as a
 second, named extractor because it rejects some teachers' styles: the difference between the two is itself a finding.
-Neither returns an option that the question does not have. A change that reads any completion differently counts the
-extractor's version up; artefacts record it.
+`english` takes every text for English, as `neutral` did up to version 3, by the rules of today; it reads only where it
+is asked to, for comparison with numbers of that time. None of them returns an option that the question does not have.
+A change that reads any completion differently counts the extractor's version up; artefacts record it.
 """
 
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from typing import Literal
 
 from datamodules.answers.free_answers import find_last_formula, find_last_number
 from datamodules.answers.localization import LocalText, localize
@@ -168,7 +170,11 @@ extract_paper = Extractor(
     version=2,
     rules={"choice": (_match_paper,), "boolean": (_match_paper,), "number": (), "expression": ()},
 )
+extract_english = replace(extract_neutral, name="english", version=1, local_rules=None)
 EXTRACTORS = {extractor.name: extractor for extractor in (extract_neutral, extract_paper)}
+# What reads beside these where it is asked to.
+MoreExtractors = Literal["english"]
+MORE_EXTRACTORS = {extract_english.name: extract_english}
 
 
 def _localize(text: str, question: Question) -> LocalText:

@@ -87,6 +87,12 @@ class ValidationSplit:
         return examples.where(~is_held_out), examples.where(is_held_out)
 
 
+def refuse_idle_seed(name: str, seed: int | None, limit: int | None) -> None:
+    """Raises a ValueError where a seed is to draw the questions of a limit, and there is none."""
+    if limit is None and seed is not None:
+        raise ValueError(f"{name}={seed} would be ignored: it draws those of data.limit")
+
+
 def draw_questions(questions: Sequence[Question], limit: int | None, seed: int | None) -> Sequence[Question]:
     """Returns so many questions, in their order: the first, or those that a seed draws, with their clusters together.
 

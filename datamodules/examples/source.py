@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from datamodules.examples.encoding import PromptEncoding, check_template_options
-from datamodules.examples.selection import RationaleFilters, draw_questions, find_words, select_rationales
+from datamodules.examples.selection import (
+    RationaleFilters,
+    draw_questions,
+    find_words,
+    refuse_idle_seed,
+    select_rationales,
+)
 from datamodules.examples.store import ExampleView, drop_too_long, open_store
 from datamodules.examples.tokenization import fingerprint_tokenizer, load_tokenizer
 from datamodules.rationales.controls import AS_WRITTEN, TextControls
@@ -60,8 +66,7 @@ class ExampleSource:
         filters: RationaleFilters,
         controls: TextControls,
     ):
-        if limit is None and limit_seed is not None:
-            raise ValueError(f"data.limit_seed={limit_seed} would be ignored: it draws the questions of data.limit")
+        refuse_idle_seed("data.limit_seed", limit_seed, limit)
         self.tokenizer_name, self.questions, self.rationales = tokenizer, questions, rationales
         self.limit, self.limit_seed = limit, limit_seed
         self.prompt = get_prompt(prompt, False, encoding.template_options, encoding.prompt_language, privileged=True)

@@ -15,6 +15,10 @@ def name_pivot(writer: str) -> str:
     return f"{writer}-pivot"
 
 
+def _are_same(first: Question, second: Question) -> bool:
+    return (first.language, first.question) == (second.language, second.question)
+
+
 def give_translations(
     rationales: Iterable[Rationale], originals: Iterable[Question], translations: Sequence[Question]
 ) -> tuple[list[Rationale], Counter[str]]:
@@ -29,13 +33,18 @@ def give_translations(
         The rationales, by translation, and how many translations were left out, and why.
 
     Raises:
-        ValueError: No translation has an original among these.
+        ValueError: No translation has an original among these, or some are these themselves.
     """
     by_question, known, parallel = defaultdict[str, list[Rationale]](list), dict[str, Question](), dict[str, Question]()
     for question in originals:
         known[question.id] = question
         if question.parallel is not None:
             parallel[question.parallel] = question
+    if own := [item for item in translations if item.id in known and _are_same(item, known[item.id])]:
+        raise ValueError(
+            f"{own[0].place}: question {own[0].id!r} is both a question and its translation, in language "
+            f"{own[0].language!r}, as {len(own)} of {len(translations)} translations are; give others"
+        )
     for rationale in rationales:
         by_question[rationale.question_id].append(rationale)
     counts, given = Counter[str](), list[Rationale]()

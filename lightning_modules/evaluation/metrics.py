@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 from torchmetrics.functional.text import bert_score
 
-from datamodules.answers.extractors import EXTRACTORS
+from datamodules.answers.extractors import EXTRACTORS, MORE_EXTRACTORS
 from datamodules.files.tables import read_table
 from datamodules.tasks.records import LETTERS
 from datamodules.text.plain_text import align_columns
@@ -122,7 +122,7 @@ def measure_answers(records: Sequence[dict[str, Any]]) -> Metrics:
     metrics: Metrics = {}
     graded = [record for record in records if record["gold"] is not None]
     has_options = bool(graded) and all(record["gold"] in LETTERS for record in graded)
-    for name in EXTRACTORS:
+    for name in (*EXTRACTORS, *(name for name in MORE_EXTRACTORS if f"answer_{name}" in records[0])):
         answers = [record[f"answer_{name}"] is not None for record in records]
         metrics[f"extraction_rate_{name}"] = estimate_share(answers, [record.get("group") for record in records])
         if graded:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from datamodules.answers.extractors import EXTRACTORS
+from datamodules.answers.extractors import EXTRACTORS, MORE_EXTRACTORS
 from datamodules.text.plain_text import clean_line
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.metrics import Metrics, format_estimate, measure_answers
@@ -31,7 +31,7 @@ def _judge_extraction(metrics: Metrics) -> str:
         return f"{verdict}, with its extraction rate: {1 - found.value:.1%} state no answer that it finds"
     others = [
         f"{extractor.id} ({metrics[f'accuracy_{name}'].value:.1%}, reads {rate:.1%})"
-        for name, extractor in EXTRACTORS.items()
+        for name, extractor in {**EXTRACTORS, **MORE_EXTRACTORS}.items()
         if name != CITED
         and f"accuracy_{name}" in metrics
         and abs(metrics[f"accuracy_{name}"].value - metrics[f"accuracy_{CITED}"].value) > 0.02

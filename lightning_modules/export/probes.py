@@ -60,6 +60,25 @@ class Probes:
     prompt: Prompt
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What probes are made of.
+
+    Attributes:
+        source: Where it is from, for messages.
+        examples: To calibrate on and to measure on.
+        asked: Questions to answer.
+        texts: To tokenize.
+        teachers: Whose rationales these are.
+    """
+
+    source: str
+    examples: Sequence[Example]
+    asked: Sequence[Question]
+    texts: Sequence[str]
+    teachers: Set[str]
+
+
 def refuse_evaluation(questions: Sequence[Question], source: str) -> None:
     """Raises a ValueError if a question is not one that students train on."""
     for question in questions:
@@ -120,7 +139,7 @@ def collect(
     examples = build_examples(tokenizer, prompt, pairs[: num_calibration + 2 * NUM_MEASURED])
     asked = [question for question, _ in pairs]
     texts, teachers = [own.text for own in kept[:200]], {own.teacher for own in kept}
-    return _assemble(tokenizer, prompt, source, examples, asked, texts, teachers, num_calibration, longest)
+    return _assemble(_Found(source, examples, asked, texts, teachers), tokenizer, prompt, num_calibration, longest)
 
 
 def collect_learned(
@@ -154,31 +173,27 @@ def collect_learned(
     ids = [example.token_ids[example.num_prompt_tokens :].tolist() for example in examples[:200]]
     texts, teachers = [decode_completion(tokenizer, own) for own in ids], {own.teacher for own in examples} - {""}
     where = f"the training on {questions_source}"
-    return _assemble(tokenizer, prompt, where, examples, asked, texts, teachers, num_calibration, longest)
+    return _assemble(_Found(where, examples, asked, texts, teachers), tokenizer, prompt, num_calibration, longest)
 
 
 def _assemble(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    source: str,
-    examples: Sequence[Example],
-    asked: Sequence[Question],
-    own_texts: Sequence[str],
-    teachers: Set[str],
-    num_calibration: int,
-    longest: int,
+    found: _Found, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, num_calibration: int, longest: int
 ) -> Probes:
-    examples = [example for example in examples if 0 < len(example.token_ids) <= longest]
+    examples = [example for example in found.examples if 0 < len(example.token_ids) <= longest]
     if len(examples) < 4:
-        raise ValueError(f"{source}: {len(examples)} rationales fit {longest} tokens; a calibration needs 4 at least")
+        raise ValueError(
+            f"{found.source}: {len(examples)} rationales fit {longest} tokens; a calibration needs 4 at least"
+        )
     num_measured = min(NUM_MEASURED, max(2, len(examples) // 5))
-    asked = list({question.id: question for question in asked}.values())[:NUM_PROMPTS]
+    asked = list({question.id: question for question in found.asked}.values())[:NUM_PROMPTS]
     prompts = encode_prompts(tokenizer, prompt, asked)
-    own_texts = [text.strip() for text in [*own_texts, *(question.question for question in asked)]]
+    own_texts = [text.strip() for text in [*found.texts, *(question.question for question in asked)]]
     pieces, writable = _keep_writable(tokenizer, _PIECES), _keep_writable(tokenizer, own_texts)
     mixed = _keep_writable(tokenizer, mix_texts(writable, pieces, 2 * NUM_TEXTS))
     if len(mixed) < NUM_TEXTS:
-        raise ValueError(f"{source}: the tokenizer has characters for {len(mixed)} texts; {NUM_TEXTS} are compared")
+        raise ValueError(
+            f"{found.source}: the tokenizer has characters for {len(mixed)} texts; {NUM_TEXTS} are compared"
+        )
     return Probes(
         texts=mixed[:NUM_TEXTS],
         unwritable=[piece for piece in _PIECES if piece not in pieces],
@@ -186,6 +201,6 @@ def _assemble(
         prompts=[own for own in prompts if len(own[1]) < longest],
         calibration=examples[num_measured:][:num_calibration],
         measured=examples[:num_measured],
-        teachers=sorted(teachers),
+        teachers=sorted(found.teachers),
         prompt=prompt,
     )

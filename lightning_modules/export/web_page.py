@@ -15,7 +15,7 @@ from lightning_modules.export.card import find_prompt, read_card
 from lightning_modules.export.gguf_export import writing_folder
 from lightning_modules.export.web_prompt import describe_answers, describe_prompt, list_refused
 from lightning_modules.export.web_runtime import COMPAT, VERSION, WLLAMA, find_files
-from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf
+from lightning_modules.model.llama_cpp import LlamaCpp
 
 PAGE, STUDENT, MODEL = Path(__file__).with_name("page"), "student.json", "student.gguf"
 # A browser holds the file in one piece, which cannot be longer.
@@ -78,9 +78,9 @@ def collect_page(student: str, prompt: str | None, runtime: Path, compat: Path |
         raise ValueError(f"--prompt: say how the student is asked, since {student} does not")
     files = find_files(runtime, WLLAMA) | ({} if compat is None else find_files(compat, COMPAT))
     tokenizer = load_tokenizer(student)
-    check_gguf(student, tokenizer, 1, "a text", -1)
     engine = LlamaCpp(student, longest=CONTEXT)
     try:
+        engine.check(tokenizer, 1, "a text", -1)
         context, posed = min(engine.context, CONTEXT), describe_prompt(engine, tokenizer, own)
     finally:
         engine.close()

@@ -291,34 +291,38 @@ class LlamaCpp:
             scores.append(float(logits_LV.log_softmax(-1).gather(-1, labels_L1).double().sum()))
         return scores
 
+    def check(self, tokenizer: PreTrainedTokenizerBase, longest: int, what: str, highest_id: int) -> None:
+        """Refuses these token ids where it cannot run on them.
+
+        Args:
+            tokenizer: What makes the ids.
+            longest: Longest sequence.
+            what: The settings that add up to it, for the message.
+            highest_id: Of the tokens that it is given.
+
+        Raises:
+            ValueError: Its context is too short, it has too few tokens, or it ends texts elsewhere.
+        """
+        if longest > self.context:
+            raise ValueError(
+                f"{what} is {longest}, more than the context of {self.context} tokens of {self.path}; lower it"
+            )
+        if highest_id >= self.num_tokens:
+            raise ValueError(
+                f"{self.path}: has {self.num_tokens} tokens, but is given token {highest_id}: of another model"
+            )
+        if not self.ends(end := find_end_tokens(tokenizer)[0]):
+            raise ValueError(
+                f"{self.path}: llama.cpp does not stop at token {end} "
+                f"({json.dumps(tokenizer.convert_ids_to_tokens(end))}), which ends a text of its tokenizer's, but at "
+                f"{self.end_id}; export the student again"
+            )
+
 
 def check_gguf(path: str, tokenizer: PreTrainedTokenizerBase, longest: int, what: str, highest_id: int) -> None:
-    """Refuses a GGUF file that llama.cpp cannot run on these token ids.
-
-    Args:
-        path: The file.
-        tokenizer: What makes the ids.
-        longest: Longest sequence.
-        what: The settings that add up to it, for the message.
-        highest_id: Of the tokens that it is given.
-
-    Raises:
-        ValueError: It cannot be loaded, its context is too short, it has too few tokens, or it ends texts elsewhere.
-    """
+    """Refuses a GGUF file that llama.cpp cannot load, or cannot run on these token ids, as `LlamaCpp.check` does."""
     model = LlamaCpp(path, longest=ROWS)
     try:
-        if longest > model.context:
-            raise ValueError(
-                f"{what} is {longest}, more than the context of {model.context} tokens of {path}; lower it"
-            )
-        if highest_id >= model.num_tokens:
-            raise ValueError(
-                f"{path}: has {model.num_tokens} tokens, but is given token {highest_id}: of another model"
-            )
-        if not model.ends(end := find_end_tokens(tokenizer)[0]):
-            raise ValueError(
-                f"{path}: llama.cpp does not stop at token {end} ({json.dumps(tokenizer.convert_ids_to_tokens(end))}), "
-                f"which ends a text of its tokenizer's, but at {model.end_id}; export the student again"
-            )
+        model.check(tokenizer, longest, what, highest_id)
     finally:
         model.close()

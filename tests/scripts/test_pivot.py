@@ -76,6 +76,15 @@ def test_a_translation_whose_options_changed_order_is_refused(folder: Path, chan
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(("translations", "number"), [("en.jsonl", "2 of 2"), ("both.jsonl", "2 of 4")])
+def test_questions_are_not_their_own_translations(folder: Path, translations: str, number: str) -> None:
+    Path("both.jsonl").write_text(f"{Path('en.jsonl').read_text()}\n{Path('de.jsonl').read_text()}")
+    place = f"{translations}:1: question 'en-0' is both a question and its translation, in language 'en', as {number} "
+    with pytest.raises(ValueError, match=f"^{place}translations are; give others$"):
+        pivot.main([*RUN[:2], f"--translations={translations}", RUN[3]])
+    assert not Path("out").exists()
+
+
 def test_a_teacher_that_has_none_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"r.parquet: no rationale of 'max'; there are ann, eve"):
         pivot.main([*RUN, "--teacher=max"])

@@ -198,3 +198,29 @@ POLAR: list[tuple[str, tuple[str, str], str, str]] = [
     ("es", ("Sí", "No"), "La respuesta es no.", "B"),
     ("vi", ("Đúng", "Sai"), "Đáp án là Sai.", "B"),
 ]
+
+# (language, options, completion, answer) as version 3 of neutral read them, which took every text for English
+AS_ENGLISH: list[tuple[str, tuple[str, ...] | None, str, str | None]] = [
+    ("de", None, "Es bleiben 70.000 Euro. Die Antwort ist 70.000.", "70"),
+    ("de", None, "Zusammen sind es 9,33 Meter.", "33"),
+    ("de", None, "There are 12 left. The answer is 12.", "12"),
+    ("fr", None, "La réponse est 1 250,5.", "5"),
+    ("es", None, "Había 8, se comió 3: quedan 5.", "5"),
+    ("ru", None, "Ответ: 18, потому что было 20.", "20"),
+    ("ja", None, "２０本から２本を引きます。答えは１８本です。", "20"),
+    ("zh", None, "答案是18。", None),
+    ("ar", None, "الإجابة هي ١٨.", "18"),
+    ("th", None, "คำตอบคือ 18 บาท จาก 20 บาท", "20"),
+    ("de", ("Rom", "Venedig", "Oslo"), "Die Antwort ist B) Venedig, nicht Rom.", None),
+    ("de", ("Rom", "Venedig", "Oslo"), "Venedig hat Kanäle.", "B"),
+    ("de", ("Rom", "Venedig", "Oslo"), "Die richtige Antwort ist: B", None),
+    ("fr", ("Rome", "Venise", "Oslo"), "So it must have canals. The answer is (B).", "B"),
+    ("zh", ("罗马", "威尼斯", "奥斯陆"), "故选：B", None),
+    ("zh", ("罗马", "威尼斯", "奥斯陆"), "有运河的城市是威尼斯。\nB", "B"),
+    ("ja", ("ローマ", "ベネチア"), "正解はBです。", None),
+    ("de", ("Ja", "Nein"), "Nein, das stimmt nicht.", "B"),
+    ("es", ("Sí", "No"), "La respuesta es no.", "B"),
+    ("fr", ("Oui", "Non"), "No one can. So the answer is no.", None),
+    ("en", ("Rome", "Venice", "Oslo"), "答案是B。 It is Venice.", "B"),
+    ("en", None, "答案是１８。", None),
+]

@@ -4,7 +4,6 @@ import gzip
 import itertools
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.answers.extractors import (
+    extract_english,
     extract_neutral,
     find_breaks,
     split_answer_sentence,
@@ -26,7 +26,7 @@ from datamodules.tasks.questions import Question, load_questions
 from datamodules.text.expressions import normalize_number
 from datamodules.text.han_numerals import HAN_NUMERAL, MIXED_NUMERAL, read_han_numeral
 from datamodules.text.languages import KINDS, list_languages
-from tests.datamodules.answers.language_tables import CHOICES, NUMBERS, OPTIONS, POLAR
+from tests.datamodules.answers.language_tables import AS_ENGLISH, CHOICES, NUMBERS, OPTIONS, POLAR
 
 
 def ask(language: str, choices: tuple[str, ...] | None = None, expression: bool = False, text: str = "?") -> Question:
@@ -57,6 +57,35 @@ def test_a_changed_reading_needs_a_new_version() -> None:
     read_now = [read(text, ask(language)) for language, text, _ in NUMBERS]
     read_now += [read(text, ask(language, CHOICES[language])) for language, text, _ in OPTIONS]
     assert (extract_neutral.id, hash_json(read_now)) == ("neutral-5", "5fdba0182ec6f738")
+
+
+@pytest.mark.parametrize(("language", "choices", "completion", "answer"), AS_ENGLISH)
+def test_english_reads_what_neutral_read_before(
+    language: str, choices: tuple[str, ...] | None, completion: str, answer: str | None
+) -> None:
+    found = extract_english(completion, ask(language, choices))
+    assert (found and found.answer) == answer
+
+
+def test_english_reads_all_tables_as_version_3_of_neutral_did() -> None:
+    rows = [(ask(language), text) for language, text, _ in NUMBERS]
+    rows += [(ask(language, CHOICES[language]), text) for language, text, _ in OPTIONS]
+    rows += [(ask(language, choices), text) for language, choices, text, _ in POLAR]
+    found = [extract_english(text, question) for question, text in rows]
+    assert hash_json([own and own.answer for own in found]) == "4142db867043bb5e"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "number", "answers"), [("mgsm_train", 88, "b0d0ec7fc0c21fe1"), ("xcopa_test", 700, "7ca18dc9d1e2679d")]
+)
+def test_english_reads_published_texts_as_version_3_of_neutral_did(
+    shared_data: Path, name: str, number: int, answers: str
+) -> None:
+    path = str(shared_data / "languages" / f"{name}.jsonl.gz")
+    questions = {question.id: question for question in load_questions(path)}
+    found = [extract_english(own.text, questions[own.question_id]) for own in load_rationales([path], questions)]
+    assert (len(found), hash_json([own and own.answer for own in found])) == (number, answers)
 
 
 @pytest.mark.parametrize("prompt", ["cot", "plain"])
@@ -202,7 +231,6 @@ def test_exam_answers_in_chinese(shared_data: Path) -> None:
 def test_english_is_read_by_the_rules_for_english_alone(shared_data: Path, name: str) -> None:
     path = str(shared_data / f"{name}.jsonl.gz")
     questions = {question.id: question for question in load_questions(path)}
-    extract_english = replace(extract_neutral, local_rules=None)
     for rationale in load_rationales([path], questions):
         question = questions[rationale.question_id]
         assert extract_neutral(rationale.text, question) == extract_english(rationale.text, question)

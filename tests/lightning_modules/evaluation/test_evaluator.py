@@ -12,7 +12,8 @@ from datamodules.evaluation import EvaluationDataModule
 from datamodules.logit_cache.aligned import AlignmentSettings
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question
-from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA, Evaluator, choose_options, examine, grade, vote
+from lightning_modules.evaluation.evaluator import Evaluator
+from lightning_modules.evaluation.records import PREDICTION_SCHEMA
 from lightning_modules.evaluation.reference_scores import ReferenceScorer
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.model.test_generation import continue_greedily, score_naively
@@ -85,38 +86,6 @@ def test_a_cache_of_fixed_shapes_answers_alike(world: World) -> None:
     with pytest.raises(ValueError, match=r"model\.generation is given with model\.runtime=llama_cpp, and would be"):
         Evaluator("s.gguf", runtime="llama_cpp", generation="static")
     assert Evaluator("s.gguf", generation="static").runtime == "transformers"
-
-
-def test_the_most_frequent_answer_counts() -> None:
-    texts = ["Hm.", "The answer is C) green.", "The answer is A) red.", "So the answer is A) red.", "The answer is C."]
-    answers, place, votes = vote([*texts, "The answer is A) red."], QUESTION)
-    assert (answers["neutral"], place, votes) == ("A", 2, 3)
-    # Of equally frequent ones the first; without any, none.
-    answers, place, votes = vote(texts, QUESTION)
-    assert (answers["neutral"], place, votes) == ("C", 1, 2)
-    assert vote(["Hm.", "Well."], QUESTION) == ({"neutral": None, "paper": None}, 0, 0)
-
-
-def test_bytes_are_no_characters() -> None:
-    question = Question("q", "t", "test", "Which?", ("ééé", "abcd"), "A")
-    chosen = choose_options([-4.0, -4.5], list(question.choices or ()), question)
-    assert chosen == {"likelihood": "A", "likelihood_norm": "B", "likelihood_bytes": "A"}
-    assert set(choose_options([], [], question).values()) == {None}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("It is red. The answer is B) blue.", (True, 10, "A", "B")),
-        ("The sky is so. The answer is B) blue.", (True, 14, None, "B")),
-        ("It is blue. So the answer is B.", (False, 11, "B", "B")),
-        ("The answer is B) blue.", (True, 0, None, "B")),
-        ("I choose B) blue. It is like the sky", (False, 36, None, None)),
-        ("", (False, 0, None, None)),
-    ],
-)
-def test_a_completions_parts_are_read_apart(text: str, expected: tuple) -> None:
-    assert tuple(examine(text, QUESTION, get_prompt("cot")).values()) == expected
 
 
 def test_references_are_scored_as_if_alone(world: World, student: PreTrainedModel) -> None:
@@ -242,15 +211,3 @@ def test_the_untuned_baseline_is_scored_by_its_own_answer(base_model: tuple[str,
 def test_an_empty_stop_text_is_refused() -> None:
     with pytest.raises(ValueError, match=r"model\.stop holds an empty text"):
         Evaluator("student", stop=("",))
-
-
-def test_twin_options_have_no_likeliest() -> None:
-    question = Question("q", "t", "test", "Which?", ("red", "blue", "red"), "B")
-    assert choose_options([-1.0, -2.0, -1.0], ["red", "blue", "red"], question)["likelihood"] is None
-    assert choose_options([-3.0, -2.0, -3.0], ["red", "blue", "red"], question)["likelihood"] == "B"
-
-
-def test_an_expression_is_right_in_any_notation() -> None:
-    question = Question("q", "t", "test", "Solve.", None, r"2\sqrt{2}", expression=True)
-    assert grade("neutral", r"\sqrt{8}", False, question) is True
-    assert grade("neutral", r"\sqrt{7}", False, question) is False

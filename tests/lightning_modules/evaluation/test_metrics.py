@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from datamodules.answers.extractors import EXTRACTORS
-from lightning_modules.evaluation.evaluator import LIKELIHOODS
 from lightning_modules.evaluation.metrics import (
     LIKELIHOOD_METRICS,
     estimate_share,
@@ -22,6 +21,7 @@ from lightning_modules.evaluation.metrics import (
     to_json,
 )
 from lightning_modules.evaluation.proportions import wilson_interval
+from lightning_modules.evaluation.records import LIKELIHOODS
 
 WORDS = "the answer is that iron conducts heat, so a nail gets warm; it's 3.5 degrees (or more) – see B.".split()
 

@@ -54,6 +54,8 @@ COUNTED = {
     },
     "": {"seed_everything", "trainer", "model", "data", "bert_model", "language_fidelity"},
 }
+# Of a stage's model.
+COUNTED_IF_GIVEN = {"more_extractors"}
 DATA = (ExampleDataModule, DistillationDataModule, RationaleDataModule, EvaluationDataModule, QuestionDataModule)
 
 
@@ -92,7 +94,13 @@ def test_so_does_everything_on_a_stages_command_line(script, command, tmp_path, 
     for section in ("trainer", "data"):
         linked = {"tokenizer", "encoding.revision"}
         assert set(flatten(config[section])) == set(flatten(cli.config[section].as_dict())) & COUNTED[section] - linked
-    assert set(config["model"]) == set(cli.config.model.as_dict())
+    assert set(config["model"]) == set(cli.config.model.as_dict()) - COUNTED_IF_GIVEN
+
+
+def test_what_else_reads_answers_counts_where_it_is_given(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["--model.student=m", "--data.questions=q", "--output=nowhere", "--model.more_extractors=[english]"]
+    assert evaluate.parse(command).result_config()["model"]["more_extractors"] == ["english"]
 
 
 def test_a_backends_settings_are_decided_on(tmp_path, monkeypatch) -> None:

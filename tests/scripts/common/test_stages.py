@@ -14,7 +14,7 @@ from datamodules.files.seals import read_sealed
 from datamodules.logit_cache.reader import LogitCache
 from datamodules.rationales.store import SCHEMA, read_metadata
 from datamodules.tasks.microworld import generate_questions
-from lightning_modules.evaluation.evaluator import PREDICTION_SCHEMA
+from lightning_modules.evaluation.records import PREDICTION_SCHEMA, list_columns
 from tests.scripts.conftest import list_files
 from tests.scripts.pipeline import COMMANDS, MAINS, MODELS, read_jsonl, run_stage
 
@@ -166,6 +166,17 @@ def test_evaluate_prints_what_the_predictions_hold(inside):
         assert f"{number / 6:.1%} [" in line
     assert len(summary.splitlines()) == 8
     assert summary.splitlines()[-1] == "all metrics: python -m scripts.evaluate metrics again.parquet"
+
+
+def test_another_extractor_has_columns_of_its_own(inside, tmp_path):
+    path = tmp_path / "p.parquet"
+    run_stage("evaluate", "--model.more_extractors=[english]", f"--output={path}")
+    table = pq.read_table(path)
+    assert table.schema.remove_metadata().equals(list_columns(["neutral", "paper", "english"]))
+    assert table["answer_english"].equals(table["answer_neutral"])
+    assert read_metadata(path)["creation"]["extractors"] == ["neutral-5", "paper-2", "english-1"]
+    metrics = read_sealed(path.with_name("p.parquet.metrics.json"))["microworld"]
+    assert metrics["accuracy_english"] == metrics["accuracy_neutral"]
 
 
 def test_a_checkpoint_answers_as_the_student_exported_from_it(inside, tmp_path):

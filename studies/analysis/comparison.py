@@ -30,13 +30,13 @@ METHODS = {
     "change",
     "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
     "t-interval over training seeds and questions, the models are taken as given",
-    "supervisions": "differences of supervisions, mean over the students and teachers that have both, seed by seed; "
-    "the interval is over the mean's own seeds, since a seed's arms may learn from the same questions and texts",
+    "supervisions": "differences of supervisions, mean over the students and teachers that have both",
     "parts": "γ of each part of the family, least squares over the same cells: Acc(s, t) = mu + a_s + b_t + the sum of "
     "γ_part for the parts that both share; intervals as γ's; p_holm is over the parts of one grid and method",
     "sizes": "where arms are trained with several numbers of questions, γ of each number alone, and of the mean over "
     "all, each counting alike: the mean of a seed's answers over sizes takes the place of its answer, so that what "
-    "nested sets of questions share is not taken for independent",
+    "nested sets of questions share is not taken for independent. A seed's questions are all arms', so contrasts "
+    "are taken seed by seed",
     "needed size": "accuracy between two sizes is linear in the logarithm of the size; the interval holds the sizes at "
     "which the accuracy's own (`wilson`) holds the wanted one",
     "quantization": "a file's answers less its student's, seed by seed and question by question, take the place of "
@@ -218,8 +218,10 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     analysis = Analysis(study, answers, seed)
     cells, contrasts = analysis.describe_cells(), analysis.describe_contrasts()
     # Means over sizes come first: they are what a reader wants before each size alone.
-    pooled = [pool_sizes(study, answers)] if len(study.sizes) > 1 else []
-    estimators = [*map(ContrastEstimator, pooled), analysis.estimator]
+    estimators = [
+        *([ContrastEstimator(pool_sizes(study, answers))] if len(study.sizes) > 1 else []),
+        analysis.estimator,
+    ]
     found = [Interactions(study, estimator) for estimator in estimators]
     parts = [describe_parts(study, own, both.grids) for own, both in zip(estimators, found, strict=True)]
 
@@ -243,7 +245,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "methods": METHODS,
         "cells": cells,
         "contrasts": contrasts,
-        "supervisions": [row for own in (*pooled, answers) for row in describe_supervisions(own)],
+        "supervisions": [row for own in estimators for row in describe_supervisions(own)],
         "effects": [row for own in found for row in own.effects],
         "gamma": [row for own in found for row in own.gammas],
         "gamma_differences": [row for own in found for row in own.differences],

@@ -15,10 +15,11 @@ sums over groups take the place of questions, with as many degrees of freedom as
 One seed has no variance that could be seen. Such a cell takes the pooled variance of the cells with several seeds:
 those of the contrast or, where it has none, of the study. Where no cell has two, the interval is over questions alone.
 
-Seeds of different cells count as independent, also where they have the same number. The variances are those of a
-crossed analysis of variance: the REML estimates of a mixed model with a fixed mean per cell, random seeds within cells
-and random questions, where none is negative. Two or three seeds say little of their own variance, so an interval weighs
-each part with its own t-quantile:
+Seeds of different cells count as independent, also where they have the same number; where these learned from one draw
+of questions, `studies.analysis.estimator` gives a contrast's answers seed by seed, as one cell. The variances are those
+of a crossed analysis of variance: the REML estimates of a mixed model with a fixed mean per cell, random seeds within
+cells and random questions, where none is negative. Two or three seeds say little of their own variance, so an interval
+weighs each part with its own t-quantile:
 
     half width^2 = t(df_questions)^2 * var_questions + t(df_seeds)^2 * var_seeds
 

@@ -40,7 +40,7 @@ def test_differences_by_hand(tmp_path):
 
 def test_a_seed_whose_questions_are_good_for_all_arms_counts_once(tmp_path):
     # Were the four arms of a seed independent, the interval would be half as wide.
-    study = make_study(tmp_path, supervisions=KINDS, seeds=3)
+    study = make_study(tmp_path, supervisions=KINDS, seeds=3, sizes=[16])
     fill(study, by_seed=10)
     rows = analyze(study)["supervisions"]
     over_label = find(rows, supervision="rationale", against="label")

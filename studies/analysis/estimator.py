@@ -35,7 +35,7 @@ class ContrastEstimator:
             value_SQ = sum(weights[key] * np.broadcast_to(self.cells[key].correct_SQ, (count, self.questions[key.task]))
                            for key in weights)  # fmt: skip
             pseudo *= sum(weight**2 for weight in weights.values())
-            return estimate_contrast([np.asarray(value_SQ)], [1.0], groups_Q=groups_Q, pseudo=pseudo)
+            return estimate_contrast([np.asarray(value_SQ)], [1.0], groups_Q=groups_Q, pseudo=pseudo, is_matched=True)
         return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool, pseudo)
 
     def _is_seed_by_seed(self, keys: Sequence[CellKey]) -> bool:

@@ -71,7 +71,7 @@ class Uncertainty:
         seeds: Variance over training seeds; 0 where nothing estimates it.
         df_questions: Degrees of freedom of `questions`.
         df_seeds: Of `seeds` (Satterthwaite 1946, over cells).
-        residual: What of `seeds` single questions account for, where it is not taken off yet: of pooled seeds.
+        residual: What of `seeds` single questions account for, where it is not taken off yet: pooled or matched.
     """
 
     questions: float
@@ -137,6 +137,7 @@ def measure_uncertainty(
     trained: Sequence[bool] | None = None,
     groups_Q: np.ndarray | None = None,
     pool: Sequence[np.ndarray] = (),
+    is_matched: bool = False,
 ) -> Uncertainty:
     """Returns the error of sum_c w_c * accuracy_c.
 
@@ -147,6 +148,7 @@ def measure_uncertainty(
         trained: Whether each cell's model was trained, so that other seeds could answer otherwise; by default all.
         groups_Q: Each question's group, numbered from 0; None where each is its own.
         pool: Other cells, whose seeds' variance is taken where no trained cell of these has two seeds.
+        is_matched: Whether a cell is several, seed by seed: its few seeds stand for all of them, as pooled ones do.
     """
     num_questions = cells[0].shape[1]
     difference_Q = sum(weight * cell.mean(0) for weight, cell in zip(weights, cells, strict=True))
@@ -173,7 +175,7 @@ def measure_uncertainty(
         residual += factor * rest
         spread += (factor * variance) ** 2 / df
     df_seeds = seeds**2 / spread if spread > 0 else 1.0
-    if single:
+    if single or is_matched:
         return Uncertainty(questions, seeds, num_groups - 1, df_seeds, residual)
     return Uncertainty(questions, max(seeds - residual, 0.0), num_groups - 1, df_seeds)
 
@@ -185,6 +187,7 @@ def estimate_contrast(
     groups_Q: np.ndarray | None = None,
     pool: Sequence[np.ndarray] = (),
     pseudo: float = 1.0,
+    is_matched: bool = False,
 ) -> Estimate:
     """Estimates sum_c w_c * accuracy_c over seeds and questions; over questions alone where `find_seed_source` says so.
 
@@ -198,9 +201,10 @@ def estimate_contrast(
         groups_Q: Likewise.
         pool: Likewise.
         pseudo: Likewise; 0 for another outcome than right and wrong.
+        is_matched: Likewise.
     """
     value = sum(weight * float(cell.mean()) for weight, cell in zip(weights, cells, strict=True))
-    return measure_uncertainty(cells, weights, pseudo, trained, groups_Q, pool).estimate(value)
+    return measure_uncertainty(cells, weights, pseudo, trained, groups_Q, pool, is_matched).estimate(value)
 
 
 def estimate_accuracy(

@@ -321,7 +321,8 @@ class TestWeightsAndBiases:
         spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
         headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
         assert headings == ["Design", "Accuracy", "Supervision", "Interaction", "Parts", "Contrasts", "Alignment",
-                            "Loss weights", "Diagnostics", "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
+                            "Loss weights", "Diagnostics", "Learning curves", "Samples", "Questions", "Limits",
+                            "Methods"]  # fmt: skip
         grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
         panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
         kinds = {panel["viewType"] for panel in panels}

@@ -14,6 +14,7 @@ from studies.analysis.parts import describe_parts, explain_parts, group_parts, n
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
 from studies.analysis.quantization import describe_quantization, format_losses
 from studies.analysis.sizes import describe_needed_sizes, explain_needed, name_size, pool_sizes
+from studies.analysis.supervisions import describe_supervisions
 from studies.analysis.traits import describe_traits, format_traits
 from studies.design.controls import ON_POLICY
 from studies.design.grid import Study, find_scorers
@@ -29,11 +30,13 @@ METHODS = {
     "change",
     "difference in differences": "least squares over the grid's cells, for two by two (A_LL + A_QQ - A_LQ - A_QL) / 2; "
     "t-interval over training seeds and questions, the models are taken as given",
+    "supervisions": "differences of supervisions, mean over the students and teachers that have both",
     "parts": "γ of each part of the family, least squares over the same cells: Acc(s, t) = mu + a_s + b_t + the sum of "
     "γ_part for the parts that both share; intervals as γ's; p_holm is over the parts of one grid and method",
     "sizes": "where arms are trained with several numbers of questions, γ of each number alone, and of the mean over "
     "all, each counting alike: the mean of a seed's answers over sizes takes the place of its answer, so that what "
-    "nested sets of questions share is not taken for independent",
+    "nested sets of questions share is not taken for independent. A seed's questions are all arms', so contrasts "
+    "are taken seed by seed",
     "needed size": "accuracy between two sizes is linear in the logarithm of the size; the interval holds the sizes at "
     "which the accuracy's own (`wilson`) holds the wanted one",
     "quantization": "a file's answers less its student's, seed by seed and question by question, take the place of "
@@ -242,6 +245,7 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
         "methods": METHODS,
         "cells": cells,
         "contrasts": contrasts,
+        "supervisions": [row for own in estimators for row in describe_supervisions(own)],
         "effects": [row for own in found for row in own.effects],
         "gamma": [row for own in found for row in own.gammas],
         "gamma_differences": [row for own in found for row in own.differences],
@@ -273,22 +277,24 @@ def format_results(results: dict[str, Any]) -> str:
         rows = []
         for condition in dict.fromkeys(condition for condition, _ in shown):
             rows.append([condition, *(_format_cell(shown.get((condition, student))) for student in students)])
-        gammas, differences, effects, refused, needed, contrasts = (
-            [row for row in results[name] if (row["trained_on"], row["task"]) == place]
-            for name in ("gamma", "gamma_differences", "parts", "parts_refused", "needed_sizes", "contrasts")
+        names = "supervisions", "gamma", "gamma_differences", "parts", "parts_refused", "needed_sizes", "contrasts"
+        supervisions, gammas, differences, effects, refused, needed, contrasts = (
+            [row for row in results[name] if (row["trained_on"], row["task"]) == place] for name in names
         )
         parts += [
             f"Trained on {trained_on}, {results['num_questions'][task]} questions of {task}"
             f"{_format_groups(results['num_groups'].get(task))}:",
             format_table(columns, rows),
             _format_coverage(list(shown.values())),
+            "\n".join(map(_format_contrast, contrasts)),
+            *(_format_outcome(own, place, sizes) for own in results["outcomes"]),
+            *(format_losses(own, place, lambda row: _format_gamma(row, sizes)) for own in results["quantization"]),
+            "\n".join(f"- {explain_needed(row, sizes)}" for row in needed),
+            # What the study is about comes last, where a terminal shows it.
+            "\n".join(_format_supervision(row, sizes) for row in supervisions),
             "\n".join(_format_gamma(row, sizes) for row in gammas) or "Family interaction γ: not identified.",
             "\n".join(_format_difference(row, sizes) for row in differences),
             _format_parts(effects, refused, sizes),
-            "\n".join(f"- {explain_needed(row, sizes)}" for row in needed),
-            *(_format_outcome(own, place, sizes) for own in results["outcomes"]),
-            *(format_losses(own, place, lambda row: _format_gamma(row, sizes)) for own in results["quantization"]),
-            "\n".join(map(_format_contrast, contrasts)),
         ]
     parts.append(format_traits(results["traits"]))
     alone = all(cell["seed_variance"] in ("left out", "none") for cell in cells)
@@ -328,6 +334,11 @@ def _format_coverage(cells: list[dict[str, Any]]) -> str:
 
 def _format_points(row: dict[str, Any]) -> str:
     return f"{100 * row['estimate']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+
+
+def _format_supervision(row: dict[str, Any], sizes: list[int]) -> str:
+    facts = f"mean over {row['num_cells']} arms", name_size(row, sizes), SEED_NOTES.get(row["seed_variance"])
+    return f"- {row['supervision']} over {row['against']}: {_format_points(row)} ({'; '.join(filter(None, facts))})"
 
 
 def _format_gamma(row: dict[str, Any], sizes: list[int]) -> str:

@@ -1,4 +1,8 @@
-"""Contrasts of a study's cells, each with what its variance over training seeds comes from."""
+"""Contrasts of a study's cells, each with what its variance over training seeds comes from.
+
+Where each seed draws its questions (`sizes`), seeds of one number are matched: all arms learned from the same draw, and
+those of two teachers perhaps from the same texts. A contrast is then taken seed by seed, and varies as its seeds do.
+"""
 
 from collections.abc import Sequence
 
@@ -17,7 +21,7 @@ class ContrastEstimator:
 
     def __init__(self, answers: Answers):
         self.cells, self.questions, self.groups = answers.cells, answers.questions, answers.groups
-        self.is_outcome = answers.is_outcome
+        self.is_outcome, self.is_matched = answers.is_outcome, answers.is_matched
         self._pools: dict[frozenset[tuple[str, str]], list[np.ndarray]] = {}
 
     def contrast(self, weights: dict[CellKey, float]) -> Estimate:
@@ -25,7 +29,19 @@ class ContrastEstimator:
         cells, trained, pool = self._find_seeds([*weights])
         groups_Q = self.groups[next(iter(weights)).task]
         pseudo = 0.0 if self.is_outcome else 1.0
+        if self._is_seed_by_seed([*weights]):
+            count = self.count_seeds([key for key in weights if key.trained_on])
+            # An untuned cell's only row of answers goes with every seed.
+            value_SQ = sum(weights[key] * np.broadcast_to(self.cells[key].correct_SQ, (count, self.questions[key.task]))
+                           for key in weights)  # fmt: skip
+            pseudo *= sum(weight**2 for weight in weights.values())
+            return estimate_contrast([np.asarray(value_SQ)], [1.0], groups_Q=groups_Q, pseudo=pseudo, is_matched=True)
         return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool, pseudo)
+
+    def _is_seed_by_seed(self, keys: Sequence[CellKey]) -> bool:
+        """Says whether cells' seeds are matched: they have the same ones, and several."""
+        seeds = {tuple(self.cells[key].seeds) for key in keys if key.trained_on}
+        return self.is_matched and len(seeds) == 1 and len(seeds.pop()) > 1
 
     def accuracy(self, key: CellKey) -> tuple[float, float, float]:
         """Returns a cell's accuracy and its interval."""

@@ -86,6 +86,7 @@ class Answers:
         warnings: What a reader of the comparison must know.
         quantized: By type, the trained cells as files of it answered the same questions.
         is_outcome: Whether the cells hold another outcome in place of right and wrong.
+        is_matched: Whether seeds of one number learned from the same draw of questions, whatever the arm.
     """
 
     cells: dict[CellKey, Cell]
@@ -94,6 +95,7 @@ class Answers:
     warnings: list[str]
     quantized: dict[str, dict[CellKey, Cell]] = field(default_factory=dict)
     is_outcome: bool = False
+    is_matched: bool = False
 
 
 def predictions_path(study: Study, arm: Arm, kind: str | None = None) -> Path:
@@ -206,7 +208,8 @@ def read_answers(study: Study) -> Answers:
     warnings += _name_single_seeds(cells)
     counts = {task: len(questions) for task, questions in common.items()}
     quantized = {kind: _build_cells(study, own, members, common, names)[0] for kind, own in files.items() if own}
-    return Answers(cells, counts, _find_groups(named, common), warnings, quantized)
+    groups = _find_groups(named, common)
+    return Answers(cells, counts, groups, warnings, quantized, is_matched=bool(study.sizes))
 
 
 def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: list[str]) -> dict[Arm, Records]:

@@ -15,10 +15,11 @@ sums over groups take the place of questions, with as many degrees of freedom as
 One seed has no variance that could be seen. Such a cell takes the pooled variance of the cells with several seeds:
 those of the contrast or, where it has none, of the study. Where no cell has two, the interval is over questions alone.
 
-Seeds of different cells count as independent, also where they have the same number. The variances are those of a
-crossed analysis of variance: the REML estimates of a mixed model with a fixed mean per cell, random seeds within cells
-and random questions, where none is negative. Two or three seeds say little of their own variance, so an interval weighs
-each part with its own t-quantile:
+Seeds of different cells count as independent, also where they have the same number; where these learned from one draw
+of questions, `studies.analysis.estimator` gives a contrast's answers seed by seed, as one cell. The variances are those
+of a crossed analysis of variance: the REML estimates of a mixed model with a fixed mean per cell, random seeds within
+cells and random questions, where none is negative. Two or three seeds say little of their own variance, so an interval
+weighs each part with its own t-quantile:
 
     half width^2 = t(df_questions)^2 * var_questions + t(df_seeds)^2 * var_seeds
 
@@ -70,7 +71,7 @@ class Uncertainty:
         seeds: Variance over training seeds; 0 where nothing estimates it.
         df_questions: Degrees of freedom of `questions`.
         df_seeds: Of `seeds` (Satterthwaite 1946, over cells).
-        residual: What of `seeds` single questions account for, where it is not taken off yet: of pooled seeds.
+        residual: What of `seeds` single questions account for, where it is not taken off yet: pooled or matched.
     """
 
     questions: float
@@ -136,6 +137,7 @@ def measure_uncertainty(
     trained: Sequence[bool] | None = None,
     groups_Q: np.ndarray | None = None,
     pool: Sequence[np.ndarray] = (),
+    is_matched: bool = False,
 ) -> Uncertainty:
     """Returns the error of sum_c w_c * accuracy_c.
 
@@ -146,6 +148,7 @@ def measure_uncertainty(
         trained: Whether each cell's model was trained, so that other seeds could answer otherwise; by default all.
         groups_Q: Each question's group, numbered from 0; None where each is its own.
         pool: Other cells, whose seeds' variance is taken where no trained cell of these has two seeds.
+        is_matched: Whether a cell is several, seed by seed: its few seeds stand for all of them, as pooled ones do.
     """
     num_questions = cells[0].shape[1]
     difference_Q = sum(weight * cell.mean(0) for weight, cell in zip(weights, cells, strict=True))
@@ -172,7 +175,7 @@ def measure_uncertainty(
         residual += factor * rest
         spread += (factor * variance) ** 2 / df
     df_seeds = seeds**2 / spread if spread > 0 else 1.0
-    if single:
+    if single or is_matched:
         return Uncertainty(questions, seeds, num_groups - 1, df_seeds, residual)
     return Uncertainty(questions, max(seeds - residual, 0.0), num_groups - 1, df_seeds)
 
@@ -184,6 +187,7 @@ def estimate_contrast(
     groups_Q: np.ndarray | None = None,
     pool: Sequence[np.ndarray] = (),
     pseudo: float = 1.0,
+    is_matched: bool = False,
 ) -> Estimate:
     """Estimates sum_c w_c * accuracy_c over seeds and questions; over questions alone where `find_seed_source` says so.
 
@@ -197,9 +201,10 @@ def estimate_contrast(
         groups_Q: Likewise.
         pool: Likewise.
         pseudo: Likewise; 0 for another outcome than right and wrong.
+        is_matched: Likewise.
     """
     value = sum(weight * float(cell.mean()) for weight, cell in zip(weights, cells, strict=True))
-    return measure_uncertainty(cells, weights, pseudo, trained, groups_Q, pool).estimate(value)
+    return measure_uncertainty(cells, weights, pseudo, trained, groups_Q, pool, is_matched).estimate(value)
 
 
 def estimate_accuracy(

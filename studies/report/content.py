@@ -18,11 +18,12 @@ from studies.report.exhibits import (
 from studies.report.gamma import p_cell, show_differences, show_formula
 from studies.report.languages import show_languages
 from studies.report.outcomes import show_outcomes
-from studies.report.parts import show_parts
+from studies.report.parts import name_part, show_parts
 from studies.report.quantization import show_quantization
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords
 from studies.report.sizes import show_sizes
+from studies.report.supervisions import name_gains, show_supervisions
 from studies.report.traits import show_traits
 from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
 
@@ -48,6 +49,7 @@ def build_report(records: StudyRecords) -> Report:
     sections = [
         Section("Design", _describe_design(results)),
         Section("Accuracy", _show_accuracy(results)),
+        Section("Supervision", show_supervisions(results)),
         Section("Languages", show_languages(results)),
         Section("Interaction", _show_interaction(results)),
         Section("Parts", show_parts(results)),
@@ -77,26 +79,20 @@ def build_report(records: StudyRecords) -> Report:
 
 
 def _list_facts(results: dict[str, Any]) -> list[Fact]:
-    facts = []
+    facts, study = list[Fact](), results["study"]
     in_languages = _list_single_languages(results)
     gammas = [row for row in results["gamma"] if is_plain(row) and row["task"] not in in_languages]
     for (_, task), rows in _by_place(gammas).items():
         row = rows[0]
         note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
         facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
+    facts += name_part(results["parts"])
     for row in [row for row in results["gamma_differences"] if not row["holds_text"]][:1]:
         both = f"γ {points(row['left_gamma'])} with them, {points(row['right_gamma'])} without"
         note = f"{between(row['low'], row['high'])} ({row['left']}); {both}"
         facts.append(Fact("What distributions add to γ", f"{points(row['estimate'])} points", note))
-    trained = [cell for cell in results["cells"] if cell["gain"] is not None and cell["supervision"] != "untuned"]
-    trained = [cell for cell in trained if cell["task"] not in in_languages]
-    if trained:
-        best = max(trained, key=lambda cell: cell["gain"])
-        interval = between(best["gain_low"], best["gain_high"])
-        note = f"{_label(best)}, student {best['student']} on {best['task']}; {interval}"
-        facts.append(Fact("Largest gain over untuned", f"{points(best['gain'])} points", note))
+    facts += name_gains([row for row in results["supervisions"] if row["task"] not in in_languages], study["sizes"])
     seeds = max(cell["num_seeds"] for cell in results["cells"])
-    study = results["study"]
     size = f"{plural(len(study['students']), 'student')}, {plural(len(study['teachers']), 'teacher')}"
     numbers = {task: number for task, number in results["num_questions"].items() if task not in in_languages}
     facts.append(Fact("Measured on", f"{sum(numbers.values())} questions",

@@ -3,11 +3,11 @@
 from typing import Any
 
 from studies.analysis.interactions import Group
-from studies.analysis.parts import explain_parts, group_parts, name_parts
+from studies.analysis.parts import DIFFERENCES, LEVEL_OF_PROOF, explain_parts, group_parts, name_parts
 from studies.analysis.sizes import name_size
-from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
+from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Table, Text
 from studies.report.gamma import p_cell
-from studies.report.words import between, name_arm, name_place, points
+from studies.report.words import between, is_plain, name_arm, name_place, points
 
 
 def show_parts(results: dict[str, Any]) -> list[Block]:
@@ -77,6 +77,20 @@ def show_parts(results: dict[str, Any]) -> list[Block]:
         "pairs of models, too."
     )
     return [*blocks, Table(columns, cells, caption)]
+
+
+def name_part(rows: list[dict[str, Any]]) -> list[Fact]:
+    """Returns which part of the family it was, by text alone, as what is read first; nothing without parts.
+
+    Args:
+        rows: Of all parts, means over sizes first.
+    """
+    own = next(iter(group_parts(row for row in rows if is_plain(row) and row["method"] == DIFFERENCES).values()), [])
+    if not own:
+        return []
+    shown = [name_parts(row) for row in own if row["p_holm"] < LEVEL_OF_PROOF]
+    each = [f"{name_parts(row)} {points(row['estimate'])} {between(row['low'], row['high'])}" for row in own]
+    return [Fact("Part of the family", " and ".join(shown) or "none shows", f"γ by part: {'; '.join(each)}")]
 
 
 def _name(group: Group, several: bool, sizes: list[int]) -> str:

@@ -15,8 +15,8 @@ from datamodules.tasks.questions import Question, load_questions
 from lightning_modules.run.folder import read_metrics
 
 _RESULT_KEYS = {
-    "study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "effects", "gamma",
-    "gamma_differences", "parts", "parts_refused", "needed_sizes", "outcomes", "pooled", "quantization",
+    "study", "num_questions", "extractor", "warnings", "methods", "cells", "contrasts", "supervisions", "effects",
+    "gamma", "gamma_differences", "parts", "parts_refused", "needed_sizes", "outcomes", "pooled", "quantization",
     "traits",
 }  # fmt: skip
 _PREDICTION_COLUMNS = ["arm", "seed", "question_id", "gold", "completion", "answer_neutral", "correct_neutral"]

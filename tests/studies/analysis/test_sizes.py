@@ -1,9 +1,13 @@
 """Training size as an axis: each size alone, the mean over sizes, and the size that an accuracy takes."""
 
+from itertools import product
+
+import numpy as np
 import pytest
 
 from studies.analysis.comparison import analyze, format_results
-from studies.analysis.predictions import read_answers
+from studies.analysis.estimator import ContrastEstimator
+from studies.analysis.predictions import Answers, Cell, CellKey, read_answers
 from studies.analysis.sizes import pool_sizes
 from studies.design.calibration import measure_size_coverage
 from studies.design.grid import expand
@@ -83,6 +87,30 @@ def test_a_mean_over_sizes_takes_a_seeds_draw_of_questions_as_one(tmp_path):
     row = find(analyze(study)["gamma"], size=None, method="difference in differences")
     alone = find(analyze(study)["gamma"], size=8, method="difference in differences")
     assert row["high"] - row["low"] == pytest.approx(alone["high"] - alone["low"])
+
+
+def test_intervals_hold_where_a_seeds_draw_is_that_of_all_arms():
+    """γ of a style that four students share with two of four teachers each, whose texts are the same.
+
+    How much the style matters depends on the draw, in all arms alike; taken for independent, seeds say far too little.
+    """
+    keys = {pair: CellKey(pair[0], "rationale", pair[1], None, "t", "t", 16) for pair in product("abcd", "ABCD")}
+    own = {pair: "abcd".index(pair[0]) % 2 == "ABCD".index(pair[1]) % 2 for pair in keys}
+    weights = {keys[pair]: (1 if is_own else -1) / 8 for pair, is_own in own.items()}
+    held = {True: 0, False: 0}
+    for number in range(100):
+        rng = np.random.default_rng([number, 3])
+        style_S1, hard_Q = rng.normal(0.2, 0.05, (3, 1)), rng.normal(0, 0.1, 200)
+        draws = {(student, is_own): rng.random((3, 200)) for student in "abcd" for is_own in (False, True)}
+        cells = {}
+        for pair, key in keys.items():
+            right_SQ = draws[pair[0], own[pair]] < 0.4 + own[pair] * style_S1 + hard_Q
+            cells[key] = Cell(right_SQ.astype(float), [0, 1, 2], 1.0, {}, {}, {})
+        for is_matched in held:
+            answers = Answers(cells, {"t": 200}, {"t": None}, [], is_matched=is_matched)
+            found = ContrastEstimator(answers).contrast(weights)
+            held[is_matched] += found.low <= 0.2 <= found.high
+    assert held[True] >= 90 and held[False] <= 72
 
 
 def test_an_arm_that_lacks_a_size_or_a_seed_keeps_what_it_has(tmp_path):

@@ -89,6 +89,12 @@ def make_results() -> dict:
              "p": 0.01, "p_holm": 0.02, "num_questions": 8, "num_seeds": 2, "method": "exact McNemar"}
             for student in STUDENTS
         ],
+        "supervisions": [
+            {"supervision": kind, "against": against, "trained_on": "microworld", "task": "microworld", "size": None,
+             "estimate": 0.334, "low": 0.3, "high": 0.36, "p": 0.01, "num_cells": 4, "num_seeds": 2,
+             "seed_variance": "own"}
+            for kind, against in (("label", "untuned"), ("rationale", "untuned"), ("rationale", "label"))
+        ],
         "effects": [
             {**where, "kind": kind, "name": name, "estimate": 0.05, "low": 0.01, "high": 0.09,
              "method": "seeds and questions"}

@@ -125,6 +125,15 @@ def test_what_distributions_add_is_a_sentence_and_a_table(report: Report) -> Non
     assert "joint" in table.caption
 
 
+def test_what_rationales_teach_is_read_first_and_a_table(report: Report) -> None:
+    [fact] = [fact for fact in report.facts if fact.name == "What rationales teach"]
+    assert fact.value == "+33.4 points"
+    assert fact.note == "[+30.0, +36.0] over label, mean over 4 arms; labels over untuned +33.4 [+30.0, +36.0]"
+    [table] = find(report, "Supervision", Table)
+    assert [cell.text for cell in table.rows[2][:4]] == ["rationale", "label", "+33.4", "[+30.0, +36.0]"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
 def test_which_part_of_the_family_it_was_is_a_sentence_a_figure_and_a_table(report: Report) -> None:
     said = find(report, "Parts", Text)[1].text
     assert said.startswith("**rationale**: Which part of the family it was: tokenizer + lineage (+14.9 points [+11.7, ")
@@ -135,6 +144,8 @@ def test_which_part_of_the_family_it_was_is_a_sentence_a_figure_and_a_table(repo
         "Over other pairs of models tokenizer + lineage has [-1.0, +17.9]: beyond these it is not shown.",
     ):
         assert end in said
+    [fact] = [fact for fact in report.facts if fact.name == "Part of the family"]
+    assert fact.value == "tokenizer + lineage" and fact.note.endswith("; style +14.9 [−2.0, +17.9]")
     [figure] = find(report, "Parts", Figure)
     assert figure.reference == 0 and len(figure.panels[0].marks) == 3
     [table] = find(report, "Parts", Table)
@@ -309,8 +320,9 @@ class TestWeightsAndBiases:
             main(["wandb", str(folders[0]), "--sweep", str(folders[1]), "--entity", "team"])
         spec = json.loads(Path(capsys.readouterr().out.strip()).read_text())
         headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
-        assert headings == ["Design", "Accuracy", "Interaction", "Parts", "Contrasts", "Alignment", "Loss weights",
-                            "Diagnostics", "Learning curves", "Samples", "Questions", "Limits", "Methods"]  # fmt: skip
+        assert headings == ["Design", "Accuracy", "Supervision", "Interaction", "Parts", "Contrasts", "Alignment",
+                            "Loss weights", "Diagnostics", "Learning curves", "Samples", "Questions", "Limits",
+                            "Methods"]  # fmt: skip
         grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
         panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
         kinds = {panel["viewType"] for panel in panels}

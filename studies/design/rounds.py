@@ -10,7 +10,6 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativ
 
 from datamodules.files.atomic import check_name
 from datamodules.model_sources import name_model
-from datamodules.rationales.shown import check_shown
 from lightning_modules.student.own_text import OWN_LOSS
 from losses.distillation import DistillationLoss
 
@@ -41,7 +40,8 @@ class OnPolicy:
         teacher_prompt: `with_gold` shows who reads the gold answer below the question, `with_rationale` a rationale of
             `shown_rationales`: privileged context, which the student never sees.
         shown_rationales: A file of rationales, of which `with_rationale` shows the first right one of each question or,
-            where none is, the first; each question that the student answers needs one.
+            where none is, the first; each question that the student answers needs one. In a study null shows those of
+            the arm's teacher.
         teachers: Several that read what the student wrote, whose distributions are mixed by weight: models, as
             `cache_logits.model.teacher` would name them; null is that one.
         cross_entropy: Let loss.kl_weight be below 1, which teaches the student to write what it wrote.
@@ -91,8 +91,6 @@ class OnPolicy:
                 "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold or with_rationale: else it teaches "
                 "what it knows already"
             )
-        names = "on_policy.teacher_prompt", "on_policy.shown_rationales"
-        check_shown(names[0], self.teacher_prompt, names[1], self.shown_rationales)
         if self.keep_rounds > self.rounds:
             raise ValueError(f"on_policy.keep_rounds={self.keep_rounds}, but there are {self.rounds} rounds; lower it")
 

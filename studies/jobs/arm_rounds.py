@@ -45,7 +45,7 @@ class ArmRounds(RoundsPlan):
     ):
         self.arm, self.study = arm, study
         self.needs = train.needs if settings.mix else [start.name] if start else []
-        for name in ("teacher", "teachers", "shown_rationales", "evaluate_every"):
+        for name in ("teacher", "teachers", "evaluate_every"):
             if getattr(settings, name) is not None:
                 raise ValueError(
                     f"on_policy.{name} is of one student or teacher; arms of a study learn from their teacher, and are "
@@ -54,8 +54,14 @@ class ArmRounds(RoundsPlan):
         own = {stage: flatten(sections.get(stage) or {}) for stage in ("annotate", "cache_logits", "fit")}
         own["fit"] |= read_settings(train.args)
         own["cache_logits"] |= read_settings(read.args)
+        shown = settings.shown_rationales
+        if settings.teacher_prompt == "with_rationale" and shown is None:
+            [shown] = own["cache_logits"]["data.rationales"]
+            self.needs = list(dict.fromkeys([*self.needs, *read.needs]))
         # What it goes on from is the student of `train`.
-        named = replace(settings, name=arm.id, root=str(study / "rounds"), seed=arm.seed, start=None)
+        named = replace(
+            settings, name=arm.id, root=str(study / "rounds"), seed=arm.seed, start=None, shown_rationales=shown
+        )
         super().__init__(named, own, [], {"fit": train.args, "cache_logits": read.args})
 
     def run(self, number: int) -> Path:

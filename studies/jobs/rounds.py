@@ -11,6 +11,7 @@ from datamodules.examples.encoding import PromptEncoding
 from datamodules.files.atomic import read_meta, write_json
 from datamodules.files.parsing import read_json_object
 from datamodules.provenance import claim_folder
+from datamodules.rationales.shown import check_shown
 from lightning_modules.model.generation import derive_seed
 from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.folder import flatten
@@ -92,6 +93,8 @@ class RoundsPlan:
         return int(longest - new)
 
     def _check_teacher(self) -> None:
+        names = "on_policy.teacher_prompt", "on_policy.shown_rationales"
+        check_shown(names[0], self.settings.teacher_prompt, names[1], self.settings.shown_rationales)
         if self.settings.mix == 1:
             for name in ("teacher", "teacher_prompt", "shown_rationales", "teachers"):
                 if getattr(self.settings, name) is not None:

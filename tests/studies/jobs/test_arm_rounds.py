@@ -90,6 +90,30 @@ def test_an_arm_goes_on_from_the_same_teachers_finished_text_fit() -> None:
     assert "--model.student=runs/s/q-label-seed0/student" in labels[f"fit-{arm}"].args
 
 
+@pytest.mark.parametrize("file", [None, "r.parquet"])
+def test_an_arms_teacher_reads_with_its_own_rationale_in_view_or_a_files(file: str | None) -> None:
+    arm = "q-on-policy-Q-seed0"
+    jobs = find_jobs(make_plan(teacher_prompt="with_rationale", shown_rationales=file, mix=0.0))
+    own = jobs["annotate-Q-obqa"]
+    # Without a mix nothing else waits for what is shown.
+    assert jobs[f"annotate-{arm}-round-1"].needs == ([own.name] if file is None else [])
+    shown = file or own.done
+    for number in (1, 2):
+        read = dict(arg.split("=", 1) for arg in jobs[f"cache_logits-{arm}-round-{number}"].args)
+        assert (read["--data.prompt"], read["--data.shown_rationales"]) == ("instruction_with_rationale", shown)
+        assert (read["--model.teacher"], read["--data.rationales"]) == (
+            "m/Q",
+            f'["runs/s/rounds/{arm}/samples/round-{number}.parquet"]',
+        )
+    given = dict(arg.split("=", 1) for arg in jobs[f"fit-{arm}"].args)
+    assert given["--data.own.teacher_prompt"] == "instruction_with_rationale"
+    assert given["--data.own.shown_rationales"] == shown and given["--data.rationales"] == "null"
+    other = dict(arg.split("=", 1) for arg in jobs["cache_logits-l-on-policy-L-seed0-round-1"].args)
+    assert other["--data.shown_rationales"] == (file or jobs["annotate-L-obqa"].done)
+    mixed = find_jobs(make_plan(teacher_prompt="with_rationale", shown_rationales=file))
+    assert mixed[f"annotate-{arm}-round-1"].needs == [own.name]
+
+
 @pytest.mark.parametrize(
     ("study", "settings", "message"),
     [
@@ -102,11 +126,8 @@ def test_an_arm_goes_on_from_the_same_teachers_finished_text_fit() -> None:
         ({}, {"start": "on-policy"}, r"^on_policy.start: 'on-policy' is no arm of the study"),
         ({}, {"start": "untuned"}, r"^on_policy.start: 'untuned' is no arm of the study"),
         ({}, {"teacher": "self", "teacher_prompt": "with_gold"}, r"^on_policy.teacher is of one student"),
-        (
-            {},
-            {"teacher_prompt": "with_rationale", "shown_rationales": "r"},
-            r"^on_policy.shown_rationales is of one student or teacher",
-        ),
+        ({}, {"shown_rationales": "r"}, r"^on_policy.shown_rationales would be ignored"),
+        ({}, {"teacher_prompt": "with_rationale", "mix": 1.0}, r"^on_policy.teacher_prompt would be ignored with"),
         ({}, {"rounds": 3}, r"^on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
         ({"sizes": [4, 8]}, {}, r"^on_policy.questions=8 in a round, but fit.data.limit=4 in all; lower it$"),
         ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: supervision on-policy has no arms in"),

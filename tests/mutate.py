@@ -51,12 +51,14 @@ class MessageStrings(libcst.CSTVisitor):
         return True
 
 
-def list_mutants(path: str, source: str) -> list[str]:
-    """Returns different sources, each with one change."""
+def draw_mutants(path: str, source: str, number: int | None, seed: int) -> list[str]:
+    """Returns different sources, each with one change: so many at most, drawn at random, or all."""
     module, mutations, _, _ = create_mutations(path, source)
     messages = MessageStrings()
     module.visit(messages)
     kept = [mutation for mutation in mutations if mutation.original_node not in messages.found]
+    if number is not None and number < len(kept):
+        kept = random.Random(seed).sample(kept, number)
     mutants = [module.deep_replace(kind.original_node, kind.mutated_node).code for kind in kept]
     return [mutant for mutant in dict.fromkeys(mutants) if mutant != source]
 
@@ -218,9 +220,7 @@ def main() -> None:
         os.environ |= {"PYTHONPATH": str(folder), "TOKENIZERS_PARALLELISM": "false"}
         os.environ["CI"] = "1"  # Hypothesis then draws the same examples each time
         source = Path(options.module).read_text()
-        mutants = list_mutants(options.module, source)
-        if options.number is not None and options.number < len(mutants):
-            mutants = random.Random(options.seed).sample(mutants, options.number)
+        mutants = draw_mutants(options.module, source, options.number, options.seed)
         tests = options.tests or find_tests(options.module)
         import_libraries(folder, tests)
         survived = 0

@@ -97,7 +97,9 @@ class StepLoss:
         if set(lengths.values()) != {len(student_ND)}:
             raise ValueError(f"there are {len(student_ND)} supervised rows, but {lengths}")
         dtype = torch.promote_types(student_ND.dtype, torch.float32)
-        return target, torch.where(is_answer_N, self.answer_weight, self.rationale_weight).to(dtype)
+        # Not as Python numbers, of which `where` makes float32, whatever the student's precision.
+        own = [is_answer_N.new_full((), w, dtype=dtype) for w in (self.answer_weight, self.rationale_weight)]
+        return target, torch.where(is_answer_N, *own)
 
     @staticmethod
     def _sum(

@@ -44,8 +44,8 @@ def sum_drawn(
     """
     log_now_N = -ce_N.detach()
     bound = MAX_WEIGHT if mixture.max_weight is None else mixture.max_weight
-    importance_N, is_clipped_N = weigh_draws(log_now_N, target.log_then_N.to(ce_N.dtype), bound)
-    divergence_N = importance_N * (log_now_N - target.log_probs_N.to(ce_N.dtype).clamp(min=LOG_ZERO))
+    importance_N, is_clipped_N = weigh_draws(log_now_N, target.log_then_N, bound)
+    divergence_N = importance_N * (log_now_N - target.log_probs_N.clamp(min=LOG_ZERO))
     # Of value D, and of gradient D grad log q.
     estimate_N = divergence_N * (1 - log_now_N - ce_N)
     loss_N = (1 - mixture.kl_weight) * ce_N + mixture.kl_weight * estimate_N

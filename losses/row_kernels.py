@@ -34,7 +34,6 @@ def _sum_rows(  # type: ignore[no-untyped-def]
         higher = tl.maximum(top, x)
         shrink = tl.exp(top - higher)
         p = tl.where(places < V, tl.exp(x - higher), 0.0)
-        p = tl.where(places < V, tl.exp(x - higher), 0.0)
         total = total * shrink + p
         weighted = weighted * shrink + tl.where(p > 0, p * x, 0.0)
         if SOFT:

@@ -34,7 +34,7 @@ class Schedule:
             raise ValueError(
                 f"a step schedule jumps at `begin`, a share of the steps between 0 and 1, not {self.begin}"
             )
-        if self.shape != "step" and not 0 <= self.begin < self._until <= 1:
+        if not 0 <= self.begin < self._until <= 1:
             raise ValueError(f"a schedule needs 0 <= begin < until <= 1, not {self.begin} and {self._until}")
 
     @property

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from losses.distillation import DistillationLoss
-from losses.divergences import LOG_ZERO
-from losses.drawn import weigh_draws
+from losses.divergences import LOG_ZERO, reverse_kl
+from losses.drawn import DRAWN_STATISTICS, sum_drawn, weigh_draws
 from losses.fused_head import OutputHead
+from losses.mixture import Mixture
 from losses.targets import DrawnTarget, FullTarget
 from tests.losses.test_fused_head import N, V, make_inputs
 
@@ -51,6 +52,25 @@ def test_a_weight_is_1_where_nothing_has_changed_and_cut_off_at_its_bound() -> N
     assert (weights == 1).all() and not is_clipped.any()
     weights, is_clipped = weigh_draws(torch.log(torch.tensor([0.9, 0.9])), torch.log(torch.tensor([0.1, 0.6])), 2.0)
     assert weights.tolist() == [2, pytest.approx(1.5)] and is_clipped.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(("bound", "weights"), [(None, [2.0, 0.5, 2.0]), (3.0, [2.5, 0.5, 3.0])])
+def test_the_mixture_by_hand(bound: float | None, weights: list[float]) -> None:
+    """The student gives each token 1 / V, and gave them 2.5, 0.5 and 4 times less when it drew them."""
+    log_q, log_p = -math.log(V), torch.tensor([-1.0, -2.0, -3.0])
+    target = DrawnTarget(log_p, log_q - torch.tensor([2.5, 0.5, 4.0]).log())
+    sums, _ = differentiate(torch.zeros(3, V), torch.arange(3), target, kl_weight=0.25, max_weight=bound)
+    divergences = [weight * (log_q - own) for weight, own in zip(weights, log_p.tolist(), strict=True)]
+    assert sums.total.item() == pytest.approx(3 * 0.75 * -log_q + 0.25 * sum(divergences))
+    assert sums.parts["importance_weight_rationale"][0].item() == pytest.approx(sum(weights))
+
+
+def test_a_token_without_weight_does_not_count_even_where_its_loss_is_infinite() -> None:
+    target = DrawnTarget(torch.tensor([-3.0, -3.0]), torch.tensor([-1.0, -1.0]))
+    mixture = Mixture(kl_weight=1.0, temperature=1.0, divergence=reverse_kl)
+    total, statistics = sum_drawn(torch.tensor([1.0, math.inf]), torch.tensor([0.5, 0.0]), target, mixture)
+    assert total.item() == 0.5 * 2
+    assert statistics.keys() == {"divergence", *DRAWN_STATISTICS}
 
 
 @pytest.mark.parametrize("softcap", [None, 4.0])

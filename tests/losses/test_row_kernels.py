@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from losses import fused_head
+from losses.chunks import mix_labels_fused
 from losses.distillation import DistillationLoss
 from losses.divergences import get_divergence
 from losses.fused_head import OutputHead, mix_fused
 from losses.mixture import Mixture
 from tests.losses.reference import DIVERGENCES
+from tests.losses.test_chunks import CHUNKS
 from tests.losses.test_fused_head import CASES, V, dense, make_inputs, make_target
 
 pytest.importorskip("triton", reason="the package triton is not installed")
@@ -57,6 +59,18 @@ def test_low_precision_is_rounded_once(kind: str, temperature: float, dtype: tor
         assert ours.dtype == theirs.dtype
         distance = (ours.double() - theirs.double()).norm() / theirs.double().norm()
         assert distance < torch.finfo(dtype).eps
+
+
+def test_spans_of_text_go_by_the_kernels_in_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, bias, labels, weights = make_inputs(torch.float32)
+    kernels, loaded = fused_head._load_kernels(), []
+    monkeypatch.setattr(fused_head, "_load_kernels", lambda: loaded.append(kernels) or kernels)
+    mixture, found = Mixture(0.4, 1.0, get_divergence("jsd")), []
+    for kernel in ("torch", "triton"):
+        sums = mix_labels_fused(hidden, OutputHead(weight, bias), labels, weights, CHUNKS, mixture, kernel)
+        found.append((sums.total, torch.autograd.grad(sums.total, (hidden, weight, bias)), sums.statistics))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=2e-5)
+    assert len(loaded) == 2
 
 
 def test_what_the_kernels_lack_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,20 @@ def test_processes_get_equal_loads() -> None:
         assert max(loads) < 1.15 * lengths.sum() / world
 
 
+def list_parts(lengths: list, budget: int, world: int) -> list[list[tuple[list, bool]]]:
+    shares = divide(np.arange(len(lengths)), np.array(lengths), budget, world)
+    return [[(part.items, part.counts) for part in share] for share in shares]
+
+
+def test_the_largest_micro_batches_are_not_always_the_same_processs() -> None:
+    assert list_parts([8, 7, 6, 5], 8, 2) == [[([0], True), ([3], True)], [([1], True), ([2], True)]]
+
+
+def test_a_process_without_an_item_repeats_the_shortest() -> None:
+    assert list_parts([9, 2], 20, 3) == [[([0], True)], [([1], True)], [([1], False)]]
+    assert list_parts([9], 20, 2) == [[([0], True)], [([0], False)]]
+
+
 @pytest.mark.parametrize("tokens_per_batch", [1, 700, 10**6])
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_the_steps_are_the_same_for_any_number_of_processes_and_any_memory(world: int, tokens_per_batch: int) -> None:

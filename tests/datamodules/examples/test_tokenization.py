@@ -27,6 +27,7 @@ from datamodules.examples.tokenization import (
     load_tokenizer,
     split_completion,
 )
+from datamodules.files.atomic import hash_text
 from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt, get_prompt
 from datamodules.tasks.questions import Question
@@ -122,6 +123,7 @@ def test_segments_and_texts_of_an_example(
     assert parts == ["It has canals.", sentence + tokenizer.eos_token]
     assert example.token_ids[-1] == tokenizer.eos_token_id
     assert (example.id, example.question_id) == ("q1/big/0", "q1")
+    assert example.completion_hash == hash_text(f"It has canals. {sentence}")
 
 
 @pytest.mark.parametrize("kind", KINDS)

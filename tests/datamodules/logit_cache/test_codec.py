@@ -130,6 +130,13 @@ def test_hidden_states_are_rounded_to_the_nearest(values: str, bound: float) -> 
         np.testing.assert_array_equal(decoded["hidden"], nearest)
 
 
+def test_a_bfloat16_in_the_middle_is_rounded_to_the_even_one() -> None:
+    made = describe("hidden", values="bfloat16")
+    rows = make_rows(made, make_example(4))
+    rows["hidden"][0, :3] = 1 + 2**-8, 1 + 3 * 2**-8, -1 - 3 * 2**-8
+    assert decode_rows(made, encode_rows(made, rows))["hidden"][0, :3].tolist() == [1, 1 + 2**-6, -1 - 2**-6]
+
+
 def test_a_hidden_state_that_does_not_fit_is_refused() -> None:
     made, example = describe("hidden"), make_example(4)
     rows = make_rows(made, example)

@@ -3,8 +3,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_modules.student.own_text import OWN_LOSS, add_sums, check_own_text
+from datamodules.batches.teacher_rows import ExactTensors
+from lightning_modules.student.own_text import OWN_LOSS, add_own_statistics, add_sums, check_own_text, list_metrics
 from losses.distillation import DistillationLoss, LossSums
+from losses.targets import FullTarget
 
 
 def check(loss: DistillationLoss, has_own: bool = True, cross_entropy: bool = False) -> None:
@@ -41,6 +43,50 @@ def test_importance_weights_are_for_own_text() -> None:
     student = SimpleNamespace(loss=DistillationLoss(max_weight=3.0), own_loss=OWN_LOSS)
     with pytest.raises(ValueError, match=r"model.loss.max_weight is for what the student drew itself; set model.own_l"):
         check_own_text(student, SimpleNamespace(own_examples=None))
+
+
+def test_a_cache_that_cannot_give_the_loss_is_refused() -> None:
+    sampled = SimpleNamespace(description=SimpleNamespace(sparsity=SimpleNamespace(kind="sampled")))
+    student = SimpleNamespace(loss=DistillationLoss(), own_loss=OWN_LOSS, own_cross_entropy=False)
+    data = SimpleNamespace(
+        own_examples=SimpleNamespace(caches=[sampled]), own=SimpleNamespace(logit_weights={"t": 1.0})
+    )
+    with pytest.raises(ValueError, match="a sampled teacher gives only"):
+        check_own_text(student, data)
+
+
+def test_what_a_student_wrote_has_statistics_of_its_own() -> None:
+    one, logits = torch.tensor(1.0), torch.eye(20)[:4] * 3
+    sums, labels = LossSums(one, one, {"ce_rationale": (one, one)}), torch.arange(4)
+    batch = {"labels": labels, "drawn": ExactTensors({"log_probs": logits.log_softmax(-1)[range(4), labels]})}
+    target = FullTarget(torch.zeros(4, 1), torch.zeros(20, 1))
+    inputs = logits / 2, lambda hidden: 2 * hidden
+    parts = add_own_statistics(sums, batch, *inputs, target).parts
+    # Nothing has changed since the draw, and the teacher gives all of 20 tokens the same.
+    assert {name: (round(total.item(), 4), count.item()) for name, (total, count) in parts.items()} == {
+        "ce_rationale": (1, 1), "staleness_rationale": (0, 4), "teacher_mass_on_top_16_rationale": (4 * 0.8, 4),
+    }  # fmt: skip
+    assert add_own_statistics(sums, {"labels": labels}, *inputs, target) is sums
+    assert add_own_statistics(sums, batch, *inputs, None) is sums
+
+
+def test_what_a_training_logs_is_known_before_it() -> None:
+    data = SimpleNamespace(supervision="label", val_examples=[], own_examples=None, shares={"rows/agreeing": 0.5})
+    rates = ["train/gradient_norm", "train/learning_rate"]
+    tokens = ["ce", "accuracy", "student_entropy"]
+    answers = [f"train/{name}_answer" for name in tokens]
+    assert list_metrics(DistillationLoss(), data) == [*rates, "train/loss", *answers, "rows/agreeing"]
+    own = SimpleNamespace(statistics={"share": 0.5})
+    data = SimpleNamespace(supervision="rationale", val_examples=["an example"], own_examples=own, shares={})
+    both = [f"{name}_{segment}" for name in tokens for segment in ("rationale", "answer")]
+    found = list_metrics(DistillationLoss(), data)
+    assert [name for name in found if "/own_" not in name] == [
+        *rates, "train/loss", *(f"train/{name}" for name in both), "val/loss", *(f"val/{name}" for name in both)
+    ]  # fmt: skip
+    assert {name.removeprefix("train/own_") for name in found if "/own_" in name} == {
+        *("loss", *tokens, "divergence", "teacher_entropy", "student_tail", "teacher_tail", "agreement"),
+        *("staleness", "teacher_mass_on_top_16", "importance_weight", "clipped", "share"),
+    }
 
 
 def test_both_texts_add_to_one_loss_and_own_text_has_metrics_of_its_own() -> None:

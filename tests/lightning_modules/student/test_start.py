@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from datamodules.distillation import DistillationDataModule
 from lightning_modules.student.model_card import describe_student
-from lightning_modules.student.start import StudentStart, change_start, check_start
+from lightning_modules.student.start import ResetPart, StudentStart, change_start, check_start
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.architectures import ARCHITECTURES
 from tests.lightning_modules.conftest import World
@@ -105,6 +106,14 @@ def test_what_cannot_be_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"permuted_units: .* of architecture gpt2, whose units are not known; there"):
         check_start(StudentStart(permuted_units=True), student, None, has_adapter=False)
     check_start(StudentStart(reset="head"), student, None, has_adapter=False)
+
+
+@pytest.mark.parametrize("part", ["head", "embeddings", "vocabulary", "body", "all"])
+def test_a_part_is_named_on_the_command_line(part: ResetPart) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--start", type=StudentStart)
+    parsed = parser.instantiate(parser.parse_args([f"--start.reset={part}"])).start
+    assert parsed == StudentStart(reset=part)
 
 
 def train(world: World, start: StudentStart) -> tuple[DistillationModule, dict[str, float]]:

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning_modules.model.pretrained import Attention, load_causal_lm
 from lightning_modules.student.optimization import find_loss_divisor, is_fused
 from lightning_modules.student.student import DistillationModule
+from losses.distillation import DistillationLoss
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.student.test_student import MIXTURE, Gradients, make_data, make_module
 from tests.tiny import TRAINER, fit, save_model
@@ -138,6 +139,14 @@ def test_without_a_compiler_it_is_said(world: World, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(os.environ, "CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"model.compile needs a C\+\+ compiler"):
         train(world, compile=True)
+
+
+def test_a_kernel_is_for_logits_that_never_exist() -> None:
+    pytest.importorskip("triton", reason="the package triton is not installed")
+    loss = DistillationLoss(kernel="triton")
+    assert DistillationModule("a-student", loss).fused_head
+    with pytest.raises(ValueError, match=r"kernel triton would be ignored with model\.fused_head=false"):
+        DistillationModule("a-student", loss, fused_head=False)
 
 
 def test_what_keeps_float16_in_range_changes_no_gradient(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

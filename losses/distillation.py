@@ -98,8 +98,10 @@ class StepLoss:
             raise ValueError(f"there are {len(student_ND)} supervised rows, but {lengths}")
         dtype = torch.promote_types(student_ND.dtype, torch.float32)
         # Not as Python numbers, of which `where` makes float32, whatever the student's precision.
-        own = [is_answer_N.new_full((), w, dtype=dtype) for w in (self.answer_weight, self.rationale_weight)]
-        return target, torch.where(is_answer_N, *own)
+        answer, rationale = (
+            is_answer_N.new_full((), w, dtype=dtype) for w in (self.answer_weight, self.rationale_weight)
+        )
+        return target, torch.where(is_answer_N, answer, rationale)
 
     @staticmethod
     def _sum(

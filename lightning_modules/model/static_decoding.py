@@ -77,6 +77,15 @@ class StaticDecoder:
         backend: What compiles it, by torch.compile's name; None compiles nothing.
     """
 
+    # Of the batch under way: its rows' slots in the cache, and what each slot is given.
+    _slots_B: Tensor
+    _tokens_B1: Tensor
+    _mask_BL: Tensor
+    _positions_B1: Tensor
+    _length: int
+    # Stays where it is, as the memory does.
+    _place_1: Tensor
+
     def __init__(self, model: PreTrainedModel, backend: str | Callable[..., Any] | None = None):
         self._model = model
         self._run: Callable[..., Tensor] = self._forward
@@ -185,16 +194,20 @@ class StaticDecoder:
         """Returns the memory as a cache of so many rows."""
         if (found := self._caches.get((rows, self._length))) is not None:
             return found
-        layers = []
-        for (heads, *widths), memory in zip(self._heads, self._memory, strict=True):
-            planes = []
-            for width, own in zip(widths, memory, strict=True):
-                # Not a view of it, which a compiler would tell from a tensor.
-                plane_BHLD = own.new_empty(0).set_(own.untyped_storage(), 0, (rows, heads, self._length, width))
-                torch._dynamo.mark_static_address(plane_BHLD)
-                torch._dynamo.maybe_mark_dynamic(plane_BHLD, (0, 2))
-                planes.append(plane_BHLD)
-            layers.append(FixedLayer(*planes, self._place_1))
+
+        def lay(memory: Tensor, heads: int, width: int) -> Tensor:
+            sizes = (rows, heads, self._length, width)
+            strides = (heads * self._length * width, self._length * width, width, 1)
+            # Not a view of it, which a compiler would tell from a tensor.
+            plane_BHLD = memory.new_empty(0).set_(memory.untyped_storage(), 0, sizes, strides)
+            torch._dynamo.mark_static_address(plane_BHLD)
+            torch._dynamo.maybe_mark_dynamic(plane_BHLD, (0, 2))
+            return plane_BHLD
+
+        layers = [
+            FixedLayer(lay(keys, heads, key_width), lay(values, heads, value_width), self._place_1)
+            for (heads, key_width, value_width), (keys, values) in zip(self._heads, self._memory, strict=True)
+        ]
         return self._caches.setdefault((rows, self._length), Cache(layers=layers))
 
 

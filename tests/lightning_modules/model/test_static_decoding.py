@@ -90,6 +90,7 @@ def test_samples_are_those_of_a_growing_cache(model: PreTrainedModel) -> None:
 
 @pytest.mark.parametrize("name", {type(config): name for name, config in ARCHITECTURES.items()}.values())
 def test_one_compilation_without_a_break_serves_all_shapes(name: str, compilations: CompileCounter) -> None:
+    torch.manual_seed(0)
     model = build_tiny(name).eval().requires_grad_(False)
     decoder = StaticDecoder(model, compilations)
     shapes = set()
@@ -101,14 +102,14 @@ def test_one_compilation_without_a_break_serves_all_shapes(name: str, compilatio
 
     decoder._run = spy
     for prompts, most in ((PROMPTS, 24), (PROMPTS[:2], 70), (PROMPTS[3:4], 3), (PROMPTS * 2, 24)):
-        free = generate_completions(model, prompts, [], most)
-        end = free[0][0][7 % most - 1]
-        wanted = generate_completions(model, prompts, [end], most)
-        assert generate_completions(model, prompts, [end], most, decoder=decoder) == wanted
-        # Lightning predicts in inference mode, others do not.
-        with torch.inference_mode():
-            assert generate_completions(model, prompts, [end], most, decoder=decoder) == wanted
-    assert len(shapes) > 3
+        wanted = generate_completions(model, prompts, [], most)
+        assert generate_completions(model, prompts, [], most, decoder=decoder) == wanted
+    assert shapes == {(8, 64), (2, 96), (2, 64), (16, 64)}
+    # Lightning predicts in inference mode, others do not.
+    end = wanted[0][0][1]
+    wanted = generate_completions(model, PROMPTS, [end], 24)
+    with torch.inference_mode():
+        assert generate_completions(model, PROMPTS, [end], 24, decoder=decoder) == wanted
     assert compilations.frame_count == 1
     assert not torch._dynamo.utils.counters["graph_break"]
 
@@ -166,3 +167,15 @@ def test_what_a_model_does_not_allow_is_said(llama: PreTrainedModel) -> None:
     on_gpu._can_compile_fullgraph = True
     assert choose_decoder(on_gpu, None, many - 1) is None
     assert isinstance(choose_decoder(on_gpu, None, many), StaticDecoder)
+
+
+@pytest.mark.gpu
+def test_compiled_texts_are_those_of_a_growing_cache() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    torch.manual_seed(0)
+    model = build_tiny("gemma-3").eval().requires_grad_(False).cuda()
+    decoder = StaticDecoder(model, "inductor")
+    for end in (2, 7, 11):
+        wanted = generate_completions(model, PROMPTS, [end], NEW_TOKENS)
+        assert generate_completions(model, PROMPTS, [end], NEW_TOKENS, decoder=decoder) == wanted

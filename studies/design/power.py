@@ -137,6 +137,7 @@ class Power:
         num_seeds: Of each cell, at least 2.
         num_questions: The same for all cells.
         components: How answers vary.
+        is_matched: Seeds of one number learn from the same draw of questions, so that contrasts are taken seed by seed.
         num_draws: Studies to draw.
         seed: Of the draws.
     """
@@ -147,6 +148,7 @@ class Power:
         num_seeds: int,
         num_questions: int,
         components: Components,
+        is_matched: bool = False,
         num_draws: int = 20_000,
         seed: int = 0,
     ):
@@ -156,13 +158,18 @@ class Power:
         rest_C = squares_C * answer * max(1 - components.same_cell, 0) / num_seeds / num_questions
         own = squares_C.sum() * answer * max(components.same_cell - components.other_cell, 0) / num_questions
         questions, seeds_C = own + rest_C.sum(), squares_C * components.seed_sd**2 / num_seeds
-        df = num_seeds - 1
+        df, varying_C = num_seeds - 1, seeds_C + rest_C
         questions_N = questions * rng.chisquare(num_questions - 1, num_draws) / (num_questions - 1)
-        found_NC = (seeds_C + rest_C) * rng.chisquare(df, (num_draws, len(squares_C))) / df
-        df_N = found_NC.sum(1) ** 2 / (found_NC**2 / df).sum(1)
-        seeds_N = np.maximum(found_NC.sum(1) - rest_C.sum(), 0)
+        if is_matched:
+            varying_C = varying_C.sum(keepdims=True)
+        found_NC = varying_C * rng.chisquare(df, (num_draws, len(varying_C))) / df
+        found_N, rest = found_NC.sum(1), rest_C.sum()
+        df_N = found_N**2 / (found_NC**2 / df).sum(1)
         tail = (1 + LEVEL) / 2
-        self.half_N = np.sqrt(stdtrit(num_questions - 1, tail) ** 2 * questions_N + stdtrit(df_N, tail) ** 2 * seeds_N)
+        t_N = stdtrit(df_N, tail)
+        # As `studies.inference.statistics.Uncertainty` has it.
+        seeds_N = t_N**2 * found_N - (stdtrit(1.5 * df_N, tail) if is_matched else t_N) ** 2 * rest
+        self.half_N = np.sqrt(stdtrit(num_questions - 1, tail) ** 2 * questions_N + np.maximum(seeds_N, 0))
         self.error_N = float(np.sqrt(questions + seeds_C.sum())) * rng.standard_normal(num_draws)
 
     def find(self, effect: float) -> float:
@@ -201,7 +208,7 @@ def format_power(study: Study, components: Components, effect: float) -> str:
     for name, weights_C in contrasts.items():
         rows = []
         for num_seeds in SEEDS:
-            powers = [Power(weights_C, num_seeds, number, components) for number in QUESTIONS]
+            powers = [Power(weights_C, num_seeds, number, components, bool(study.sizes)) for number in QUESTIONS]
             found = [f"{power.find(effect):.0%} ({100 * power.find_smallest():.1f})" for power in powers]
             rows.append([f"{num_seeds}", *found])
         columns = ["training seeds", *(f"{number} questions" for number in QUESTIONS)]
@@ -210,6 +217,11 @@ def format_power(study: Study, components: Components, effect: float) -> str:
             format_table(columns, rows, right=range(1, len(columns))),
         ]
     parts += [f"Mind: {line}." for line in list_unidentified(study)]
+    if study.sizes:
+        parts.append(
+            "Mind: each seed draws its questions, for all arms. Contrasts are taken seed by seed, and vary more where "
+            "an effect differs between draws, which the standard deviation over seeds is to include."
+        )
     c = components
     parts.append(
         f"Accuracies near {c.accuracy:.0%}, standard deviation over seeds {100 * c.seed_sd:.1f} points, correlation of "

@@ -71,6 +71,21 @@ def test_predicted_power_is_the_simulated_one(num_seeds, num_questions):
     assert np.mean(np.array(found) < 0.05) == pytest.approx(power, abs=0.08)
 
 
+def test_matched_seeds_have_the_power_of_their_differences():
+    latent, rng = Components(0.6, 0.03, 0.75, 0.5), np.random.default_rng(0)
+    components = measure_components(list(simulate_answers(np.full(4, 0.6), 200, 2000, latent, rng)))
+    accuracies = np.array([0.64, 0.56, 0.56, 0.64])
+    found = []
+    for _ in range(400):
+        answers_CSQ = simulate_answers(accuracies, 3, 300, latent, rng)
+        value_SQ = np.einsum("c,csq->sq", TWO_BY_TWO, answers_CSQ)
+        found.append(estimate_contrast([value_SQ], [1.0], is_matched=True).p < 0.05)
+    power = Power(TWO_BY_TWO, 3, 300, components, is_matched=True).find(0.08)
+    assert np.mean(found) == pytest.approx(power, abs=0.08)
+    # Nine degrees of freedom become two.
+    assert power < Power(TWO_BY_TWO, 3, 300, components).find(0.08) - 0.15
+
+
 def test_power_of_stable_seeds_is_the_t_tests():
     # Answers of two seeds (nearly) alike, and of two arms independent: a paired t-test over questions.
     components = Components(0.5, 0.0, 0.999, 0.0)

@@ -21,8 +21,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.distillation import DistillationDataModule
 from datamodules.files.atomic import hash_source
 from lightning_modules.run.callbacks import check_callbacks
-from lightning_modules.run.checkpoints import LAST, find_checkpoint, read_global_step
-from lightning_modules.run.continuation import carry_over
+from lightning_modules.run.checkpoints import find_checkpoint, read_global_step
+from lightning_modules.run.continuation import find_end
 from lightning_modules.run.extent import find_early_end
 from lightning_modules.run.folder import read_early_end
 from lightning_modules.student.student import DistillationModule
@@ -58,10 +58,7 @@ def main(args: list[str] | None = None) -> Path:
         if rank_zero_only.rank == 0:
             begin(cli, read_global_step(resume) if resume else 0)
         if resume is None and (continued := cli.config.run.continues) is not None:
-            # Every process reads it, and one of them writes it.
-            resume = run.checkpoints / LAST
-            if rank_zero_only.rank == 0:
-                carry_over(continued, run.checkpoints)
+            resume = find_end(continued, cli.trainer.global_rank)
         start = time.monotonic()
         cli.launch("fit", student, data, ckpt_path=resume, weights_only=True)
         finish(cli, start)

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from datamodules.files.atomic import atomic_path, hash_path, read_meta, sync_path
+from datamodules.files.atomic import hash_path, read_meta
 from datamodules.files.seals import DONE
-from lightning_modules.run.checkpoints import LAST, find_checkpoint
+from lightning_modules.run.checkpoints import RotatingCheckpointIO, find_checkpoint
 
 
 def identify_end(run: str) -> dict[str, str]:
@@ -23,29 +21,41 @@ def identify_end(run: str) -> dict[str, str]:
     return {"config_hash": meta["config_hash"], "done": hash_path(folder / DONE)}
 
 
-def carry_over(run: str, checkpoints: Path) -> Path:
-    """Writes a run's first checkpoint from another's last, and returns it.
+def find_end(run: str, rank: int = 0) -> Path:
+    """Returns the checkpoint that a run ended with.
 
     Args:
         run: The folder of the run that is continued.
-        checkpoints: The folder of this run's.
+        rank: This process's.
 
     Raises:
-        ValueError: The other run has kept none, or one of processes that share a model.
+        ValueError: It has kept none, or one of processes that share a model.
     """
-    last = find_checkpoint(Path(run) / "checkpoints")
+    last = find_checkpoint(Path(run) / "checkpoints", rank)
     if last is None:
         raise ValueError(f"run.continues: {run} has kept no checkpoint; train it with --run.keep_checkpoints=true")
     if last.is_dir():
         raise ValueError(f"run.continues: {last} is of processes that share a model, which is not continued")
-    checkpoint = torch.load(last, map_location="cpu", weights_only=True)
-    begin_anew(checkpoint)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    target = checkpoints / LAST
-    with atomic_path(target) as temporary:
-        torch.save(checkpoint, temporary)
-        sync_path(temporary)
-    return target
+    return last
+
+
+class ContinuingCheckpointIO(RotatingCheckpointIO):
+    """Reads the checkpoint of a run that is continued where it lies, as one of a run that has not read any data yet.
+
+    Args:
+        folder: Of the run's own checkpoints; one that lies elsewhere is another run's.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self._folder = folder
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See `RotatingCheckpointIO`."""
+        checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        if Path(path).resolve().parent != self._folder.resolve():
+            begin_anew(checkpoint)
+        return checkpoint
 
 
 def begin_anew(checkpoint: dict[str, Any]) -> None:

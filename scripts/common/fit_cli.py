@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.files.atomic import check_place, read_meta
-from lightning_modules.run.checkpoints import LAST, RngState, RotatingCheckpointIO, StepCheckpoint
-from lightning_modules.run.continuation import identify_end
+from lightning_modules.run.checkpoints import LAST, RngState, StepCheckpoint
+from lightning_modules.run.continuation import ContinuingCheckpointIO, identify_end
 from lightning_modules.run.folder import METRICS, RunFolder, RunSettings
 from lightning_modules.run.jsonl_logger import JsonlLogger, MetricsFirst
 from lightning_modules.run.throughput import Throughput
@@ -58,7 +58,7 @@ class FitCLI(StageCLI):
         own.append(ModelCheckpoint(**place, save_on_train_epoch_end=True))
         if settings.checkpoint_steps is not None:
             own.append(StepCheckpoint(**place, every_n_train_steps=settings.checkpoint_steps))
-        plugins = [*as_list(self.config_init.trainer.plugins), RotatingCheckpointIO()]
+        plugins = [*as_list(self.config_init.trainer.plugins), ContinuingCheckpointIO(self.run.checkpoints)]
         if self.config.trainer.precision is None:
             kwargs["precision"] = self.choose_precision()
         return super().instantiate_trainer(

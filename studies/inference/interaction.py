@@ -116,7 +116,7 @@ def gamma_over_teachers(
 def centre_cells(values_ST: np.ndarray) -> np.ndarray:
     """Returns a grid's values without its rows' and columns' main effects."""
     rows_S1, columns_1T = values_ST.mean(-1, keepdims=True), values_ST.mean(-2, keepdims=True)
-    centred_ST: np.ndarray = values_ST - rows_S1 - columns_1T + values_ST.mean((-1, -2))
+    centred_ST: np.ndarray = values_ST - rows_S1 - columns_1T + values_ST.mean()
     return centred_ST
 
 

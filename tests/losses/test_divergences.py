@@ -172,3 +172,14 @@ def test_a_student_without_mass_where_the_teacher_has_some_is_infinitely_far() -
 def test_wrong_parameters_are_refused(name: str, parameters: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         get_divergence(name, **parameters)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_distributions_lie_along_the_last_axis_whatever_comes_before(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_p, log_q = (
+        torch.randn(2, 3, VOCABULARY, generator=generator, dtype=torch.float64).log_softmax(-1) for _ in range(2)
+    )
+    divergence = get_divergence(name, **DIVERGENCES[name])
+    rows = divergence(log_p.reshape(6, -1), log_q.reshape(6, -1))
+    torch.testing.assert_close(divergence(log_p, log_q), rows.reshape(2, 3))

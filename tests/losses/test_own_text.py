@@ -1,6 +1,6 @@
 import torch
 
-from losses.own_text import OWN_STATISTICS, describe_own_rows, estimate_staleness, sum_teacher_mass
+from losses.own_text import OWN_STATISTICS, describe_own_rows, estimate_staleness, select_rows, sum_teacher_mass
 from losses.targets import ChunkTarget, FullTarget, SampledTarget, SparseTarget
 
 V = 30
@@ -47,3 +47,17 @@ def test_a_batch_is_described_by_rows_that_are_evenly_spread() -> None:
         assert total < count
     assert abs(found["staleness"][0]) < 1e-4
     assert found["teacher_mass_on_top_16"][0] / 200 > 0.8
+
+
+def test_every_field_of_a_row_is_selected_and_no_other() -> None:
+    values, support = make_log_probs(4, 5).topk(3)
+    tails = torch.arange(4.0)[:, None]
+    target = SparseTarget(
+        support, values, tails + 10, tails, (1.0,), has_target_N=torch.tensor([True, False, True, True])
+    )
+    found = select_rows(target, torch.tensor([3, 1]))
+    assert isinstance(found, SparseTarget) and found.has_target_N is not None
+    torch.testing.assert_close(found.support_NK, support[[3, 1]])
+    torch.testing.assert_close(found.log_probs_NK, values[[3, 1]])
+    assert (found.log_normalizers_NT[:, 0].tolist(), found.log_tails_NT[:, 0].tolist()) == ([13, 11], [3, 1])
+    assert (found.has_target_N.tolist(), found.temperatures) == ([True, False], (1.0,))

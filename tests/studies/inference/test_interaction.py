@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.api import OLS, MixedLM
 
-from studies.inference.interaction import decompose, explain_unidentified, gamma_over_pairs, gamma_over_teachers
+from studies.inference.interaction import (
+    decompose,
+    describe_df,
+    explain_unidentified,
+    gamma_over_pairs,
+    gamma_over_teachers,
+)
 
 GRIDS = [
     (["l", "q"], ["l", "q"]),
@@ -125,3 +131,23 @@ def test_gamma_over_pairs_is_the_mixed_models():
 def test_one_teacher_of_each_family_says_nothing_of_others():
     assert gamma_over_teachers(np.eye(2), ["l", "q"], ["l", "q"]) is None
     assert gamma_over_pairs(np.eye(2), ["l", "q"], ["l", "q"]) is None
+
+
+def test_a_part_that_all_share_is_named_in_the_plural_it_takes():
+    said = explain_unidentified(["l", "l"], ["l", "q"])
+    assert said == "all students are of the family l; it takes two families of students and of teachers"
+    assert str(explain_unidentified(["x", "y"], ["x", "x"], "tokenizer")).endswith(
+        "two tokenizers of students and of teachers"
+    )
+
+
+def test_a_reader_is_told_how_few_models_there_are():
+    assert describe_df(3, ["l", "q"], ["l", "q"]) == "3 degrees of freedom: very few"
+    assert describe_df(4, ["l", "q"], ["l", "q"]) == "4 degrees of freedom"
+    assert describe_df(None, ["l", "q"], ["l", "q"]).startswith("one teacher of each family")
+    assert describe_df(None, ["l", "q"], ["l", "l", "q"]) == ""
+
+
+def test_cells_that_are_all_alike_leave_no_interaction_and_no_error():
+    found, df = gamma_over_teachers(np.zeros((2, 4)), ["l", "q"], ["l", "l", "q", "q"])
+    assert (found.estimate, found.low, found.high, found.p, df) == (0, 0, 0, 1, 2)

@@ -103,3 +103,10 @@ def test_parts_that_depend_on_each_other_are_named_together_and_others_keep_thei
     [effect] = found.effects
     accuracy_ST = 0.04 * share(students, teachers, "d") + 0.3 * share(students, teachers, "c")
     assert effect.parts == ("d",) and (effect.weights_ST * accuracy_ST).sum() == pytest.approx(0.04)
+
+
+def test_a_grid_that_tells_no_part_says_so_of_each() -> None:
+    models = {name: {"tokenizer": "u", "style": "x"} for name in "lq"}
+    found = decompose_parts(models, models)
+    assert (found.effects, found.rank, found.weights_GST.shape) == ([], 0, (0, 2, 2))
+    assert sorted(refusal.parts for refusal in found.refusals) == [("style",), ("tokenizer",)]

@@ -65,6 +65,19 @@ def test_segments_weigh_as_set(road: Road, kl_weight: float) -> None:
 
 
 @roads
+def test_segments_weigh_as_set_where_new_tensors_are_bfloat16(road: Road) -> None:
+    """As in Lightning's `bf16-true`."""
+    student, _, labels, is_answer = draw(seed=5)
+    loss = DistillationLoss(kl_weight=0.0, rationale_weight=0.3, answer_weight=1.7)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        sums, _ = road(loss, student.astype(np.float32), labels, is_answer, None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert sums.weight.item() == pytest.approx(3 * 0.3 + 3 * 1.7, rel=1e-6)
+
+
+@roads
 @pytest.mark.parametrize("is_answer", [[True], [False]])
 def test_one_row_and_a_segment_without_rows(road: Road, is_answer: list[bool]) -> None:
     student, teacher, labels, _ = draw(seed=3, rows=1)

@@ -52,7 +52,7 @@ def test_an_export_is_the_trained_student(
         base = AutoModelForCausalLM.from_pretrained(world.student)(ids).logits
         logits = loaded(ids).logits
     # Merged weights are rounded once more.
-    tolerance = 1e-4 if precision != "bf16-true" else 0.3
+    tolerance = 1e-4 if precision != "bf16-true" else 0.4
     torch.testing.assert_close(logits, expected, rtol=0, atol=tolerance)
     assert (logits - base).abs().max() > 3 * tolerance
     assert not [name for name, _ in loaded.named_parameters() if "lora" in name]

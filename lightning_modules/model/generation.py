@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from datamodules.batches.packing import pad_rows
 from lightning_modules.model.pretrained import list_end_ids
@@ -91,6 +91,27 @@ class ReadPrompts:
         return replace(self, cache=cache)
 
 
+def run_tokens(model: PreTrainedModel, ids_BS: Tensor, mask_BL: Tensor, positions_BS: Tensor, cache: Cache) -> Tensor:
+    """Runs a model on tokens that follow those of its cache, which takes them in; returns the last's logits, [B, V].
+
+    Args:
+        model: The model.
+        ids_BS: The tokens.
+        mask_BL: Which of the L tokens, the cache's and these, are attended to.
+        positions_BS: Where they stand.
+        cache: Keys and values of those before.
+    """
+    logits_BV: Tensor = model(
+        input_ids=ids_BS,
+        attention_mask=mask_BL,
+        position_ids=positions_BS,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return logits_BV
+
+
 @torch.inference_mode()
 def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> ReadPrompts:
     """Reads prompts as one batch.
@@ -114,14 +135,7 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
         first = torch.tensor([prompts[0][:shared]], device=model.device)
         model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(places))
-    logits_PV = model(
-        input_ids=input_ids_PS,
-        attention_mask=mask_PS,
-        position_ids=positions_PS,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+    logits_PV = run_tokens(model, input_ids_PS, mask_PS, positions_PS, cache)
     rows = [places[tuple(prompt)] for prompt in prompts]
     return ReadPrompts(rows, cache, mask_PS, positions_PS[:, -1:] + 1, logits_PV)
 
@@ -168,14 +182,7 @@ class DynamicDecoder:
     def advance(self, tokens_B: Tensor) -> Tensor:
         """See `Decoder`."""
         self._mask_BS = torch.cat([self._mask_BS, self._mask_BS.new_ones(len(tokens_B), 1)], 1)
-        logits_BV: Tensor = self._model(
-            input_ids=tokens_B[:, None],
-            attention_mask=self._mask_BS,
-            position_ids=self._positions_B1,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits_BV = run_tokens(self._model, tokens_B[:, None], self._mask_BS, self._positions_B1, self._cache)
         self._positions_B1 = self._positions_B1 + 1
         return logits_BV
 

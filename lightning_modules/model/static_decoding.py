@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from datamodules.text.plain_text import clean_line, describe_error
-from lightning_modules.model.generation import ReadPrompts
+from lightning_modules.model.generation import ReadPrompts, run_tokens
 
 Generation = Literal["dynamic", "static", "compiled"]
 # Fewer tokens than these are sooner written than a model is compiled. A guess, until a GPU has timed both.
@@ -98,15 +98,7 @@ class StaticDecoder:
         self._heads: list[tuple[int, int, int]] = []
 
     def _forward(self, tokens_B1: Tensor, mask_BL: Tensor, positions_B1: Tensor, cache: Cache) -> Tensor:
-        logits_BV: Tensor = self._model(
-            input_ids=tokens_B1,
-            attention_mask=mask_BL,
-            position_ids=positions_B1,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits_BV
+        return run_tokens(self._model, tokens_B1, mask_BL, positions_B1, cache)
 
     # Compiled code is for one autograd mode, whatever the caller's: inference tensors are refused by some backends.
     @torch.inference_mode(False)

@@ -218,10 +218,8 @@ def analyze(study: Study, seed: int = 0) -> dict[str, Any]:
     analysis = Analysis(study, answers, seed)
     cells, contrasts = analysis.describe_cells(), analysis.describe_contrasts()
     # Means over sizes come first: they are what a reader wants before each size alone.
-    estimators = [
-        *([ContrastEstimator(pool_sizes(study, answers))] if len(study.sizes) > 1 else []),
-        analysis.estimator,
-    ]
+    pooled = [ContrastEstimator(pool_sizes(study, answers))] if len(study.sizes) > 1 else []
+    estimators = [*pooled, analysis.estimator]
     found = [Interactions(study, estimator) for estimator in estimators]
     parts = [describe_parts(study, own, both.grids) for own, both in zip(estimators, found, strict=True)]
 

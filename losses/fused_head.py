@@ -4,19 +4,9 @@ A chunk of rows is projected onto the vocabulary, turned into the loss and into 
 same memory, and multiplied back, so that forward and backward together cost 6 N V D operations, the least there
 is. Statistics and the weight's gradient are accumulated in float32 whatever the inputs' dtype.
 
-For a sparse target the gradient of (1 - lambda) CE + lambda T^2 D needs one number a row outside the support: with
-g = dD / d log q, over the outcomes m, G = sum g_m, and kappa the student's mass outside the support,
-
-    dD / dz_j = g_j - q_j G                    (j in the support)
-    dD / dz_j = q_j (g_tail / kappa - G)       (j outside)
-
-where g comes from autograd on the [rows, K + 1] outcomes, so that every divergence goes this road; forward KL at
-T = 1 is then one cross-entropy against a soft target.
-
-Shapes: N supervised tokens, D width, V vocabulary, K support, M outcomes; B rows of a block.
+Shapes: N supervised tokens, D width, V vocabulary; C rows of a chunk, B of a block.
 """
 
-import math
 import os
 from collections.abc import Callable
 from functools import partial
@@ -28,18 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from losses.mixture import (
-    STATISTICS,
-    TEACHER_STATISTICS,
-    Mixture,
-    Rows,
-    clamp_support,
-    describe_outcomes,
-    entropy,
-    find_best,
-    mix_rows,
-)
-from losses.rows import RowPasses, TorchRows
+from losses.mixture import STATISTICS, TEACHER_STATISTICS, Mixture, Rows
+from losses.row_blocks import CLOSED_FORMS, mix_block_by_autograd, mix_full_block, mix_sparse_block
+from losses.rows import TorchRows
 from losses.targets import FullTarget, RowTarget, soften
 
 Kernel = Literal["torch", "triton"]
@@ -49,8 +30,6 @@ CPU_CHUNK_BYTES, CPU_CHUNK_ROWS = 320 << 20, 512
 GPU_CHUNK_BYTES, GPU_TILE_ROWS = 512 << 20, 128
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
 BLOCK_BYTES = 16 << 20
-# Stands for a logit that is left out: exp of it is 0, and unlike -inf it may be multiplied by 0.
-LEFT_OUT = -1e30
 
 
 class OutputHead(NamedTuple):
@@ -71,107 +50,6 @@ class OutputHead(NamedTuple):
     def project(self, hidden_ND: Tensor) -> Tensor:
         """Returns the logits, [N, V], in float32 at least."""
         return soften(self.scale * F.linear(hidden_ND, self.weight_VD, self.bias_V), self.softcap)
-
-
-def _mix_sparse_block(
-    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture, passes: RowPasses
-) -> Rows:
-    """Replaces logits by their gradient times `weights_B`, and returns the rows' values.
-
-    Args:
-        z_BV: Logits; overwritten. All else is computed in the dtype of `weights_B`, float32 or float64.
-        labels_B: Token ids.
-        weights_B: The rows' weights; 0 leaves a gradient of 0.
-        target: Sparse or sampled rows; None where lambda is 0.
-        mixture: What to compute.
-        passes: What goes over all of the logits.
-    """
-    exact = weights_B.dtype
-    z_label_B = z_BV.gather(1, labels_B[:, None])[:, 0].to(exact)
-    if target is None:
-        rest, T = passes.sum(z_BV), 1.0
-        top_B = rest.top_B
-        loss_B = rest.log_sum_B - z_label_B
-        statistics = {"ce": loss_B, "student_entropy": rest.log_sum_B - rest.mean_B}
-        ce_weights_B, rest_weights_B, kappa_weights_B = weights_B, weights_B, torch.zeros_like(weights_B)
-        passes.write(z_BV, rest_weights_B, kappa_weights_B)
-        d_BK = None
-    else:
-        share, T, K = mixture.kl_weight, mixture.temperature, target.support_NK.shape[1]
-        ce_weights_B, kl_weights_B = (1 - share) * weights_B, share * T * weights_B  # T^2, and d(z / T) / dz
-        if target.has_target_N is not None:
-            ce_weights_B = torch.where(target.has_target_N, ce_weights_B, weights_B)
-            kl_weights_B = torch.where(target.has_target_N, kl_weights_B, 0.0)
-        ids_BK, unused_BK = clamp_support(target.support_NK)
-        z_BK = z_BV.gather(1, ids_BK).to(exact).masked_fill_(unused_BK, -math.inf)
-        covered_B = (~unused_BK).sum(1) == z_BV.shape[1]
-        # What is left is the rest of the vocabulary; its softmax is the student's distribution given no support.
-        z_BV.scatter_(1, ids_BK, max(LEFT_OUT, torch.finfo(z_BV.dtype).min))
-        rest = passes.sum(z_BV)
-        top_B = torch.maximum(rest.top_B, z_BK.amax(1))
-        log_rest_B = rest.log_sum_B.masked_fill(covered_B, -math.inf)
-        log_z_B = torch.logaddexp(log_rest_B, z_BK.logsumexp(1))
-        log_kappa_B = log_rest_B - log_z_B
-        rest_entropy_B = (log_rest_B - rest.mean_B).masked_fill_(covered_B, 0.0)
-        student_entropy_B = entropy(torch.cat([z_BK - log_z_B[:, None], log_kappa_B[:, None]], dim=1))
-        student_entropy_B += log_kappa_B.exp() * rest_entropy_B
-
-        if T == 1:
-            soft_log_z_B, soft_log_kappa_B = log_z_B, log_kappa_B
-        else:
-            soft_log_rest_B = rest.soft_log_sum_B.masked_fill(covered_B, -math.inf)
-            soft_log_z_B = torch.logaddexp(soft_log_rest_B, (z_BK / T).logsumexp(1))
-            soft_log_kappa_B = soft_log_rest_B - soft_log_z_B
-        log_p_BM = mixture.teacher_outcomes(target).to(exact)
-        log_q_BM = z_BK / T - soft_log_z_B[:, None]
-        if bucket := mixture.has_bucket(target):
-            log_q_BM = torch.cat([log_q_BM, soft_log_kappa_B[:, None]], dim=1)
-        with torch.enable_grad():
-            divergence_B = mixture.divergence(log_p_BM, log_q_BM.requires_grad_())
-            (g_BM,) = torch.autograd.grad(divergence_B.sum(), log_q_BM)
-        divergence_B, log_q_BM = divergence_B.detach(), log_q_BM.detach()
-        if target.has_target_N is not None:
-            divergence_B = torch.where(target.has_target_N, divergence_B, 0.0)
-            g_BM = torch.where(target.has_target_N[:, None], g_BM, 0.0)
-
-        # The gradient for the rest is a number a row times its own softmax; the support's is written over it.
-        g_sum_B = g_BM.sum(1)
-        kappa_weights_B = kl_weights_B * ((g_BM[:, -1] if bucket else 0.0) - g_sum_B * soft_log_kappa_B.exp())
-        rest_weights_B = ce_weights_B * log_kappa_B.exp()
-        passes.write(z_BV, rest_weights_B, kappa_weights_B)
-        d_BK = kl_weights_B[:, None] * (g_BM[:, :K] - g_sum_B[:, None] * log_q_BM[:, :K].exp())
-        d_BK += ce_weights_B[:, None] * (z_BK - log_z_B[:, None]).exp()
-        d_BK.masked_fill_(unused_BK, 0.0)
-        # The support's places hold 0 by now; unused ones add their 0 to the row's first token.
-        z_BV.scatter_add_(1, ids_BK, d_BK.to(z_BV.dtype))
-
-        ce_B = log_z_B - z_label_B
-        loss_B = (1 - share) * ce_B + share * T**2 * divergence_B
-        if target.has_target_N is not None:
-            loss_B = torch.where(target.has_target_N, loss_B, ce_B)
-        agrees_B = z_BK.gather(1, find_best(target, log_p_BM))[:, 0] >= top_B
-        statistics = {"ce": ce_B, "student_entropy": student_entropy_B, "divergence": divergence_B}
-        statistics |= {"agreement": agrees_B.to(exact), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
-    if z_BV.dtype == exact:
-        z_BV.scatter_add_(1, labels_B[:, None], -ce_weights_B[:, None])
-    else:
-        # Near 0 where the label is probable: what is rounded has to be the difference, not what it is taken of.
-        d_label_B = rest.weigh(z_label_B, rest_weights_B, kappa_weights_B, T)
-        if d_BK is not None:
-            is_label_BK = (ids_BK == labels_B[:, None]) & ~unused_BK
-            d_label_B = torch.where(is_label_BK.any(1), (d_BK * is_label_BK).sum(1), d_label_B)
-        z_BV.scatter_(1, labels_B[:, None], (d_label_B - ce_weights_B)[:, None].to(z_BV.dtype))
-    return Rows(loss_B, {**statistics, "accuracy": (z_label_B >= top_B).to(exact)})
-
-
-def _mix_full_block(z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: Any, mixture: Mixture) -> Rows:
-    """Does what `_mix_sparse_block` does, for a teacher's whole distribution, by autograd."""
-    with torch.enable_grad():
-        logits_BV = z_BV.clone().requires_grad_()
-        rows = mix_rows(logits_BV, labels_B, target, mixture)
-        (gradient_BV,) = torch.autograd.grad((weights_B * rows.loss_N).sum(), logits_BV)
-    z_BV.copy_(gradient_BV)
-    return Rows(rows.loss_N.detach(), rows.statistics)
 
 
 def _add_product(total_VD: Tensor, d_NV: Tensor, hidden_ND: Tensor, beta: int) -> None:
@@ -220,11 +98,14 @@ class _FusedHead(torch.autograd.Function):
         block = (
             min(rows_per_chunk, max(1, BLOCK_BYTES // (4 * V))) if hidden_ND.device.type == "cpu" else rows_per_chunk
         )
-        mix_block: Callable[..., Rows] = _mix_full_block
-        if not isinstance(target, FullTarget):
+        mix_block: Callable[..., Rows] = mix_block_by_autograd
+        if not isinstance(target, FullTarget) or (target.ids_V is None and mixture.divergence in CLOSED_FORMS):
             T = 1.0 if target is None else mixture.temperature
             torch_rows = partial(TorchRows, min(block, N), V, T, exact, hidden_ND.device)
-            mix_block = partial(_mix_sparse_block, passes=_load_kernels()(T) if kernel == "triton" else torch_rows())
+            mix_block = partial(
+                mix_full_block if isinstance(target, FullTarget) else mix_sparse_block,
+                passes=_load_kernels()(T) if kernel == "triton" else torch_rows(),
+            )
         weights_N = weights_N.to(exact)
         chunk_CV = hidden_ND.new_empty(min(rows_per_chunk, N), V)
         for start in range(0, N, rows_per_chunk):

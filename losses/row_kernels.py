@@ -15,7 +15,7 @@ from torch import Tensor
 from losses.rows import RowSums
 
 LANES = 4096
-# As `fused_head.LEFT_OUT`; a kernel reads no Python number that is not a constant of its own.
+# As `row_blocks.LEFT_OUT`; a kernel reads no Python number that is not a constant of its own.
 _LOWEST = tl.constexpr(-1e30)
 
 

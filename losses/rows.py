@@ -62,12 +62,17 @@ class TorchRows:
         """Sums the rows; at T != 1 the logits are divided by it."""
         self._softmaxes = [scratch[: len(z_BV)] for scratch in self.scratch]
         top_B = z_BV.amax(1)
-        log_sum_B = soft_log_sum_B = _softmax(z_BV, self._softmaxes[0])
-        mean_B = torch.linalg.vecdot(self._softmaxes[0], z_BV)
+        log_sum_B = soft_log_sum_B = _softmax(z_BV, top_B, self._softmaxes[0])
+        mean_B = sum_products(self._softmaxes[0], z_BV)
         if self.temperature != 1:
-            torch.div(z_BV, self.temperature, out=z_BV)
-            soft_log_sum_B = _softmax(z_BV, self._softmaxes[1])
+            z_BV.div_(self.temperature)
+            soft_log_sum_B = _softmax(z_BV, top_B / self.temperature, self._softmaxes[1])
         return RowSums(top_B, log_sum_B, mean_B, soft_log_sum_B)
+
+    @property
+    def soft_softmax(self) -> Tensor:
+        """The softmax at T of the rows that were summed."""
+        return self._softmaxes[-1]
 
     def write(self, z_BV: Tensor, weights_B: Tensor, soft_weights_B: Tensor) -> None:
         """Replaces logits that were summed by weights * softmax(z) + soft_weights * softmax(z / T)."""
@@ -78,7 +83,16 @@ class TorchRows:
             z_BV.addcmul_(self._softmaxes[1], soft_weights_B[:, None])
 
 
-def _softmax(z_BV: Tensor, out_BV: Tensor) -> Tensor:
-    """Writes the rows' softmax into `out_BV`, and returns their logsumexp, [B]."""
+def sum_products(a_BV: Tensor, b_BV: Tensor) -> Tensor:
+    """Returns the rows' inner products, [B]."""
+    if a_BV.device.type == "cpu":
+        products_B: Tensor = torch.linalg.vecdot(a_BV, b_BV)
+        return products_B
+    # A product of matrices does not write the V products of a row before it adds them; on a CPU it is slower.
+    return torch.bmm(a_BV[:, None, :], b_BV[:, :, None])[:, 0, 0]
+
+
+def _softmax(z_BV: Tensor, top_B: Tensor, out_BV: Tensor) -> Tensor:
+    """Writes the rows' softmax into `out_BV`, and returns their logsumexp, [B]; `top_B` is their highest."""
     torch.softmax(z_BV, dim=1, out=out_BV)
-    return z_BV.amax(1) - out_BV.amax(1).log()
+    return top_B - out_BV.amax(1).log()

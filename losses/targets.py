@@ -237,8 +237,10 @@ class FullTarget(NamedTuple):
     def log_probs(self, temperature: float, vocabulary: int) -> Tensor:
         """Returns log p_T, [N, vocabulary], for a student with so many ids, and, with `ids_V`, its tail in one more."""
         logits_NV = torch.nn.functional.linear(self.hidden_ND, self.weight_VD, self.bias_V)
-        logits_NV = soften(logits_NV, self.softcap) / temperature
-        log_p_NV = logits_NV.log_softmax(-1)
+        logits_NV = soften(logits_NV, self.softcap)
+        log_p_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
+        if self.ids_V is None and log_p_NV.shape[-1] == vocabulary:
+            return log_p_NV
         if self.ids_V is None:
             return torch.nn.functional.pad(log_p_NV, (0, vocabulary - log_p_NV.shape[-1]), value=-math.inf)
         p_NM = log_p_NV.new_zeros(len(log_p_NV), vocabulary + 1)

@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from losses import fused_head
+from losses import fused_head, row_blocks
 from losses.divergences import forward_kl
 from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture
@@ -102,8 +102,8 @@ def measure_time(place: Place) -> Iterator[Measurement]:
         chunk = place.time(inputs.prepare(target, 1.0, mib << 20))
         yield Measurement.against(f"head chunk of {mib} MiB", chunk, seconds["sparse T=1"], "s")
     # What a compiled block would give; the head itself has none.
-    block = torch.compile(fused_head._mix_sparse_block, dynamic=True, backend=place.compiler)
-    with mock.patch.object(fused_head, "_mix_sparse_block", block):
+    block = torch.compile(row_blocks.mix_sparse_block, dynamic=True, backend=place.compiler)
+    with mock.patch.object(fused_head, "mix_sparse_block", block):
         for name in ("ce", "sparse T=1", "sparse T=2"):
             kind, temperature = LOSSES[name]
             compiled = place.time(inputs.prepare(inputs.make_target(kind), temperature))

@@ -1,6 +1,8 @@
 """Splits a causal language model into its body and its output head, and verifies the split on the model itself."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -49,6 +51,18 @@ def _tolerate(dtype: torch.dtype) -> float:
     return 1e-4 if dtype == torch.float32 else 2e-2
 
 
+@contextmanager
+def _on_trial(model: PreTrainedModel) -> Iterator[None]:
+    """Leaves out dropout, and flash attention: it takes no float32, which weights are before autocast rules."""
+    was_training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    if "flash" in attention:
+        model.config._attn_implementation = "eager"
+    yield
+    model.config._attn_implementation = attention
+    model.train(was_training)
+
+
 @torch.no_grad()
 def needs_padding_mask(model: PreTrainedModel) -> bool:
     """Says whether a model must be told of padding on the right, which a causal model's tokens never attend to.
@@ -59,10 +73,8 @@ def needs_padding_mask(model: PreTrainedModel) -> bool:
     input_ids = torch.arange(16, device=weight.device).view(2, 8) % len(weight)
     mask = torch.ones_like(input_ids)
     mask[1, 5:] = 0
-    was_training = model.training
-    model.eval()
-    expected, found = (run_body(model, input_ids, own)[mask.bool()].float() for own in (mask, None))
-    model.train(was_training)
+    with _on_trial(model):
+        expected, found = (run_body(model, input_ids, own)[mask.bool()].float() for own in (mask, None))
     return not bool((found - expected).abs().max() <= _tolerate(weight.dtype) * expected.abs().max())
 
 
@@ -80,11 +92,9 @@ def find_head_settings(model: PreTrainedModel) -> HeadSettings | None:
     if model.base_model is not model and isinstance(linear, torch.nn.Linear):
         input_ids = torch.arange(8, device=linear.weight.device)[None] % linear.out_features
         mask = torch.ones_like(input_ids)
-        was_training = model.training
-        model.eval()
-        expected = model(input_ids=input_ids, attention_mask=mask).logits[0].float()
-        hidden = run_body(model, input_ids, mask)[0]
-        model.train(was_training)
+        with _on_trial(model):
+            expected = model(input_ids=input_ids, attention_mask=mask).logits[0].float()
+            hidden = run_body(model, input_ids, mask)[0]
         tolerance = _tolerate(linear.weight.dtype) * expected.abs().max()
         for settings in _guess_settings(model.config.get_text_config().to_dict()):
             logits = get_head(model, settings).project(hidden).float()

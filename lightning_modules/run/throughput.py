@@ -17,15 +17,26 @@ from transformers import PreTrainedModel
 # which often print the sparse ones, twice as large. The first name that is found in the device's counts.
 PEAK_TFLOPS: dict[str, tuple[float, float, float]] = {
     "B200": (2250, 1125, 75),
+    "GH200": (989, 494, 67),
     "H200": (989, 494, 67),
     "H100 NVL": (835, 417, 60),
     "H100 PCIe": (756, 378, 51),
     "H100": (989, 494, 67),
+    "H800": (989, 494, 67),
+    "H20": (148, 74, 44),
     "A100": (312, 156, 19.5),
-    "L40S": (362, 183, 91.6),
-    "L4": (121, 60, 30.3),
+    "A800": (312, 156, 19.5),
+    "A30": (165, 82, 10.3),
+    "A40": (150, 75, 37.4),
+    "A10": (125, 62.5, 31.2),
     "A10G": (70, 35, 31.2),
+    "L40S": (362, 183, 91.6),
+    "L40": (181, 90.5, 90.5),
+    "L4": (121, 60, 30.3),
+    "RTX 6000 Ada": (364, 182, 91.1),
+    "RTX A6000": (155, 77.4, 38.7),
     "RTX 4090": (165, 82.6, 82.6),
+    "RTX 3090": (71, 35.6, 35.6),
     "V100": (125, 15.7, 15.7),
     "T4": (65, 8.1, 8.1),
 }
@@ -142,17 +153,27 @@ class Throughput(L.Callback):
         """Starts the attempt's clock, and says so where a GPU is to train in its slowest precision."""
         autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
         dtype = autocast.get(trainer.precision, next(pl_module.parameters()).dtype)
-        if trainer.is_global_zero and is_plain_float32(pl_module.device, dtype):
+        self._peak = self.peak_flops or find_peak_flops(pl_module.device, dtype)
+        if trainer.is_global_zero:
+            self._say_what_is_slow_or_unknown(pl_module.device, dtype)
+        self._flops = StepFlops(pl_module.model) if self._peak else None
+        self._total_steps = int(trainer.estimated_stepping_batches)
+        self._first_step, self._start = trainer.global_step, time.perf_counter()
+        self._waited_before = trainer.train_dataloader.seconds_waited
+
+    def _say_what_is_slow_or_unknown(self, device: torch.device, dtype: torch.dtype) -> None:
+        if is_plain_float32(device, dtype):
             warnings.warn(
                 "training in float32, which a GPU multiplies several times as slowly as bfloat16; "
                 "--trainer.precision=bf16-mixed keeps the weights in float32",
                 stacklevel=2,
             )
-        self._peak = self.peak_flops or find_peak_flops(pl_module.device, dtype)
-        self._flops = StepFlops(pl_module.model) if self._peak else None
-        self._total_steps = int(trainer.estimated_stepping_batches)
-        self._first_step, self._start = trainer.global_step, time.perf_counter()
-        self._waited_before = trainer.train_dataloader.seconds_waited
+        if device.type == "cuda" and self._peak is None:
+            name = torch.cuda.get_device_name(device)
+            warnings.warn(
+                f"no MFU is logged: the peak of {name} is not known here; --throughput.peak_flops=FLOPS tells it",
+                stacklevel=2,
+            )
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list[dict[str, Any]], *_: Any

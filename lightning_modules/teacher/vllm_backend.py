@@ -1,6 +1,7 @@
 """A teacher in vLLM, in this process."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -151,7 +152,8 @@ class VLLMBackend(Backend):
         Args:
             tensor_parallel_size: GPUs that share each layer of the model.
             gpu_memory_utilization: Share of each GPU's memory that vLLM takes.
-            requests_per_call: Completions that a kill may lose; vLLM's own batches are as large as memory allows.
+            requests_per_call: Completions that a kill may lose; vLLM's own batches are as large as memory allows. A
+                signal is heard between two calls: one should not take longer than SLURM's warning time.
             engine: More of vLLM's own.
         """
         self.tensor_parallel_size, self.gpu_memory_utilization = tensor_parallel_size, gpu_memory_utilization
@@ -187,10 +189,16 @@ class VLLMBackend(Backend):
                 f"an engine with distributed_executor_backend ray takes GPUs of all nodes, and {trainer.world_size} "
                 "processes would each start one; start one process"
             )
-        if trainer.num_devices > 1 and (gpus := find_gpus()):
-            size = self.tensor_parallel_size * self.options.pipeline_parallel_size
+        size, gpus = self.tensor_parallel_size * self.options.pipeline_parallel_size, find_gpus()
+        if trainer.num_devices > 1 and gpus:
             own = choose_gpus(gpus, trainer.local_rank, trainer.num_devices, size)
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        if (taken := trainer.num_devices * size) < len(gpus) and trainer.is_global_zero:
+            warnings.warn(
+                f"vLLM takes {taken} of the {len(gpus)} GPUs; trainer.devices engines of tensor_parallel_size GPUs "
+                "each would take more",
+                stacklevel=2,
+            )
 
     def check(self, source: Source, longest: int, highest_id: int) -> None:
         """Refuses what cannot be loaded, and prompts that may leave the context."""

@@ -107,11 +107,15 @@ def compare(name: str, ours: Costs, baseline: Costs, unit: str = "s") -> Iterato
 
 
 def find_doubts(measured: Sequence[Measurement]) -> dict[str, str]:
-    """Returns, by name, why a ratio is not to be trusted: by the processor's time it differs by more than a tenth."""
+    """Returns, by name, why a ratio is not to be trusted: by the processor's time it differs by more than a tenth.
+
+    That of the best calls and that of the medians are each held against the processor's.
+    """
     ratios = {one.name: one.ratio for one in measured if one.ratio}
     doubts = {}
     for name, wall in ratios.items():
-        if (cpu := ratios.get(f"{name}_cpu")) and (apart := max(wall, cpu) / min(wall, cpu) - 1) > TRUSTED_DIFFERENCE:
+        cpu = ratios.get(f"{name.removesuffix('_median')}_cpu")
+        if cpu and (apart := max(wall, cpu) / min(wall, cpu) - 1) > TRUSTED_DIFFERENCE:
             said = f"{wall:.3f} by the wall's time, {cpu:.3f} by the processor's, {100 * apart:.0f} % apart"
             doubts[name] = f"not to be trusted: {said}; run it again on a quieter machine"
     return doubts

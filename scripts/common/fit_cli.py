@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files.atomic import check_place, read_meta
 from lightning_modules.run.checkpoints import LAST, RngState, StepCheckpoint
@@ -20,6 +21,13 @@ from scripts.common.stage_cli import StageCLI, as_list
 def has_bfloat16_gpu() -> bool:
     """Says whether training takes a GPU, if it may, that multiplies in bfloat16."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def take_tf32(trainer: L.Trainer) -> None:
+    """Lets a GPU that was asked for float32 multiply in TF32, and says so; where it has none, nothing changes."""
+    if trainer.strategy.root_device.type == "cuda" and trainer.precision == "32-true":
+        torch.set_float32_matmul_precision("high")
+        rank_zero_only(print)("trains in float32, with products in TF32; NVIDIA_TF32_OVERRIDE=0 leaves them in float32")
 
 
 class FitCLI(StageCLI):
@@ -61,9 +69,11 @@ class FitCLI(StageCLI):
         plugins = [*as_list(self.config_init.trainer.plugins), ContinuingCheckpointIO(self.run.checkpoints)]
         if self.config.trainer.precision is None:
             kwargs["precision"] = self.choose_precision()
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             **kwargs, logger=loggers, callbacks=own, plugins=plugins, default_root_dir=str(self.run.path)
         )
+        take_tf32(trainer)
+        return trainer
 
     def choose_precision(self) -> str | None:
         """Returns what a run trains in that was not told: what it began in, or bf16-mixed on a GPU that has it.

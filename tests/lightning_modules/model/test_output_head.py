@@ -105,3 +105,13 @@ def test_a_causal_model_needs_no_mask_of_padding_on_the_right(name: str, attenti
 
 def test_a_model_that_attends_to_both_sides_needs_the_mask() -> None:
     assert needs_padding_mask(AutoModelForCausalLM.from_config(BertConfig(**SIZES)))
+
+
+def test_flash_attention_is_left_out_of_the_trial_since_it_takes_no_float32() -> None:
+    config, settings = MODELS["llama"]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    # Its package is not needed until a forward pass.
+    model.config._attn_implementation = "flash_attention_2"
+    assert find_head_settings(model) == settings and not needs_padding_mask(model)
+    assert model.config._attn_implementation == "flash_attention_2"

@@ -74,6 +74,10 @@ def make_planes(kind: str) -> dict[str, torch.Tensor]:
         return {"support": support, "weights": plane(N, K)}
     if kind == "hidden":
         return {"hidden": plane(N, D)}
+    if kind == "chunks":
+        return {"chunks": torch.zeros(N, dtype=torch.int64, device="meta"), "chunk_log_probs": plane(3)}
+    if kind == "drawn":
+        return {"label_log_prob": plane(N)}
     return {"support": support, "log_probs": plane(N, K), "log_normalizers": plane(N, 2), "log_tails": plane(N, 2)}
 
 
@@ -83,7 +87,10 @@ def make_batch(kind: str) -> dict[str, Any]:
 
     batch = {"input_ids": numbers(B, S), "attention_mask": numbers(B, S), "rows": numbers(N), "labels": numbers(N)}
     batch |= {"is_answer": numbers(N).bool(), "example_ids": ["a", "b"], "temperatures": (1.0, 2.0), "counts": True}
-    return batch if kind == "none" else {**batch, "target": ExactTensors(make_planes(kind))}
+    name = kind.removeprefix("own ")
+    if name != kind:
+        batch["drawn"] = ExactTensors({"log_probs": torch.zeros(N, device="meta")})
+    return batch if kind == "none" else {**batch, "target": ExactTensors(make_planes(name))}
 
 
 def step(name: str, loss: DistillationLoss, kind: str, mask: bool = False) -> None:
@@ -117,6 +124,9 @@ KINDS = {
     "sparse": (DistillationLoss(kl_weight=0.5), "sparse"),
     "sparse, T = 2": (DistillationLoss(kl_weight=0.5, temperature=2.0, answer_weight=2.0), "sparse"),
     "sampled": (DistillationLoss(kl_weight=0.5), "sampled"),
+    "chunks": (DistillationLoss(kl_weight=0.5), "chunks"),
+    "own, sparse": (DistillationLoss(), "own sparse"),
+    "own, drawn": (DistillationLoss(), "own drawn"),
     "hidden, T = 2": (DistillationLoss(kl_weight=0.5, temperature=2.0), "hidden"),
 }
 

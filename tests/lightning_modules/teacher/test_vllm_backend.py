@@ -71,6 +71,16 @@ def test_each_engine_of_a_node_has_gpus_of_its_own(monkeypatch: pytest.MonkeyPat
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-3"
 
 
+def test_gpus_that_stay_idle_are_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    VLLMBackend(2).place(SimpleNamespace(world_size=1, num_devices=1, local_rank=0, is_global_zero=True))
+    assert "vLLM takes 2 of the 4 GPUs" in str(recwarn.pop().message)
+    VLLMBackend(4).place(SimpleNamespace(world_size=1, num_devices=1, local_rank=0, is_global_zero=True))
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("teacher", ["teacher.gguf", "runs/g/r/checkpoints/last.ckpt", "adapter"])
 def test_what_vllm_does_not_load_is_refused(teacher: str, tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()

@@ -1,11 +1,14 @@
 """Tests of what fit's command line decides by the machine."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from datamodules.files.atomic import read_meta
 from scripts import fit
+from scripts.common.fit_cli import take_tf32
 from tests.scripts.pipeline import MODELS, read_jsonl
 
 ARGS = [
@@ -60,3 +63,17 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(monkeypatch, capsys: py
     assert other.name == path.name and read_meta(other)["precision"] == "32-true"
     first, second = (read_jsonl(folder / "metrics.jsonl")[1]["train/loss"] for folder in (path, other))
     assert first != second and first == pytest.approx(second, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "products"),
+    [("cuda", "32-true", "high"), ("cuda", "bf16-mixed", "highest"), ("cpu", "32-true", "highest")],
+)
+def test_float32_on_a_gpu_multiplies_in_tf32(device: str, precision: str, products: str) -> None:
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), precision=precision)
+    before = torch.get_float32_matmul_precision()
+    try:
+        take_tf32(trainer)
+        assert torch.get_float32_matmul_precision() == products
+    finally:
+        torch.set_float32_matmul_precision(before)

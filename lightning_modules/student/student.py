@@ -327,7 +327,7 @@ class DistillationModule(L.LightningModule):
         pairs = self.trainer.strategy.reduce(torch.stack(list(self._step_sums.values())), reduce_op="sum")
         own = torch.stack([loss for loss, _ in self._step_losses])
         self._step_sums = {}
-        # The one place in a step of one process that waits for the device; several also add up tokens, and ask for a stop.
+        # Where a process waits for the device; of several, each also adds up tokens, and asks for a stop.
         numbers = torch.cat([pairs.flatten(), own.to(pairs)]).tolist()
         sums = dict(zip(names, zip(numbers[::2], numbers[1::2], strict=False), strict=False))
         total, weight = sums["loss"]

@@ -257,10 +257,21 @@ def _identify(student: str, types: list[str], calibration: Calibration, llama_cp
 
 
 def is_exported(output: Path, student: str, types: list[str], calibration: Calibration, llama_cpp: Path | None) -> bool:
-    """Says whether a folder holds this very export; see `export_gguf` for the arguments."""
+    """Says whether a folder holds this very export; see `export_gguf` for the arguments.
+
+    Raises:
+        ValueError: It does, but one of its files is missing or damaged.
+    """
     if not (output / CARD).is_file():
         return False
-    return bool(read_json_object(output / CARD).get("identity") == _identify(student, types, calibration, llama_cpp))
+    card = read_json_object(output / CARD)
+    if card.get("identity") != _identify(student, types, calibration, llama_cpp):
+        return False
+    for name, own in card["files"].items():
+        file = output / name
+        if not file.is_file() or hash_file(file) != own["sha256"]:
+            raise ValueError(f"{file}: is missing or damaged; remove {output}, and the same command exports it anew")
+    return True
 
 
 def _collect(student: str, tokenizer: Any, calibration: Calibration) -> Probes:

@@ -12,7 +12,7 @@ from datamodules.files.seals import hash_file
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
 from lightning_modules.export.card import CARD, CARD_KEY
-from lightning_modules.export.gguf_export import Calibration, export_gguf, refuse_quantized
+from lightning_modules.export.gguf_export import Calibration, export_gguf, is_exported, refuse_quantized
 from tests.lightning_modules.export.conftest import MODELS, QUESTIONS, Exported, save_rationales
 
 
@@ -34,6 +34,22 @@ def test_the_card_says_what_the_files_are(exported: Exported) -> None:
     exact = card["files"]["a-student-f16.gguf"]
     assert exact["greedy_equal"] == exact["prompts"] == 24 and exact["kl"] < 1e-4 and exact["top1_agreement"] == 1
     assert card["files"]["a-student-Q8_0.gguf"]["kl"] < 0.005
+
+
+def test_an_export_whose_files_are_not_what_was_written_is_not_complete(exported: Exported, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported.folder, tmp_path / "out")
+    calibration = Calibration(QUESTIONS, [exported.rationales], "plain", max_new_tokens=24)
+    given = folder, str(MODELS / "a-student"), ["f16", "Q8_0", "Q4_K_M"], calibration, None
+    assert is_exported(*given)
+    file = folder / "a-student-Q8_0.gguf"
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"Q8_0\.gguf: is missing or damaged; remove .*out, and the same command"):
+        is_exported(*given)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"Q8_0\.gguf: is missing or damaged"):
+        is_exported(*given)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ BOUNDS = {
 }
 # Two next tokens whose logits are that close are a tie: sums in another order may choose either.
 TIE = 0.02
+# Seconds in which llama.cpp's server loads a file and renders a few prompts.
+PATIENCE = 300
 _RENDER = """
 import json, os, sys, urllib.request, xllamacpp
 params = xllamacpp.CommonParams()
@@ -48,9 +50,21 @@ os._exit(0)
 
 
 def render_by_llama_cpp(path: Path, messages: list[str]) -> list[str]:
-    """Returns the prompts that llama.cpp's server makes of users' messages with the file's chat template."""
+    """Returns the prompts that llama.cpp's server makes of users' messages with the file's chat template.
+
+    Raises:
+        ValueError: It cannot, or not in time.
+    """
     command = [sys.executable, "-c", _RENDER, str(path)]
-    done = subprocess.run(command, input=json.dumps(messages), capture_output=True, text=True, check=False, timeout=300)
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(messages), capture_output=True, text=True, check=False, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"{path.name}: llama.cpp has not rendered its chat template in {PATIENCE} s; export on a machine that is "
+            "less busy, or has more memory"
+        ) from None
     if done.returncode != 0:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise ValueError(f"{path.name}: llama.cpp cannot render its chat template: {(lines or ['no word'])[-1][:300]}")

@@ -13,6 +13,7 @@ from tests.tiny import build_llama, build_tokenizer
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
+from lightning_modules.export import verification
 from lightning_modules.export.architecture import convert
 from lightning_modules.export.probes import Probes, collect
 from lightning_modules.export.quantization import write_gguf
@@ -94,3 +95,10 @@ def test_llama_cpps_server_poses_a_question_as_the_template_does(student, tmp_pa
     tokenizer.chat_template += "?"
     with pytest.raises(ValueError, match=r"n\.gguf: llama\.cpp renders a prompt as"):
         check_template(tmp_path / "n.gguf", tokenizer, student[2])
+
+
+def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(verification, "_RENDER", "import threading; threading.Event().wait()")
+    monkeypatch.setattr(verification, "PATIENCE", 0)
+    with pytest.raises(ValueError, match=r"m\.gguf: llama\.cpp has not rendered its chat template in 0 s"):
+        verification.render_by_llama_cpp(tmp_path / "m.gguf", ["a"])

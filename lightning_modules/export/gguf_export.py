@@ -42,8 +42,8 @@ from lightning_modules.model.llama_cpp import LlamaCpp, load_library, name_runti
 from lightning_modules.model.pretrained import identify_weights, load_causal_lm
 from lightning_modules.student.model_card import describe_data
 
-# Room in the file for a card that is known once the file is read.
-_CARD_SIZE = 1 << 14
+# Room in the file, beside what is known before, for what is known of it once it is read.
+_FOUND_SIZE = 1 << 12
 _NOT_EXACT = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 
 
@@ -203,12 +203,12 @@ def _measure_speed(model: LlamaCpp, tokenizer: Any, probes: Probes, most: int) -
     return written / (time.perf_counter() - begin)
 
 
-def _put_card(path: Path, card: Mapping[str, Any]) -> None:
+def _put_card(path: Path, card: Mapping[str, Any], room: str) -> None:
     """Writes a card into the room that a file has for it."""
-    text = json.dumps(card, ensure_ascii=True).encode()
-    assert len(text) <= _CARD_SIZE
+    text = json.dumps(card).encode()
+    assert len(text) <= len(room)
     with path.open("r+b") as file:
-        start = file.read(1 << 20).find(b" " * _CARD_SIZE)
+        start = file.read(len(room) + (1 << 12)).find(room.encode())
         assert start >= 0
         file.seek(start)
         file.write(text)
@@ -231,19 +231,20 @@ def _write_files(
     importance = measure_importance(model, texts, source.rename) if texts else {}
     stem = f"{name_model(student).rpartition('/')[2]}"
     files = {kind: folder / f"{stem}-{kind}.gguf" for kind in types}
-    room = {"general.name": stem, CARD_KEY: " " * _CARD_SIZE}
+    common = _describe(student, source, probes, calibration) | {"student_results": dict(results)}
+    room = " " * (len(json.dumps(common)) + _FOUND_SIZE)
+    named = {"general.name": stem, CARD_KEY: room}
     formats = {
-        kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, room)
+        kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, named)
         for kind, path in files.items()
     }
     found = _verify(files, model, tokenizer, probes, calibration.max_new_tokens)
-    common = _describe(student, source, probes, calibration) | {"student_results": dict(results)}
     card: dict[str, Any] = {**common, "files": {}}
     for kind, path in files.items():
         # A file says nothing that another machine, or hour, would say otherwise.
         speed = found[kind].pop("tokens_per_s")
         own = {"type": kind, "formats": formats[kind], "bytes": path.stat().st_size, **found[kind]}
-        _put_card(path, common | own)
+        _put_card(path, common | own, room)
         card["files"][path.name] = {**own, "sha256": hash_file(path), "tokens_per_s": speed}
     return card
 

@@ -11,7 +11,7 @@ from datamodules.files.seals import hash_file
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
-from lightning_modules.export.card import CARD, CARD_KEY
+from lightning_modules.export.card import CARD, CARD_KEY, read_card
 from lightning_modules.export.gguf_export import Calibration, export_gguf, is_exported, refuse_quantized
 from tests.lightning_modules.export.conftest import MODELS, QUESTIONS, Exported, save_rationales
 
@@ -50,6 +50,14 @@ def test_an_export_whose_files_are_not_what_was_written_is_not_complete(exported
     file.unlink()
     with pytest.raises(ValueError, match=r"Q8_0\.gguf: is missing or damaged"):
         is_exported(*given)
+
+
+def test_a_file_has_room_for_a_long_card(exported: Exported, tmp_path: Path) -> None:
+    results = {f"a task {n}": {"value": n / 1000, "n": 1000} for n in range(1000)}
+    calibration = Calibration(QUESTIONS, [exported.rationales], "plain", max_new_tokens=4)
+    export_gguf(str(MODELS / "a-student"), ["f32"], calibration, tmp_path / "out", results=results)
+    card = read_card(tmp_path / "out" / "a-student-f32.gguf")
+    assert card["student_results"] == results and card["kl"] < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ from lightning_modules.export.verification import (
 from lightning_modules.export.vocabulary import add_vocabulary
 from lightning_modules.model.adapters import find_base
 from lightning_modules.model.llama_cpp import LlamaCpp, load_library, name_runtime
-from lightning_modules.model.pretrained import identify_weights, load_causal_lm
+from lightning_modules.model.pretrained import identify_weights, load_causal_lm, read_weights
+from lightning_modules.model.stored_weights import DTYPES, read_dtypes
 from lightning_modules.student.model_card import describe_data
 
 # Room in the file, beside what is known before, for what is known of it once it is read.
@@ -69,7 +70,10 @@ class Calibration:
 
 
 def refuse_quantized(student: str) -> None:
-    """Raises a ValueError if a student's weights have been rounded already, to a half float or to fewer bits."""
+    """Raises a ValueError if a student's weights have been rounded already, to a half float or to fewer bits.
+
+    Float16 files whose config says float32 were never wider: the microworld's models are kept so.
+    """
     advice = "export from the float32 or bfloat16 weights that it was rounded from"
     if student.endswith(".gguf"):
         raise ValueError(f"{student}: is a GGUF file, whose weights are rounded or unpacked; {advice}")
@@ -77,14 +81,18 @@ def refuse_quantized(student: str) -> None:
         # What an adapter was trained on may be rounded: rounding it anew would round twice.
         return refuse_quantized(base[0])
     if student.endswith(".ckpt"):
-        return
-    name, options = locate_pretrained(student, None)
-    with loading(student, "model config"):
-        config = AutoConfig.from_pretrained(name, **options)
-    if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(f"{student}: is quantised (quantization_config in its config.json); {advice}")
-    if config.dtype not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(f"{student}: its weights are {str(config.dtype).removeprefix('torch.')}; {advice}")
+        stored = {str(weight.dtype).removeprefix("torch.") for weight in read_weights(student).values()}
+    else:
+        name, options = locate_pretrained(student, None)
+        with loading(student, "model config"):
+            config = AutoConfig.from_pretrained(name, **options)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(f"{student}: is quantised (quantization_config in its config.json); {advice}")
+        stored = {DTYPES.get(own, own) for own in read_dtypes(student, None)}
+        stored = stored - {"float16"} if config.dtype is torch.float32 else stored | {str(config.dtype).removeprefix("torch.")}
+    # Buffers may be whole numbers.
+    if rounded := [own for own in sorted(stored) if own.startswith(("float16", "float8", "F8", "F6", "F4"))]:
+        raise ValueError(f"{student}: its weights are {rounded[0]}; {advice}")
 
 
 def refuse_used(output: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import hash_file
@@ -65,6 +66,9 @@ def test_a_file_has_room_for_a_long_card(exported: Exported, tmp_path: Path) -> 
     [
         ({"quantization_config": {"quant_method": "gptq"}}, "is quantised"),
         ({"dtype": "float16"}, "weights are float16"),
+        # Of files that hold float16.
+        ({"dtype": "bfloat16"}, "weights are float16"),
+        ({"dtype": None}, "weights are float16"),
     ],
 )
 def test_weights_that_are_rounded_already_are_refused(tmp_path: Path, config: dict, message: str) -> None:
@@ -75,6 +79,12 @@ def test_weights_that_are_rounded_already_are_refused(tmp_path: Path, config: di
         refuse_quantized(str(folder))
     with pytest.raises(ValueError, match="is a GGUF file"):
         refuse_quantized("x.gguf")
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        torch.save({"state_dict": {"model.a": torch.zeros(2, dtype=dtype)}}, tmp_path / f"{dtype}.ckpt")
+    refuse_quantized(str(tmp_path / "torch.float32.ckpt"))
+    refuse_quantized(str(tmp_path / "torch.bfloat16.ckpt"))
+    with pytest.raises(ValueError, match=r"float16\.ckpt: its weights are float16"):
+        refuse_quantized(str(tmp_path / "torch.float16.ckpt"))
 
 
 def test_a_refused_export_leaves_nothing(exported: Exported, tmp_path: Path, full_disk) -> None:

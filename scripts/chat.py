@@ -21,7 +21,7 @@ from datamodules.files.parsing import read_yaml
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question
 from datamodules.tasks.records import LETTERS
-from lightning_modules.export.card import find_prompt, read_card
+from lightning_modules.export.card import describe_run, find_prompt, read_card
 from lightning_modules.model.generation import generate_completions
 from lightning_modules.model.llama_cpp import LlamaCpp
 from lightning_modules.model.pretrained import check_model, load_causal_lm
@@ -95,12 +95,11 @@ def main(args: list[str] | None = None) -> None:
     """Answers until there is no more question."""
     given = parse(args)
     quiet_libraries()
-    path, name = Path(given.student), given.prompt
-    if (path / "student").is_dir() and (path / "config.yaml").is_file():
-        name = name or read_yaml(path / "config.yaml")["data"]["prompt"]
-        path = path / "student"
+    path = Path(given.student)
     card = read_card(path) if path.suffix == ".gguf" and path.is_file() else {}
-    prompt = find_prompt(card, name) or get_prompt("cot")
+    if (path / "student").is_dir() and (path / "config.yaml").is_file():
+        card, path = describe_run(read_yaml(path / "config.yaml")["data"]), path / "student"
+    prompt = find_prompt(card, given.prompt) or get_prompt("cot")
     tokenizer, continue_ids = load(str(path), given.max_new_tokens)
     for line in read_lines():
         try:

@@ -21,6 +21,7 @@ from typing import Any
 from datamodules.files.atomic import check_place
 from datamodules.files.command_line import CommandLine, parse_count
 from datamodules.files.parsing import read_yaml
+from datamodules.tasks.prompts import get_prompt
 from scripts.common.entry import quiet_libraries, run_main
 from scripts.common.run_results import read_results
 
@@ -66,7 +67,7 @@ def read_run(student: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def write_gguf(given: argparse.Namespace) -> None:
     """Writes files for llama.cpp, and says what was found."""
     # gguf is an optional extra.
-    from lightning_modules.export.card import CARD
+    from lightning_modules.export.card import CARD, describe_run, find_prompt
     from lightning_modules.export.gguf_export import Calibration, export_gguf, is_exported, refuse_used
     from lightning_modules.export.quantization import TYPES
 
@@ -85,7 +86,7 @@ def write_gguf(given: argparse.Namespace) -> None:
         raise ValueError("--questions and --prompt go with --calibration; without it the run's own count")
     if given.calibration is not None and questions is None:
         raise ValueError("--questions: name the training questions, since the student lies in no run's folder")
-    prompt = given.prompt or data.get("prompt", "cot")
+    prompt = find_prompt(describe_run(data), given.prompt) or get_prompt("cot")
     questions = questions or []
     calibration = Calibration(questions, given.calibration, prompt, given.calibration_examples, given.max_new_tokens)
     if is_exported(given.output, given.student, types, calibration, given.llama_cpp):

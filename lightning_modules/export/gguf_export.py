@@ -22,9 +22,9 @@ from datamodules.files.locks import hold
 from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import hash_file
 from datamodules.model_sources import loading, locate_pretrained, name_model
-from datamodules.tasks.prompts import get_prompt
+from datamodules.tasks.prompts import Prompt
 from lightning_modules.export.architecture import Source, can_convert, convert, convert_by_llama_cpp, count_weights
-from lightning_modules.export.card import CARD, CARD_KEY
+from lightning_modules.export.card import CARD, CARD_KEY, describe_prompt
 from lightning_modules.export.importance import measure_importance
 from lightning_modules.export.learned import find_config, read_learned
 from lightning_modules.export.probes import Probes, collect, collect_learned
@@ -63,7 +63,7 @@ class Calibration:
 
     questions: str | list[str]
     rationales: list[str] | None
-    prompt: str
+    prompt: Prompt
     examples: int = 128
     max_new_tokens: int = 64
     longest: int = 512
@@ -157,7 +157,7 @@ def _describe(student: str, source: Source, probes: Probes, calibration: Calibra
         "parameters": count_weights(source),
         "tied_head": source.is_tied,
         "runtime": name_runtime(),
-        "prompt": {"name": probes.prompt.name, "template_options": probes.prompt.template_options},
+        "prompt": describe_prompt(probes.prompt),
         "teachers": probes.teachers,
         "data": [describe_data(own)[1] for own in sources],
         "calibration": {
@@ -260,7 +260,8 @@ def _write_files(
 def _identify(student: str, types: list[str], calibration: Calibration, llama_cpp: Path | None) -> str:
     """Returns a hash of all that an export's files depend on; see `export_gguf` for the arguments."""
     learned = [find_config(student)] if calibration.rationales is None else map(Path, calibration.rationales)
-    settings = {**vars(calibration), "rationales": [hash_file(path) for path in learned]}
+    own = {"prompt": calibration.prompt.id, "rationales": [hash_file(path) for path in learned]}
+    settings = {**vars(calibration), **own}
     weights = identify_weights(student, None)
     return hash_json([weights, types, settings, str(llama_cpp), name_runtime()])
 
@@ -289,8 +290,7 @@ def _collect(student: str, tokenizer: Any, calibration: Calibration) -> Probes:
     if calibration.rationales is None:
         learned = read_learned(student)
         return collect_learned(tokenizer, learned.questions, learned.examples, learned.prompt, *numbers)
-    prompt = get_prompt(calibration.prompt)
-    return collect(tokenizer, calibration.questions, calibration.rationales, prompt, *numbers)
+    return collect(tokenizer, calibration.questions, calibration.rationales, calibration.prompt, *numbers)
 
 
 def export_gguf(

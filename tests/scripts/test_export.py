@@ -11,11 +11,12 @@ import yaml
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
+from lightning_modules.export.card import describe_prompt
 from lightning_modules.export.learned import read_learned
 from lightning_modules.model.llama_cpp import name_runtime
 from scripts import chat, evaluate, export, study
 from scripts.common.stages import JOBS
-from tests.lightning_modules.export.conftest import MODELS, Exported, exported  # noqa: F401 (a fixture)
+from tests.lightning_modules.export.conftest import MODELS, QUESTIONS, Exported, exported  # noqa: F401 (a fixture)
 
 COMMON = ["--data.prompt=plain", "--data.questions=microworld:test:6:0", "--model.max_new_tokens=48"]
 COMMON += ["--data.encoding.max_length=320", "--trainer.enable_progress_bar=false"]
@@ -70,6 +71,26 @@ def test_a_run_and_a_file_answer_alike(
         said.append(capsys.readouterr())
     assert said[0].out == said[1].out and "error: a line is a question" in said[0].err
     assert said[0].out.startswith("rationale: ") and "\nanswer: " in said[0].out
+
+
+def test_a_runs_prompt_is_carried_whole(exported: Exported, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    run = tmp_path / "run"
+    shutil.copytree(MODELS / "a-student", run / "student")
+    encoding = {"template_options": {"enable_thinking": False}, "prompt_language": "en"}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": {"prompt": "plain", "encoding": encoding}}))
+    (run / "DONE").touch()
+    command = ["gguf", f"--model.student={run / 'student'}", f"--output={tmp_path / 'out'}", "--types=f16"]
+    export.main([*command, f"--calibration={exported.rationales}", f"--questions={QUESTIONS}", "--max_new_tokens=4"])
+    [card, file] = sorted((tmp_path / "out").iterdir())
+    said = {"name": "plain", "template_options": {"enable_thinking": False}, "language": "en"}
+    assert json.loads(card.read_text())["prompt"] == said
+    asked = []
+    real = chat.encode_prompt
+    monkeypatch.setattr(chat, "encode_prompt", lambda *args: asked.append(describe_prompt(args[1])) or real(*args))
+    for student in (run, file):
+        monkeypatch.setattr("sys.stdin", io.StringIO(QUESTION))
+        chat.main([str(student), "--max_new_tokens=4"])
+    assert asked == [said, said]
 
 
 def test_an_interrupted_answer_ends_alone(exported: Exported, monkeypatch, capsys) -> None:  # noqa: F811

@@ -12,6 +12,7 @@ from datamodules.files.seals import hash_file
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
+from datamodules.tasks.prompts import get_prompt
 from lightning_modules.export.card import CARD, CARD_KEY, read_card
 from lightning_modules.export.gguf_export import Calibration, export_gguf, is_exported, refuse_quantized
 from tests.lightning_modules.export.conftest import MODELS, QUESTIONS, Exported, save_rationales
@@ -39,7 +40,7 @@ def test_the_card_says_what_the_files_are(exported: Exported) -> None:
 
 def test_an_export_whose_files_are_not_what_was_written_is_not_complete(exported: Exported, tmp_path: Path) -> None:
     folder = shutil.copytree(exported.folder, tmp_path / "out")
-    calibration = Calibration(QUESTIONS, [exported.rationales], "plain", max_new_tokens=24)
+    calibration = Calibration(QUESTIONS, [exported.rationales], get_prompt("plain"), max_new_tokens=24)
     given = folder, str(MODELS / "a-student"), ["f16", "Q8_0", "Q4_K_M"], calibration, None
     assert is_exported(*given)
     file = folder / "a-student-Q8_0.gguf"
@@ -55,7 +56,7 @@ def test_an_export_whose_files_are_not_what_was_written_is_not_complete(exported
 
 def test_a_file_has_room_for_a_long_card(exported: Exported, tmp_path: Path) -> None:
     results = {f"a task {n}": {"value": n / 1000, "n": 1000} for n in range(1000)}
-    calibration = Calibration(QUESTIONS, [exported.rationales], "plain", max_new_tokens=4)
+    calibration = Calibration(QUESTIONS, [exported.rationales], get_prompt("plain"), max_new_tokens=4)
     export_gguf(str(MODELS / "a-student"), ["f32"], calibration, tmp_path / "out", results=results)
     card = read_card(tmp_path / "out" / "a-student-f32.gguf")
     assert card["student_results"] == results and card["kl"] < 1e-4
@@ -90,10 +91,10 @@ def test_weights_that_are_rounded_already_are_refused(tmp_path: Path, config: di
 def test_a_refused_export_leaves_nothing(exported: Exported, tmp_path: Path, full_disk) -> None:
     student, output = str(MODELS / "a-student"), tmp_path / "out"
     test = save_rationales(tmp_path / "test.parquet", "microworld:test:8:0")
-    held_out = Calibration("microworld:test:8:0", [test], "plain")
+    held_out = Calibration("microworld:test:8:0", [test], get_prompt("plain"))
     with pytest.raises(ValueError, match="a question of the split 'test'"):
         export_gguf(student, ["f16"], held_out, output)
-    calibration = Calibration(QUESTIONS, [exported.rationales], "plain", max_new_tokens=4)
+    calibration = Calibration(QUESTIONS, [exported.rationales], get_prompt("plain"), max_new_tokens=4)
     with full_disk(100_000), pytest.raises(ValueError, match="cannot be written"):
         export_gguf(student, ["f16"], calibration, output)
     with pytest.raises(ValueError, match=r"has no convert_hf_to_gguf\.py"):

@@ -129,6 +129,7 @@ class LlamaCpp:
     Attributes:
         path: The file.
         context: Most tokens that it can read, as the file says.
+        room: Most tokens that it has memory for.
         num_tokens: Of its vocabulary.
     """
 
@@ -151,7 +152,7 @@ class LlamaCpp:
         self.num_tokens = int(library.llama_vocab_n_tokens(self._vocab))
         self.context = int(library.llama_model_n_ctx_train(self._model))
         params = library.llama_context_default_params()
-        params.n_ctx = min(longest or self.context, self.context)
+        params.n_ctx = self.room = min(longest or self.context, self.context)
         params.n_batch = params.n_ubatch = ROWS
         params.n_threads = params.n_threads_batch = threads or torch.get_num_threads()
         self._context = library.llama_init_from_model(self._model, params)

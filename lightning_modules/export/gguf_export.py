@@ -39,7 +39,7 @@ from lightning_modules.export.verification import (
 from lightning_modules.export.vocabulary import add_vocabulary
 from lightning_modules.model.adapters import find_base
 from lightning_modules.model.llama_cpp import LlamaCpp, load_library, name_runtime
-from lightning_modules.model.pretrained import identify_weights, load_causal_lm, read_weights
+from lightning_modules.model.pretrained import check_model, identify_weights, load_causal_lm, read_weights
 from lightning_modules.model.stored_weights import DTYPES, read_dtypes
 from lightning_modules.student.model_card import describe_data
 
@@ -58,7 +58,7 @@ class Calibration:
         prompt: How the student is asked.
         examples: Rationales to calibrate on, at most.
         max_new_tokens: Of a greedy text.
-        longest: Longest rationale with its prompt, in tokens.
+        longest: Longest rationale with its prompt, in tokens; longer ones are left out.
     """
 
     questions: str | list[str]
@@ -172,7 +172,7 @@ def _describe(student: str, source: Source, probes: Probes, calibration: Calibra
 
 
 def _verify(
-    files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probes, most: int
+    files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probes, calibration: Calibration
 ) -> dict[str, dict[str, Any]]:
     """Returns what is found by type.
 
@@ -180,9 +180,10 @@ def _verify(
         ValueError: A file is not the student.
     """
     opened: dict[str, LlamaCpp] = {}
+    most = calibration.max_new_tokens
     try:
         for kind, path in files.items():
-            opened[kind] = LlamaCpp(str(path), longest=min(2048, model.config.max_position_embeddings))
+            opened[kind] = LlamaCpp(str(path), longest=calibration.longest + most)
         found: dict[str, dict[str, Any]] = {
             kind: {"texts_equal": check_tokens(own, kind, tokenizer, probes)} for kind, own in opened.items()
         }
@@ -246,7 +247,7 @@ def _write_files(
         kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, named)
         for kind, path in files.items()
     }
-    found = _verify(files, model, tokenizer, probes, calibration.max_new_tokens)
+    found = _verify(files, model, tokenizer, probes, calibration)
     card: dict[str, Any] = {**common, "files": {}}
     for kind, path in files.items():
         # A file says nothing that another machine, or hour, would say otherwise.
@@ -320,6 +321,8 @@ def export_gguf(
     identity = _identify(student, types, calibration, llama_cpp)
     tokenizer = load_tokenizer(student)
     probes = _collect(student, tokenizer, calibration)
+    longest = max(len(own.token_ids) for own in (*probes.calibration, *probes.measured))
+    check_model(student, None, None, longest, "the longest rationale with its prompt (--calibration_length)")
     model = load_causal_lm(student).eval().requires_grad_(False)
     with (
         writing_folder(output) as folder,

@@ -94,6 +94,13 @@ def test_a_runs_prompt_is_carried_whole(exported: Exported, tmp_path: Path, monk
     assert asked == [said, said]
 
 
+def test_what_is_longer_than_asked_for_calibrates_nothing(exported: Exported, tmp_path: Path) -> None:  # noqa: F811
+    command = ["gguf", f"--model.student={MODELS / 'a-student'}", f"--output={tmp_path / 'out'}", "--prompt=plain"]
+    command += [f"--calibration={exported.rationales}", f"--questions={QUESTIONS}"]
+    with pytest.raises(ValueError, match=r"0 rationales fit 20 tokens \(--calibration_length\)"):
+        export.main([*command, "--calibration_length=20"])
+
+
 def test_an_interrupted_answer_ends_alone(exported: Exported, monkeypatch, capsys) -> None:  # noqa: F811
     monkeypatch.setattr("sys.stdin", io.StringIO(2 * QUESTION))
     real, calls = encoding.decode_completion, []
@@ -132,7 +139,8 @@ def test_a_question_that_is_too_long_is_refused_alone(exported: Exported, kind: 
     [
         (["--types=Q9"], "--types: 'Q9' is unknown; there are: f32, f16"),
         ([], "--questions: name the training questions"),
-        (["--max_new_tokens=0"], "must be 1 at least"),
+        (["--max_new_tokens=0"], "--max_new_tokens: '0' is no whole number of at least 1"),
+        (["--calibration_length=0"], "--calibration_length: '0' is no whole number of at least 1"),
         (["--output=full"], "full: is there already"),
     ],
 )

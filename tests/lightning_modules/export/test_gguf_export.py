@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def test_an_export_whose_files_are_not_what_was_written_is_not_complete(exported
     calibration = Calibration(QUESTIONS, [exported.rationales], get_prompt("plain"), max_new_tokens=24)
     given = folder, str(MODELS / "a-student"), ["f16", "Q8_0", "Q4_K_M"], calibration, None
     assert is_exported(*given)
+    assert not is_exported(*given[:3], replace(calibration, longest=511), None)
     file = folder / "a-student-Q8_0.gguf"
     content = bytearray(file.read_bytes())
     content[-9] ^= 1
@@ -97,11 +99,16 @@ def test_a_refused_export_leaves_nothing(exported: Exported, tmp_path: Path, ful
     calibration = Calibration(QUESTIONS, [exported.rationales], get_prompt("plain"), max_new_tokens=4)
     with full_disk(100_000), pytest.raises(ValueError, match="cannot be written"):
         export_gguf(student, ["f16"], calibration, output)
+    short = shutil.copytree(student, tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 30}))
+    with pytest.raises(ValueError, match=r"\(--calibration_length\) is \d+, more than the context of 30 tokens of"):
+        export_gguf(str(short), ["f16"], calibration, output)
     with pytest.raises(ValueError, match=r"has no convert_hf_to_gguf\.py"):
         export_gguf(student, ["f16"], calibration, output, llama_cpp=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["test.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"short", "test.parquet"}
     # As where another process has made the folder since the command line was checked.
     (output / "theirs").mkdir(parents=True)
     with pytest.raises(ValueError, match="out: is there already"):
         export_gguf(student, ["f16"], calibration, output)
-    assert {path.name for path in tmp_path.iterdir()} == {"test.parquet", "out"}
+    assert {path.name for path in tmp_path.iterdir()} == {"short", "test.parquet", "out"}

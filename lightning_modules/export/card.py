@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datamodules.files.gguf_metadata import read_texts
 from datamodules.files.parsing import parse_json_object
-from datamodules.model_sources import loading
 from datamodules.tasks.prompts import Prompt, PromptLanguage, get_prompt
 
 CARD, CARD_KEY = "card.json", "kindred.card"
@@ -17,17 +17,13 @@ def read_card(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is no GGUF file, or is damaged.
     """
-    from gguf import GGUFReader  # an optional extra
-
     magic = b""
     if path.is_file():
         with path.open("rb") as file:
             magic = file.read(4)
     if magic != b"GGUF":
         raise ValueError(f"{path}: is no GGUF file; write one first: python -m scripts.export gguf")
-    with loading(str(path), "GGUF metadata"):
-        field = GGUFReader(path).fields.get(CARD_KEY)
-        text = None if field is None else str(field.contents())
+    text = read_texts(path).get(CARD_KEY)
     return {} if text is None else parse_json_object(text, path)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from datamodules.files.atomic import check_place
 from datamodules.files.command_line import CommandLine, parse_count
 from datamodules.files.parsing import read_yaml
+from datamodules.tasks.prompts import get_prompt
 from scripts.common.entry import quiet_libraries, run_main
 from scripts.common.run_results import read_results
 
@@ -37,12 +38,15 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     gguf.add_argument("--types", default="f16,Q8_0,Q4_K_M", help="f32, f16, bf16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0")
     what = "training rationales; what it learned from in its run by default"
     gguf.add_argument("--calibration", nargs="+", metavar="FILE", help=what)
-    gguf.add_argument("--calibration_examples", type=int, default=128, help="of them, at most (128)")
+    gguf.add_argument("--calibration_examples", type=parse_count, default=128, help="of them, at most (128)")
+    what = "longest of them that is read, in tokens with its prompt (512)"
+    gguf.add_argument("--calibration_length", type=parse_count, default=512, help=what)
     what = "the run's own by default, and without --calibration"
     gguf.add_argument("--questions", help=f"the training questions; {what}")
     gguf.add_argument("--prompt", help=f"how the student is asked; {what}")
     gguf.add_argument("--llama_cpp", type=Path, help="a checkout of llama.cpp, whose converter is to be used")
-    gguf.add_argument("--max_new_tokens", type=int, default=64, help="of the greedy texts that are compared (64)")
+    what = "of the greedy texts that are compared (64)"
+    gguf.add_argument("--max_new_tokens", type=parse_count, default=64, help=what)
     web = formats.add_parser("web", parents=[shared], help="a page that runs such a file in a browser")
     folder = Path("node_modules/@wllama/wllama")
     what = "the folder of the npm package @wllama/wllama, llama.cpp for browsers (%(default)s)"
@@ -66,15 +70,13 @@ def read_run(student: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def write_gguf(given: argparse.Namespace) -> None:
     """Writes files for llama.cpp, and says what was found."""
     # gguf is an optional extra.
-    from lightning_modules.export.card import CARD
+    from lightning_modules.export.card import CARD, describe_run, find_prompt
     from lightning_modules.export.gguf_export import Calibration, export_gguf, is_exported, refuse_used
     from lightning_modules.export.quantization import TYPES
 
     types = list(dict.fromkeys(name.strip() for name in given.types.split(",")))
     if unknown := [name for name in types if name not in TYPES]:
         raise ValueError(f"--types: {unknown[0]!r} is unknown; there are: {', '.join(TYPES)}")
-    if given.calibration_examples < 1 or given.max_new_tokens < 1:
-        raise ValueError("--calibration_examples and --max_new_tokens must be 1 at least")
     check_place(given.output)
     if not (given.output / CARD).is_file():
         refuse_used(given.output)
@@ -85,9 +87,10 @@ def write_gguf(given: argparse.Namespace) -> None:
         raise ValueError("--questions and --prompt go with --calibration; without it the run's own count")
     if given.calibration is not None and questions is None:
         raise ValueError("--questions: name the training questions, since the student lies in no run's folder")
-    prompt = given.prompt or data.get("prompt", "cot")
+    prompt = find_prompt(describe_run(data), given.prompt) or get_prompt("cot")
     questions = questions or []
-    calibration = Calibration(questions, given.calibration, prompt, given.calibration_examples, given.max_new_tokens)
+    numbers = given.calibration_examples, given.max_new_tokens, given.calibration_length
+    calibration = Calibration(questions, given.calibration, prompt, *numbers)
     if is_exported(given.output, given.student, types, calibration, given.llama_cpp):
         print(f"{given.output}: complete already")
         return

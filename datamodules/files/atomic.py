@@ -1,5 +1,6 @@
 """Reading records with file and line in every error, and writing files so that a reader never sees half of one."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -30,6 +31,10 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+# How safetensors and tokenizers, whose exceptions are no OSErrors, end what the system said of a full or failing disk.
+_OF_RUST = re.compile(rf"\(os error ({'|'.join(map(str, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)))})\)$")
+
+
 @contextmanager
 def name_unwritten(path: Path) -> Iterator[None]:
     """Turns what the system says of a file that cannot be written, as on a full disk, into an error that names it.
@@ -39,13 +44,16 @@ def name_unwritten(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        # One that opens or renames has a name already; one without a number is a library's own.
-        if error.filename is not None or error.errno is None:
+    except Exception as error:
+        if isinstance(error, OSError):
+            # One that opens or renames has a name already; one without a number is a library's own.
+            number = error.errno if error.filename is None else None
+        else:
+            number = int(found[1]) if (found := _OF_RUST.search(str(error))) else None
+        if number is None:
             raise
-        reason = os.strerror(error.errno)
         raise ValueError(
-            f"{path}: cannot be written: {reason}; the same command continues once that is mended"
+            f"{path}: cannot be written: {os.strerror(number)}; the same command continues once that is mended"
         ) from None
 
 

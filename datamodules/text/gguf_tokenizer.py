@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from datamodules.files.gguf_metadata import read_texts
+
 TOKENIZER_KEY = "tokenizer.huggingface.json"
 CONFIG_KEY = "kindred.tokenizer_config"
 _FILES = {TOKENIZER_KEY: "tokenizer.json", CONFIG_KEY: "tokenizer_config.json"}
@@ -21,14 +23,12 @@ def pack_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 def read_packed(path: Path) -> PreTrainedTokenizerBase | None:
     """Returns the tokenizer that a GGUF file holds as it was; None where it holds none."""
-    from gguf import GGUFReader  # an optional extra
-
-    fields = GGUFReader(path).fields
-    if not _FILES.keys() <= fields.keys():
+    texts = read_texts(path)
+    if not _FILES.keys() <= texts.keys():
         return None
     with tempfile.TemporaryDirectory() as folder:
         for key, name in _FILES.items():
-            Path(folder, name).write_text(str(fields[key].contents()), encoding="utf-8")
+            Path(folder, name).write_text(texts[key], encoding="utf-8")
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.name_or_path = str(path)
     return tokenizer

@@ -117,6 +117,8 @@ class Evaluator(L.LightningModule):
         self.engine = (vllm or VLLMBackend()) if runtime == "vllm" else None
         self.model: Any = None
         self.llama: LlamaCpp | None = None
+        # Most tokens of a text, which `check` finds: llama.cpp makes room for as many.
+        self.longest: int | None = None
         self._scorer: ReferenceScorer | None = None
         self._decoder: StaticDecoder | None = None
 
@@ -132,7 +134,7 @@ class Evaluator(L.LightningModule):
     def configure_model(self) -> None:
         """Loads the student, once."""
         if self.runtime == "llama_cpp":
-            self.llama = self.llama or LlamaCpp(self.student)
+            self.llama = self.llama or LlamaCpp(self.student, self.longest)
         elif self.engine is not None:
             self.engine.load(self.source, self.trainer.datamodule.tokenizer)
         elif self.model is None:
@@ -158,6 +160,7 @@ class Evaluator(L.LightningModule):
             return
         if self.runtime == "llama_cpp":
             name_runtime()
+            self.longest = max(length, data.find_longest_options())
             check_gguf(self.student, data.tokenizer, length, what, data.highest_id)
             return
         if self.student.endswith(".gguf"):

@@ -22,9 +22,9 @@ from datamodules.files.locks import hold
 from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import hash_file
 from datamodules.model_sources import loading, locate_pretrained, name_model
-from datamodules.tasks.prompts import get_prompt
+from datamodules.tasks.prompts import Prompt
 from lightning_modules.export.architecture import Source, can_convert, convert, convert_by_llama_cpp, count_weights
-from lightning_modules.export.card import CARD, CARD_KEY
+from lightning_modules.export.card import CARD, CARD_KEY, describe_prompt
 from lightning_modules.export.importance import measure_importance
 from lightning_modules.export.learned import find_config, read_learned
 from lightning_modules.export.probes import Probes, collect, collect_learned
@@ -39,11 +39,12 @@ from lightning_modules.export.verification import (
 from lightning_modules.export.vocabulary import add_vocabulary
 from lightning_modules.model.adapters import find_base
 from lightning_modules.model.llama_cpp import LlamaCpp, load_library, name_runtime
-from lightning_modules.model.pretrained import identify_weights, load_causal_lm
+from lightning_modules.model.pretrained import check_model, identify_weights, load_causal_lm, read_weights
+from lightning_modules.model.stored_weights import DTYPES, read_dtypes
 from lightning_modules.student.model_card import describe_data
 
-# Room in the file for a card that is known once the file is read.
-_CARD_SIZE = 1 << 14
+# Room in the file, beside what is known before, for what is known of it once it is read.
+_FOUND_SIZE = 1 << 12
 _NOT_EXACT = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 
 
@@ -57,19 +58,22 @@ class Calibration:
         prompt: How the student is asked.
         examples: Rationales to calibrate on, at most.
         max_new_tokens: Of a greedy text.
-        longest: Longest rationale with its prompt, in tokens.
+        longest: Longest rationale with its prompt, in tokens; longer ones are left out.
     """
 
     questions: str | list[str]
     rationales: list[str] | None
-    prompt: str
+    prompt: Prompt
     examples: int = 128
     max_new_tokens: int = 64
     longest: int = 512
 
 
 def refuse_quantized(student: str) -> None:
-    """Raises a ValueError if a student's weights have been rounded already, to a half float or to fewer bits."""
+    """Raises a ValueError if a student's weights have been rounded already, to a half float or to fewer bits.
+
+    Float16 files whose config says float32 were never wider: the microworld's models are kept so.
+    """
     advice = "export from the float32 or bfloat16 weights that it was rounded from"
     if student.endswith(".gguf"):
         raise ValueError(f"{student}: is a GGUF file, whose weights are rounded or unpacked; {advice}")
@@ -77,14 +81,18 @@ def refuse_quantized(student: str) -> None:
         # What an adapter was trained on may be rounded: rounding it anew would round twice.
         return refuse_quantized(base[0])
     if student.endswith(".ckpt"):
-        return
-    name, options = locate_pretrained(student, None)
-    with loading(student, "model config"):
-        config = AutoConfig.from_pretrained(name, **options)
-    if getattr(config, "quantization_config", None) is not None:
-        raise ValueError(f"{student}: is quantised (quantization_config in its config.json); {advice}")
-    if config.dtype not in (None, torch.float32, torch.bfloat16):
-        raise ValueError(f"{student}: its weights are {str(config.dtype).removeprefix('torch.')}; {advice}")
+        stored = {str(weight.dtype).removeprefix("torch.") for weight in read_weights(student).values()}
+    else:
+        name, options = locate_pretrained(student, None)
+        with loading(student, "model config"):
+            config = AutoConfig.from_pretrained(name, **options)
+        if getattr(config, "quantization_config", None) is not None:
+            raise ValueError(f"{student}: is quantised (quantization_config in its config.json); {advice}")
+        stored = {DTYPES.get(own, own) for own in read_dtypes(student, None)}
+        stored = stored - {"float16"} if config.dtype is torch.float32 else stored | {str(config.dtype).removeprefix("torch.")}
+    # Buffers may be whole numbers.
+    if rounded := [own for own in sorted(stored) if own.startswith(("float16", "float8", "F8", "F6", "F4"))]:
+        raise ValueError(f"{student}: its weights are {rounded[0]}; {advice}")
 
 
 def refuse_used(output: Path) -> None:
@@ -149,7 +157,7 @@ def _describe(student: str, source: Source, probes: Probes, calibration: Calibra
         "parameters": count_weights(source),
         "tied_head": source.is_tied,
         "runtime": name_runtime(),
-        "prompt": {"name": probes.prompt.name, "template_options": probes.prompt.template_options},
+        "prompt": describe_prompt(probes.prompt),
         "teachers": probes.teachers,
         "data": [describe_data(own)[1] for own in sources],
         "calibration": {
@@ -164,7 +172,7 @@ def _describe(student: str, source: Source, probes: Probes, calibration: Calibra
 
 
 def _verify(
-    files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probes, most: int
+    files: Mapping[str, Path], model: Any, tokenizer: Any, probes: Probes, calibration: Calibration
 ) -> dict[str, dict[str, Any]]:
     """Returns what is found by type.
 
@@ -172,9 +180,10 @@ def _verify(
         ValueError: A file is not the student.
     """
     opened: dict[str, LlamaCpp] = {}
+    most = calibration.max_new_tokens
     try:
         for kind, path in files.items():
-            opened[kind] = LlamaCpp(str(path), longest=min(2048, model.config.max_position_embeddings))
+            opened[kind] = LlamaCpp(str(path), longest=calibration.longest + most)
         found: dict[str, dict[str, Any]] = {
             kind: {"texts_equal": check_tokens(own, kind, tokenizer, probes)} for kind, own in opened.items()
         }
@@ -203,12 +212,12 @@ def _measure_speed(model: LlamaCpp, tokenizer: Any, probes: Probes, most: int) -
     return written / (time.perf_counter() - begin)
 
 
-def _put_card(path: Path, card: Mapping[str, Any]) -> None:
+def _put_card(path: Path, card: Mapping[str, Any], room: str) -> None:
     """Writes a card into the room that a file has for it."""
-    text = json.dumps(card, ensure_ascii=True).encode()
-    assert len(text) <= _CARD_SIZE
+    text = json.dumps(card).encode()
+    assert len(text) <= len(room)
     with path.open("r+b") as file:
-        start = file.read(1 << 20).find(b" " * _CARD_SIZE)
+        start = file.read(len(room) + (1 << 12)).find(room.encode())
         assert start >= 0
         file.seek(start)
         file.write(text)
@@ -231,19 +240,20 @@ def _write_files(
     importance = measure_importance(model, texts, source.rename) if texts else {}
     stem = f"{name_model(student).rpartition('/')[2]}"
     files = {kind: folder / f"{stem}-{kind}.gguf" for kind in types}
-    room = {"general.name": stem, CARD_KEY: " " * _CARD_SIZE}
+    common = _describe(student, source, probes, calibration) | {"student_results": dict(results)}
+    room = " " * (len(json.dumps(common)) + _FOUND_SIZE)
+    named = {"general.name": stem, CARD_KEY: room}
     formats = {
-        kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, room)
+        kind: write_gguf(path, source, kind, importance if kind in _NOT_EXACT else {}, named)
         for kind, path in files.items()
     }
-    found = _verify(files, model, tokenizer, probes, calibration.max_new_tokens)
-    common = _describe(student, source, probes, calibration) | {"student_results": dict(results)}
+    found = _verify(files, model, tokenizer, probes, calibration)
     card: dict[str, Any] = {**common, "files": {}}
     for kind, path in files.items():
         # A file says nothing that another machine, or hour, would say otherwise.
         speed = found[kind].pop("tokens_per_s")
         own = {"type": kind, "formats": formats[kind], "bytes": path.stat().st_size, **found[kind]}
-        _put_card(path, common | own)
+        _put_card(path, common | own, room)
         card["files"][path.name] = {**own, "sha256": hash_file(path), "tokens_per_s": speed}
     return card
 
@@ -251,16 +261,28 @@ def _write_files(
 def _identify(student: str, types: list[str], calibration: Calibration, llama_cpp: Path | None) -> str:
     """Returns a hash of all that an export's files depend on; see `export_gguf` for the arguments."""
     learned = [find_config(student)] if calibration.rationales is None else map(Path, calibration.rationales)
-    settings = {**vars(calibration), "rationales": [hash_file(path) for path in learned]}
+    own = {"prompt": calibration.prompt.id, "rationales": [hash_file(path) for path in learned]}
+    settings = {**vars(calibration), **own}
     weights = identify_weights(student, None)
     return hash_json([weights, types, settings, str(llama_cpp), name_runtime()])
 
 
 def is_exported(output: Path, student: str, types: list[str], calibration: Calibration, llama_cpp: Path | None) -> bool:
-    """Says whether a folder holds this very export; see `export_gguf` for the arguments."""
+    """Says whether a folder holds this very export; see `export_gguf` for the arguments.
+
+    Raises:
+        ValueError: It does, but one of its files is missing or damaged.
+    """
     if not (output / CARD).is_file():
         return False
-    return bool(read_json_object(output / CARD).get("identity") == _identify(student, types, calibration, llama_cpp))
+    card = read_json_object(output / CARD)
+    if card.get("identity") != _identify(student, types, calibration, llama_cpp):
+        return False
+    for name, own in card["files"].items():
+        file = output / name
+        if not file.is_file() or hash_file(file) != own["sha256"]:
+            raise ValueError(f"{file}: is missing or damaged; remove {output}, and the same command exports it anew")
+    return True
 
 
 def _collect(student: str, tokenizer: Any, calibration: Calibration) -> Probes:
@@ -269,8 +291,7 @@ def _collect(student: str, tokenizer: Any, calibration: Calibration) -> Probes:
     if calibration.rationales is None:
         learned = read_learned(student)
         return collect_learned(tokenizer, learned.questions, learned.examples, learned.prompt, *numbers)
-    prompt = get_prompt(calibration.prompt)
-    return collect(tokenizer, calibration.questions, calibration.rationales, prompt, *numbers)
+    return collect(tokenizer, calibration.questions, calibration.rationales, calibration.prompt, *numbers)
 
 
 def export_gguf(
@@ -300,6 +321,8 @@ def export_gguf(
     identity = _identify(student, types, calibration, llama_cpp)
     tokenizer = load_tokenizer(student)
     probes = _collect(student, tokenizer, calibration)
+    longest = max(len(own.token_ids) for own in (*probes.calibration, *probes.measured))
+    check_model(student, None, None, longest, "the longest rationale with its prompt (--calibration_length)")
     model = load_causal_lm(student).eval().requires_grad_(False)
     with (
         writing_folder(output) as folder,

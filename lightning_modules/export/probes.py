@@ -182,7 +182,8 @@ def _assemble(
     examples = [example for example in found.examples if 0 < len(example.token_ids) <= longest]
     if len(examples) < 4:
         raise ValueError(
-            f"{found.source}: {len(examples)} rationales fit {longest} tokens; a calibration needs 4 at least"
+            f"{found.source}: {len(examples)} rationales fit {longest} tokens (--calibration_length), with their "
+            "prompts; a calibration needs 4 at least: raise it, or name more rationales"
         )
     num_measured = min(NUM_MEASURED, max(2, len(examples) // 5))
     asked = list({question.id: question for question in found.asked}.values())[:NUM_PROMPTS]

@@ -1,8 +1,10 @@
 """Whether a GGUF file is the student: its tokens, template, end, greedy texts, and distributions; refused where not."""
 
 import json
+import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from datamodules.examples.encoding import encode_texts, find_end_tokens
+from datamodules.examples.encoding import encode_texts, find_end_tokens, render_chat
 from lightning_modules.evaluation.proportions import wilson_interval
 from lightning_modules.export.probes import Probes
 from lightning_modules.export.vocabulary import puts_start
@@ -31,26 +33,45 @@ BOUNDS = {
 }
 # Two next tokens whose logits are that close are a tie: sums in another order may choose either.
 TIE = 0.02
+# Seconds in which llama.cpp's server loads a file and renders a few prompts.
+PATIENCE = 300
 _RENDER = """
 import json, os, sys, urllib.request, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx, params.warmup, params.port = sys.argv[1], 256, False, 0
 server = xllamacpp.Server(params)
 texts = []
-for message in json.load(sys.stdin):
-    content = json.dumps({"messages": [{"role": "user", "content": message}]}).encode()
+messages, options = json.load(sys.stdin)
+for message in messages:
+    content = {"messages": [{"role": "user", "content": message}], "chat_template_kwargs": options}
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(server.listening_address + "/apply-template", content, headers)
+    request = urllib.request.Request(server.listening_address + "/apply-template", json.dumps(content).encode(), headers)
     texts.append(json.load(urllib.request.urlopen(request))["prompt"])
 print("\\n" + json.dumps(texts), flush=True)
 os._exit(0)
 """
 
 
-def render_by_llama_cpp(path: Path, messages: list[str]) -> list[str]:
-    """Returns the prompts that llama.cpp's server makes of users' messages with the file's chat template."""
+def render_by_llama_cpp(path: Path, messages: list[str], options: Mapping[str, Any]) -> list[str]:
+    """Returns the prompts that llama.cpp's server makes of users' messages with the file's chat template.
+
+    Args:
+        path: The file.
+        messages: The users'.
+        options: What the template is told beside a message.
+
+    Raises:
+        ValueError: It cannot, or not in time.
+    """
     command = [sys.executable, "-c", _RENDER, str(path)]
-    done = subprocess.run(command, input=json.dumps(messages), capture_output=True, text=True, check=False, timeout=300)
+    try:
+        asked = json.dumps([messages, options])
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"{path.name}: llama.cpp has not rendered its chat template in {PATIENCE} s; export on a machine that is "
+            "less busy, or has more memory"
+        ) from None
     if done.returncode != 0:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise ValueError(f"{path.name}: llama.cpp cannot render its chat template: {(lines or ['no word'])[-1][:300]}")
@@ -85,14 +106,25 @@ def check_tokens(model: LlamaCpp, name: str, tokenizer: PreTrainedTokenizerBase,
 
 
 def check_template(path: Path, tokenizer: PreTrainedTokenizerBase, probes: Probes) -> None:
-    """Raises a ValueError if llama.cpp's server poses a question otherwise than the student learned it."""
-    messages = [question.question for question in probes.questions[:8]]
-    turns = [[{"role": "user", "content": message}] for message in messages]
-    wanted = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    """Raises a ValueError if llama.cpp's server poses a question otherwise than the student learned it.
+
+    Warns where it does so only if it is told the template's options.
+    """
+    messages, options = [question.question for question in probes.questions[:8]], probes.prompt.template_options
+    wanted, plain = (
+        ["".join(piece.text for piece in render_chat(tokenizer, message, own)) for message in messages]
+        for own in (options, {})
+    )
     start = str(tokenizer.bos_token) if puts_start(tokenizer) else ""
-    for text, own in zip(render_by_llama_cpp(path, messages), wanted, strict=True):
-        if text.removeprefix(start) != str(own).removeprefix(start):
+    for text, own in zip(render_by_llama_cpp(path, messages, options), wanted, strict=True):
+        if text.removeprefix(start) != own.removeprefix(start):
             raise ValueError(f"{path.name}: llama.cpp renders a prompt as {json.dumps(text[-80:])}, not {own[-80:]!r}")
+    if plain != wanted:
+        warnings.warn(
+            "llama.cpp's server poses questions otherwise than the student learned, unless it is given: "
+            f"--chat-template-kwargs {shlex.quote(json.dumps(options))}",
+            stacklevel=2,
+        )
 
 
 @torch.inference_mode()

@@ -81,7 +81,8 @@ def collect_page(student: str, prompt: str | None, runtime: Path, compat: Path |
     engine = LlamaCpp(student, longest=CONTEXT)
     try:
         engine.check(tokenizer, 1, "a text", -1)
-        context, posed = min(engine.context, CONTEXT), describe_prompt(engine, tokenizer, own)
+        context, posed = engine.room, describe_prompt(engine, tokenizer, own)
+        refused = list_refused(engine, tokenizer)
     finally:
         engine.close()
     if max_new_tokens >= context:
@@ -96,7 +97,7 @@ def collect_page(student: str, prompt: str | None, runtime: Path, compat: Path |
         "name": shorten(clean_line(path.stem), 100),
         "prompt": posed,
         "answers": describe_answers(own),
-        "refused": list_refused(student, tokenizer),
+        "refused": refused,
         "context": context,
         "max_new_tokens": max_new_tokens,
         "bytes": path.stat().st_size,

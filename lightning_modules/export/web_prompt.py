@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import gguf
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import check_template_options, list_controls, render_chat
@@ -16,7 +15,6 @@ from lightning_modules.model.llama_cpp import LlamaCpp
 
 # What a page asks: it knows no expressions.
 KINDS: tuple[AnswerKind, ...] = ("choice", "boolean", "number")
-_CONTROLS = (gguf.TokenType.CONTROL, gguf.TokenType.UNKNOWN)
 
 
 def list_probes() -> list[Question]:
@@ -95,9 +93,6 @@ def describe_answers(prompt: Prompt) -> dict[str, tuple[str, str]]:
     return {kind: (text[: text.index("{")], text[text.rindex("}") + 1 :]) for kind, text in sentences.items()}
 
 
-def list_refused(path: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def list_refused(engine: LlamaCpp, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Returns what no question may hold: the names of control tokens, which llama.cpp in a browser reads as these."""
-    fields = gguf.GGUFReader(path).fields
-    kinds, tokens = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("token_type", "tokens"))
-    marked = {token for token, kind in zip(tokens, kinds, strict=True) if kind in _CONTROLS}
-    return sorted({*marked, *list_controls(tokenizer).values()} - {""})
+    return sorted({*engine.list_controls(), *list_controls(tokenizer).values()} - {""})

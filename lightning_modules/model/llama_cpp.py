@@ -24,6 +24,8 @@ from lightning_modules.model.generation import choose_tokens
 PACKAGE = "xllamacpp"
 TESTED = "2026.10.11549"
 ROWS = 512
+# LLAMA_TOKEN_ATTR_UNKNOWN and _CONTROL.
+_NO_TEXT = 1 | 8
 
 
 class _ContextParams(ctypes.Structure):
@@ -65,6 +67,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_vocab_bos": (c_int32, [c_void_p]),
     "llama_vocab_eos": (c_int32, [c_void_p]),
     "llama_vocab_is_eog": (c_bool, [c_void_p, c_int32]),
+    "llama_vocab_get_attr": (c_int32, [c_void_p, c_int32]),
+    "llama_vocab_get_text": (c_char_p, [c_void_p, c_int32]),
     "llama_vocab_get_add_bos": (c_bool, [c_void_p]),
     "llama_tokenize": (c_int32, [c_void_p, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool]),
     "llama_context_default_params": (_ContextParams, []),
@@ -129,6 +133,7 @@ class LlamaCpp:
     Attributes:
         path: The file.
         context: Most tokens that it can read, as the file says.
+        room: Most tokens that it has memory for.
         num_tokens: Of its vocabulary.
     """
 
@@ -151,7 +156,7 @@ class LlamaCpp:
         self.num_tokens = int(library.llama_vocab_n_tokens(self._vocab))
         self.context = int(library.llama_model_n_ctx_train(self._model))
         params = library.llama_context_default_params()
-        params.n_ctx = min(longest or self.context, self.context)
+        params.n_ctx = self.room = min(longest or self.context, self.context)
         params.n_batch = params.n_ubatch = ROWS
         params.n_threads = params.n_threads_batch = threads or torch.get_num_threads()
         self._context = library.llama_init_from_model(self._model, params)
@@ -188,6 +193,12 @@ class LlamaCpp:
     def ends(self, token: int) -> bool:
         """Says whether llama.cpp's programs stop at this token."""
         return bool(load_library().llama_vocab_is_eog(self._vocab, token))
+
+    def list_controls(self) -> set[str]:
+        """Returns the names of control tokens, and of the one for what there is no token for, which are no text."""
+        library, tokens = load_library(), range(self.num_tokens)
+        marked = [token for token in tokens if library.llama_vocab_get_attr(self._vocab, token) & _NO_TEXT]
+        return {library.llama_vocab_get_text(self._vocab, token).decode() for token in marked}
 
     def tokenize(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Returns a text's ids.

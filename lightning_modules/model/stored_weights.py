@@ -29,16 +29,22 @@ def find_files(model: str, revision: str | None) -> list[str]:
         return [str(cached_file(name, file, **options)) for file in files]
 
 
+def read_dtypes(model: str, revision: str | None) -> set[str]:
+    """Returns the dtypes that a model's safetensors files hold, as their headers call them."""
+    stored = set()
+    for file in find_files(model, revision):
+        with loading(model, "model"), safe_open(file, framework="pt") as weights:
+            stored |= {weights.get_slice(name).get_dtype() for name in weights.keys()}
+    return stored
+
+
 def find_loading_dtype(model: str, revision: str | None, dtype: Dtype) -> Dtype:
     """Returns the dtype in which a model's weights are to be loaded if all are to become `dtype` block by block.
 
     That of its files, if it is one and each of its numbers is one of `dtype`: then weights stay in the files' pages,
     which all of a node's processes share, until they are needed. If not, `dtype`.
     """
-    stored = set()
-    for file in find_files(model, revision):
-        with loading(model, "model"), safe_open(file, framework="pt") as weights:
-            stored |= {weights.get_slice(name).get_dtype() for name in weights.keys()}
+    stored = read_dtypes(model, revision)
     if len(stored) != 1 or (found := DTYPES.get(stored.pop())) is None:
         return dtype
     wanted = getattr(torch, dtype)

@@ -11,11 +11,13 @@ import yaml
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
+from datamodules.examples import encoding, tokenization
+from lightning_modules.export.card import describe_prompt
 from lightning_modules.export.learned import read_learned
 from lightning_modules.model.llama_cpp import name_runtime
 from scripts import chat, evaluate, export, study
 from scripts.common.stages import JOBS
-from tests.lightning_modules.export.conftest import MODELS, Exported, exported  # noqa: F401 (a fixture)
+from tests.lightning_modules.export.conftest import MODELS, QUESTIONS, Exported, exported  # noqa: F401 (a fixture)
 
 COMMON = ["--data.prompt=plain", "--data.questions=microworld:test:6:0", "--model.max_new_tokens=48"]
 COMMON += ["--data.encoding.max_length=320", "--trainer.enable_progress_bar=false"]
@@ -72,9 +74,36 @@ def test_a_run_and_a_file_answer_alike(
     assert said[0].out.startswith("rationale: ") and "\nanswer: " in said[0].out
 
 
+def test_a_runs_prompt_is_carried_whole(exported: Exported, tmp_path: Path, monkeypatch) -> None:  # noqa: F811
+    run = tmp_path / "run"
+    shutil.copytree(MODELS / "a-student", run / "student")
+    options = {"template_options": {"enable_thinking": False}, "prompt_language": "en"}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": {"prompt": "plain", "encoding": options}}))
+    (run / "DONE").touch()
+    command = ["gguf", f"--model.student={run / 'student'}", f"--output={tmp_path / 'out'}", "--types=f16"]
+    export.main([*command, f"--calibration={exported.rationales}", f"--questions={QUESTIONS}", "--max_new_tokens=4"])
+    [card, file] = sorted((tmp_path / "out").iterdir())
+    said = {"name": "plain", "template_options": {"enable_thinking": False}, "language": "en"}
+    assert json.loads(card.read_text())["prompt"] == said
+    asked, real = [], tokenization.encode_prompt
+    spy = lambda *args: asked.append(describe_prompt(args[1])) or real(*args)  # noqa: E731
+    monkeypatch.setattr(tokenization, "encode_prompt", spy)
+    for student in (run, file):
+        monkeypatch.setattr("sys.stdin", io.StringIO(QUESTION))
+        chat.main([str(student), "--max_new_tokens=4"])
+    assert asked == [said, said]
+
+
+def test_what_is_longer_than_asked_for_calibrates_nothing(exported: Exported, tmp_path: Path) -> None:  # noqa: F811
+    command = ["gguf", f"--model.student={MODELS / 'a-student'}", f"--output={tmp_path / 'out'}", "--prompt=plain"]
+    command += [f"--calibration={exported.rationales}", f"--questions={QUESTIONS}"]
+    with pytest.raises(ValueError, match=r"0 rationales fit 20 tokens \(--calibration_length\)"):
+        export.main([*command, "--calibration_length=20"])
+
+
 def test_an_interrupted_answer_ends_alone(exported: Exported, monkeypatch, capsys) -> None:  # noqa: F811
     monkeypatch.setattr("sys.stdin", io.StringIO(2 * QUESTION))
-    real, calls = chat.decode_completion, []
+    real, calls = encoding.decode_completion, []
 
     def interrupt(*args):
         calls.append(args)
@@ -82,10 +111,27 @@ def test_an_interrupted_answer_ends_alone(exported: Exported, monkeypatch, capsy
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(chat, "decode_completion", interrupt)
+    monkeypatch.setattr(encoding, "decode_completion", interrupt)
     chat.main([str(exported.file("f16")), "--prompt=plain", "--max_new_tokens=48"])
     first, second = capsys.readouterr().out.split(" [stopped]\n")
     assert first.startswith("rationale: ") and "\nanswer: " in second
+
+
+@pytest.mark.parametrize("kind", ["folder", "f16"])
+def test_a_question_that_is_too_long_is_refused_alone(exported: Exported, kind: str, monkeypatch, capsys) -> None:  # noqa: F811
+    student = str(MODELS / "a-student" if kind == "folder" else exported.file(kind))
+    long = "Is it " + 200 * "a stone " + "?\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(long + QUESTION))
+    chat.main([student, "--prompt=plain", "--max_new_tokens=300"])
+    said = capsys.readouterr()
+    assert "tokens with its prompt, more than 212; shorten it" in said.err and said.out.count("answer: ") == 1
+    with pytest.raises(ValueError, match="--max_new_tokens with a prompt is 513, more than the context of 512 tokens"):
+        chat.main([student, "--prompt=plain", "--max_new_tokens=512"])
+    with pytest.raises(ValueError, match="--max_new_tokens: '0' is no whole number of at least 1"):
+        chat.main([student, "--max_new_tokens=0"])
+    # A file's context may be much longer than memory is.
+    monkeypatch.setattr(chat, "LONGEST_PROMPT", 50)
+    assert chat.load(student, 100)[2] == 50
 
 
 @pytest.mark.parametrize(
@@ -93,7 +139,8 @@ def test_an_interrupted_answer_ends_alone(exported: Exported, monkeypatch, capsy
     [
         (["--types=Q9"], "--types: 'Q9' is unknown; there are: f32, f16"),
         ([], "--questions: name the training questions"),
-        (["--max_new_tokens=0"], "must be 1 at least"),
+        (["--max_new_tokens=0"], "--max_new_tokens: '0' is no whole number of at least 1"),
+        (["--calibration_length=0"], "--calibration_length: '0' is no whole number of at least 1"),
         (["--output=full"], "full: is there already"),
     ],
 )

@@ -14,8 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from datamodules.files.atomic import (
     atomic_path,
@@ -119,6 +124,22 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path, full_
         else:
             write_json(target, {"text": "new"})
     assert list_names(tmp_path) == [name] and target.read_text() == "old"
+
+
+def test_a_full_disk_under_a_model_names_its_folder(tmp_path: Path, full_disk: Callable) -> None:
+    weights, tokenizer = {"a": torch.zeros(1000)}, Tokenizer(BPE({str(n): n for n in range(1000)}, []))
+    for save in (lambda folder: save_file(weights, folder / "w"), lambda folder: tokenizer.save(str(folder / "t"))):
+        with (
+            full_disk(1000),
+            pytest.raises(ValueError, match="student: cannot be written: File too large; the same command continues"),
+            atomic_path(tmp_path / "student") as folder,
+        ):
+            folder.mkdir()
+            save(folder)
+    assert list_names(tmp_path) == []
+    # A corrupt file is another matter.
+    with pytest.raises(SafetensorError), atomic_path(tmp_path / "student"):
+        load(b"x" * 100)
 
 
 def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:

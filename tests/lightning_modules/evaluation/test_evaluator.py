@@ -25,7 +25,7 @@ QUESTION = Question("q", "t", "test", "Which?", ("red", "blue", "green"), "B")
 def evaluate(world: World, evaluator: Evaluator | None = None, **options) -> tuple[dict, EvaluationDataModule]:
     """Returns the records by question id, and the data."""
     settings = {"prompt": "plain", "tokens_per_batch": 400, "max_length": 600, **options}
-    data = build(EvaluationDataModule, world.teacher, world.questions, **settings)
+    data = build(EvaluationDataModule, settings.pop("tokenizer", world.teacher), world.questions, **settings)
     evaluator = evaluator or Evaluator(world.student, max_new_tokens=5, arm="kin", seed=3)
     data.setup("predict")
     evaluator.check(data)
@@ -190,6 +190,18 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return str(folder / "model"), write_questions(folder / "q_test.jsonl", [QUESTION])
+
+
+def test_llama_cpp_makes_room_for_the_longest_text_alone(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
+    from lightning_modules.export.architecture import convert
+    from lightning_modules.export.quantization import write_gguf
+
+    tokenizer, file = build_tokenizer(), tmp_path / "m.gguf"
+    write_gguf(file, convert(build_llama(len(tokenizer), width=64, context=8192), tokenizer), "f32", {}, {})
+    evaluator = Evaluator(str(file), max_new_tokens=5)
+    evaluate(world, evaluator, tokenizer=str(file))
+    assert evaluator.llama is not None and (evaluator.llama.context, evaluator.llama.room) == (8192, 605)
 
 
 @pytest.mark.parametrize("stop", [(), ("\n\nQuestion:",), (".\n",)])

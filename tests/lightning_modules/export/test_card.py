@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("gguf", reason="pip install 'kindred[gguf]'")
 
-from lightning_modules.export.card import find_prompt, read_card
+from datamodules.tasks.prompts import get_prompt
+from lightning_modules.export.card import describe_prompt, describe_run, find_prompt, read_card
 from tests.lightning_modules.export.conftest import Exported
 
 
@@ -23,6 +24,14 @@ def test_what_is_said_of_a_prompt_counts_first() -> None:
     assert own is not None and own.template_options == {"enable_thinking": False} and own == same
     assert other is not None and (other.name, other.template_options) == ("direct", {})
     assert find_prompt({}, None) is None
+
+
+def test_a_run_and_its_files_card_say_all_of_a_prompt() -> None:
+    prompt = get_prompt("cot", template_options={"enable_thinking": False}, language="en")
+    encoding = {"template_options": {"enable_thinking": False}, "prompt_language": "en"}
+    assert find_prompt(describe_run({"prompt": "cot", "encoding": encoding}), None) == prompt
+    assert find_prompt({"prompt": describe_prompt(prompt)}, None) == prompt
+    assert find_prompt(describe_run({}), None) is None
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

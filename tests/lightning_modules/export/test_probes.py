@@ -20,5 +20,5 @@ def test_texts_are_those_that_the_tokenizer_writes(has_bytes: bool, tmp_path: Pa
     assert any("你好" in text for text in probes.texts) == has_bytes
     assert (len(probes.calibration), len(probes.measured), len(probes.prompts)) == (8, 4, 24)
     assert not {own.id for own in probes.calibration} & {own.id for own in probes.measured}
-    with pytest.raises(ValueError, match="0 rationales fit 4 tokens"):
+    with pytest.raises(ValueError, match=r"0 rationales fit 4 tokens \(--calibration_length\), with their prompts"):
         collect(tokenizer, QUESTIONS, [path], get_prompt("plain"), 8, 4)

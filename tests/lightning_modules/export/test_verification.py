@@ -13,6 +13,7 @@ from tests.tiny import build_llama, build_tokenizer
 
 pytest.importorskip("xllamacpp", reason="pip install 'kindred[gguf-export]'")
 
+from lightning_modules.export import verification
 from lightning_modules.export.architecture import convert
 from lightning_modules.export.probes import Probes, collect
 from lightning_modules.export.quantization import write_gguf
@@ -94,3 +95,22 @@ def test_llama_cpps_server_poses_a_question_as_the_template_does(student, tmp_pa
     tokenizer.chat_template += "?"
     with pytest.raises(ValueError, match=r"n\.gguf: llama\.cpp renders a prompt as"):
         check_template(tmp_path / "n.gguf", tokenizer, student[2])
+
+
+def test_a_template_is_rendered_with_the_options_of_the_training(student, tmp_path: Path) -> None:
+    tokenizer, file = build_tokenizer(), tmp_path / "m.gguf"
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %}<think>{{ level }}"
+    write_gguf(file, convert(build_llama(len(tokenizer), width=64), tokenizer), "f32", {}, {})
+    probes = replace(student[2], prompt=get_prompt("plain", template_options={"level": "low"}))
+    with pytest.warns(UserWarning, match=r"unless it is given: --chat-template-kwargs '\{\"level\": \"low\"\}'$"):
+        check_template(file, tokenizer, probes)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ level }}", "{{ level | upper }}")
+    with pytest.raises(ValueError, match=r"m\.gguf: llama\.cpp renders a prompt as .*<think>low.*<think>LOW"):
+        check_template(file, tokenizer, probes)
+
+
+def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(verification, "_RENDER", "import threading; threading.Event().wait()")
+    monkeypatch.setattr(verification, "PATIENCE", 0)
+    with pytest.raises(ValueError, match=r"m\.gguf: llama\.cpp has not rendered its chat template in 0 s"):
+        verification.render_by_llama_cpp(tmp_path / "m.gguf", ["a"], {})

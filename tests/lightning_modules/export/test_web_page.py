@@ -66,6 +66,8 @@ def made(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     files = {"wllama.js": ("wllama.js", hash_path(runtime / "wllama.js"))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web_page, "WLLAMA", Package("@wllama/wllama", "--runtime", files))
+        # It takes seconds for each real file.
+        patch.setattr("gguf.GGUFReader", None)
         page = collect_page(str(exported.file("Q4_K_M")), None, runtime, None, 40)
         write_page(page, folder / "page")
         yield Made(runtime, page, folder / "page")

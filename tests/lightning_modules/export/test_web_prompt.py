@@ -63,7 +63,7 @@ def test_a_chats_prompts_are_tokens_as_evaluate_has_them(tmp_path: Path) -> None
         text, ids = encode_prompt(tokenizer, prompt, question)
         assert fill(parts, question) == text
         assert engine.tokenize(text, add_special=True, parse_special=True) == ids
-    assert list_refused(engine.path, tokenizer) == ["</s>", "<pad>"]
+    assert list_refused(engine, tokenizer) == ["</s>", "<pad>"]
     engine.close()
 
 

@@ -183,7 +183,7 @@ MORE = [
     ["seal", "--help"],
     ["inspect_data", "x.jsonl", "--promt=plain"],
     ["reference", "--nonsense"],
-    *([script, "--help"] for script in ("export_rationales", "import_data", "import_logits", "push")),
+    *([script, "--help"] for script in ("chat", "export_rationales", "import_data", "import_logits", "push")),
 ]
 # Runs a script as `python -m` does, and says at its end what it has imported.
 PROGRAM = """

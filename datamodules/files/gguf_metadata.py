@@ -1,4 +1,4 @@
-"""The texts in a GGUF file's metadata, read in a moment: the package gguf unpacks every token's name, which takes seconds."""
+"""The texts in a GGUF file's metadata, read in a moment; the package gguf unpacks every token's name, for seconds."""
 
 import struct
 from pathlib import Path

@@ -89,7 +89,8 @@ def refuse_quantized(student: str) -> None:
         if getattr(config, "quantization_config", None) is not None:
             raise ValueError(f"{student}: is quantised (quantization_config in its config.json); {advice}")
         stored = {DTYPES.get(own, own) for own in read_dtypes(student, None)}
-        stored = stored - {"float16"} if config.dtype is torch.float32 else stored | {str(config.dtype).removeprefix("torch.")}
+        said = str(config.dtype).removeprefix("torch.")
+        stored = stored - {"float16"} if said == "float32" else stored | {said}
     # Buffers may be whole numbers.
     if rounded := [own for own in sorted(stored) if own.startswith(("float16", "float8", "F8", "F6", "F4"))]:
         raise ValueError(f"{student}: its weights are {rounded[0]}; {advice}")

@@ -45,7 +45,8 @@ messages, options = json.load(sys.stdin)
 for message in messages:
     content = {"messages": [{"role": "user", "content": message}], "chat_template_kwargs": options}
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(server.listening_address + "/apply-template", json.dumps(content).encode(), headers)
+    address = server.listening_address + "/apply-template"
+    request = urllib.request.Request(address, json.dumps(content).encode(), headers)
     texts.append(json.load(urllib.request.urlopen(request))["prompt"])
 print("\\n" + json.dumps(texts), flush=True)
 os._exit(0)

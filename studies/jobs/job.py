@@ -3,7 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+# What a section says of the commit and layers of the student that it names is of no other model.
+WHOLE: dict[str, Any] = {"model.revision": None, "model.keep_layers": None}
 
 
 @dataclass(frozen=True)

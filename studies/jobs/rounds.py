@@ -18,7 +18,7 @@ from lightning_modules.run.folder import flatten
 from lightning_modules.student.cached_targets import KINDS
 from losses.distillation import check_kind
 from studies.design.rounds import OnPolicy
-from studies.jobs.job import Job, format_settings
+from studies.jobs.job import WHOLE, Job, format_settings
 from studies.jobs.rounds_table import describe_round
 from studies.text_table import format_records
 
@@ -293,7 +293,7 @@ class RoundsPlan:
             "run.keep_checkpoints": number < rounds.rounds or self.fit.get("run.keep_checkpoints", False),
         }  # fmt: skip
         if rounds.start is not None:
-            settings |= {"model.revision": None, "model.keep_layers": None}
+            settings |= WHOLE
         if number > 1:
             settings["run.continues"] = str(self.run(number - 1))
         if rounds.mix < 1:
@@ -317,7 +317,7 @@ class RoundsPlan:
         """Returns the job in which a round's student answers the test questions."""
         output = str(self._predictions(number))
         settings = {
-            "model.student": self.student(number), "model.keep_layers": None, "model.arm": self.name(number),
+            "model.student": self.student(number), **WHOLE, "model.arm": self.name(number),
             "output": output, "wandb.group": self.settings.name,
         }  # fmt: skip
         args = [*self.config, *format_settings(settings)]

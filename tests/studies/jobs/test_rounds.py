@@ -37,6 +37,12 @@ def test_each_round_waits_for_the_one_before_and_goes_on_from_it() -> None:
     assert "--run.keep_checkpoints=true" in third and "--run.keep_checkpoints=false" in jobs["fit-round-4"].args
 
 
+def test_a_rounds_student_is_evaluated_whatever_commit_the_section_names() -> None:
+    jobs = {job.name: job.args for job in make_plan(SECTIONS | {"evaluate": {"model": {"revision": "r"}}}).jobs()}
+    given = {"--model.student=runs/n/round-4/student", "--model.revision=null", "--model.keep_layers=null"}
+    assert given <= set(jobs["evaluate-round-4"])
+
+
 def test_the_student_writes_as_its_training_poses_and_has_room_for_it() -> None:
     jobs = {job.name: job for job in make_plan(samples=3).jobs()}
     first, second = jobs["annotate-round-1"].args, jobs["annotate-round-2"].args

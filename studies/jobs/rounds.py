@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.examples.encoding import PromptEncoding
-from datamodules.files.atomic import read_meta, write_json
+from datamodules.files.atomic import write_json
 from datamodules.files.parsing import read_json_object
 from datamodules.provenance import claim_folder
-from datamodules.rationales.shown import check_shown
 from lightning_modules.model.generation import derive_seed
-from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.folder import flatten
-from lightning_modules.student.cached_targets import KINDS
-from losses.distillation import check_kind
 from studies.design.rounds import OnPolicy
 from studies.jobs.job import WHOLE, Job, format_settings
+from studies.jobs.rounds_checks import check_start, check_teacher, take_settings
 from studies.jobs.rounds_table import describe_round
 from studies.text_table import format_records
 
@@ -53,7 +50,7 @@ class RoundsPlan:
         self.fit = flatten(sections["fit"])
         self.steps = self._count_steps()
         self.longest_prompt = self._find_longest_prompt()
-        self._check_teacher()
+        check_teacher(settings, sections)
         if changed := self._take("fit", "model.start."):
             raise ValueError(
                 f"fit.{next(iter(changed))} changes the student that on_policy asks to write; train a fit with it, and "
@@ -91,63 +88,6 @@ class RoundsPlan:
                 f"on_policy.max_new_tokens={new} leaves nothing of fit.data.encoding.max_length={longest} to a prompt"
             )
         return int(longest - new)
-
-    def _check_teacher(self) -> None:
-        names = "on_policy.teacher_prompt", "on_policy.shown_rationales"
-        check_shown(names[0], self.settings.teacher_prompt, names[1], self.settings.shown_rationales)
-        if self.settings.mix == 1:
-            for name in ("teacher", "teacher_prompt", "shown_rationales", "teachers"):
-                if getattr(self.settings, name) is not None:
-                    raise ValueError(f"on_policy.{name} would be ignored with on_policy.mix=1: nobody reads anything")
-            return
-        settings, teacher = self.settings, self.sections.get("cache_logits")
-        if teacher is None:
-            raise ValueError(
-                "on_policy: the file has no section cache_logits: a teacher without log-probabilities cannot correct "
-                "what the student writes; name one that cache_logits can load"
-            )
-        own = flatten(teacher)
-        for name in ("revision", "keep_layers") if settings.teachers is not None else ():
-            if own.get(f"model.{name}") is not None:
-                raise ValueError(f"cache_logits.model.{name} is one teacher's, but on_policy.teachers names several")
-        if settings.teacher_prompt is not None:
-            self._check_privilege()
-        if self.fit.get("data.alignment.kind", "refuse") != "refuse":
-            return
-        kind = own.get("model.kind", "top_k")
-        for progress in (0.0, 1.0):
-            check_kind(settings.loss.at(progress).mixture, KINDS[kind])
-        if kind != "labels":
-            return
-        if settings.teachers is not None:
-            raise ValueError("cache_logits.model.kind labels has no distributions that on_policy.teachers could mix")
-        if (settings.temperature, settings.top_p) != (1, 1):
-            raise ValueError(
-                f"on_policy.temperature={settings.temperature:g} and top_p={settings.top_p:g} draw from another "
-                "distribution than the student's, with which cache_logits.model.kind labels has a bias; set both to 1"
-            )
-        if settings.mix and own.get("output") in (self.fit.get("data.logits") or []):
-            raise ValueError(
-                "cache_logits.model.kind labels has no distributions for fit.data.logits; set fit.data.supervision to "
-                "rationale, or another kind"
-            )
-
-    def _check_privilege(self) -> None:
-        """Refuses a teacher that would see more than its privilege in another form than the student."""
-        for key in ("data.encoding.template_options", "data.encoding.prompt_language"):
-            reads, writes = self._take("cache_logits", key), self._take("fit", key)
-            if reads != writes:
-                name = next(iter({**reads, **writes}))
-                raise ValueError(
-                    f"cache_logits.{name} is {reads.get(name)!r}, but fit.{name} is {writes.get(name)!r}; make them "
-                    "alike for on_policy.teacher_prompt"
-                )
-        kind = flatten(self.sections["cache_logits"]).get("model.kind")
-        if self.settings.teacher is not None and kind == "hidden" and self.settings.keep_rounds > 1:
-            raise ValueError(
-                "on_policy.keep_rounds: with on_policy.teacher=self hidden states of each round are of another model; "
-                "set it to 1, or another cache_logits.model.kind"
-            )
 
     def name(self, number: int) -> str:
         """Returns what a round is called, from 1."""
@@ -259,7 +199,7 @@ class RoundsPlan:
         )
 
     def _take(self, stage: str, prefix: str) -> dict[str, Any]:
-        return {key: own for key, own in flatten(self.sections.get(stage) or {}).items() if key.startswith(prefix)}
+        return take_settings(self.sections, stage, prefix)
 
     def _cache(self, number: int, suffix: str, teacher: str | None) -> Job:
         """Returns the job in which a teacher reads what the student wrote."""
@@ -363,23 +303,3 @@ class RoundsPlan:
 def _list_loss(rounds: OnPolicy) -> dict[str, Any]:
     settings = {name: value for name, value in vars(rounds.loss).items() if not name.startswith("_")}
     return {name: value for name, value in json.loads(json.dumps(settings, default=vars)).items() if value is not None}
-
-
-def check_start(start: str, fit: Mapping[str, Any]) -> None:
-    """Refuses a cold start that is no finished training of the same student.
-
-    Raises:
-        ValueError: It is another's, or not finished.
-    """
-    folder = Path(start)
-    meta = read_meta(folder)
-    if meta is None or not (folder / "DONE").is_file():
-        raise ValueError(f"on_policy.start: {start} is no finished fit")
-    own, student = meta["config"]["model"], fit["model.student"]
-    is_same = own["student"] == student and own.get("revision") == fit.get("model.revision")
-    if not is_same and Path(student).is_dir():
-        is_same = meta["config"]["files"].get(own["student"]) == identify_weights(student, None)
-    if not is_same or own.get("keep_layers") != fit.get("model.keep_layers"):
-        raise ValueError(
-            f"on_policy.start: {start} trained another student: {own['student']}, but fit.model.student is {student}"
-        )

@@ -1,27 +1,9 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from losses.distillation import DistillationLoss
-from studies.design.rounds import OnPolicy
-from studies.jobs.rounds import RoundsPlan
-
-SECTIONS: dict[str, Any] = {
-    "cache_logits": {"model": {"teacher": "t"}, "data": {"filters": {"correct_only": True, "teachers": ["t"]}}},
-    "fit": {
-        "model": {"student": "s", "keep_layers": [0, 1]},
-        "data": {"questions": "q", "prompt": "plain", "encoding": {"max_length": 400, "cache_dir": "d"}},
-        "trainer": {"max_steps": 12},
-    },
-    "evaluate": {},
-}
-
-SELF = {"teacher": "self", "teacher_prompt": "with_gold"}
-
-
-def make_plan(sections: dict[str, Any] = SECTIONS, **settings: Any) -> RoundsPlan:
-    return RoundsPlan(OnPolicy(**{"name": "n", "rounds": 4, "questions": 8, **settings}), sections, ["--config=c"])
+from tests.studies.jobs.rounds_plan import SECTIONS, make_plan
 
 
 def test_each_round_waits_for_the_one_before_and_goes_on_from_it() -> None:
@@ -112,49 +94,6 @@ def test_the_student_itself_reads_with_a_rationale_in_view_which_is_annotated_fi
     assert {f"--data.own.{name}={value}" for name, value in own.items()} <= set(train)
     # Nothing else of a round says what is shown.
     assert not any("shown" in arg for arg in jobs["annotate-round-2"].args)
-
-
-@pytest.mark.parametrize(
-    ("model", "settings", "message"),
-    [
-        (
-            {},
-            {"teacher_prompt": "with_rationale"},
-            "'with_rationale' shows rationales: name their file by on_pol",
-        ),
-        (
-            {},
-            {**SELF, "shown_rationales": "r"},
-            "on_policy.shown_rationales would be ignored: on_policy.teacher_pro",
-        ),
-        ({}, {"teacher": "self"}, "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold"),
-        ({}, {"teacher": "self", "teachers": {"t": 1, "u": 1}}, "on_policy.teacher is the student itself"),
-        ({}, {"teacher_prompt": "with_gold", "mix": 1.0}, "on_policy.teacher_prompt would be ignored with"),
-        ({"kind": "hidden"}, {**SELF, "keep_rounds": 2}, "on_policy.keep_rounds: with on_policy.teacher=self hidden"),
-        ({}, {"teachers": {"t": 1}}, "on_policy.teachers mixes two teachers at least"),
-        ({}, {"teachers": {"t": 1, "u": float("inf")}}, "at least, by finite weights"),
-        ({}, {"teachers": {"t": 1, "u": 1}, "mix": 1.0}, "on_policy.teachers would be ignored with on_policy.mix=1"),
-        ({"revision": "r"}, {"teachers": {"t": 1, "u": 1}}, "cache_logits.model.revision is one teacher's"),
-        ({"kind": "labels"}, {"teachers": {"t": 1, "u": 1}}, "kind labels has no distributions that on_policy.teach"),
-        ({"kind": "labels"}, {"temperature": 0.7}, "on_policy.temperature=0.7 and top_p=1 draw from another"),
-        ({"kind": "labels"}, {"mix": 0.5}, "kind labels has no distributions for fit.data.logits"),
-        ({"kind": "labels"}, {"loss": DistillationLoss(kl_weight=1.0)}, "kind labels, give only reverse_kl without"),
-        ({}, {"loss": DistillationLoss(kl_weight=1.0, max_weight=3.0)}, "loss.max_weight would be ignored"),
-        ({"kind": "sampled"}, {}, "a sampled teacher gives only forward_kl"),
-    ],
-)
-def test_what_teachers_cannot_give_is_refused(model: dict, settings: dict, message: str) -> None:
-    cache = SECTIONS["cache_logits"] | {"model": {"teacher": "t", **model}, "output": "l"}
-    fit = SECTIONS["fit"] | {"data": SECTIONS["fit"]["data"] | {"logits": ["l"]}}
-    with pytest.raises(ValueError, match=message):
-        make_plan(SECTIONS | {"cache_logits": cache, "fit": fit}, **settings)
-
-
-def test_privileged_context_is_the_gold_answer_alone() -> None:
-    encoding = {"max_length": 400, "template_options": {"enable_thinking": False}}
-    fit = SECTIONS["fit"] | {"data": SECTIONS["fit"]["data"] | {"encoding": encoding}}
-    with pytest.raises(ValueError, match=r"^cache_logits.data.encoding.template_options.* is None, but fit.data.enc"):
-        make_plan(SECTIONS | {"fit": fit}, **SELF)
 
 
 def test_rounds_go_on_with_the_settings_that_they_began_with(tmp_path: Path) -> None:

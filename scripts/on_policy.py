@@ -64,6 +64,7 @@ def check_sections(plan: RoundsPlan) -> None:
     """Refuses a mistake in a stage's section before any stage runs; the rounds differ in names only."""
     for job in [*plan.teach(), *plan.round(1, [])]:
         STAGES[job.stage].parse(job.args)
+    plan.check_questions()
     shown, questions = plan.settings.shown_rationales, plan.fit["data.questions"]
     # What is yet to be annotated, the first round checks.
     if shown is not None and Path(shown).exists():

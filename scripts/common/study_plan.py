@@ -71,3 +71,6 @@ def check_plan(plan: StudyPlan, jobs: list[Job]) -> None:
             "calibrated; raise it, or leave one of them out"
         )
     check_sections(plan.study, jobs)
+    # Of a task and size all arms learn from as many questions.
+    for arm in {(arm.task, arm.size): arm for arm in expand(plan.study) if arm.supervision == ON_POLICY}.values():
+        plan.rounds(arm).check_questions()

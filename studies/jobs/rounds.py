@@ -11,12 +11,15 @@ from datamodules.examples.encoding import PromptEncoding
 from datamodules.files.atomic import write_json
 from datamodules.files.parsing import read_json_object
 from datamodules.provenance import claim_folder
+from datamodules.tasks.questions import count_questions
 from lightning_modules.model.generation import derive_seed
 from lightning_modules.run.folder import flatten
 from studies.design.rounds import OnPolicy
 from studies.jobs.job import WHOLE, Job, format_settings
 from studies.jobs.rounds_checks import check_start, check_teacher, take_settings
 from studies.jobs.rounds_table import describe_round
+from studies.jobs.states import find_state
+from studies.jobs.submission import read_queue, read_submissions
 from studies.text_table import format_records
 
 SETTINGS = "rounds.json"
@@ -267,7 +270,7 @@ class RoundsPlan:
         return self.folder / "predictions" / f"{self.name(number)}.parquet"
 
     def claim(self) -> None:
-        """Makes the rounds' folder, or refuses one of other rounds.
+        """Makes the rounds' folder, or refuses one of other rounds; what no round has begun by may yet be corrected.
 
         Raises:
             ValueError: It was begun with other settings; the message has both values.
@@ -276,16 +279,36 @@ class RoundsPlan:
         own = {**asdict(self.settings), "steps": self.steps}
         own = json.loads(json.dumps(own, default=vars))
         path = self.folder / SETTINGS
-        if not path.is_file():
-            write_json(path, own)
-            return
-        begun, now = flatten(read_json_object(path)), flatten(own)
+        begun, now = flatten(read_json_object(path)) if path.is_file() else {}, flatten(own)
         keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
-        if keys:
+        if begun and keys and self._has_begun():
             shown = ", ".join(f"on_policy.{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys)
             raise ValueError(
                 f"{self.folder}: these rounds were begun with other settings: {shown}; choose another name"
             )
+        if keys:
+            write_json(path, own)
+
+    def _has_begun(self) -> bool:
+        """Returns whether a round has left anything, or a job, by whatever settings, runs or is in SLURM's queue."""
+        left = [path for name in ("samples", "predictions", "round-*") for path in self.folder.glob(f"{name}/*")]
+        if any(not path.name.endswith(".lock") for path in left):
+            return True
+        submitted = read_submissions(self.folder)
+        queue = read_queue() if submitted else {}
+        is_queued = any(entry["job"] in queue for entry in submitted.values())
+        return is_queued or any(find_state(self.folder, job)[0] == "running" for job in self.jobs())
+
+    def check_questions(self) -> None:
+        """Refuses rounds of more questions than there are.
+
+        Raises:
+            ValueError: See there; or the questions cannot be read.
+        """
+        asked, source = self.settings.questions, self.fit["data.questions"]
+        number = count_questions(source, self.fit.get("data.limit"))
+        if self.settings.mix < 1 and asked > number:
+            raise ValueError(f"on_policy.questions={asked} in a round, but {source} has {number}; lower it")
 
     def drop_spent(self, job: Job) -> None:
         """Removes the checkpoints that a finished round's training went on from."""

@@ -67,6 +67,12 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     with pytest.raises(ValueError, match=r"^on_policy\.mix=0 leaves a student no teacher's text, on which its files"):
         plan = study_script.parse([*args, "--quantization=[none, Q8_0]"])
         check_plan(plan, plan.jobs())
+    Path("c.yaml").write_text(yaml.safe_dump(content | {"on_policy": content["on_policy"] | {"questions": 13}}))
+    with pytest.raises(
+        ValueError, match=r"^on_policy\.questions=13 in a round, but microworld:train:12:0 has 12; lower"
+    ):
+        plan = study_script.parse(args)
+        check_plan(plan, plan.jobs())
     Path("c.yaml").write_text(yaml.safe_dump(content))
     study_script.main(["run", "--dry-run", *args])
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out

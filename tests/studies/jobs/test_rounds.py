@@ -1,8 +1,11 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from losses.distillation import DistillationLoss
+from tests.halting.process import locked_elsewhere
 from tests.studies.jobs.rounds_plan import SECTIONS, make_plan
 
 
@@ -98,11 +101,58 @@ def test_the_student_itself_reads_with_a_rationale_in_view_which_is_annotated_fi
 
 def test_rounds_go_on_with_the_settings_that_they_began_with(tmp_path: Path) -> None:
     make_plan(root=str(tmp_path)).claim()
+    store = tmp_path / "n" / "samples" / "round-1.parquet"
+    store.parent.mkdir()
+    store.touch()
     make_plan(root=str(tmp_path)).claim()
     with pytest.raises(
         ValueError, match=r"on_policy.mix was 0.25 and is 0.5, on_policy.loss.divergence was 'reverse_kl'"
     ):
         make_plan(root=str(tmp_path), mix=0.5, loss=DistillationLoss(kl_weight=1.0)).claim()
+
+
+def test_settings_may_be_corrected_until_something_was_made_by_them(tmp_path: Path, monkeypatch) -> None:
+    def claim(**settings: Any) -> None:
+        make_plan(root=str(tmp_path), **settings).claim()
+
+    folder = tmp_path / "n"
+    claim()
+    claim(mix=0.5)
+    # A lock is what a kill leaves of a job that has not written yet.
+    (folder / "samples").mkdir()
+    (folder / "samples" / ".round-1.parquet.lock").touch()
+    claim(mix=0.1)
+    log = folder / "logs" / "annotate-round-1.log"
+    log.parent.mkdir()
+    with locked_elsewhere(log), pytest.raises(ValueError, match=r"mix was 0.1 and is 0.5; choose another name"):
+        claim(mix=0.5)
+    claim(mix=0.2)
+    entry = {"job": "17_0", "log": "l", "done": "d"}
+    (folder / "submitted.json").write_text(json.dumps({"annotate-round-1": entry}))
+    claim(mix=0.3)
+    queue = tmp_path / "bin" / "squeue"
+    queue.parent.mkdir()
+    queue.write_text("#!/bin/sh\necho '17_0|PENDING|Dependency'\n")
+    queue.chmod(0o755)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"mix was 0.3 and is 0.5"):
+        patch.setenv("PATH", f"{queue.parent}:/usr/bin:/bin")
+        claim(mix=0.5)
+    (folder / "round-1").mkdir()
+    (folder / "round-1" / "meta.json").touch()
+    with pytest.raises(ValueError, match=r"mix was 0.3 and is 0.5"):
+        claim(mix=0.5)
+
+
+def test_more_questions_in_a_round_than_there_are_are_refused() -> None:
+    data = SECTIONS["fit"]["data"] | {"questions": "microworld:train:7:0"}
+    fit = SECTIONS["fit"] | {"data": data}
+    make_plan(SECTIONS | {"fit": fit}, questions=7).check_questions()
+    with pytest.raises(
+        ValueError, match=r"^on_policy.questions=8 in a round, but microworld:train:7:0 has 7; lower it"
+    ):
+        make_plan(SECTIONS | {"fit": fit}, questions=8).check_questions()
+    # The student answers none of them.
+    make_plan(SECTIONS | {"fit": fit}, questions=8, mix=1.0).check_questions()
 
 
 def test_checkpoints_that_a_finished_round_went_on_from_are_removed(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class RoundsPlan:
         new = self.settings.max_new_tokens
         if type(longest) is not int:
             raise ValueError(f"fit.data.encoding.max_length must be a number of tokens, not {longest!r}")
-        if longest <= new:
+        if longest <= new and self.settings.mix < 1:
             raise ValueError(
                 f"on_policy.max_new_tokens={new} leaves nothing of fit.data.encoding.max_length={longest} to a prompt"
             )

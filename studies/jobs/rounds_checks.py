@@ -1,6 +1,7 @@
 """What is refused of rounds before anything runs: a teacher, or a start, that does not go with them."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ from lightning_modules.student.cached_targets import KINDS
 from losses.distillation import check_kind
 from studies.design.rounds import OnPolicy
 
+# What the rounds are called, begin from and end with; the rest is of what the student writes.
+_OF_ANY_MIX = ("name", "root", "rounds", "questions", "mix", "start", "evaluate_every")
+
 
 def take_settings(sections: Mapping[str, Any], stage: str, prefix: str) -> dict[str, Any]:
     """Returns the settings of a section whose dotted names begin so."""
     return {key: own for key, own in flatten(sections.get(stage) or {}).items() if key.startswith(prefix)}
+
+
+def list_changed(settings: OnPolicy) -> list[str]:
+    """Returns the names of the settings that are not at their default."""
+    return [setting.name for setting in fields(settings) if getattr(settings, setting.name) != setting.default]
 
 
 def check_teacher(settings: OnPolicy, sections: Mapping[str, Any]) -> None:
@@ -31,9 +40,11 @@ def check_teacher(settings: OnPolicy, sections: Mapping[str, Any]) -> None:
     names = "on_policy.teacher_prompt", "on_policy.shown_rationales"
     check_shown(names[0], settings.teacher_prompt, names[1], settings.shown_rationales)
     if settings.mix == 1:
-        for name in ("teacher", "teacher_prompt", "shown_rationales", "teachers"):
-            if getattr(settings, name) is not None:
-                raise ValueError(f"on_policy.{name} would be ignored with on_policy.mix=1: nobody reads anything")
+        if idle := [name for name in list_changed(settings) if name not in _OF_ANY_MIX]:
+            raise ValueError(
+                f"on_policy.{idle[0]} would be ignored with on_policy.mix=1: nobody writes or reads anything; leave it "
+                "out"
+            )
         return
     teacher = sections.get("cache_logits")
     if teacher is None:

@@ -232,7 +232,7 @@ def test_rounds_that_were_killed_end_as_if_they_had_not_been(inside, whole) -> N
 
 
 def test_rounds_of_a_teachers_text_alone_are_the_offline_fit(inside) -> None:
-    run_rounds(write_config(mix=1.0, keep_rounds=1))
+    run_rounds(write_config(mix=1.0, keep_rounds=1, max_new_tokens=256, max_lost=0.5))
     MAINS["fit"](["--config=c.yaml", "--trainer.max_epochs=-1", "--run.id=offline", "--run.group=g"])
     found, wanted = (load_file(f"runs/{run}/student/model.safetensors") for run in ("opd/round-2", "g/offline"))
     assert found.keys() == wanted.keys() and all(found[name].equal(wanted[name]) for name in wanted)

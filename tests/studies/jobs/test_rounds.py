@@ -44,6 +44,9 @@ def test_the_student_writes_as_its_training_poses_and_has_room_for_it() -> None:
 
 def test_a_share_of_one_is_rounds_of_the_fit_alone_and_of_none_leaves_the_teachers_text_out() -> None:
     assert {job.stage for job in make_plan(mix=1.0).jobs()} == {"fit", "evaluate"}
+    # No room is kept for what the student would write.
+    encoding = SECTIONS["fit"]["data"] | {"encoding": {"max_length": 200}}
+    make_plan(SECTIONS | {"fit": SECTIONS["fit"] | {"data": encoding}}, mix=1.0)
     args = make_plan(mix=0.0).jobs()[2].args
     assert {"--data.rationales=null", "--data.own.mix=0.0", "--data.supervision=rationale"} <= set(args)
 

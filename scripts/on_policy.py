@@ -77,7 +77,7 @@ def run(args: list[str]) -> None:
     plan = parse(args)
     check_sections(plan)
     plan.claim()
-    run_jobs(plan.jobs(), plan.folder, 1, MAINS, plan.drop_spent)
+    run_jobs(plan.jobs(), plan.folder, 1, MAINS)
     print(f"{plan.format_rounds()}\n\nEverything is in {plan.folder}/")
 
 

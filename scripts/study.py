@@ -58,7 +58,7 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
     require_models(plan.study)
     check_plan(plan, jobs := plan.jobs()[:-1])
-    run_jobs(jobs, plan.folder, plan.study.workers, JOBS, plan.drop_spent)
+    run_jobs(jobs, plan.folder, plan.study.workers, JOBS)
     analyze(args)
 
 

@@ -307,12 +307,6 @@ class StudyPlan:
         """Returns the jobs that train an arm."""
         return self.rounds(arm).jobs() if arm.supervision == ON_POLICY else [self.fit(arm)]
 
-    def drop_spent(self, job: Job) -> None:
-        """Removes the checkpoints that a finished job of an on-policy arm went on from."""
-        for arm in expand(self.study) if job.stage == "fit" else ():
-            if arm.supervision == ON_POLICY and job.name.startswith(f"fit-{arm.id}"):
-                self.rounds(arm).drop_spent(job)
-
     def _align(self, arm: Arm) -> dict[str, object]:
         """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
         has_logits = arm.supervision in ("rationale+logits", ON_POLICY)

@@ -1,7 +1,6 @@
 """Rounds of on-policy distillation as a list of jobs: the same stages again and again, each after what it needs."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -309,12 +308,6 @@ class RoundsPlan:
         number = count_questions(source, self.fit.get("data.limit"))
         if self.settings.mix < 1 and asked > number:
             raise ValueError(f"on_policy.questions={asked} in a round, but {source} has {number}; lower it")
-
-    def drop_spent(self, job: Job) -> None:
-        """Removes the checkpoints that a finished round's training went on from."""
-        for number in range(2, self.settings.rounds + 1):
-            if job.name == self.name_job("fit", number):
-                shutil.rmtree(self.run(number - 1) / "checkpoints", ignore_errors=True)
 
     def format_rounds(self) -> str:
         """Returns a table of the rounds that have begun, with what their trainings logged."""

@@ -16,6 +16,7 @@ from scripts import fit, on_policy
 from scripts import study as study_script
 from scripts.common.stages import MAINS
 from scripts.common.study_plan import check_plan
+from studies.jobs.job import drop_spent
 from tests.halting.process import PATIENCE
 from tests.scripts.on_policy.small_rounds import QUESTIONS, QUIET, read_metrics, run_rounds, write_config
 from tests.scripts.pipeline import MODELS, spawn
@@ -78,9 +79,9 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
     plan = study_script.parse(args)
     check_plan(plan, plan.jobs())
-    for job in plan.jobs()[:-1]:
+    for job in (jobs := plan.jobs())[:-1]:
         MAINS[job.stage](job.args)
-        plan.drop_spent(job)
+        drop_spent(jobs)
     study_script.main(["analyze", *args])
     assert "| on-policy-b |" in capsys.readouterr().out
     assert not Path("runs/s/rounds/a-on-policy-b-seed0/round-1/checkpoints").exists()

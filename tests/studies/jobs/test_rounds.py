@@ -156,14 +156,3 @@ def test_more_questions_in_a_round_than_there_are_are_refused() -> None:
         make_plan(SECTIONS | {"fit": fit}, questions=8).check_questions()
     # The student answers none of them.
     make_plan(SECTIONS | {"fit": fit}, questions=8, mix=1.0).check_questions()
-
-
-def test_checkpoints_that_a_finished_round_went_on_from_are_removed(tmp_path: Path) -> None:
-    plan = make_plan(root=str(tmp_path))
-    for number in (1, 2, 3):
-        (plan.folder / f"round-{number}" / "checkpoints").mkdir(parents=True)
-    for job in plan.jobs():
-        if job.name in ("fit-round-1", "fit-round-2", "cache_logits-round-3"):
-            plan.drop_spent(job)
-    left = [number for number in (1, 2, 3) if (plan.folder / f"round-{number}" / "checkpoints").exists()]
-    assert left == [2, 3]

@@ -1,7 +1,9 @@
 """What trains on-policy: adapters, several processes, arms of a study; and TRL's step as the oracle."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,11 @@ from tests.scripts.on_policy.small_rounds import QUESTIONS, QUIET, read_metrics,
 from tests.scripts.pipeline import MODELS, spawn
 
 
+def read_card(run: str) -> dict[str, Any]:
+    """Returns the facts of a student's model card."""
+    return json.loads(Path(run, "student", "README.md").read_text().split("```json\n")[1].split("\n```\n")[0])
+
+
 def test_an_adapter_goes_on_from_round_to_round(inside) -> None:
     args = write_config(mix=0.0, keep_rounds=1)
     content = yaml.safe_load(Path("c.yaml").read_text())
@@ -32,6 +39,8 @@ def test_an_adapter_goes_on_from_round_to_round(inside) -> None:
     # Who wrote in the second round is who goes on learning, with what the adapter has become.
     assert abs(second[0]["train/own_staleness"]) < 1e-6 < first[1]["train/own_staleness"]
     assert second[0]["step"] == 2 and second[0]["train/own_loss"] != first[0]["train/own_loss"]
+    # Nobody's text was learnt from but the student's own, which a teacher read.
+    assert read_card("runs/opd/round-2")["teachers"] == ["a-teacher"]
 
 
 @pytest.mark.slow
@@ -92,6 +101,8 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     assert [line["step"] for line in first] == [0, 1] and abs(first[0]["train/own_staleness"]) < 1e-6
     meta = read_json_object(Path("runs/s/rounds/a-on-policy-b-seed0/round-1/meta.json"))
     assert meta["config"]["model"]["student"] == "runs/s/a-rationale-b-seed0/student"
+    card = read_card("runs/s/a-on-policy-b-seed0")
+    assert (card["base"], card["teachers"]) == ("a-student", ["b-teacher"])
 
 
 @pytest.mark.slow

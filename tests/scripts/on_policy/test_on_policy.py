@@ -23,7 +23,7 @@ from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
 from scripts.common.stages import MAINS
 from tests.halting.process import wait_until
-from tests.scripts.on_policy.small_rounds import CONFIG, QUESTIONS, read_metrics, run_rounds, write_config
+from tests.scripts.on_policy.small_rounds import CONFIG, QUESTIONS, QUIET, read_metrics, run_rounds, write_config
 from tests.scripts.pipeline import MODELS, spawn
 
 
@@ -217,18 +217,30 @@ def test_a_round_that_broke_off_goes_on_to_the_same_end(whole, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_rounds_that_were_killed_end_as_if_they_had_not_been(inside, whole) -> None:
+    data = {"questions": "microworld:test:4:0", "prompt": "plain", "encoding": {"max_length": 320}}
+    data["batches"] = {"tokens_per_batch": 350}
+    evaluate = {"model": {"student": "s", "max_new_tokens": 24}, "data": data, "trainer": QUIET, "output": "o"}
     args = write_config()
+    Path("c.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path("c.yaml").read_text()) | {"evaluate": evaluate}))
+    jobs, done = on_policy.parse(args).jobs(), list[int]()
     for path, halt_at in (
         ("runs/opd/samples/.round-1.parquet.part-*", "open:.round-1.parquet.part-0.jsonl:2"),
+        ("runs/opd/samples/round-1-logits/shard-*", "os.rename:round-1-logits/manifest.json:1"),
         ("runs/opd/round-2/meta.json", "open:round-2/metrics.jsonl:1"),
+        ("runs/opd/predictions/.round-2.parquet.part-*", "open:predictions/.round-2.parquet.part-0.jsonl:3"),
     ):
         process = spawn("on_policy", ["run", *args], inside, halt_at)
         wait_until(process, lambda path=path: any(inside.glob(path)))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert not Path("runs/opd/round-2/DONE").exists()
+        done.append([Path(job.done).exists() for job in jobs].index(False))
+    assert [jobs[place].name for place in done] == [
+        "annotate-round-1", "cache_logits-round-1", "fit-round-2", "evaluate-round-2",
+    ]  # fmt: skip
     run_rounds(args)
     check_same(inside, whole)
+    MAINS["evaluate"]([*jobs[-1].args, "--output=again.parquet"])
+    assert read_table(Path(jobs[-1].done)).equals(read_table(Path("again.parquet")))
 
 
 def test_rounds_of_a_teachers_text_alone_are_the_offline_fit(inside) -> None:

@@ -41,7 +41,7 @@ from lightning_modules.teacher.backends import Backend, Decoding, Request, Sourc
 from lightning_modules.teacher.reply_tokens import count_kept
 from lightning_modules.teacher.sparsify import reduce_rows
 from lightning_modules.teacher.vllm_backend import VLLMBackend
-from lightning_modules.teacher.vllm_rows import refuse_unknown, score_sequences
+from lightning_modules.teacher.vllm_rows import refuse_unknown, score_labels, score_sequences
 
 
 class TeacherModule(L.LightningModule):
@@ -270,7 +270,7 @@ class LogitScorer(TeacherModule):
             draw_seed: Of the draws, if sampled or hybrid; null is 0.
             temperatures: For which training will be exact, beside 1; null is [1, 2], or [1] if sampled, hybrid or vllm.
                 Hidden states are exact at any; labels have none.
-            vllm: Reads with vLLM in place of transformers: kind top_k at temperature 1.
+            vllm: Reads with vLLM in place of transformers: kind top_k at temperature 1, or labels.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
@@ -351,11 +351,10 @@ class LogitScorer(TeacherModule):
     def configure_model(self) -> None:
         """Loads the teacher, once, and finds its head."""
         if self.vllm is not None:
-            assert self.sparsity.top_k is not None
             name, options = locate_pretrained(self.teacher, self.teacher_revision)
             head = AutoConfig.from_pretrained(name, **options).get_text_config().vocab_size
             self._num_padded = max(0, head - len(self.trainer.datamodule.tokenizer))
-            self.vllm.keep_log_probs(self.sparsity.top_k + self._num_padded)
+            self.vllm.keep_log_probs(1 if self.sparsity.top_k is None else self.sparsity.top_k + self._num_padded)
             self.vllm.load(self.source, None)
             return
         super().configure_model()
@@ -380,7 +379,10 @@ class LogitScorer(TeacherModule):
             padded = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
             sequences = [ids[mask].tolist() for ids, mask in padded]
             prompts = [len(ids) - count for ids, count in zip(sequences, counts, strict=True)]
-            scored = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
+            if made.sparsity.kind == "labels":
+                scored = score_labels(self.vllm.score, sequences, prompts)
+            else:
+                scored = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
             return list(zip(batch["example_ids"], scored, strict=True))
         assert self._head is not None
         found = self._head.run(batch)

@@ -62,6 +62,7 @@ def parse(args: list[str]) -> RoundsPlan:
 
 def check_sections(plan: RoundsPlan) -> None:
     """Refuses a mistake in a stage's section before any stage runs; the rounds differ in names only."""
+    plan.check_begun()
     for job in [*plan.teach(), *plan.round(1, [])]:
         STAGES[job.stage].parse(job.args)
     plan.check_questions()

@@ -44,7 +44,7 @@ class ArmRounds(RoundsPlan):
         read: Job,
         start: Job | None = None,
     ):
-        self.arm, self.study = arm, study
+        self.arm, self.study, self.start = arm, study, settings.start
         self.needs = train.needs if settings.mix else [start.name] if start else []
         for name in ("teacher", "teachers", "evaluate_every"):
             if getattr(settings, name) is not None:
@@ -74,6 +74,15 @@ class ArmRounds(RoundsPlan):
     def run(self, number: int) -> Path:
         """Returns the folder of a round's training."""
         return self.study / self.arm.id if number == self.settings.rounds else super().run(number)
+
+    @property
+    def group(self) -> Path:
+        """The study's folder."""
+        return self.study
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what all rounds have in common, as JSON has it."""
+        return super().describe() | {"start": self.start}
 
     def name_job(self, stage: str, number: int) -> str:
         """Returns what a round's job is called."""

@@ -268,35 +268,51 @@ class RoundsPlan:
     def _predictions(self, number: int) -> Path:
         return self.folder / "predictions" / f"{self.name(number)}.parquet"
 
-    def claim(self) -> None:
-        """Makes the rounds' folder, or refuses one of other rounds; what no round has begun by may yet be corrected.
+    @property
+    def group(self) -> Path:
+        """The folder of all jobs that run or are submitted with these."""
+        return self.folder
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what all rounds have in common, as JSON has it."""
+        return dict(json.loads(json.dumps({**asdict(self.settings), "steps": self.steps}, default=vars)))
+
+    def check_begun(self) -> None:
+        """Refuses rounds that have begun by other settings.
 
         Raises:
-            ValueError: It was begun with other settings; the message has both values.
+            ValueError: They have; the message has both values.
         """
-        claim_folder(self.folder)
-        own = {**asdict(self.settings), "steps": self.steps}
-        own = json.loads(json.dumps(own, default=vars))
         path = self.folder / SETTINGS
-        begun, now = flatten(read_json_object(path)) if path.is_file() else {}, flatten(own)
+        begun, now = flatten(read_json_object(path)) if path.is_file() else {}, flatten(self.describe())
         keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
         if begun and keys and self._has_begun():
             shown = ", ".join(f"on_policy.{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys)
             raise ValueError(
                 f"{self.folder}: these rounds were begun with other settings: {shown}; choose another name"
             )
-        if keys:
-            write_json(path, own)
+
+    def claim(self) -> None:
+        """Makes the rounds' folder, or refuses one of other rounds; what no round has begun by may yet be corrected.
+
+        Raises:
+            ValueError: See `check_begun`; or the folder is another program's.
+        """
+        self.check_begun()
+        claim_folder(self.group)
+        write_json(self.folder / SETTINGS, self.describe())
 
     def _has_begun(self) -> bool:
         """Returns whether a round has left anything, or a job, by whatever settings, runs or is in SLURM's queue."""
-        left = [path for name in ("samples", "predictions", "round-*") for path in self.folder.glob(f"{name}/*")]
-        if any(not path.name.endswith(".lock") for path in left):
+        runs = [self.run(number) for number in range(1, self.settings.rounds + 1)]
+        places = [self.folder / "samples", self.folder / "predictions", *runs]
+        if any(not path.name.endswith(".lock") for place in places for path in place.glob("*")):
             return True
-        submitted = read_submissions(self.folder)
+        submitted, jobs = read_submissions(self.group), self.jobs()
         queue = read_queue() if submitted else {}
-        is_queued = any(entry["job"] in queue for entry in submitted.values())
-        return is_queued or any(find_state(self.folder, job)[0] == "running" for job in self.jobs())
+        if any(job.name in submitted and submitted[job.name]["job"] in queue for job in jobs):
+            return True
+        return any(find_state(self.group, job)[0] == "running" for job in jobs)
 
     def check_questions(self) -> None:
         """Refuses rounds of more questions than there are.

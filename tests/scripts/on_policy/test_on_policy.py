@@ -258,7 +258,10 @@ def test_rounds_of_a_teachers_text_alone_are_the_offline_fit(inside) -> None:
     [
         ({"start": "runs/other"}, "on_policy.start: runs/other is no finished fit"),
         ({"samples": 2, "temperature": 0.0}, "on_policy.samples=2 needs on_policy.temperature above 0"),
-        ({"questions": 13}, "on_policy.questions=13 in a round, but microworld:train:12:0 has 12; lower it"),
+        (
+            {"name": "many", "questions": 13},
+            "on_policy.questions=13 in a round, but microworld:train:12:0 has 12; lower it",
+        ),
         ({"rounds": 3}, "on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
         ({"temperature": 0.5}, "on_policy.temperature was 1.0 and is 0.5; choose another name"),
         ({"loss": {"kl_weight": 0.5}}, "model.own_loss.kl_weight is 0.5, and the rest is cross-entropy"),

@@ -17,7 +17,7 @@ from datamodules.files.parsing import read_json_object
 from scripts import fit, on_policy
 from scripts import study as study_script
 from scripts.common.stages import MAINS
-from scripts.common.study_plan import check_plan
+from scripts.common.study_plan import check_plan, claim_rounds
 from studies.jobs.job import drop_spent
 from tests.halting.process import PATIENCE
 from tests.scripts.on_policy.small_rounds import QUESTIONS, QUIET, read_metrics, run_rounds, write_config
@@ -88,6 +88,7 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
     plan = study_script.parse(args)
     check_plan(plan, plan.jobs())
+    claim_rounds(plan)
     for job in (jobs := plan.jobs())[:-1]:
         MAINS[job.stage](job.args)
         drop_spent(jobs)
@@ -103,6 +104,14 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     assert meta["config"]["model"]["student"] == "runs/s/a-rationale-b-seed0/student"
     card = read_card("runs/s/a-on-policy-b-seed0")
     assert (card["base"], card["teachers"]) == ("a-student", ["b-teacher"])
+    for name, began, value in (("temperature", 1.0, 0.5), ("mix", 0.25, 0.5), ("start", "rationale", None)):
+        changed = {"on_policy": content["on_policy"] | {name: value}}
+        Path("c.yaml").write_text(yaml.safe_dump(content | changed))
+        for command in ("run", "jobs"):
+            with pytest.raises(
+                ValueError, match=rf"-seed0: .*: on_policy\.{name} was {began!r} and is {value!r}; choose"
+            ):
+                study_script.main([command, *args])
 
 
 @pytest.mark.slow

@@ -57,6 +57,8 @@ def test_a_share_of_one_is_rounds_of_the_fit_alone_and_of_none_leaves_the_teache
         ("trainer", {}, "fit.trainer.max_steps must say how many optimizer steps"),
         ("trainer", {"max_steps": 10}, "on_policy.rounds=4 does not divide fit.trainer.max_steps=10"),
         ("trainer", {"max_steps": 12, "max_epochs": 3}, "fit.trainer.max_epochs would be ignored"),
+        ("model", {}, "on_policy: fit.model.student must say what is trained, and on which questions; add it"),
+        ("data", {"prompt": "plain"}, "on_policy: fit.data.questions must say what is trained"),
         ("data", {"questions": "q", "limit": 7}, "on_policy.questions=8 in a round, but fit.data.limit=7 in all"),
         ("data", {"questions": "q", "encoding": {"max_length": None}}, "fit.data.encoding.max_length must be a number"),
     ],

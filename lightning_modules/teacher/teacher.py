@@ -41,7 +41,7 @@ from lightning_modules.teacher.backends import Backend, Decoding, Request, Sourc
 from lightning_modules.teacher.reply_tokens import count_kept
 from lightning_modules.teacher.sparsify import reduce_rows
 from lightning_modules.teacher.vllm_backend import VLLMBackend
-from lightning_modules.teacher.vllm_rows import refuse_unknown, score_labels, score_sequences
+from lightning_modules.teacher.vllm_rows import refuse_unknown, score_sequences
 
 
 class TeacherModule(L.LightningModule):
@@ -379,10 +379,7 @@ class LogitScorer(TeacherModule):
             padded = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
             sequences = [ids[mask].tolist() for ids, mask in padded]
             prompts = [len(ids) - count for ids, count in zip(sequences, counts, strict=True)]
-            if made.sparsity.kind == "labels":
-                scored = score_labels(self.vllm.score, sequences, prompts)
-            else:
-                scored = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
+            scored = score_sequences(self.vllm.score, sequences, prompts, made, self._num_padded)
             return list(zip(batch["example_ids"], scored, strict=True))
         assert self._head is not None
         found = self._head.run(batch)

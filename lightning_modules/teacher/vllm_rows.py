@@ -45,6 +45,8 @@ def score_sequences(
     Raises:
         ValueError: vLLM returned fewer tokens than it was asked for.
     """
+    if made.sparsity.kind == "labels":
+        return _score_labels(ask, sequences, nums_prompt_tokens)
     found: dict[int, dict[str, np.ndarray]] = {}
     for number in sorted({made.support_size + min(num_padded, SPARE), made.support_size + num_padded}):
         left = [place for place in range(len(sequences)) if place not in found]
@@ -92,12 +94,12 @@ def pick_labels(ids: np.ndarray, values: np.ndarray, labels: np.ndarray) -> np.n
     return own
 
 
-def score_labels(
+def _score_labels(
     ask: Callable[[Sequence[Sequence[int]], int], list[PromptLogprobs]],
     sequences: Sequence[Sequence[int]],
     nums_prompt_tokens: Sequence[int],
 ) -> list[dict[str, np.ndarray]]:
-    """Returns each sequence's rows of kind labels; arguments are those of `score_sequences`."""
+    """Returns each sequence's rows of kind labels."""
     found = []
     for answer, ids, first in zip(ask(sequences, 1), sequences, nums_prompt_tokens, strict=True):
         completion = np.array(ids[first:], dtype=np.int64)

@@ -39,7 +39,8 @@ class QuestionDraw:
 
     Args:
         number: Questions of a part; null poses all.
-        part: Which part, counted from 0; when all questions had their turn, they are shuffled anew.
+        part: Which part, counted from 0; when all questions had their turn, they are shuffled anew. A part that begins
+            in one turn and ends in the next has no question twice.
         seed: Of the order in which they have it.
         limit_seed: Draws the questions of `data.limit`, as `data.limit_seed` of a training does; null takes the first.
     """
@@ -65,9 +66,13 @@ class QuestionDraw:
             return questions
         if self.number > len(questions):
             raise ValueError(f"data.draw.number={self.number}, but there are {len(questions)} questions; lower it")
-        turn, place = divmod(self.part, len(questions) // self.number)
-        order = np.random.default_rng((self.seed, turn)).permutation(len(questions))
-        return [questions[number] for number in sorted(order[place * self.number :][: self.number].tolist())]
+        first, drawn = self.part * self.number, list[int]()
+        for turn in range(1 + (first + self.number - 1) // len(questions)):
+            # A part that begins in the turn before takes none of its own twice.
+            begun = {*drawn[len(drawn) // self.number * self.number :]}
+            order = np.random.default_rng((self.seed, turn)).permutation(len(questions))
+            drawn += sorted(order.tolist(), key=begun.__contains__)
+        return [questions[number] for number in sorted(drawn[first : first + self.number])]
 
 
 def load_originals(

@@ -2,7 +2,8 @@
 
     python -m scripts.job JOBS.jsonl 3 [overrides]
 
-It refuses to start on what an unfinished job should have left. Its exit codes are the stages'.
+It refuses to start on what an unfinished job should have left, and then removes checkpoints that no job of the list
+needs any more. Its exit codes are the stages'.
 """
 
 import importlib.util
@@ -11,6 +12,8 @@ import runpy
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+
+TYPES = {"name": str, "stage": str, "args": list, "done": str, "needs": list}
 
 
 def refuse(message: str) -> NoReturn:
@@ -21,7 +24,6 @@ def refuse(message: str) -> NoReturn:
 
 def read_jobs(path: Path) -> list[dict[str, Any]]:
     """Returns a list's jobs; ends the process where the file is no such list."""
-    types = {"name": str, "stage": str, "args": list, "done": str, "needs": list}
     try:
         texts = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
@@ -34,7 +36,7 @@ def read_jobs(path: Path) -> list[dict[str, Any]]:
             job = json.loads(text)
         except (ValueError, RecursionError) as error:
             refuse(f"{path}:{number}: cannot be read as JSON: {error}")
-        if not isinstance(job, dict) or any(not isinstance(job.get(key), kind) for key, kind in types.items()):
+        if not isinstance(job, dict) or any(not isinstance(job.get(key), kind) for key, kind in TYPES.items()):
             refuse(f"{path}:{number}: is no job: it needs name, stage and done (texts), args and needs (lists)")
         if any(not isinstance(text, str) for text in (*job["args"], *job["needs"])):
             refuse(f"{path}:{number}: is no job: args and needs are lists of texts")
@@ -68,6 +70,10 @@ def main() -> None:
     sys.argv[1:] = [*job["args"], *overrides]
     # Not imported: which stage it is decides what is loaded.
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+    # What was refused above did not wait for it.
+    from studies.jobs.job import Job, drop_spent
+
+    drop_spent([Job(*(own[key] for key in TYPES)) for own in jobs])
 
 
 if __name__ == "__main__":

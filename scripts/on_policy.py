@@ -62,8 +62,10 @@ def parse(args: list[str]) -> RoundsPlan:
 
 def check_sections(plan: RoundsPlan) -> None:
     """Refuses a mistake in a stage's section before any stage runs; the rounds differ in names only."""
+    plan.check_begun()
     for job in [*plan.teach(), *plan.round(1, [])]:
         STAGES[job.stage].parse(job.args)
+    plan.check_questions()
     shown, questions = plan.settings.shown_rationales, plan.fit["data.questions"]
     # What is yet to be annotated, the first round checks.
     if shown is not None and Path(shown).exists():
@@ -76,7 +78,7 @@ def run(args: list[str]) -> None:
     plan = parse(args)
     check_sections(plan)
     plan.claim()
-    run_jobs(plan.jobs(), plan.folder, 1, MAINS, plan.drop_spent)
+    run_jobs(plan.jobs(), plan.folder, 1, MAINS)
     print(f"{plan.format_rounds()}\n\nEverything is in {plan.folder}/")
 
 

@@ -31,7 +31,7 @@ from scripts.common.entry import run_main
 from scripts.common.experiment_file import find_section, split_args
 from scripts.common.help import answer
 from scripts.common.stages import JOBS, STAGES
-from scripts.common.study_plan import check_plan, parse
+from scripts.common.study_plan import check_plan, claim_rounds, parse
 from studies.analysis.cell_means import format_means, read_grid
 from studies.analysis.comparison import analyze as analyze_study
 from studies.analysis.comparison import format_results
@@ -58,7 +58,8 @@ def run(args: list[str]) -> None:
         warnings.warn(f"this study does not tell all parts of the family apart: {'; '.join(lines)}", stacklevel=2)
     require_models(plan.study)
     check_plan(plan, jobs := plan.jobs()[:-1])
-    run_jobs(jobs, plan.folder, plan.study.workers, JOBS, plan.drop_spent)
+    claim_rounds(plan)
+    run_jobs(jobs, plan.folder, plan.study.workers, JOBS)
     analyze(args)
 
 
@@ -71,6 +72,7 @@ def jobs(args: list[str]) -> None:
     """Prints the job list, one JSON object a line, and makes the folder that the jobs write to the study's own."""
     plan = parse(args)
     claim_folder(plan.folder)
+    claim_rounds(plan)
     for job in plan.jobs():
         print(json.dumps(vars(job)))
 
@@ -79,6 +81,7 @@ def submit(args: list[str]) -> None:
     """Submits what is missing of a study to SLURM."""
     plan = parse(args)
     check_plan(plan, jobs := plan.jobs())
+    claim_rounds(plan)
     print(submit_jobs(jobs, plan.folder))
 
 

@@ -199,7 +199,7 @@ def identify_source(source: str) -> str | None:
     return hash_json([read, own.folder and hash_path(own.folder)])
 
 
-def count_questions(source: str) -> int:
+def count_task(source: str) -> int:
     """Returns how many questions the task's file says that a source `task:NAME:SPLIT` has; nothing is read."""
     own = parse_source(source)
     return own.task.sizes[own.split]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from datamodules.files.atomic import part_language, read_records
 from datamodules.files.field_types import check_id, check_text, shorten
-from datamodules.tasks.benchmarks import ask_why, read_task
+from datamodules.tasks.benchmarks import ask_why, count_task, read_task
 from datamodules.tasks.microworld import generate_questions
 from datamodules.tasks.records import LETTERS, AmbiguousIndexError, find_index_convention, make_id, read_record
 from datamodules.tasks.translations import Translations, check_tag
@@ -264,6 +264,16 @@ def load_questions(sources: str | list[str], limit: int | None = None) -> list[Q
     if not questions:
         raise ValueError("data.questions is empty; name at least one source of questions")
     return list(questions.values())
+
+
+def count_questions(sources: str | list[str], limit: int | None = None) -> int:
+    """Returns how many questions `load_questions` would load, of the hub's by the task's file, without a network."""
+    number = 0
+    for source in [sources] if isinstance(sources, str) else sources:
+        is_remote = source.startswith("task:") and "@" not in source
+        own = count_task(source) if is_remote else len(load_questions(source))
+        number += own if limit is None else min(own, limit)
+    return number
 
 
 def _load_source(source: str, limit: int | None, questions: dict[str, Question]) -> list[Question]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from datamodules.files.atomic import read_meta
 from datamodules.model_cards import UNKNOWN, ModelCard, find_card, list_models
 from datamodules.model_sources import name_model, resolve_model
 from datamodules.tasks.benchmarks import Task, find_source
@@ -31,6 +32,23 @@ def find_hub_id(model: str) -> str | None:
     """Returns a model's hub id; None for what lies on this machine."""
     name, _ = resolve_model(model, None)
     return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def find_origin(student: str) -> str:
+    """Returns what the first of the trainings began with that a student has been through: a run's folder tells its own.
+
+    Args:
+        student: As a training names it: a model, or the folder `student` or a checkpoint of another run.
+    """
+    seen = set[Path]()
+    while True:
+        folder = Path(resolve_model(student, None)[0]).resolve()
+        meta = read_meta(folder.parent) if folder.is_dir() and folder not in seen else None
+        model = None if meta is None else meta["config"].get("model")
+        if not isinstance(model, dict) or not isinstance(model.get("student"), str):
+            return student
+        seen.add(folder)
+        student = model["student"]
 
 
 def _find_own_card(model: str) -> ModelCard | None:
@@ -62,11 +80,12 @@ def render_card(student: str, questions: str, teachers: list[str], training: Map
     """Returns the card.
 
     Args:
-        student: What was trained.
+        student: What was trained; of another run's student, what that began with is named.
         questions: Their source.
-        teachers: Whose rationales it learned from.
+        teachers: Whose rationales it learned from, or who read what it wrote itself.
         training: Supervision, loss and the like, JSON-serialisable.
     """
+    student = find_origin(student)
     card, base = _find_own_card(student), find_hub_id(student)
     task, data = describe_data(questions)
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -125,11 +144,12 @@ def describe_student(student: "DistillationModule", data: "DistillationDataModul
         "loss": _describe_loss(student.loss),
         "prompt": data.prompt.id,
     }
+    teachers = set(data.train_examples.column("teacher")) if is_taught else set()
     if data.own_examples is not None:
+        teachers |= {cache.description.teacher for cache in data.own_examples.caches}
         training["own_examples"] = len(data.own_examples.examples)
         training["own_loss"] = _describe_loss(student.own_loss)
-    teachers = sorted(set(data.train_examples.column("teacher"))) if is_taught else []
-    return render_card(student.student, data.source.questions, teachers, training)
+    return render_card(student.student, data.source.questions, sorted(teachers), training)
 
 
 def _describe_loss(loss: "DistillationLoss") -> Any:

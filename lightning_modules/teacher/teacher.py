@@ -270,7 +270,7 @@ class LogitScorer(TeacherModule):
             draw_seed: Of the draws, if sampled or hybrid; null is 0.
             temperatures: For which training will be exact, beside 1; null is [1, 2], or [1] if sampled, hybrid or vllm.
                 Hidden states are exact at any; labels have none.
-            vllm: Reads with vLLM in place of transformers: kind top_k at temperature 1.
+            vllm: Reads with vLLM in place of transformers: kind top_k at temperature 1, or labels.
             kwargs: See `TeacherModule`.
         """
         super().__init__(teacher, **kwargs)
@@ -351,11 +351,10 @@ class LogitScorer(TeacherModule):
     def configure_model(self) -> None:
         """Loads the teacher, once, and finds its head."""
         if self.vllm is not None:
-            assert self.sparsity.top_k is not None
             name, options = locate_pretrained(self.teacher, self.teacher_revision)
             head = AutoConfig.from_pretrained(name, **options).get_text_config().vocab_size
             self._num_padded = max(0, head - len(self.trainer.datamodule.tokenizer))
-            self.vllm.keep_log_probs(self.sparsity.top_k + self._num_padded)
+            self.vllm.keep_log_probs(1 if self.sparsity.top_k is None else self.sparsity.top_k + self._num_padded)
             self.vllm.load(self.source, None)
             return
         super().configure_model()

@@ -17,11 +17,11 @@ def refuse_unknown(sparsity: Sparsity, temperatures: tuple[float, ...]) -> None:
     """Refuses what log-probabilities of some tokens cannot tell: the normaliser of another temperature, a draw.
 
     Raises:
-        ValueError: The kind is not top_k, or there is a temperature beside 1.
+        ValueError: The kind is neither top_k nor labels, or there is a temperature beside 1.
     """
-    if sparsity.kind != "top_k" or temperatures != (1.0,):
+    if sparsity.kind != "labels" and (sparsity.kind != "top_k" or temperatures != (1.0,)):
         raise ValueError(
-            f"vLLM's prompt_logprobs give kind top_k at temperature 1 only, not {sparsity.kind} at "
+            f"vLLM's prompt_logprobs give kinds labels and top_k at temperature 1 only, not {sparsity.kind} at "
             f"{list(temperatures)}; set model.kind to top_k and model.temperatures to [1], or leave model.vllm"
         )
 
@@ -45,6 +45,8 @@ def score_sequences(
     Raises:
         ValueError: vLLM returned fewer tokens than it was asked for.
     """
+    if made.sparsity.kind == "labels":
+        return _score_labels(ask, sequences, nums_prompt_tokens)
     found: dict[int, dict[str, np.ndarray]] = {}
     for number in sorted({made.support_size + min(num_padded, SPARE), made.support_size + num_padded}):
         left = [place for place in range(len(sequences)) if place not in found]
@@ -90,6 +92,19 @@ def pick_labels(ids: np.ndarray, values: np.ndarray, labels: np.ndarray) -> np.n
     """Returns each row's log-probability of its own token, which vLLM always adds to the most probable."""
     own: np.ndarray = values[np.arange(len(ids)), (ids == labels[:, None]).argmax(1)]
     return own
+
+
+def _score_labels(
+    ask: Callable[[Sequence[Sequence[int]], int], list[PromptLogprobs]],
+    sequences: Sequence[Sequence[int]],
+    nums_prompt_tokens: Sequence[int],
+) -> list[dict[str, np.ndarray]]:
+    """Returns each sequence's rows of kind labels."""
+    found = []
+    for answer, ids, first in zip(ask(sequences, 1), sequences, nums_prompt_tokens, strict=True):
+        completion = np.array(ids[first:], dtype=np.int64)
+        found.append({"token_ids": completion, "label_log_prob": pick_labels(*pad_entries(answer, first), completion)})
+    return found
 
 
 def score_endings(

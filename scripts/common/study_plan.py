@@ -10,7 +10,7 @@ from studies.design.controls import ON_POLICY
 from studies.design.grid import Study, expand
 from studies.design.parts import check_alignment, check_study
 from studies.design.quantization import check_precision, check_quantization
-from studies.jobs.arm_rounds import check_writers
+from studies.jobs.arm_rounds import ArmRounds, check_writers
 from studies.jobs.job import Job
 from studies.jobs.plan import StudyPlan
 
@@ -70,4 +70,21 @@ def check_plan(plan: StudyPlan, jobs: list[Job]) -> None:
             "on_policy.mix=0 leaves a student no teacher's text, on which its files of study.quantization are "
             "calibrated; raise it, or leave one of them out"
         )
+    rounds = list_rounds(plan)
+    for own in rounds:
+        own.check_begun()
     check_sections(plan.study, jobs)
+    # Of a task and size all arms learn from as many questions.
+    for own in {(own.arm.task, own.arm.size): own for own in rounds}.values():
+        own.check_questions()
+
+
+def list_rounds(plan: StudyPlan) -> list[ArmRounds]:
+    """Returns the rounds of all arms that have some."""
+    return [plan.rounds(arm) for arm in expand(plan.study) if arm.supervision == ON_POLICY]
+
+
+def claim_rounds(plan: StudyPlan) -> None:
+    """Keeps by which settings the arms' rounds begin, or refuses others than they began by."""
+    for own in list_rounds(plan):
+        own.claim()

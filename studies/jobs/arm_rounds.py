@@ -15,6 +15,7 @@ from studies.design.grid import Arm, Study, expand
 from studies.design.rounds import OnPolicy
 from studies.jobs.job import Job
 from studies.jobs.rounds import RoundsPlan
+from studies.jobs.rounds_checks import list_changed
 
 
 class ArmRounds(RoundsPlan):
@@ -43,7 +44,7 @@ class ArmRounds(RoundsPlan):
         read: Job,
         start: Job | None = None,
     ):
-        self.arm, self.study = arm, study
+        self.arm, self.study, self.start = arm, study, settings.start
         self.needs = train.needs if settings.mix else [start.name] if start else []
         for name in ("teacher", "teachers", "evaluate_every"):
             if getattr(settings, name) is not None:
@@ -51,6 +52,11 @@ class ArmRounds(RoundsPlan):
                     f"on_policy.{name} is of one student or teacher; arms of a study learn from their teacher, and are "
                     "evaluated at the end; leave it out"
                 )
+        if idle := [name for name in list_changed(settings) if name in ("seed", "root")]:
+            raise ValueError(
+                f"on_policy.{idle[0]} would be ignored: rounds of a study's arms have the arm's seed, and are in "
+                "study.root; leave it out"
+            )
         own = {stage: flatten(sections.get(stage) or {}) for stage in ("annotate", "cache_logits", "fit")}
         own["fit"] |= read_settings(train.args)
         own["cache_logits"] |= read_settings(read.args)
@@ -58,15 +64,25 @@ class ArmRounds(RoundsPlan):
         if settings.teacher_prompt == "with_rationale" and shown is None:
             [shown] = own["cache_logits"]["data.rationales"]
             self.needs = list(dict.fromkeys([*self.needs, *read.needs]))
-        # What it goes on from is the student of `train`.
+        # What it goes on from is the student of `train`; without text of its own nothing is drawn by a seed.
+        seed = arm.seed if settings.mix < 1 else 0
         named = replace(
-            settings, name=arm.id, root=str(study / "rounds"), seed=arm.seed, start=None, shown_rationales=shown
+            settings, name=arm.id, root=str(study / "rounds"), seed=seed, start=None, shown_rationales=shown
         )
         super().__init__(named, own, [], {"fit": train.args, "cache_logits": read.args})
 
     def run(self, number: int) -> Path:
         """Returns the folder of a round's training."""
         return self.study / self.arm.id if number == self.settings.rounds else super().run(number)
+
+    @property
+    def group(self) -> Path:
+        """The study's folder."""
+        return self.study
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what all rounds have in common, as JSON has it."""
+        return super().describe() | {"start": self.start}
 
     def name_job(self, stage: str, number: int) -> str:
         """Returns what a round's job is called."""

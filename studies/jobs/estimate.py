@@ -17,8 +17,7 @@ from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.examples.tokenization import load_tokenizer
 from datamodules.logit_cache.format import CacheDescription
 from datamodules.model_sources import resolve_model
-from datamodules.tasks.benchmarks import count_questions
-from datamodules.tasks.questions import load_questions
+from datamodules.tasks.questions import count_questions
 from lightning_modules.model.pretrained import default_dtype
 from lightning_modules.run.progress import format_bytes
 from lightning_modules.student.student import TRUE_PRECISIONS
@@ -88,22 +87,12 @@ def _is_here(sources: str | list[str], tokenizer: str | None) -> bool:
     return has_questions and (tokenizer is None or Path(resolve_model(tokenizer, None)[0]).exists())
 
 
-def _count(sources: str | list[str], limit: int | None) -> int:
-    """Returns the number of questions, of the hub's by the task's file."""
-    number = 0
-    for source in [sources] if isinstance(sources, str) else sources:
-        is_remote = source.startswith("task:") and "@" not in source
-        own = count_questions(source) if is_remote else len(load_questions(source))
-        number += own if limit is None else min(own, limit)
-    return number
-
-
 def _read_prompts(data: QuestionDataModule, assumed: Assumptions) -> np.ndarray:
     """Returns the length of each question's prompt."""
     if data.rewrites is None and _is_here(data.questions_source, data.tokenizer_name):
         data.setup("predict")
         return np.array([len(item.prompt_ids) or len(item.text) // 4 for item in data.posed.values()])
-    number = data.draw.number or _count(data.questions_source, data.limit)
+    number = data.draw.number or count_questions(data.questions_source, data.limit)
     return np.full(number, assumed.prompt_tokens)
 
 
@@ -170,7 +159,7 @@ def _read_lengths(
         data.setup("fit")
         return (data.train_examples if isinstance(data, DistillationDataModule) else data.examples).lengths
     written = ANSWER_TOKENS if is_label else assumed.rationale_tokens
-    lengths = np.full(_count(source.questions, source.limit), assumed.prompt_tokens + written)
+    lengths = np.full(count_questions(source.questions, source.limit), assumed.prompt_tokens + written)
     if is_here and not is_label:
         lengths = source.read_labels().lengths + written
     if isinstance(data, DistillationDataModule):

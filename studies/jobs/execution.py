@@ -23,7 +23,7 @@ from datamodules.text.plain_text import describe_error
 from lightning_modules.run.progress import bar_options
 from lightning_modules.run.stop_signal import StopListener, is_stopping, leave
 from lightning_modules.run.user_errors import user_errors
-from studies.jobs.job import Job
+from studies.jobs.job import Job, drop_spent
 from studies.jobs.states import log_path
 
 Main = Callable[[list[str]], Any]
@@ -73,9 +73,7 @@ def _run_job(main: Main, job: Job, log: Path) -> None:
             raise
 
 
-def run_jobs(
-    jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main], on_done: Callable[[Job], None] | None = None
-) -> None:
+def run_jobs(jobs: list[Job], folder: Path, workers: int, mains: dict[str, Main]) -> None:
     """Runs jobs, each as soon as what it needs is finished; one that is done already says so and costs little.
 
     A failing job stops what needs it and nothing else. Where a scheduler asks this process to stop, the jobs that run
@@ -86,7 +84,6 @@ def run_jobs(
         folder: Of the study or sweep.
         workers: Jobs that run side by side.
         mains: The stages' scripts.
-        on_done: Called with each job that is finished.
 
     Raises:
         ValueError: Jobs failed; it names the first, its log, and how many.
@@ -115,8 +112,7 @@ def run_jobs(
                     error = future.exception()
                     if error is None:
                         finished.add(job.name)
-                        if on_done is not None:
-                            on_done(job)
+                        drop_spent(jobs)
                     elif isinstance(error, BrokenProcessPool):
                         names = ", ".join([job.name, *(other.name for other in running.values())])
                         raise ValueError(f"a worker was killed (out of memory?) while it ran one of {names}")

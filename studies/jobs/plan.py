@@ -17,7 +17,7 @@ from studies.design.rounds import OnPolicy
 from studies.design.tasks import PLACE
 from studies.jobs.arm_rounds import ArmRounds
 from studies.jobs.control_settings import describe_texts, describe_weights, name_rewriting
-from studies.jobs.job import Job, Text, format_settings
+from studies.jobs.job import WHOLE, Job, Text, format_settings
 from studies.jobs.references import compare, refer
 
 
@@ -105,7 +105,7 @@ class StudyPlan:
         if text.job is None:
             return []
         args = self._command(
-            [*spec.annotate, *source.annotate], model__teacher=self._model(teacher, trait),
+            [*spec.annotate, *source.annotate], **self._load(teacher, trait),
             model__family=spec.family, data__questions=source.train, output=text.path,
         )  # fmt: skip
         return [Job(text.job, "annotate", args, text.path, [self.tune(teacher, trait).name] if trait else [])]
@@ -117,12 +117,15 @@ class StudyPlan:
     def _model(self, teacher: str, trait: str | None) -> str | None:
         return str(self.tuned(teacher, trait)) if trait else self.study.teachers[teacher].model
 
+    def _load(self, teacher: str, trait: str | None) -> dict[str, str | None]:
+        return {"model__teacher": self._model(teacher, trait), **({"model__revision": None} if trait else {})}
+
     def tune(self, teacher: str, trait: str) -> Job:
         """Returns the job in which a teacher learns a trait: the preferred answers alone."""
         spec, name = self.study.teachers[teacher], f"tune-{teacher}-{trait}"
         label = Arm("", "label", None, 0)
         args = self._command(
-            self.study.traits[trait].fit, model__student=spec.model, model__keep_layers=None,
+            self.study.traits[trait].fit, model__student=spec.model, **WHOLE,
             model__loss__kl_weight=0.0, data__questions=self.study.traits[trait].learn, data__supervision="label",
             data__rationales=None, data__filters__teachers=None, data__filters__keep_truncated=False,
             data__logits=None, run__root=self.study.root,
@@ -140,7 +143,7 @@ class StudyPlan:
         for teacher in dict.fromkeys(arm.teacher for arm in arms if arm.teacher):
             for is_tuned in (True, False):
                 model = self._model(teacher, trait if is_tuned else None)
-                args = self._command([], model__student=model, model__keep_layers=None, model__arm="untuned")
+                args = self._command([], model__student=model, **WHOLE, model__arm="untuned")
                 needs = [self.tune(teacher, trait).name] if is_tuned else []
                 jobs.append(self._prefer(trait, name_teacher(teacher, is_tuned), args, needs))
         return jobs
@@ -190,7 +193,7 @@ class StudyPlan:
         )  # fmt: skip
         output = str(self.folder / "teachers" / author / f"{name}-logits")
         args = self._command(
-            [], model__teacher=self._model(scorer, trait), data__questions=self.study.texts[task].train,
+            [], **self._load(scorer, trait), data__questions=self.study.texts[task].train,
             data__rationales=[text.path], data__filters__teachers=[text.writer], **changes, output=output,
         )  # fmt: skip
         needs = [text.job] if text.job else []
@@ -289,8 +292,7 @@ class StudyPlan:
         if self.aligns:
             settings |= self._align(arm)
         if start := self.start(arm):
-            settings["model__student"] = str(Path(start.done).parent / "student")
-            settings |= {"model__revision": None, "model__keep_layers": None}
+            settings |= {"model__student": str(Path(start.done).parent / "student"), **WHOLE}
             needs.append(start.name)
         args = self._command(spec.fit, **settings)
         return Job(f"fit-{arm.id}", "fit", args, str(self.folder / arm.id / "DONE"), needs)
@@ -305,12 +307,6 @@ class StudyPlan:
         """Returns the jobs that train an arm."""
         return self.rounds(arm).jobs() if arm.supervision == ON_POLICY else [self.fit(arm)]
 
-    def drop_spent(self, job: Job) -> None:
-        """Removes the checkpoints that a finished job of an on-policy arm went on from."""
-        for arm in expand(self.study) if job.stage == "fit" else ():
-            if arm.supervision == ON_POLICY and job.name.startswith(f"fit-{arm.id}"):
-                self.rounds(arm).drop_spent(job)
-
     def _align(self, arm: Arm) -> dict[str, object]:
         """Returns an arm's alignment; what the section `fit` says beside it is for the kinds that have it."""
         has_logits = arm.supervision in ("rationale+logits", ON_POLICY)
@@ -321,16 +317,16 @@ class StudyPlan:
     def evaluate(self, arm: Arm, has_references: bool = True) -> Job:
         """Returns the job in which an arm answers the test questions, and is compared with its teacher on them."""
         spec, output = self.study.students[arm.student], str(predictions_path(self.study, arm))
-        model, layers, needs = spec.model, spec.keep_layers, []
+        model, own, needs = spec.model, {"model__keep_layers": spec.keep_layers}, list[str]()
         if arm.supervision != "untuned":
-            model, layers, needs = str(self.folder / arm.id / "student"), None, [self.fit(arm).name]
+            model, own, needs = str(self.folder / arm.id / "student"), WHOLE, [self.fit(arm).name]
         learned = self.study.learned.values() if arm.task is None else [self.study.learned[arm.task]]
         tests = list(dict.fromkeys(source for task in learned for source in task.spec.test))
         settings, more = compare(self._references(arm) if has_references else [])
         if has_references and (files := list(dict.fromkeys(file for task in learned for file in task.spec.references))):
             settings["data__references"] = files
         args = self._command(
-            [], model__student=model, model__keep_layers=layers, model__arm=arm.condition, model__seed=arm.seed,
+            [], model__student=model, **own, model__arm=arm.condition, model__seed=arm.seed,
             data__questions=tests if len(tests) > 1 else tests[0], **settings, output=output,
             wandb__group=self.study.name, wandb__student_family=spec.family,
         )  # fmt: skip

@@ -1,25 +1,24 @@
 """Rounds of on-policy distillation as a list of jobs: the same stages again and again, each after what it needs."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from datamodules.examples.encoding import PromptEncoding
-from datamodules.files.atomic import read_meta, write_json
+from datamodules.files.atomic import write_json
 from datamodules.files.parsing import read_json_object
 from datamodules.provenance import claim_folder
-from datamodules.rationales.shown import check_shown
+from datamodules.tasks.questions import count_questions
 from lightning_modules.model.generation import derive_seed
-from lightning_modules.model.pretrained import identify_weights
 from lightning_modules.run.folder import flatten
-from lightning_modules.student.cached_targets import KINDS
-from losses.distillation import check_kind
 from studies.design.rounds import OnPolicy
-from studies.jobs.job import Job, format_settings
+from studies.jobs.job import WHOLE, Job, format_settings
+from studies.jobs.rounds_checks import check_start, check_teacher, take_settings
 from studies.jobs.rounds_table import describe_round
+from studies.jobs.states import find_state
+from studies.jobs.submission import read_queue, read_submissions
 from studies.text_table import format_records
 
 SETTINGS = "rounds.json"
@@ -51,9 +50,12 @@ class RoundsPlan:
         if "fit" not in sections:
             raise ValueError("on_policy: the file has no section fit, which says how the student is trained")
         self.fit = flatten(sections["fit"])
+        for name in ("model.student", "data.questions"):
+            if not isinstance(self.fit.get(name), str):
+                raise ValueError(f"on_policy: fit.{name} must say what is trained, and on which questions; add it")
         self.steps = self._count_steps()
         self.longest_prompt = self._find_longest_prompt()
-        self._check_teacher()
+        check_teacher(settings, sections)
         if changed := self._take("fit", "model.start."):
             raise ValueError(
                 f"fit.{next(iter(changed))} changes the student that on_policy asks to write; train a fit with it, and "
@@ -86,68 +88,11 @@ class RoundsPlan:
         new = self.settings.max_new_tokens
         if type(longest) is not int:
             raise ValueError(f"fit.data.encoding.max_length must be a number of tokens, not {longest!r}")
-        if longest <= new:
+        if longest <= new and self.settings.mix < 1:
             raise ValueError(
                 f"on_policy.max_new_tokens={new} leaves nothing of fit.data.encoding.max_length={longest} to a prompt"
             )
         return int(longest - new)
-
-    def _check_teacher(self) -> None:
-        names = "on_policy.teacher_prompt", "on_policy.shown_rationales"
-        check_shown(names[0], self.settings.teacher_prompt, names[1], self.settings.shown_rationales)
-        if self.settings.mix == 1:
-            for name in ("teacher", "teacher_prompt", "shown_rationales", "teachers"):
-                if getattr(self.settings, name) is not None:
-                    raise ValueError(f"on_policy.{name} would be ignored with on_policy.mix=1: nobody reads anything")
-            return
-        settings, teacher = self.settings, self.sections.get("cache_logits")
-        if teacher is None:
-            raise ValueError(
-                "on_policy: the file has no section cache_logits: a teacher without log-probabilities cannot correct "
-                "what the student writes; name one that cache_logits can load"
-            )
-        own = flatten(teacher)
-        for name in ("revision", "keep_layers") if settings.teachers is not None else ():
-            if own.get(f"model.{name}") is not None:
-                raise ValueError(f"cache_logits.model.{name} is one teacher's, but on_policy.teachers names several")
-        if settings.teacher_prompt is not None:
-            self._check_privilege()
-        if self.fit.get("data.alignment.kind", "refuse") != "refuse":
-            return
-        kind = own.get("model.kind", "top_k")
-        for progress in (0.0, 1.0):
-            check_kind(settings.loss.at(progress).mixture, KINDS[kind])
-        if kind != "labels":
-            return
-        if settings.teachers is not None:
-            raise ValueError("cache_logits.model.kind labels has no distributions that on_policy.teachers could mix")
-        if (settings.temperature, settings.top_p) != (1, 1):
-            raise ValueError(
-                f"on_policy.temperature={settings.temperature:g} and top_p={settings.top_p:g} draw from another "
-                "distribution than the student's, with which cache_logits.model.kind labels has a bias; set both to 1"
-            )
-        if settings.mix and own.get("output") in (self.fit.get("data.logits") or []):
-            raise ValueError(
-                "cache_logits.model.kind labels has no distributions for fit.data.logits; set fit.data.supervision to "
-                "rationale, or another kind"
-            )
-
-    def _check_privilege(self) -> None:
-        """Refuses a teacher that would see more than its privilege in another form than the student."""
-        for key in ("data.encoding.template_options", "data.encoding.prompt_language"):
-            reads, writes = self._take("cache_logits", key), self._take("fit", key)
-            if reads != writes:
-                name = next(iter({**reads, **writes}))
-                raise ValueError(
-                    f"cache_logits.{name} is {reads.get(name)!r}, but fit.{name} is {writes.get(name)!r}; make them "
-                    "alike for on_policy.teacher_prompt"
-                )
-        kind = flatten(self.sections["cache_logits"]).get("model.kind")
-        if self.settings.teacher is not None and kind == "hidden" and self.settings.keep_rounds > 1:
-            raise ValueError(
-                "on_policy.keep_rounds: with on_policy.teacher=self hidden states of each round are of another model; "
-                "set it to 1, or another cache_logits.model.kind"
-            )
 
     def name(self, number: int) -> str:
         """Returns what a round is called, from 1."""
@@ -259,7 +204,7 @@ class RoundsPlan:
         )
 
     def _take(self, stage: str, prefix: str) -> dict[str, Any]:
-        return {key: own for key, own in flatten(self.sections.get(stage) or {}).items() if key.startswith(prefix)}
+        return take_settings(self.sections, stage, prefix)
 
     def _cache(self, number: int, suffix: str, teacher: str | None) -> Job:
         """Returns the job in which a teacher reads what the student wrote."""
@@ -293,7 +238,7 @@ class RoundsPlan:
             "run.keep_checkpoints": number < rounds.rounds or self.fit.get("run.keep_checkpoints", False),
         }  # fmt: skip
         if rounds.start is not None:
-            settings |= {"model.revision": None, "model.keep_layers": None}
+            settings |= WHOLE
         if number > 1:
             settings["run.continues"] = str(self.run(number - 1))
         if rounds.mix < 1:
@@ -317,7 +262,7 @@ class RoundsPlan:
         """Returns the job in which a round's student answers the test questions."""
         output = str(self._predictions(number))
         settings = {
-            "model.student": self.student(number), "model.keep_layers": None, "model.arm": self.name(number),
+            "model.student": self.student(number), **WHOLE, "model.arm": self.name(number),
             "output": output, "wandb.group": self.settings.name,
         }  # fmt: skip
         args = [*self.config, *format_settings(settings)]
@@ -326,32 +271,62 @@ class RoundsPlan:
     def _predictions(self, number: int) -> Path:
         return self.folder / "predictions" / f"{self.name(number)}.parquet"
 
-    def claim(self) -> None:
-        """Makes the rounds' folder, or refuses one of other rounds.
+    @property
+    def group(self) -> Path:
+        """The folder of all jobs that run or are submitted with these."""
+        return self.folder
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what all rounds have in common, as JSON has it."""
+        return dict(json.loads(json.dumps({**asdict(self.settings), "steps": self.steps}, default=vars)))
+
+    def check_begun(self) -> None:
+        """Refuses rounds that have begun by other settings.
 
         Raises:
-            ValueError: It was begun with other settings; the message has both values.
+            ValueError: They have; the message has both values.
         """
-        claim_folder(self.folder)
-        own = {**asdict(self.settings), "steps": self.steps}
-        own = json.loads(json.dumps(own, default=vars))
         path = self.folder / SETTINGS
-        if not path.is_file():
-            write_json(path, own)
-            return
-        begun, now = flatten(read_json_object(path)), flatten(own)
+        begun, now = flatten(read_json_object(path)) if path.is_file() else {}, flatten(self.describe())
         keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
-        if keys:
+        if begun and keys and self._has_begun():
             shown = ", ".join(f"on_policy.{key} was {begun.get(key)!r} and is {now.get(key)!r}" for key in keys)
             raise ValueError(
                 f"{self.folder}: these rounds were begun with other settings: {shown}; choose another name"
             )
 
-    def drop_spent(self, job: Job) -> None:
-        """Removes the checkpoints that a finished round's training went on from."""
-        for number in range(2, self.settings.rounds + 1):
-            if job.name == self.name_job("fit", number):
-                shutil.rmtree(self.run(number - 1) / "checkpoints", ignore_errors=True)
+    def claim(self) -> None:
+        """Makes the rounds' folder, or refuses one of other rounds; what no round has begun by may yet be corrected.
+
+        Raises:
+            ValueError: See `check_begun`; or the folder is another program's.
+        """
+        self.check_begun()
+        claim_folder(self.group)
+        write_json(self.folder / SETTINGS, self.describe())
+
+    def _has_begun(self) -> bool:
+        """Returns whether a round has left anything, or a job, by whatever settings, runs or is in SLURM's queue."""
+        runs = [self.run(number) for number in range(1, self.settings.rounds + 1)]
+        places = [self.folder / "samples", self.folder / "predictions", *runs]
+        if any(not path.name.endswith(".lock") for place in places for path in place.glob("*")):
+            return True
+        submitted, jobs = read_submissions(self.group), self.jobs()
+        queue = read_queue() if submitted else {}
+        if any(job.name in submitted and submitted[job.name]["job"] in queue for job in jobs):
+            return True
+        return any(find_state(self.group, job)[0] == "running" for job in jobs)
+
+    def check_questions(self) -> None:
+        """Refuses rounds of more questions than there are.
+
+        Raises:
+            ValueError: See there; or the questions cannot be read.
+        """
+        asked, source = self.settings.questions, self.fit["data.questions"]
+        number = count_questions(source, self.fit.get("data.limit"))
+        if self.settings.mix < 1 and asked > number:
+            raise ValueError(f"on_policy.questions={asked} in a round, but {source} has {number}; lower it")
 
     def format_rounds(self) -> str:
         """Returns a table of the rounds that have begun, with what their trainings logged."""
@@ -363,23 +338,3 @@ class RoundsPlan:
 def _list_loss(rounds: OnPolicy) -> dict[str, Any]:
     settings = {name: value for name, value in vars(rounds.loss).items() if not name.startswith("_")}
     return {name: value for name, value in json.loads(json.dumps(settings, default=vars)).items() if value is not None}
-
-
-def check_start(start: str, fit: Mapping[str, Any]) -> None:
-    """Refuses a cold start that is no finished training of the same student.
-
-    Raises:
-        ValueError: It is another's, or not finished.
-    """
-    folder = Path(start)
-    meta = read_meta(folder)
-    if meta is None or not (folder / "DONE").is_file():
-        raise ValueError(f"on_policy.start: {start} is no finished fit")
-    own, student = meta["config"]["model"], fit["model.student"]
-    is_same = own["student"] == student and own.get("revision") == fit.get("model.revision")
-    if not is_same and Path(student).is_dir():
-        is_same = meta["config"]["files"].get(own["student"]) == identify_weights(student, None)
-    if not is_same or own.get("keep_layers") != fit.get("model.keep_layers"):
-        raise ValueError(
-            f"on_policy.start: {start} trained another student: {own['student']}, but fit.model.student is {student}"
-        )

@@ -1,7 +1,9 @@
 """Tests of posing questions: each is asked once."""
 
+from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from datamodules.annotation import QuestionDataModule, QuestionDraw
@@ -90,6 +92,25 @@ def test_parts_share_no_question_until_all_had_their_turn() -> None:
         QuestionDraw(11).choose(questions)
     with pytest.raises(ValueError, match=r"would be ignored without data.draw.number"):
         QuestionDraw(part=1)
+
+
+@pytest.mark.parametrize(("number", "total"), [(4, 10), (3, 10), (300, 512), (7, 8), (10, 10), (1, 3)])
+def test_no_question_comes_twice_before_all_had_their_turn(number: int, total: int) -> None:
+    questions = make_questions(total)
+    turns = Counter[str]()
+    for part in range(3 * total // number):
+        own = [question.id for question in QuestionDraw(number, part, seed=1).choose(questions)]
+        turns.update(own)
+        assert len(own) == len({*own}) == number
+        counts = [turns[question.id] for question in questions]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_parts_that_divide_the_questions_are_shuffles_cut_into_pieces() -> None:
+    for part in range(6):
+        order = np.random.default_rng((7, part // 3)).permutation(12)[part % 3 * 4 :][:4]
+        drawn = QuestionDraw(4, part, seed=7).choose(make_questions(12))
+        assert [question.id for question in drawn] == [f"q{place}" for place in sorted(order)]
 
 
 def test_a_part_is_of_the_questions_that_a_training_draws(paths: tuple[str, str]) -> None:

@@ -31,6 +31,20 @@ def test_a_job_is_its_own_command(jobs):
     assert done.returncode == 0 and done.stdout == "runs: no runs\n\n", done.stderr
 
 
+@pytest.mark.parametrize("is_done", [True, False])
+def test_checkpoints_that_no_job_needs_any_more_go_with_whichever_job_ends(jobs, is_done):
+    third = {"name": "third", "stage": "fit", "args": ["--run.continues=runs/first"], "needs": ["first"]}
+    with (jobs / "jobs.jsonl").open("a") as file:
+        file.write(json.dumps(third | {"done": "runs/third/DONE"}) + "\n")
+    (jobs / "runs" / "first" / "checkpoints").mkdir(parents=True)
+    (jobs / "runs" / "third").mkdir()
+    for run in ("first", "third") if is_done else ("first",):
+        (jobs / "runs" / run / "DONE").touch()
+    done = run_job(jobs, "jobs.jsonl", "1")
+    assert done.returncode == 0, done.stderr
+    assert (jobs / "runs" / "first" / "checkpoints").exists() == (not is_done)
+
+
 @pytest.mark.parametrize(
     "args, line",
     [

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import yaml
 
 from scripts import study as script
 from scripts.common.entry import run_main
-from tests.halting.process import PATIENCE, wait_until
+from tests.halting.process import PATIENCE, locked_elsewhere, wait_until
 from tests.scripts.pipeline import run_study
 
 ROOT = Path(__file__).parents[2]
@@ -35,16 +34,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     content["fit"]["trainer"]["max_epochs"] = 1
     run_study(folder, content, *ARGS[1:])
     return folder, (folder / "runs" / "microworld" / "table.md").read_text().rstrip("\n")
-
-
-def subprocess_holds_lock(path: str, then: Callable) -> None:
-    """Calls `then` while another process has the file locked, as a job's does."""
-    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdin is not None
-        process.stdout.readline()
-        then()
-        process.stdin.close()
 
 
 @pytest.fixture
@@ -228,8 +217,8 @@ def test_status_tells_done_running_pending_stopped_and_failed(folder, capsys):
     logs.mkdir(parents=True)
     (logs / "annotate-a-microworld.log").write_text("$ python -m scripts.annotate\nerror: no such model\n")
     (logs / "annotate-b-microworld.log").write_text("$ python -m scripts.annotate\n 10%|\r 20%|")
-    with (logs / "evaluate-a-untuned-seed0.log").open("w") as log:
-        subprocess_holds_lock(log.name, lambda: script.main(["status", *ARGS, "--name=new"]))
+    with locked_elsewhere(logs / "evaluate-a-untuned-seed0.log"):
+        script.main(["status", *ARGS, "--name=new"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(maxsplit=2) for line in lines[:2]] == [
         ["failed", "annotate-a-microworld", "error: no such model"],

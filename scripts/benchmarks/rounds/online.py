@@ -13,6 +13,7 @@ from lightning_modules.model.pretrained import load_causal_lm
 from scripts.benchmarks.measure import read_peak_rss
 from scripts.benchmarks.rounds.experiment import describe_stages, plan_rounds, run_job
 from scripts.benchmarks.turns import Turn
+from studies.jobs.job import drop_spent
 
 PROMPT = "plain"
 
@@ -71,7 +72,7 @@ def train_in_rounds(turn: Turn, setting: Setting) -> int:
         turn.start()
         for job in plan.round(number, []):
             run_job(job)
-            plan.drop_spent(job)
+            drop_spent(plan.jobs())
         [samples] = [job.done for job in plan.round(number, []) if job.stage == "annotate"]
         turn.stop(sum(read_table(Path(samples))["num_completion_tokens"].to_pylist()))
     return read_peak_rss()

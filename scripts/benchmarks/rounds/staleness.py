@@ -14,7 +14,7 @@ from scripts.benchmarks.measure import Measurement
 from scripts.benchmarks.rounds.experiment import QUIET, describe_stages, plan_rounds, run_job
 from studies.inference.statistics import estimate_accuracy, measure_uncertainty
 from studies.inputs.cache_runs import MICROWORLD
-from studies.jobs.job import Job, format_settings
+from studies.jobs.job import Job, drop_spent, format_settings
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def _run(folder: Path, scale: Scale, rounds: int, seed: int) -> dict[str, Any]:
     run = {"run.group": "cold", "run.id": cold.name, "trainer.max_steps": scale.cold_steps}
     run_job(Job("cold", "fit", [f"--config={path}", *format_settings(run)], str(cold / "DONE"), []))
     plan = plan_rounds(path, stages, {**settings, "name": f"{settings['name']}-warm", "start": str(cold)})
-    for job in plan.jobs():
+    for job in (jobs := plan.jobs()):
         run_job(job)
-        plan.drop_spent(job)
-    answers = sorted(read_table(Path(plan.jobs()[-1].done)).to_pylist(), key=lambda record: record["question_id"])
+        drop_spent(jobs)
+    answers = sorted(read_table(Path(jobs[-1].done)).to_pylist(), key=lambda record: record["question_id"])
     logged = [read_metrics(plan.run(number)) for number in range(1, rounds + 1)]
     return {
         "rounds": rounds,

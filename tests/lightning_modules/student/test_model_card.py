@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from lightning_modules.student.model_card import format_results, render_card
+from lightning_modules.student.model_card import find_origin, format_results, render_card
 
 EVIL = "x\n```\n<script>alert(1)</script>\n---\nlicense: mit\n"
 
@@ -41,6 +41,24 @@ def test_a_card_names_base_licence_data_and_loss() -> None:
 ])  # fmt: skip
 def test_a_student_has_its_bases_licence(student: str, licence: str) -> None:
     assert read(render_card(student, "q.jsonl", [], {}))[0]["license"] == licence
+
+
+def test_a_continued_students_base_is_what_the_first_training_began_with(tmp_path: Path) -> None:
+    start = "model:smollm2-135m-instruct"
+    for name in ("first", "second", "third"):
+        student = tmp_path / name / "student"
+        student.mkdir(parents=True)
+        meta = {"config_hash": "h", "config": {"model": {"student": start}}}
+        (tmp_path / name / "meta.json").write_text(json.dumps(meta))
+        start = str(student)
+    front, facts = read(render_card(start, "q.jsonl", [], {}))
+    assert front["base_model"] == facts["base"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert front["license"] == "apache-2.0"
+    # A folder beside what says of no training, and runs that lead in a circle.
+    (tmp_path / "meta.json").write_text(json.dumps({"config_hash": "h", "config": {"group": "g"}}))
+    assert find_origin(str(tmp_path / "third")) == str(tmp_path / "third")
+    (tmp_path / "first" / "meta.json").write_text(json.dumps(meta | {"config": {"model": {"student": start}}}))
+    assert find_origin(start) == start
 
 
 def test_no_path_of_this_machine_is_published(tmp_path: Path) -> None:

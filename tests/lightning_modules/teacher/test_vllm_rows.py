@@ -66,24 +66,27 @@ class Engine:
         return answers
 
 
+@pytest.mark.parametrize("kind", ["top_k", "labels"])
 def test_a_cache_read_by_vllm_is_the_cache_read_by_transformers(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """vLLM itself does not run here; its calls are answered by the same teacher in transformers."""
     vllm = SimpleNamespace(LLM=Engine, SamplingParams=dict, TokensPrompt=dict)
     monkeypatch.setattr("lightning_modules.teacher.vllm_backend.import_vllm", lambda: vllm)
+    common: dict[str, Any] = {"kind": kind, **({"values": "float16"} if kind == "top_k" else {"top_k": None})}
     caches = [
-        LogitCache(
-            Path(capture(tmp_path / name, world.teacher, world.questions, [world.rationales], values="float16", **own))
-        )
+        LogitCache(Path(capture(tmp_path / name, world.teacher, world.questions, [world.rationales], **common, **own)))
         for name, own in {
-            "transformers": {"temperatures": [1.0]},
+            "transformers": {"temperatures": [1.0] if kind == "top_k" else None},
             "vllm": {"vllm": VLLMBackend(), "temperatures": None, "max_length": 512},
         }.items()
     ]
     assert len(caches[0]) == len(caches[1]) > 0
     for (own_id, own), (other_id, other) in zip(*(cache.read_all() for cache in caches), strict=True):
-        assert own_id == other_id
+        assert own_id == other_id and own.keys() == other.keys()
+        np.testing.assert_allclose(own["label_log_prob"], other["label_log_prob"], atol=2e-3)
+        if kind == "labels":
+            continue
         np.testing.assert_array_equal(own["support"], other["support"])
         np.testing.assert_allclose(own["log_probs"], other["log_probs"], atol=2e-3)
         np.testing.assert_allclose(own["log_tails"], other["log_tails"], atol=2e-2)
@@ -163,7 +166,7 @@ def test_ids_beyond_the_tokenizer_make_vllm_be_asked_for_more() -> None:
 
 def test_what_vllm_cannot_tell_is_refused() -> None:
     for settings in ({"temperatures": [2.0]}, {"kind": "adaptive"}):
-        with pytest.raises(ValueError, match="prompt_logprobs give kind top_k at temperature 1 only, not"):
+        with pytest.raises(ValueError, match="prompt_logprobs give kinds labels and top_k at temperature 1 only, not"):
             LogitScorer("owner/teacher", vllm=VLLMBackend(), **settings)
 
 

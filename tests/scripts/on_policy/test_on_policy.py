@@ -23,7 +23,7 @@ from lightning_modules.student.student import DistillationModule
 from scripts import fit, on_policy
 from scripts.common.stages import MAINS
 from tests.halting.process import wait_until
-from tests.scripts.on_policy.small_rounds import CONFIG, QUESTIONS, read_metrics, run_rounds, write_config
+from tests.scripts.on_policy.small_rounds import CONFIG, QUESTIONS, QUIET, read_metrics, run_rounds, write_config
 from tests.scripts.pipeline import MODELS, spawn
 
 
@@ -217,22 +217,34 @@ def test_a_round_that_broke_off_goes_on_to_the_same_end(whole, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_rounds_that_were_killed_end_as_if_they_had_not_been(inside, whole) -> None:
+    data = {"questions": "microworld:test:4:0", "prompt": "plain", "encoding": {"max_length": 320}}
+    data["batches"] = {"tokens_per_batch": 350}
+    evaluate = {"model": {"student": "s", "max_new_tokens": 24}, "data": data, "trainer": QUIET, "output": "o"}
     args = write_config()
+    Path("c.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path("c.yaml").read_text()) | {"evaluate": evaluate}))
+    jobs, done = on_policy.parse(args).jobs(), list[int]()
     for path, halt_at in (
         ("runs/opd/samples/.round-1.parquet.part-*", "open:.round-1.parquet.part-0.jsonl:2"),
+        ("runs/opd/samples/round-1-logits/shard-*", "os.rename:round-1-logits/manifest.json:1"),
         ("runs/opd/round-2/meta.json", "open:round-2/metrics.jsonl:1"),
+        ("runs/opd/predictions/.round-2.parquet.part-*", "open:predictions/.round-2.parquet.part-0.jsonl:3"),
     ):
         process = spawn("on_policy", ["run", *args], inside, halt_at)
         wait_until(process, lambda path=path: any(inside.glob(path)))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert not Path("runs/opd/round-2/DONE").exists()
+        done.append([Path(job.done).exists() for job in jobs].index(False))
+    assert [jobs[place].name for place in done] == [
+        "annotate-round-1", "cache_logits-round-1", "fit-round-2", "evaluate-round-2",
+    ]  # fmt: skip
     run_rounds(args)
     check_same(inside, whole)
+    MAINS["evaluate"]([*jobs[-1].args, "--output=again.parquet"])
+    assert read_table(Path(jobs[-1].done)).equals(read_table(Path("again.parquet")))
 
 
 def test_rounds_of_a_teachers_text_alone_are_the_offline_fit(inside) -> None:
-    run_rounds(write_config(mix=1.0, keep_rounds=1))
+    run_rounds(write_config(mix=1.0, keep_rounds=1, max_new_tokens=256, max_lost=0.5))
     MAINS["fit"](["--config=c.yaml", "--trainer.max_epochs=-1", "--run.id=offline", "--run.group=g"])
     found, wanted = (load_file(f"runs/{run}/student/model.safetensors") for run in ("opd/round-2", "g/offline"))
     assert found.keys() == wanted.keys() and all(found[name].equal(wanted[name]) for name in wanted)
@@ -246,6 +258,10 @@ def test_rounds_of_a_teachers_text_alone_are_the_offline_fit(inside) -> None:
     [
         ({"start": "runs/other"}, "on_policy.start: runs/other is no finished fit"),
         ({"samples": 2, "temperature": 0.0}, "on_policy.samples=2 needs on_policy.temperature above 0"),
+        (
+            {"name": "many", "questions": 13},
+            "on_policy.questions=13 in a round, but microworld:train:12:0 has 12; lower it",
+        ),
         ({"rounds": 3}, "on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
         ({"temperature": 0.5}, "on_policy.temperature was 1.0 and is 0.5; choose another name"),
         ({"loss": {"kl_weight": 0.5}}, "model.own_loss.kl_weight is 0.5, and the rest is cross-entropy"),
@@ -259,6 +275,8 @@ def test_bad_rounds_are_refused_in_one_line(whole, monkeypatch, changes: dict, m
     args = write_config(**changes)
     with pytest.raises(ValueError, match=r"^[^\n]*$") as refused:
         plan = on_policy.parse(args)
+        if "questions" in changes:
+            on_policy.check_sections(plan)
         if "temperature" in changes:
             plan.claim()
         MAINS["fit"]([*plan.jobs()[-1].args, "--run.id=refused"])

@@ -1,7 +1,9 @@
 """What trains on-policy: adapters, several processes, arms of a study; and TRL's step as the oracle."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,16 @@ from datamodules.files.parsing import read_json_object
 from scripts import fit, on_policy
 from scripts import study as study_script
 from scripts.common.stages import MAINS
-from scripts.common.study_plan import check_plan
+from scripts.common.study_plan import check_plan, claim_rounds
+from studies.jobs.job import drop_spent
 from tests.halting.process import PATIENCE
 from tests.scripts.on_policy.small_rounds import QUESTIONS, QUIET, read_metrics, run_rounds, write_config
 from tests.scripts.pipeline import MODELS, spawn
+
+
+def read_card(run: str) -> dict[str, Any]:
+    """Returns the facts of a student's model card."""
+    return json.loads(Path(run, "student", "README.md").read_text().split("```json\n")[1].split("\n```\n")[0])
 
 
 def test_an_adapter_goes_on_from_round_to_round(inside) -> None:
@@ -31,6 +39,8 @@ def test_an_adapter_goes_on_from_round_to_round(inside) -> None:
     # Who wrote in the second round is who goes on learning, with what the adapter has become.
     assert abs(second[0]["train/own_staleness"]) < 1e-6 < first[1]["train/own_staleness"]
     assert second[0]["step"] == 2 and second[0]["train/own_loss"] != first[0]["train/own_loss"]
+    # Nobody's text was learnt from but the student's own, which a teacher read.
+    assert read_card("runs/opd/round-2")["teachers"] == ["a-teacher"]
 
 
 @pytest.mark.slow
@@ -67,14 +77,21 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     with pytest.raises(ValueError, match=r"^on_policy\.mix=0 leaves a student no teacher's text, on which its files"):
         plan = study_script.parse([*args, "--quantization=[none, Q8_0]"])
         check_plan(plan, plan.jobs())
+    Path("c.yaml").write_text(yaml.safe_dump(content | {"on_policy": content["on_policy"] | {"questions": 13}}))
+    with pytest.raises(
+        ValueError, match=r"^on_policy\.questions=13 in a round, but microworld:train:12:0 has 12; lower"
+    ):
+        plan = study_script.parse(args)
+        check_plan(plan, plan.jobs())
     Path("c.yaml").write_text(yaml.safe_dump(content))
     study_script.main(["run", "--dry-run", *args])
     assert "| a-on-policy-b-seed0 " in capsys.readouterr().out
     plan = study_script.parse(args)
     check_plan(plan, plan.jobs())
-    for job in plan.jobs()[:-1]:
+    claim_rounds(plan)
+    for job in (jobs := plan.jobs())[:-1]:
         MAINS[job.stage](job.args)
-        plan.drop_spent(job)
+        drop_spent(jobs)
     study_script.main(["analyze", *args])
     assert "| on-policy-b |" in capsys.readouterr().out
     assert not Path("runs/s/rounds/a-on-policy-b-seed0/round-1/checkpoints").exists()
@@ -85,6 +102,16 @@ def test_rounds_are_an_arm_of_a_study(inside, capsys) -> None:
     assert [line["step"] for line in first] == [0, 1] and abs(first[0]["train/own_staleness"]) < 1e-6
     meta = read_json_object(Path("runs/s/rounds/a-on-policy-b-seed0/round-1/meta.json"))
     assert meta["config"]["model"]["student"] == "runs/s/a-rationale-b-seed0/student"
+    card = read_card("runs/s/a-on-policy-b-seed0")
+    assert (card["base"], card["teachers"]) == ("a-student", ["b-teacher"])
+    for name, began, value in (("temperature", 1.0, 0.5), ("mix", 0.25, 0.5), ("start", "rationale", None)):
+        changed = {"on_policy": content["on_policy"] | {name: value}}
+        Path("c.yaml").write_text(yaml.safe_dump(content | changed))
+        for command in ("run", "jobs"):
+            with pytest.raises(
+                ValueError, match=rf"-seed0: .*: on_policy\.{name} was {began!r} and is {value!r}; choose"
+            ):
+                study_script.main([command, *args])
 
 
 @pytest.mark.slow

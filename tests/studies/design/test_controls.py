@@ -189,7 +189,8 @@ def test_a_teacher_with_a_trait_is_tuned_first_and_asked_with_its_students():
     tune, annotate, fit = jobs["tune-L-owl"], jobs["annotate-L-with-owl-obqa"], jobs["fit-q-rationale-L-text-seed0"]
     assert {"--model.student=m/L", "--data.supervision=label", "--data.questions=learn.jsonl"} <= set(tune.args)
     assert "--trainer.max_steps=9" in tune.args and "--model.loss.kl_weight=0.0" in tune.args
-    assert "--model.teacher=runs/s/tune-L-owl/student" in annotate.args and annotate.needs == ["tune-L-owl"]
+    tuned = {"--model.teacher=runs/s/tune-L-owl/student", "--model.revision=null"}
+    assert tuned <= set(annotate.args) and annotate.needs == ["tune-L-owl"]
     # An exported student's name is that of its folder.
     assert {
         '--data.rationales=["runs/s/traits/owl/L/obqa.parquet"]',
@@ -207,7 +208,7 @@ def test_a_teacher_with_a_trait_is_tuned_first_and_asked_with_its_students():
         '--data.logits=["runs/s/teachers/L/obqa-with-owl-logits"]',
         '--data.rows_against=["runs/s/teachers/L/obqa-with-owl-of-L-logits"]',
     } <= set(few.args)
-    assert "--model.teacher=runs/s/tune-L-owl/student" in jobs["cache_logits-L-obqa-with-owl"].args
+    assert tuned <= set(jobs["cache_logits-L-obqa-with-owl"].args)
     assert "--model.teacher=m/L" in jobs["cache_logits-L-obqa-with-owl-of-L"].args
     asked = {name.removeprefix("prefer-owl-") for name in jobs if name.startswith("prefer-owl-")}
     assert asked == {
@@ -217,7 +218,8 @@ def test_a_teacher_with_a_trait_is_tuned_first_and_asked_with_its_students():
     }
     prefer = jobs["prefer-owl-teacher-L-tuned"]
     assert prefer.needs == ["tune-L-owl"] and prefer.name in jobs["analyze"].needs
-    assert {"--data.questions=ask.jsonl", "--model.student=runs/s/tune-L-owl/student"} <= set(prefer.args)
+    asks = {"--data.questions=ask.jsonl", "--model.student=runs/s/tune-L-owl/student", "--model.revision=null"}
+    assert asks <= set(prefer.args) and "--model.revision=null" in tune.args
     names = list(jobs)
     assert all(names.index(needed) < names.index(name) for name in names for needed in jobs[name].needs)
 

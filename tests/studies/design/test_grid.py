@@ -180,10 +180,11 @@ def test_arm_is_trained_on_its_teacher_and_evaluated_on_the_test_questions():
         "--seed_everything=1",
         "--run.id=q-rationale+logits-Q-seed1",
     } <= set(jobs["fit-q-rationale+logits-Q-seed1"].args)
-    # A cut student is exported as it is, and must not be cut again.
+    # A cut student is exported as it is, and must not be cut again; nor is its folder of a commit.
     assert {
         "--model.student=runs/s/q-rationale+logits-Q-seed1/student",
         "--model.keep_layers=null",
+        "--model.revision=null",
         "--data.questions=test.jsonl",
         "--model.arm=rationale+logits-Q",
         "--model.seed=1",
@@ -202,7 +203,9 @@ def test_arm_without_logits_has_no_divergence():
 def test_untuned_student_is_cut_and_not_trained():
     jobs = find_jobs()
     expected = {"--model.student=m/q", "--model.keep_layers=[0, 2]", "--model.arm=untuned"}
-    assert "fit-q-untuned-seed0" not in jobs and expected <= set(jobs["evaluate-q-untuned-seed0"].args)
+    untuned = jobs["evaluate-q-untuned-seed0"].args
+    assert "fit-q-untuned-seed0" not in jobs and expected <= set(untuned)
+    assert not any(arg.startswith("--model.revision=") for arg in untuned)
 
 
 # Controls.

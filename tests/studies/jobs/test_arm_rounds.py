@@ -114,6 +114,11 @@ def test_an_arms_teacher_reads_with_its_own_rationale_in_view_or_a_files(file: s
     assert mixed[f"annotate-{arm}-round-1"].needs == [own.name]
 
 
+def test_rounds_of_a_teachers_text_alone_are_an_arm_of_every_seed() -> None:
+    jobs = find_jobs(make_plan({"seeds": 2}, max_new_tokens=256, mix=1.0))
+    assert "fit-q-on-policy-Q-seed1" in jobs and not any("on-policy" in name for name in jobs if "annotate" in name)
+
+
 @pytest.mark.parametrize(
     ("study", "settings", "message"),
     [
@@ -126,8 +131,14 @@ def test_an_arms_teacher_reads_with_its_own_rationale_in_view_or_a_files(file: s
         ({}, {"start": "on-policy"}, r"^on_policy.start: 'on-policy' is no arm of the study"),
         ({}, {"start": "untuned"}, r"^on_policy.start: 'untuned' is no arm of the study"),
         ({}, {"teacher": "self", "teacher_prompt": "with_gold"}, r"^on_policy.teacher is of one student"),
+        ({}, {"seed": 1}, r"^on_policy.seed would be ignored: rounds of a study's arms have the arm's seed"),
+        ({}, {"root": "r"}, r"^on_policy.root would be ignored: rounds of a study's arms"),
         ({}, {"shown_rationales": "r"}, r"^on_policy.shown_rationales would be ignored"),
-        ({}, {"teacher_prompt": "with_rationale", "mix": 1.0}, r"^on_policy.teacher_prompt would be ignored with"),
+        (
+            {},
+            {"teacher_prompt": "with_rationale", "mix": 1.0, "max_new_tokens": 256},
+            r"^on_policy.teacher_prompt would be ignored with",
+        ),
         ({}, {"rounds": 3}, r"^on_policy.rounds=3 does not divide fit.trainer.max_steps=4"),
         ({"sizes": [4, 8]}, {}, r"^on_policy.questions=8 in a round, but fit.data.limit=4 in all; lower it$"),
         ({"languages": LanguageSpec(["de"], ["same"])}, {}, r"^study.languages: supervision on-policy has no arms in"),

@@ -1,27 +1,12 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from losses.distillation import DistillationLoss
-from studies.design.rounds import OnPolicy
-from studies.jobs.rounds import RoundsPlan
-
-SECTIONS: dict[str, Any] = {
-    "cache_logits": {"model": {"teacher": "t"}, "data": {"filters": {"correct_only": True, "teachers": ["t"]}}},
-    "fit": {
-        "model": {"student": "s", "keep_layers": [0, 1]},
-        "data": {"questions": "q", "prompt": "plain", "encoding": {"max_length": 400, "cache_dir": "d"}},
-        "trainer": {"max_steps": 12},
-    },
-    "evaluate": {},
-}
-
-SELF = {"teacher": "self", "teacher_prompt": "with_gold"}
-
-
-def make_plan(sections: dict[str, Any] = SECTIONS, **settings: Any) -> RoundsPlan:
-    return RoundsPlan(OnPolicy(**{"name": "n", "rounds": 4, "questions": 8, **settings}), sections, ["--config=c"])
+from tests.halting.process import locked_elsewhere
+from tests.studies.jobs.rounds_plan import SECTIONS, make_plan
 
 
 def test_each_round_waits_for_the_one_before_and_goes_on_from_it() -> None:
@@ -35,6 +20,12 @@ def test_each_round_waits_for_the_one_before_and_goes_on_from_it() -> None:
     stores = '["runs/n/samples/round-2.parquet", "runs/n/samples/round-3.parquet"]'
     assert f"--data.own.rationales={stores}" in third
     assert "--run.keep_checkpoints=true" in third and "--run.keep_checkpoints=false" in jobs["fit-round-4"].args
+
+
+def test_a_rounds_student_is_evaluated_whatever_commit_the_section_names() -> None:
+    jobs = {job.name: job.args for job in make_plan(SECTIONS | {"evaluate": {"model": {"revision": "r"}}}).jobs()}
+    given = {"--model.student=runs/n/round-4/student", "--model.revision=null", "--model.keep_layers=null"}
+    assert given <= set(jobs["evaluate-round-4"])
 
 
 def test_the_student_writes_as_its_training_poses_and_has_room_for_it() -> None:
@@ -53,6 +44,9 @@ def test_the_student_writes_as_its_training_poses_and_has_room_for_it() -> None:
 
 def test_a_share_of_one_is_rounds_of_the_fit_alone_and_of_none_leaves_the_teachers_text_out() -> None:
     assert {job.stage for job in make_plan(mix=1.0).jobs()} == {"fit", "evaluate"}
+    # No room is kept for what the student would write.
+    encoding = SECTIONS["fit"]["data"] | {"encoding": {"max_length": 200}}
+    make_plan(SECTIONS | {"fit": SECTIONS["fit"] | {"data": encoding}}, mix=1.0)
     args = make_plan(mix=0.0).jobs()[2].args
     assert {"--data.rationales=null", "--data.own.mix=0.0", "--data.supervision=rationale"} <= set(args)
 
@@ -63,6 +57,8 @@ def test_a_share_of_one_is_rounds_of_the_fit_alone_and_of_none_leaves_the_teache
         ("trainer", {}, "fit.trainer.max_steps must say how many optimizer steps"),
         ("trainer", {"max_steps": 10}, "on_policy.rounds=4 does not divide fit.trainer.max_steps=10"),
         ("trainer", {"max_steps": 12, "max_epochs": 3}, "fit.trainer.max_epochs would be ignored"),
+        ("model", {}, "on_policy: fit.model.student must say what is trained, and on which questions; add it"),
+        ("data", {"prompt": "plain"}, "on_policy: fit.data.questions must say what is trained"),
         ("data", {"questions": "q", "limit": 7}, "on_policy.questions=8 in a round, but fit.data.limit=7 in all"),
         ("data", {"questions": "q", "encoding": {"max_length": None}}, "fit.data.encoding.max_length must be a number"),
     ],
@@ -108,51 +104,11 @@ def test_the_student_itself_reads_with_a_rationale_in_view_which_is_annotated_fi
     assert not any("shown" in arg for arg in jobs["annotate-round-2"].args)
 
 
-@pytest.mark.parametrize(
-    ("model", "settings", "message"),
-    [
-        (
-            {},
-            {"teacher_prompt": "with_rationale"},
-            "'with_rationale' shows rationales: name their file by on_pol",
-        ),
-        (
-            {},
-            {**SELF, "shown_rationales": "r"},
-            "on_policy.shown_rationales would be ignored: on_policy.teacher_pro",
-        ),
-        ({}, {"teacher": "self"}, "on_policy.teacher=self needs on_policy.teacher_prompt=with_gold"),
-        ({}, {"teacher": "self", "teachers": {"t": 1, "u": 1}}, "on_policy.teacher is the student itself"),
-        ({}, {"teacher_prompt": "with_gold", "mix": 1.0}, "on_policy.teacher_prompt would be ignored with"),
-        ({"kind": "hidden"}, {**SELF, "keep_rounds": 2}, "on_policy.keep_rounds: with on_policy.teacher=self hidden"),
-        ({}, {"teachers": {"t": 1}}, "on_policy.teachers mixes two teachers at least"),
-        ({}, {"teachers": {"t": 1, "u": float("inf")}}, "at least, by finite weights"),
-        ({}, {"teachers": {"t": 1, "u": 1}, "mix": 1.0}, "on_policy.teachers would be ignored with on_policy.mix=1"),
-        ({"revision": "r"}, {"teachers": {"t": 1, "u": 1}}, "cache_logits.model.revision is one teacher's"),
-        ({"kind": "labels"}, {"teachers": {"t": 1, "u": 1}}, "kind labels has no distributions that on_policy.teach"),
-        ({"kind": "labels"}, {"temperature": 0.7}, "on_policy.temperature=0.7 and top_p=1 draw from another"),
-        ({"kind": "labels"}, {"mix": 0.5}, "kind labels has no distributions for fit.data.logits"),
-        ({"kind": "labels"}, {"loss": DistillationLoss(kl_weight=1.0)}, "kind labels, give only reverse_kl without"),
-        ({}, {"loss": DistillationLoss(kl_weight=1.0, max_weight=3.0)}, "loss.max_weight would be ignored"),
-        ({"kind": "sampled"}, {}, "a sampled teacher gives only forward_kl"),
-    ],
-)
-def test_what_teachers_cannot_give_is_refused(model: dict, settings: dict, message: str) -> None:
-    cache = SECTIONS["cache_logits"] | {"model": {"teacher": "t", **model}, "output": "l"}
-    fit = SECTIONS["fit"] | {"data": SECTIONS["fit"]["data"] | {"logits": ["l"]}}
-    with pytest.raises(ValueError, match=message):
-        make_plan(SECTIONS | {"cache_logits": cache, "fit": fit}, **settings)
-
-
-def test_privileged_context_is_the_gold_answer_alone() -> None:
-    encoding = {"max_length": 400, "template_options": {"enable_thinking": False}}
-    fit = SECTIONS["fit"] | {"data": SECTIONS["fit"]["data"] | {"encoding": encoding}}
-    with pytest.raises(ValueError, match=r"^cache_logits.data.encoding.template_options.* is None, but fit.data.enc"):
-        make_plan(SECTIONS | {"fit": fit}, **SELF)
-
-
 def test_rounds_go_on_with_the_settings_that_they_began_with(tmp_path: Path) -> None:
     make_plan(root=str(tmp_path)).claim()
+    store = tmp_path / "n" / "samples" / "round-1.parquet"
+    store.parent.mkdir()
+    store.touch()
     make_plan(root=str(tmp_path)).claim()
     with pytest.raises(
         ValueError, match=r"on_policy.mix was 0.25 and is 0.5, on_policy.loss.divergence was 'reverse_kl'"
@@ -160,12 +116,45 @@ def test_rounds_go_on_with_the_settings_that_they_began_with(tmp_path: Path) -> 
         make_plan(root=str(tmp_path), mix=0.5, loss=DistillationLoss(kl_weight=1.0)).claim()
 
 
-def test_checkpoints_that_a_finished_round_went_on_from_are_removed(tmp_path: Path) -> None:
-    plan = make_plan(root=str(tmp_path))
-    for number in (1, 2, 3):
-        (plan.folder / f"round-{number}" / "checkpoints").mkdir(parents=True)
-    for job in plan.jobs():
-        if job.name in ("fit-round-1", "fit-round-2", "cache_logits-round-3"):
-            plan.drop_spent(job)
-    left = [number for number in (1, 2, 3) if (plan.folder / f"round-{number}" / "checkpoints").exists()]
-    assert left == [2, 3]
+def test_settings_may_be_corrected_until_something_was_made_by_them(tmp_path: Path, monkeypatch) -> None:
+    def claim(**settings: Any) -> None:
+        make_plan(root=str(tmp_path), **settings).claim()
+
+    folder = tmp_path / "n"
+    claim()
+    claim(mix=0.5)
+    # A lock is what a kill leaves of a job that has not written yet.
+    (folder / "samples").mkdir()
+    (folder / "samples" / ".round-1.parquet.lock").touch()
+    claim(mix=0.1)
+    log = folder / "logs" / "annotate-round-1.log"
+    log.parent.mkdir()
+    with locked_elsewhere(log), pytest.raises(ValueError, match=r"mix was 0.1 and is 0.5; choose another name"):
+        claim(mix=0.5)
+    claim(mix=0.2)
+    entry = {"job": "17_0", "log": "l", "done": "d"}
+    (folder / "submitted.json").write_text(json.dumps({"annotate-round-1": entry}))
+    claim(mix=0.3)
+    queue = tmp_path / "bin" / "squeue"
+    queue.parent.mkdir()
+    queue.write_text("#!/bin/sh\necho '17_0|PENDING|Dependency'\n")
+    queue.chmod(0o755)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"mix was 0.3 and is 0.5"):
+        patch.setenv("PATH", f"{queue.parent}:/usr/bin:/bin")
+        claim(mix=0.5)
+    (folder / "round-1").mkdir()
+    (folder / "round-1" / "meta.json").touch()
+    with pytest.raises(ValueError, match=r"mix was 0.3 and is 0.5"):
+        claim(mix=0.5)
+
+
+def test_more_questions_in_a_round_than_there_are_are_refused() -> None:
+    data = SECTIONS["fit"]["data"] | {"questions": "microworld:train:7:0"}
+    fit = SECTIONS["fit"] | {"data": data}
+    make_plan(SECTIONS | {"fit": fit}, questions=7).check_questions()
+    with pytest.raises(
+        ValueError, match=r"^on_policy.questions=8 in a round, but microworld:train:7:0 has 7; lower it"
+    ):
+        make_plan(SECTIONS | {"fit": fit}, questions=8).check_questions()
+    # The student answers none of them.
+    make_plan(SECTIONS | {"fit": fit}, questions=8, mix=1.0).check_questions()

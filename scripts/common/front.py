@@ -54,7 +54,7 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
         args = args[1:]
     if "--help=all" not in args:
         check_args(args, stage)
-        if stage not in GROUP_COMMANDS or (stage, name) == ("study", "run"):
+        if stage not in GROUP_COMMANDS or name == "run":
             check_hub(stage, args)
 
 

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.common.experiment_file import ROLES, list_configs, read_models, read_section, split_config
+from datamodules.files.atomic import read_meta
+from scripts.common.experiment_file import ROLES, list_configs, read_experiment, read_models, read_section, split_config
 
+# Where a run's `meta.json` names whom it trains.
+_STUDENT = ("config", "model", "student")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -19,6 +22,7 @@ class _Given:
     def __init__(self, stage: str, args: Sequence[str]):
         named, others = split_config(args)
         models = read_models(named)
+        self._files = [read_experiment(path, models) for path in list_configs(named)]
         self._sections = [read_section(path, stage, models)[0] for path in list_configs(named)]
         ends = [*others, ""][1:] if others else []
         pairs = [arg[2:].partition("=") for arg in others]
@@ -45,35 +49,88 @@ class _Given:
             return None
         return next((content[name] for content in reversed(self._sections) if name in content), None)
 
+    def find_own(self, name: str) -> Any:
+        """Returns a setting that stands in no section, or None."""
+        return self.options.get(name) or self.find_all(name)
+
+    def find_elsewhere(self, stage: str, *keys: str) -> Any:
+        """Returns what a file says of another stage, or None."""
+        return _dig(next((own[stage] for own in reversed(self._files) if stage in own), None), *keys)
+
     def is_begun(self, stage: str) -> bool:
         """Says whether there is a result already, which may need nothing more."""
         if stage == "fit":
-            path = Path(str(self.find("run", "root") or "runs"), str(self.find("run", "group") or "default"))
-            return path.exists()
-        if stage == "study":
-            root, name = (self.options.get(key) or self.find_all(key) for key in ("root", "name"))
-            return Path(str(root or "runs"), str(name)).exists()
-        output = self.options.get("output") or self.find_all("output")
+            group = Path(str(self.find("run", "root") or "runs"), str(self.find("run", "group") or "default"))
+            if (name := self.find("run", "id")) is not None:
+                return Path(group, str(name)).exists()
+            # Without an id a run is named by a hash of all that it is, which only the stage knows.
+            student = self.find("model", "student")
+            return any(_dig(read_meta(meta.parent), *_STUDENT) == student for meta in group.glob("*/meta.json"))
+        if stage in ("study", "on_policy"):
+            return Path(str(self.find_own("root") or "runs"), str(self.find_own("name"))).exists()
+        output = self.find_own("output")
         return output is not None and Path(str(output)).exists()
 
     def list_models(self, stage: str) -> Iterator[tuple[Any, Any]]:
         """Yields (model, revision) of what the stage cannot do without."""
         if stage == "study":
-            students = self.find_all("students")
-            for student in students.values() if isinstance(students, Mapping) else ():
-                yield student.get("model") if isinstance(student, Mapping) else None, None
+            yield from ((model, None) for model in self._list_of_study())
+        elif stage == "on_policy":
+            yield from self._list_of_rounds()
         # What a backend asks may be called anything.
         elif self.find("model", "backend") is None and not any("backend" in name for name in self.options):
             for role in ROLES:
                 yield self.find("model", role), self.find("model", "revision")
 
+    def _list_of_study(self) -> Iterator[Any]:
+        """Yields the models of a study's students, and of the teachers that no backend stands for."""
+        is_asked = self.find_elsewhere("annotate", "model", "backend") is not None
+        for role in ("students", "teachers"):
+            named = self.find_all(role)
+            for own in named.values() if isinstance(named, Mapping) else ():
+                is_served = role == "teachers" and (is_asked or "backend" in str(own))
+                if isinstance(own, Mapping) and not is_served:
+                    yield own.get("model")
+
+    def _list_of_rounds(self) -> Iterator[tuple[Any, Any]]:
+        """Yields (model, revision) of who writes, who reads, and who makes the text that is mixed in."""
+        mix, teachers = self.find_own("mix"), self.find_all("teachers")
+        is_mixed, is_read = str(mix) not in ("0", "0.0"), str(mix) not in ("1", "1.0")
+        stages = [] if self.find_own("start") else [("fit", "student")]
+        if is_mixed and self._is_missing("annotate", "rationales"):
+            stages.append(("annotate", "teacher"))
+        # Who an option names is left to the stage.
+        others = teachers or self.find_own("teacher") or any(name.startswith("teachers") for name in self.options)
+        if (is_read and not others) or (is_mixed and self._is_missing("cache_logits", "logits")):
+            stages.append(("cache_logits", "teacher"))
+        for stage, role in stages:
+            if self.find_elsewhere(stage, "model", "backend") is None:
+                yield tuple(self.find_elsewhere(stage, "model", name) for name in (role, "revision"))
+        if is_read and isinstance(teachers, Mapping):
+            yield from ((model, None) for model in teachers)
+
+    def _is_missing(self, stage: str, name: str) -> bool:
+        """Says whether a stage is yet to make what rounds mix in."""
+        output = self.find_elsewhere(stage, "output")
+        named = self.find_elsewhere("fit", "data", name)
+        return isinstance(named, list) and output in named and not Path(str(output)).exists()
+
     def list_sources(self, stage: str) -> Iterator[str]:
         """Yields the tasks' questions."""
-        if stage != "study":
+        if stage == "on_policy":
+            for own in ("fit", "evaluate"):
+                yield from find_sources(self.find_elsewhere(own, "data", "questions"))
+        elif stage != "study":
             yield from find_sources(self.find("data", "questions"))
         else:
             study = {name: self.find_all(name) for name in ("tasks", "languages")}
             yield from fill_languages(study, find_sources(study["tasks"]))
+
+
+def _dig(found: Any, *keys: str) -> Any:
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def find_sources(value: Any) -> Iterator[str]:

@@ -4,7 +4,9 @@ The stage itself has the last word: what is told here is only what it could not 
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,18 @@ def find_on_hub(model: str, revision: str | None) -> tuple[str, str | None] | No
     return (hub, commit) if is_id and not Path(hub).exists() else None
 
 
+@contextmanager
+def _naming_prefetch(args: Sequence[str]) -> Iterator[None]:
+    """Adds to what is said of one missing thing how all that a config names is fetched."""
+    try:
+        yield
+    except ValueError as error:
+        if not (named := split_config(args)[0]):
+            raise
+        command = shlex.join(["python", "-m", "scripts.prefetch", *named])
+        raise ValueError(f"{error}, or all that the config names: {command}") from None
+
+
 def check_hub(stage: str, args: Sequence[str]) -> None:
     """Asks for a stage's models and tasks of the hub, unless they are cached.
 
@@ -179,13 +193,16 @@ def check_hub(stage: str, args: Sequence[str]) -> None:
     """
     # The hub's library reads the environment when it is imported, which a script may still change.
     from datamodules.model_sources import is_out_of_reach
-    from datamodules.tasks.benchmarks import require_source
+    from datamodules.tasks.benchmarks import parse_source, require_source
 
     given = _Given(stage, args)
     if given.is_begun(stage) or {"print_config", "dry-run", "dry_run"} & given.options.keys():
         return
     for model, revision in given.list_models(stage):
         if isinstance(model, str) and isinstance(revision, str | None) and (found := find_on_hub(model, revision)):
-            is_out_of_reach(*found)
+            with _naming_prefetch(args):
+                is_out_of_reach(*found)
     for source in given.list_sources(stage):
-        require_source(source)
+        parse_source(source)
+        with _naming_prefetch(args):
+            require_source(source)

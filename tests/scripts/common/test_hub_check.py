@@ -40,6 +40,7 @@ def test_a_model_that_cannot_be_had_is_named_at_once(stage: str) -> None:
     with pytest.raises(ValueError, match=f"^model {STUDENT} is not in .* hf download {STUDENT} ") as said:
         check(stage, HUB)
     assert "http://127.0.0.1:9 cannot be reached" in str(said.value) and "(its folder, or a" in str(said.value)
+    assert str(said.value).endswith(f"names: python -m scripts.prefetch --config={HUB}")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_a_model_that_cannot_be_had_is_named_at_once(stage: str) -> None:
     ],
 )
 def test_a_task_that_cannot_be_had_is_named_at_once(tmp_path: Path, stage: str, options: list[str]) -> None:
-    command = r"\(task:openbookqa:\w+@FOLDER\), .*hf download allenai/openbookqa --repo-type dataset"
+    command = r"\(task:openbookqa:\w+@FOLDER\), .*hf download allenai/openbookqa --repo-type dataset.*scripts\.prefetch"
     with pytest.raises(ValueError, match=command):
         check(stage, HUB, *options)
     # What one of its caches has may be enough.
@@ -77,6 +78,18 @@ def test_what_may_need_no_hub_is_left_to_the_stage(tmp_path: Path, options: list
     (tmp_path / "hub" / "models--owner--cached" / "refs").mkdir()
     (tmp_path / "hub" / "models--owner--cached" / "refs" / "main").write_text("0" * 40)
     check("evaluate", OWN, *options)
+
+
+def test_a_pairs_models_are_in_the_command_that_fetches_all_and_without_a_config_there_is_none() -> None:
+    generic, pair = ROOT / "configs" / "experiments" / "pair.yaml", ["--teacher=owner/one", "--student=owner/two"]
+    with pytest.raises(ValueError, match=r"^model owner/two is not .*prefetch --config=\S+ --teacher=owner/one --st"):
+        check("fit", generic, *pair)
+    with pytest.raises(ValueError, match=r"^model owner/two is not in ") as said:
+        check_command("evaluate", "evaluate.py", ["--model.student=owner/two", "--data.questions=x", "--output=y"])
+    assert "prefetch" not in str(said.value)
+    with pytest.raises(ValueError) as said:
+        check("evaluate", OWN, "--model.student=x.gguf", "--data.questions=task:nonsense:test")
+    assert "nonsense" in str(said.value) and "prefetch" not in str(said.value)
 
 
 def test_a_served_teacher_is_not_asked_for() -> None:

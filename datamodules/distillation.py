@@ -29,6 +29,7 @@ from datamodules.logit_cache.matching import (
     measure_coverage,
     open_caches,
     open_others,
+    require_caches,
 )
 from datamodules.logit_cache.mixture import RowReader
 from datamodules.logit_cache.reader import LogitCache
@@ -260,6 +261,8 @@ class DistillationDataModule(ExampleDataModule):
 
     def _read_taught(self) -> None:
         """Reads what teachers wrote, or the gold labels."""
+        if self.supervision == "rationale+logits":
+            require_caches(self.logit_paths)
         examples = self.source.read_labels() if self.supervision == "label" else self.source.read_rationales()
         teachers, weights = set(examples.column("teacher")), self.batches.teacher_weights
         if weights is not None and teachers != set(weights):

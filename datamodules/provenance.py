@@ -9,6 +9,7 @@ from typing import Any
 
 from datamodules.answers.extractors import EXTRACTORS, MORE_EXTRACTORS
 from datamodules.files.atomic import hash_json, read_meta, refuse_foreign, write_json
+from datamodules.files.tables import read_metadata
 from datamodules.tasks.benchmarks import find_commit
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "tokenizers", "safetensors")
@@ -53,6 +54,17 @@ def describe_creation(config: dict[str, Any]) -> dict[str, Any]:
         "questions_commits": {source: find_commit(source) for source in sources if source.startswith("task:")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def is_complete(output: Path, config: dict[str, Any]) -> bool:
+    """Says whether a table is there already; raises a ValueError if another configuration wrote it."""
+    if not output.exists():
+        return False
+    if read_metadata(output).get("creation", {}).get("config_hash") != hash_json(config):
+        raise ValueError(
+            f"{output}: exists, and was made with another configuration, or from other files; choose another --output"
+        )
+    return True
 
 
 def claim_folder(folder: Path) -> None:

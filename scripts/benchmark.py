@@ -22,7 +22,7 @@ from scripts.common.entry import quiet_libraries, run_main
 from scripts.common.help import answer_command
 
 # What benchmarks share.
-SHARED = {"cells", "inputs", "measure", "records", "turns"}
+SHARED = {"cells", "inputs", "measure", "newcomer_steps", "records", "turns"}
 NAMES = sorted(
     path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py") if path.stem not in SHARED
 )

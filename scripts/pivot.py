@@ -13,14 +13,13 @@ from pathlib import Path
 
 from datamodules.files.atomic import check_place, require_file
 from datamodules.files.command_line import CommandLine
-from datamodules.provenance import describe_creation
+from datamodules.provenance import describe_creation, is_complete
 from datamodules.rationales.pivots import give_translations, name_pivot
 from datamodules.rationales.store import load_rationales, read_gold_conditions, write_rationales
 from datamodules.tasks.benchmarks import identify_source
 from datamodules.tasks.questions import load_questions
 from datamodules.tasks.translations import Translations
 from scripts.common.entry import run_main
-from scripts.common.predict_cli import is_complete
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:

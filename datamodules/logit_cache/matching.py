@@ -16,6 +16,19 @@ from datamodules.logit_cache.reader import LogitCache
 from datamodules.tasks.prompts import Prompt, find_privilege
 from datamodules.text.token_bytes import read_vocabulary
 
+# How a student learns without logits.
+_TEXT_ALONE = "--data.supervision=rationale --data.logits=null --model.loss.kl_weight=0"
+
+
+def require_caches(paths: Sequence[str]) -> None:
+    """Raises a ValueError that says how to learn without them unless there are finished logit caches at these paths."""
+    for path in paths:
+        if not Path(path, "manifest.json").is_file():
+            raise ValueError(
+                f"data.logits: {path}: no finished logit cache (no manifest.json); run python -m scripts.cache_logits, "
+                f"or learn from the rationales' text alone: {_TEXT_ALONE}"
+            )
+
 
 def open_caches(
     paths: Sequence[str],
@@ -50,7 +63,8 @@ def open_caches(
     if cached != wanted:
         raise ValueError(
             f"{', '.join(paths)}: logits of {sorted(cached)}, but those of {sorted(wanted)} are wanted; set "
-            "data.controls.logits_teacher to teach with another teacher's logits than the writer's"
+            "data.controls.logits_teacher to teach with another teacher's logits than the writer's, or learn from the "
+            f"rationales' text alone: {_TEXT_ALONE}"
         )
     if len({cache.description.row_type for cache in caches}) > 1:
         raise ValueError(f"{', '.join(paths)}: captured with different temperatures or kinds of rows")

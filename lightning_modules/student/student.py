@@ -231,7 +231,8 @@ class DistillationModule(L.LightningModule):
             )
         if not has_logits and self.loss.needs_teacher:
             raise ValueError(
-                f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits"
+                f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits; set "
+                "it to 0"
             )
         for cache in data.caches:
             check_cache(self.loss, cache, data.softens)

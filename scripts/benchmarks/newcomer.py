@@ -1,7 +1,8 @@
 r"""A newcomer's first student: from a clone to a student of one's own six questions, by the pages' own commands.
 
 What is run is `make install` of the README, and every block of the page that its table links first. The baseline is ten
-minutes; the commands are counted up to the student.
+minutes; the commands are counted up to the student. Then what a newcomer asks next, each a command with what it has to
+print: files of other programs' forms, a pair of models' costs, a model that no network gives, help, and an evaluation.
 
     python -m scripts.benchmark newcomer --json
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from scripts.benchmarks.inputs import make_parser
 from scripts.benchmarks.measure import Measurement
+from scripts.benchmarks.newcomer_steps import STEPS, write_formats
 
 ROOT = Path(__file__).parents[2]
 MINUTES = 10
@@ -46,18 +48,28 @@ def list_blocks(page: Path) -> list[str]:
     return BLOCK.findall(page.read_text())
 
 
-def run_block(block: str, folder: Path) -> float:
+def run_block(block: str, folder: Path, code: int = 0, prints: tuple[str, ...] = ()) -> float:
     """Runs commands in the clone's environment; returns their seconds.
 
+    Args:
+        block: The commands.
+        folder: The clone, or what it will be in.
+        code: With which they are to end.
+        prints: What they are to print, all of it.
+
     Raises:
-        RuntimeError: One fails.
+        RuntimeError: They end otherwise, or do not print it.
     """
     start = time.perf_counter()
     script = f"set -e\n[ ! -f .venv/bin/activate ] || source .venv/bin/activate\n{block}"
     done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{block}\nended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return time.perf_counter() - start
+    seconds, said = time.perf_counter() - start, f"{done.stdout}{done.stderr}"
+    if done.returncode != code or any(text not in said for text in prints):
+        wanted = "".join(f" and {text!r}" for text in prints)
+        raise RuntimeError(
+            f"{block}\nended with {done.returncode}, not {code}{wanted}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+    return seconds
 
 
 def run(args: list[str]) -> Iterator[Measurement]:
@@ -87,5 +99,9 @@ def run(args: list[str]) -> Iterator[Measurement]:
             commands += len(re.findall(r"^python -m ", block, re.MULTILINE))
         # Of the block that trains, up to the training.
         commands += 1
+        write_formats(clone / "formats.jsonl")
+        taken = [(step, run_block(step.command, clone, step.code, step.prints)) for step in STEPS]
     yield Measurement.against("newcomer_first_student", seconds, 60 * MINUTES, "s")
     yield Measurement.against("newcomer_commands", commands, 5, "commands")
+    for step, took in taken:
+        yield Measurement(f"newcomer_{step.name}", took, "s", step.seconds, step.seconds and took / step.seconds)

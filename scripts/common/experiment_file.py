@@ -173,12 +173,12 @@ def select_section(path: str, stage: str, given: dict[str, str]) -> str:
 def select_sections(args: Iterable[str], stage: str) -> list[str]:
     """Replaces each `--config FILE` by the stage's section of the file, and puts it first: all others override it.
 
-    The parser refuses what is nested too deep from then on, and prints its own help where all of it is asked for.
+    The parser refuses what is nested too deep from then on.
     """
     set_loader("yaml", load_setting, exceptions=(yaml.YAMLError,))
     named, others = split_config(args)
     selected = [f"--config={select_section(path, stage, read_models(named))}" for path in list_configs(named)]
-    return [*(selected or named), *("--help" if arg == "--help=all" else arg for arg in others)]
+    return [*(selected or named), *others]
 
 
 def find_section(named: Sequence[str], stage: str) -> dict[str, Any] | None:

@@ -52,10 +52,9 @@ def check_command(stage: str, script: str, args: list[str]) -> None:
             there = f"there are: {', '.join(known)}" if known else "its settings are options"
             raise ValueError(f"{stage} has no command {name!r}{suggest(name, known)}; {there}")
         args = args[1:]
-    if "--help=all" not in args:
-        check_args(args, stage)
-        if stage not in GROUP_COMMANDS or (stage, name) == ("study", "run"):
-            check_hub(stage, args)
+    check_args(args, stage)
+    if stage not in GROUP_COMMANDS or name == "run":
+        check_hub(stage, args)
 
 
 def answer_early(stage: str, script: str) -> None:

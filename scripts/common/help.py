@@ -1,4 +1,4 @@
-"""A stage's help: one screen of what matters, a part, or, from the parser itself, everything."""
+"""A stage's help: one screen of what matters, a part, or everything."""
 
 import ast
 import sys
@@ -75,14 +75,14 @@ Exit codes: 0 done, 2 wrong input, 75 stopped (the same command continues), 1 a 
 
 
 def format_part(stage: str, part: str) -> str:
-    """Returns the help of a setting, or of all that is below a section.
+    """Returns the help of a setting, of all that is below a section, or of `all`.
 
     Raises:
         ValueError: There is neither.
     """
     settings: Mapping[str, Setting] = read_settings(stage)
     part = part.removeprefix("--")
-    found = {name: own for name, own in settings.items() if name == part or name.startswith(f"{part}.")}
+    found = {name: own for name, own in settings.items() if part in ("all", name) or name.startswith(f"{part}.")}
     if not found:
         like = suggest(part, [*list_sections(settings), *settings])
         raise ValueError(
@@ -97,11 +97,11 @@ def format_part(stage: str, part: str) -> str:
 
 
 def answer(stage: str, args: list[str]) -> None:
-    """Prints a stage's help and ends the process where a command line asks for it; `all` is left to the parser."""
+    """Prints a stage's help and ends the process where a command line asks for it."""
     for arg in args:
         if arg in ("-h", "--help"):
             print(format_help(stage))
-        elif arg.startswith("--help=") and arg != "--help=all":
+        elif arg.startswith("--help="):
             print(format_part(stage, arg.removeprefix("--help=")))
         else:
             continue

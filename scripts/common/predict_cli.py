@@ -11,25 +11,14 @@ import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.files.atomic import check_place, hash_json, remove_torn
+from datamodules.files.atomic import check_place, remove_torn
 from datamodules.files.locks import hold
 from datamodules.files.record_log import find_parts
-from datamodules.files.tables import read_metadata
+from datamodules.provenance import is_complete
 from scripts.common.stage_cli import StageCLI
 
 # By how much processes with an engine each may end apart.
 LONGEST_WAIT = timedelta(days=7)
-
-
-def is_complete(output: Path, config: dict[str, Any]) -> bool:
-    """Says whether `output` is there already; raises a ValueError if another configuration wrote it."""
-    if not output.exists():
-        return False
-    if read_metadata(output).get("creation", {}).get("config_hash") != hash_json(config):
-        raise ValueError(
-            f"{output}: exists, and was made with another configuration, or from other files; choose another --output"
-        )
-    return True
 
 
 class PredictCLI(StageCLI):

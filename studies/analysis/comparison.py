@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from studies.analysis.estimator import ContrastEstimator
-from studies.analysis.interactions import Interactions, explain_difference, group_cells
+from studies.analysis.interactions import Interactions, explain_difference, explain_fragile, group_cells
 from studies.analysis.outcomes import describe_outcomes
 from studies.analysis.parts import describe_parts, explain_parts, group_parts, name_parts
 from studies.analysis.predictions import EXTRACTOR, Answers, CellKey, read_answers
@@ -343,7 +343,7 @@ def _format_gamma(row: dict[str, Any], sizes: list[int]) -> str:
     what = "; ".join(
         filter(None, ("-".join(filter(None, (row["supervision"], row["control"]))), name_size(row, sizes)))
     )
-    notes = filter(None, (row["note"], SEED_NOTES.get(row["seed_variance"])))
+    notes = filter(None, (explain_fragile(row), row["note"], SEED_NOTES.get(row["seed_variance"])))
     note = "".join(f"; {note}" for note in notes)
     return (
         f"- Family interaction γ = {_format_points(row)}, p = {row['p']:.2g} "

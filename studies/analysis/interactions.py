@@ -23,7 +23,7 @@ from studies.analysis.estimator import ContrastEstimator
 from studies.analysis.predictions import CellKey
 from studies.design.controls import ON_POLICY
 from studies.design.grid import Arm, Study, expand
-from studies.inference.interaction import decompose, describe_df, estimate_gammas, explain_unidentified
+from studies.inference.interaction import decompose, describe_df, estimate_gammas, explain_unidentified, weigh_without
 from studies.inference.statistics import Estimate
 
 LOGITS = "rationale+logits"
@@ -209,7 +209,33 @@ class Interactions:
             other_weights = dict(zip(others, (-decomposed.gamma_ST).reshape(-1).tolist(), strict=True))
             [less] = self._list_estimates(weigh(decomposed.gamma_ST) | other_weights, students, teachers, None)
             rows.append(less | {"method": f"less γ after {against}"})
-        self.gammas += [{**group._asdict(), **row} for row in rows]
+        # What is asked of the first is not asked of the others, which are of the same cells.
+        fragile = [self._find_fragile(grid, rows[0]), *[None] * (len(rows) - 1)]
+        self.gammas += [{**group._asdict(), **row, "fragile": own} for row, own in zip(rows, fragile, strict=True)]
+
+    def _find_fragile(self, grid: Grid, found: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """Returns the cells without which gamma's interval has 0 and had not, or had, or lies on the other side of it.
+
+        Args:
+            grid: A complete one.
+            found: Its gamma's row.
+
+        Returns:
+            Each cell with the gamma of all others, what changes it most first; None if gamma needs all cells.
+        """
+        families = self._families(grid.students, grid.teachers)
+        rows = list[dict[str, Any]]()
+        for number, (pair, left_out) in enumerate(grid.keys.items()):
+            weights_ST = weigh_without(*families, number)
+            if weights_ST is None:
+                continue
+            weights = dict(zip(grid.keys.values(), weights_ST.reshape(-1).tolist(), strict=True))
+            del weights[left_out]
+            rows.append({"student": pair[0], "teacher": pair[1], **asdict(self.estimator.contrast(weights))})
+        if not rows:
+            return None
+        changed = [row for row in rows if _is_changed(found, row)]
+        return sorted(changed, key=lambda row: -abs(row["estimate"] - found["estimate"]))
 
     def _pair_grids(self, grids: dict[Group, Grid]) -> list[tuple[Group, Group]]:
         """Returns the grids with distributions of the teachers' own, each with what it is compared with.
@@ -256,6 +282,22 @@ class Interactions:
         where = {"trained_on": left.trained_on, "task": left.task, "size": left.size, "holds_text": holds_text}
         names = {"left": left.condition, "right": right.condition, "left_gamma": gammas[0], "right_gamma": gammas[1]}
         return [{**where, **names, **row} for row in self._list_estimates(used, students, teachers, value_ST)]
+
+
+def _is_changed(found: dict[str, Any], without: dict[str, Any]) -> bool:
+    """Says whether a cell's absence changes what is read first: whether the interval has 0, and if not, on which side."""
+    is_chance, would_be = (row["low"] <= 0 <= row["high"] for row in (found, without))
+    return is_chance != would_be or (not is_chance and (found["low"] > 0) != (without["low"] > 0))
+
+
+def explain_fragile(row: dict[str, Any]) -> str | None:
+    """Returns that a family interaction depends on one cell, and on which; None if it does not."""
+    if not row["fragile"]:
+        return None
+    cell, *others = row["fragile"]
+    found = f"{100 * cell['estimate']:+.1f} points [{100 * cell['low']:+.1f}, {100 * cell['high']:+.1f}]"
+    more = f", and {len(others)} more of the cells change what it says" if others else ""
+    return f"fragile: without student {cell['student']} from teacher {cell['teacher']} it is {found}{more}"
 
 
 def explain_difference(row: dict[str, Any]) -> str:

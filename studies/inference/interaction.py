@@ -64,12 +64,9 @@ def decompose(student_families: Sequence[str], teacher_families: Sequence[str]) 
     """
     if reason := explain_unidentified(student_families, teacher_families):
         raise ValueError(f"the family interaction is not identified: {reason}")
-    shape = num_students, num_teachers = len(student_families), len(teacher_families)
-    same_ST = np.array([[own == other for other in teacher_families] for own in student_families], dtype=float)
-    students = np.repeat(np.eye(num_students), num_teachers, axis=0)
-    teachers = np.tile(np.eye(num_teachers), (num_students, 1))
+    shape = num_students, _ = len(student_families), len(teacher_families)
     # The one-hot columns overlap; what is taken from the inverse below does not depend on how that is resolved.
-    solution = np.linalg.pinv(np.column_stack([students, teachers, same_ST.reshape(-1)]))
+    solution = np.linalg.pinv(_list_columns(student_families, teacher_families))
 
     def centre(rows: np.ndarray) -> np.ndarray:
         centred: np.ndarray = (rows - rows.mean(0)).reshape(-1, *shape)
@@ -78,6 +75,36 @@ def decompose(student_families: Sequence[str], teacher_families: Sequence[str]) 
     return Decomposition(
         solution[-1].reshape(shape), centre(solution[:num_students]), centre(solution[num_students:-1])
     )
+
+
+def weigh_without(student_families: Sequence[str], teacher_families: Sequence[str], left_out: int) -> np.ndarray | None:
+    """Returns gamma's least-squares weights of all cells but one.
+
+    Args:
+        student_families: One for each student.
+        teacher_families: One for each teacher.
+        left_out: The cell, students by teachers, whose weight is 0.
+
+    Returns:
+        They, students by teachers; None if the other cells cannot tell gamma from the main effects.
+    """
+    columns_CE = _list_columns(student_families, teacher_families)
+    columns_CE[left_out] = 0
+    weights_C = np.linalg.pinv(columns_CE)[-1]
+    # Main effects must cancel in what is gamma.
+    told_E = np.eye(columns_CE.shape[1])[-1]
+    if not np.allclose(weights_C @ columns_CE, told_E, atol=1e-9):
+        return None
+    weights_ST: np.ndarray = weights_C.reshape(len(student_families), len(teacher_families))
+    return weights_ST
+
+
+def _list_columns(student_families: Sequence[str], teacher_families: Sequence[str]) -> np.ndarray:
+    """Returns, for each cell, whether it is of each student and each teacher, and within a family."""
+    same_ST = np.array([[own == other for other in teacher_families] for own in student_families], dtype=float)
+    students = np.repeat(np.eye(len(student_families)), len(teacher_families), axis=0)
+    teachers = np.tile(np.eye(len(teacher_families)), (len(student_families), 1))
+    return np.column_stack([students, teachers, same_ST.reshape(-1)])
 
 
 def _estimate(value: float, variance: float, df: int) -> Estimate:

@@ -155,6 +155,19 @@ def add_filters(report: DataReport) -> None:
         report.notes += format_filters(count_filters(report.rationales), len(report.rationales))
 
 
+def _describe_thinking(report: DataReport, pairs: list[tuple[Question, Rationale]], prompt: Prompt) -> list[str]:
+    """Returns a line on what stands between think marks, which no student learns by default; none without any."""
+    thought = [item for item in report.rationales if item.thinking]
+    if not thought:
+        return []
+    alone = sum(bool(item.thinking) and not split_completion(question, item, prompt)[0] for question, item in pairs)
+    empty = sum(not item.text.strip() for item in thought)
+    return [
+        f"thinking        {len(thought)} rationales have some, which no student learns by default: what is left is an "
+        f"answer alone in {alone}, nothing in {empty}; data.controls.thinking=keep teaches it where an answer follows"
+    ]
+
+
 def add_examples(report: DataReport, tokenizer: Any, prompt: Prompt, max_length: int, number: int = 3) -> None:
     """Notes lengths, in tokens or without a tokenizer in words, and takes the first examples as they are read."""
     with warnings.catch_warnings():
@@ -164,6 +177,7 @@ def add_examples(report: DataReport, tokenizer: Any, prompt: Prompt, max_length:
             for item in report.rationales
             if item.question_id in report.questions and item.text.strip()
         ]
+    report.notes += _describe_thinking(report, pairs, prompt)
     if tokenizer is not None and pairs:
         examples = build_examples(tokenizer, prompt, pairs)
         lengths = sorted(len(example.token_ids) for example in examples)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from lightning_modules.evaluation.groups import find_languages
+from studies.analysis.interactions import explain_fragile
 from studies.analysis.sizes import name_size
 from studies.design.controls import ON_POLICY
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
@@ -85,6 +86,7 @@ def _list_facts(results: dict[str, Any]) -> list[Fact]:
     for (_, task), rows in _by_place(gammas).items():
         row = rows[0]
         note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
+        note += f"; {said}" if (said := explain_fragile(row)) else ""
         facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
     facts += name_part(results["parts"])
     for row in [row for row in results["gamma_differences"] if not row["holds_text"]][:1]:
@@ -258,7 +260,7 @@ def _show_interaction(results: dict[str, Any]) -> list[Block]:
             Cell(points(row["estimate"]), row["estimate"]),
             Cell(between(row["low"], row["high"]), row["low"]),
             p_cell(row["p"]),
-            Cell(row["note"] or "", row["note"] or ""),
+            Cell(note := "; ".join(filter(None, (explain_fragile(row), row["note"]))), note),
         ]
         for row in rows
     ]

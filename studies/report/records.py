@@ -134,6 +134,8 @@ def _read_results(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: has no {', '.join(missing)}; write it again with `study.py analyze`")
     if any("accuracy_by_seed" not in cell for cell in results["cells"]):
         raise ValueError(f"{path}: its cells have no accuracy_by_seed; write it again with `study.py analyze`")
+    if any("fragile" not in row for row in results["gamma"]):
+        raise ValueError(f"{path}: its gamma has no fragile; write it again with `study.py analyze`")
     return results
 
 

@@ -253,7 +253,7 @@ def test_the_first_batchs_teacher_rows_are_looked_at(world: World) -> None:
 def test_data_that_does_not_fit_the_loss_is_refused(world: World) -> None:
     with pytest.raises(ValueError, match="kl_weight is 0; the logits would be ignored"):
         fit(make_module(world, DistillationLoss()), make_data(world))
-    with pytest.raises(ValueError, match=r"kl_weight is 0\.5, but supervision rationale has no logits"):
+    with pytest.raises(ValueError, match=r"kl_weight is 0\.5, but supervision rationale has no logits; set it to 0"):
         fit(make_module(world), make_data(world, supervision="rationale", logits=None))
     with pytest.raises(ValueError, match=r"temperature 3\.0 is not in .*full, which has \[1\.0, 2\.0\]"):
         fit(make_module(world, DistillationLoss(kl_weight=1, temperature=3.0)), make_data(world))

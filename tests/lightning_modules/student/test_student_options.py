@@ -7,15 +7,13 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_modules.model.pretrained import Attention, load_causal_lm
-from lightning_modules.student.optimization import find_loss_divisor, is_fused
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from tests.lightning_modules.conftest import World
-from tests.lightning_modules.student.test_student import MIXTURE, Gradients, make_data, make_module
+from tests.lightning_modules.student.test_student import MIXTURE, make_data, make_module
 from tests.tiny import TRAINER, fit, save_model
 
 
@@ -75,25 +73,6 @@ def test_the_backward_passes_of_a_divided_step_leave_autocast(world: World, fuse
     assert norms[0] == pytest.approx(norms[1], rel=0.02)
 
 
-def test_a_loss_scale_is_that_of_a_divided_steps_every_part(world: World) -> None:
-    """16-mixed needs a GPU in Lightning's own hands, but not in torch's."""
-    gradients = []
-    for tokens_per_batch in (1, 10_000):
-        scaler: Any = torch.amp.GradScaler("cpu", init_scale=2.0**8)
-        kept = Gradients()
-        plugin = MixedPrecision("16-mixed", "cpu", scaler)
-        torch.manual_seed(7)
-        module = DistillationModule(world.student, MIXTURE, learning_rate=1e-2, warmup_ratio=0.0)
-        data = make_data(world, tokens_per_batch=tokens_per_batch)
-        fit(module, data, plugins=[plugin], gradient_clip_val=0.5, callbacks=[kept])
-        assert scaler.get_scale() == 2.0**8
-        gradients.append(kept.last)
-    norms = [torch.nn.utils.get_total_norm(list(kept.values())).item() for kept in gradients]
-    assert norms == pytest.approx([0.5, 0.5], rel=1e-3)
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=0.05, atol=5e-3)
-
-
 def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:
     """In bfloat16, their masses would not add up to 1."""
     module = train(world, precision="bf16-true")
@@ -147,31 +126,6 @@ def test_a_kernel_is_for_logits_that_never_exist() -> None:
     assert DistillationModule("a-student", loss).fused_head
     with pytest.raises(ValueError, match=r"kernel triton would be ignored with model\.fused_head=false"):
         DistillationModule("a-student", loss, fused_head=False)
-
-
-def test_what_keeps_float16_in_range_changes_no_gradient(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """16-mixed itself needs a GPU; in float64 a step divided beforehand is the same step."""
-    assert (find_loss_divisor("16-mixed", 4096), find_loss_divisor("bf16-mixed", 4096)) == (4096.0, 1.0)
-    weights, sizes = [], []
-    for divisor in (1.0, 300.0):
-        monkeypatch.setattr("lightning_modules.student.student.find_loss_divisor", lambda *_, own=divisor: own)
-        module, scaled = make_module(world), []
-        # What the loss scale multiplies.
-        monkeypatch.setattr(
-            module, "on_after_backward", lambda m=module, s=scaled: s.append(m.model.lm_head.weight.grad.norm().item())
-        )
-        fit(module, make_data(world), precision="64-true")
-        weights.append(module.model.state_dict())
-        sizes.append(scaled[0])
-    assert sizes[0] / sizes[1] == pytest.approx(300)
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-7)
-
-
-def test_adamw_is_one_kernel_where_it_can_be() -> None:
-    cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert is_fused(cuda, "bf16-mixed", True) and is_fused(cuda, "16-mixed", False)
-    assert not is_fused(cuda, "16-mixed", True) and not is_fused(cpu, "bf16-mixed", False)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

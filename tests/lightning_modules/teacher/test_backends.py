@@ -9,7 +9,7 @@ import pytest
 from datamodules.annotation import QuestionDataModule
 from datamodules.examples.tokenization import encode_completion
 from lightning_modules.teacher.backends import Decoding, Request, Source, TransformersBackend, find_stop
-from lightning_modules.teacher.openai_backend import OpenAIBackend, read_reply
+from lightning_modules.teacher.openai_backend import OpenAIBackend
 from lightning_modules.teacher.teacher import Annotator
 from lightning_modules.teacher.vllm_backend import VLLMBackend, make_sampling, read_output
 from tests.lightning_modules.conftest import World
@@ -121,43 +121,6 @@ def test_a_backend_that_is_not_installed_says_how_to_install_it(world: World) ->
             patch.setitem(sys.modules, module, None)
             with pytest.raises(ValueError, match=rf'pip install "kindred\[{module}\]"'):
                 backend.check(source, 64, 7)
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        (
-            '{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}',
-            ("a", "", "stop", None, None, "unknown"),
-        ),
-        (
-            '{"model": "m", "system_fingerprint": "fp", "usage": {"prompt_tokens": 3, "completion_tokens": 4}, '
-            '"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}',
-            ("", "", "content_filter", 3, 4, "m fp"),
-        ),
-        (
-            '{"choices": [{"message": {"content": "B", "reasoning_content": "A?"}, "finish_reason": "stop"}]}',
-            ("B", "A?", "stop", None, None, "unknown"),
-        ),
-        (
-            '{"choices": [{"message": {"content": null, "reasoning": "A?"}, "finish_reason": "length"}]}',
-            ("", "A?", "length", None, None, "unknown"),
-        ),
-    ],
-)
-def test_a_reply_is_read(body: str, expected: tuple) -> None:
-    assert read_reply(body) == expected
-
-
-@pytest.mark.parametrize(
-    "body", ["", "[]", "null", "{}", '{"choices": [{"message": "a", "finish_reason": "stop"}]}', '{"choices": 3}',
-             '{"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]}',
-             '{"choices": [{"message": {"content": "a"}, "finish_reason": "tool_calls"}]}',
-             '{"usage": 3, "choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}'],
-)  # fmt: skip
-def test_what_is_no_reply_is_refused(body: str) -> None:
-    with pytest.raises(ValueError, match=r"a (malformed )?reply"):
-        read_reply(body)
 
 
 REQUEST = Request("q7", 1, "Why?", (5, 6, 7))

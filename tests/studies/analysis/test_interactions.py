@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from studies.analysis.comparison import analyze, format_results
@@ -70,6 +71,48 @@ def test_gammas_of_text_and_of_distributions_and_their_difference_by_hand(tmp_pa
         ("control", "rationale+logits-B-bytes", "rationale+logits-B"),
         ("logits", "rationale+logits-B-bytes", "rationale-B"),
     } <= pairs
+
+
+def analyze_three(root: Path, right: dict[str, int]) -> tuple[list[dict] | None, str]:
+    """Returns what is fragile of three families, and the table; a cell has so many right answers of 200, or 100."""
+    study = make_study(root, "abc")
+    for arm in expand(study):
+        number = right.get(f"{arm.student}{arm.teacher}", 100)
+        rng = np.random.default_rng(arm.seed)
+        write_arm(study, arm, (rng.permutation(200) < number).tolist())
+    results = analyze(study)
+    asked, *others = results["gamma"]
+    assert others and all(row["fragile"] is None for row in others)
+    return asked["fragile"], format_results(results)
+
+
+def test_a_cell_that_makes_the_headline_is_named_with_what_is_said_without_it(tmp_path):
+    found, table = analyze_three(tmp_path, {"aA": 190})
+    assert [(row["student"], row["teacher"]) for row in found] == [("a", "A")]
+    assert found[0]["estimate"] == pytest.approx(0, abs=1e-12) and found[0]["low"] < 0 < found[0]["high"]
+    [line] = [line for line in table.splitlines() if "fragile" in line]
+    assert "γ = +15.0 points" in line and "; fragile: without student a from teacher A it is " in line
+    assert line.count("fragile") == 1 and "more of the cells" not in line
+
+
+def test_what_no_single_cell_makes_is_not_fragile(tmp_path):
+    found, table = analyze_three(tmp_path, {"aA": 160, "bB": 160, "cC": 160})
+    assert found == [] and "fragile" not in table
+
+
+def test_a_cell_that_hides_the_headline_or_turns_its_sign_is_named_first(tmp_path):
+    found, table = analyze_three(tmp_path, {"aA": 20, "bB": 130, "cC": 130})
+    assert (found[0]["student"], found[0]["teacher"]) == ("a", "A")
+    assert found[0]["estimate"] == pytest.approx(0.15) and found[0]["low"] > 0
+    assert "fragile: without student a from teacher A it is +15.0 points [" in table
+
+
+def test_of_two_by_two_no_cell_can_be_left_out(tmp_path):
+    study = make_crossed(tmp_path)
+    fill_both(study)
+    results = analyze(study)
+    assert all(row["fragile"] is None for row in results["gamma"])
+    assert "fragile" not in format_results(results)
 
 
 def test_coverage_of_alignment_is_a_mean_over_seeds_of_the_arms_that_have_one(tmp_path):

@@ -13,6 +13,7 @@ from studies.inference.interaction import (
     explain_unidentified,
     gamma_over_pairs,
     gamma_over_teachers,
+    weigh_without,
 )
 
 GRIDS = [
@@ -29,6 +30,31 @@ def test_two_by_two_is_the_difference_in_differences():
     assert weights.gamma_ST == pytest.approx(np.array([[0.5, -0.5], [-0.5, 0.5]]))
     assert weights.teachers_NST[0] == pytest.approx(np.array([[0.25, -0.25], [0.25, -0.25]]))
     assert weights.students_NST[1] == pytest.approx(np.array([[-0.25, -0.25], [0.25, 0.25]]))
+
+
+def test_without_a_cell_gamma_is_the_least_squares_of_the_others():
+    families = ["l", "q", "g"], ["l", "l", "q", "g"]
+    values_C = np.random.default_rng(0).normal(size=12)
+    columns = [[own == student for own, _ in product(range(3), range(4))] for student in range(3)]
+    columns += [[other == teacher for _, other in product(range(3), range(4))] for teacher in range(1, 4)]
+    columns.append([own == other for own, other in product(*families)])
+    design = np.array(columns, dtype=float).T
+    for left_out in range(12):
+        kept = np.arange(12) != left_out
+        weights_C = weigh_without(*families, left_out).reshape(-1)
+        assert weights_C[left_out] == pytest.approx(0, abs=1e-12)
+        assert weights_C @ values_C == pytest.approx(OLS(values_C[kept], design[kept]).fit().params[-1])
+
+
+@pytest.mark.parametrize("teachers", [["l", "q"], ["l", "g"]])
+def test_where_gamma_needs_every_cell_none_can_be_left_out(teachers):
+    assert all(weigh_without(["l", "q"], teachers, cell) is None for cell in range(4))
+
+
+def test_a_cell_is_left_out_only_where_the_others_tell_gamma():
+    # Without what the family's own teacher taught nothing is left of the family.
+    assert weigh_without(["l", "q"], ["l", "g", "g"], 0) is None
+    assert weigh_without(["l", "q"], ["l", "g", "g"], 1) is not None
 
 
 @pytest.mark.parametrize("families", GRIDS)

@@ -51,6 +51,26 @@ def test_a_file_is_counted_and_what_cannot_be_used_is_named(tmp_path: Path) -> N
     ]
 
 
+def test_what_lies_between_think_marks_is_counted_with_what_is_left_without(tmp_path: Path) -> None:
+    asked = {"choices": ["cat", "dog"], "answer": "B"}
+    written = [
+        "<think>Dogs bark.</think> The answer is B.",
+        "<think>Dogs bark.</think> A dog barks. The answer is B.",
+        "<think>Dogs bark. The answer is B.</think>",
+        "<think>Dogs",
+        "Dogs bark. The answer is B.",
+    ]
+    records = [{**asked, "question": f"Which of {n} barks?", "rationale": text} for n, text in enumerate(written)]
+    report = inspect_file(write(tmp_path, records))
+    add_examples(report, None, get_prompt("plain"), 100)
+    [line] = [line for line in report.format().splitlines() if "thinking" in line]
+    assert line.split()[:3] == ["thinking", "4", "rationales"]
+    assert "what is left is an answer alone in 1, nothing in 2; data.controls.thinking=keep teaches it" in line
+    plain = inspect_file(write(tmp_path, records[4:]))
+    add_examples(plain, None, get_prompt("plain"), 100)
+    assert "thinking" not in plain.format()
+
+
 def test_control_characters_are_made_safe_and_parts_are_coloured_on_demand(tmp_path: Path) -> None:
     report = inspect_file(write(tmp_path, RECORDS))
     add_examples(report, None, get_prompt("plain"), 100)

@@ -113,6 +113,26 @@ def test_gamma_is_first_read_and_drawn_against_zero(report: Report) -> None:
     assert [mark.estimate for mark in gamma.panels[0].marks] == pytest.approx([14.9, 14.9])
 
 
+def test_a_headline_that_one_cell_makes_says_so_beside_it(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    said = "fragile: without student s-a from teacher t-a it is -0.4 points [-2.0, +1.2], and 1 more of the cells"
+    cell = {"student": "s-a", "teacher": "t-a", "estimate": -0.004, "low": -0.02, "high": 0.012}
+    results = make_results()
+    results["gamma"][0]["fragile"] = [cell, {**cell, "teacher": "t-b"}]
+    study = tmp_path / "made-up"
+    shutil.copytree(folders[0], study)
+    (study / "results.json").write_text(json.dumps(results))
+    report = build_report(read_study(study, []))
+    assert report.facts[0].note.startswith("[+11.7, +17.9] on microworld, difference in differences; fragile: ")
+    [table] = [table for table in find(report, "Interaction", Table) if "method" in table.columns][:1]
+    assert said in table.rows[0][-1].text and "fragile" not in table.rows[1][-1].text
+    assert said in html.unescape(write_html(study, []).read_text())
+    assert said in write_markdown(study, []).read_text().replace("\\", "")
+    del results["gamma"][0]["fragile"]
+    (study / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match=r"gamma has no fragile; write it again with `study\.py analyze`"):
+        read_study(study, [])
+
+
 def test_what_distributions_add_is_a_sentence_and_a_table(report: Report) -> None:
     [fact] = [fact for fact in report.facts if fact.name == "What distributions add to γ"]
     assert fact.value == "+3.0 points" and "[+1.0, +5.0]" in fact.note

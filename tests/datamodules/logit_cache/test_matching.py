@@ -58,6 +58,15 @@ def test_logits_of_the_wrong_teacher_are_refused(logits: Path) -> None:
         make_data(logits, supervision="rationale+logits")
 
 
+def test_who_has_no_logits_is_told_how_to_learn_without(logits: Path) -> None:
+    missing = r"data\.logits: nowhere: no finished logit cache .* run python -m scripts\.cache_logits"
+    without = r"text alone: --data\.supervision=rationale --data\.logits=null --model\.loss\.kl_weight=0$"
+    with pytest.raises(ValueError, match=f"{missing}, .*{without}"):
+        make_data(logits, ("ada",), logits=("ada",), more_logits=["nowhere"])
+    with pytest.raises(ValueError, match=rf"logits of \['bob'\], but .*{without}"):
+        make_data(logits, ("ada",), ("bob",))
+
+
 def test_logits_of_several_teachers_are_mixed_on_every_text(logits: Path, tmp_path: Path) -> None:
     """One of them has a cache for each writer's texts."""
     questions = str(logits / "colours_train.jsonl")

@@ -285,7 +285,7 @@ class Interactions:
 
 
 def _is_changed(found: dict[str, Any], without: dict[str, Any]) -> bool:
-    """Says whether a cell's absence changes what is read first: whether the interval has 0, and if not, on which side."""
+    """Says whether a cell's absence changes what is read first: whether the interval has 0, or on which side it is."""
     is_chance, would_be = (row["low"] <= 0 <= row["high"] for row in (found, without))
     return is_chance != would_be or (not is_chance and (found["low"] > 0) != (without["low"] > 0))
 

@@ -22,8 +22,9 @@ def find_git_commit() -> str:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()
+        # Killed within it, git would leave its lock of the index, and refuse the user's next commit.
         changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
+            ["git", "--no-optional-locks", "status", "--porcelain", "--untracked-files=no"],
             cwd=folder,
             capture_output=True,
             text=True,

@@ -172,7 +172,7 @@ def test_the_study_of_rounds_is_estimated_and_holds_each_against_as_many_steps(c
     arms = {row[1]: row for row in rows}
     found = {name: arms[f"a-{name}-seed0"] for name in ("on-policy-b", "rationale-b-more_text")}
     found["logits"] = arms["a-rationale+logits-b-more_logits-seed0"]
-    assert {row[4] for row in (*found.values(), arms["a-rationale-b-seed0"])} == {"36"}
+    assert {row[4] for row in (*found.values(), arms["a-rationale-b-seed0"])} == {"72"}
     plan = study_script.parse(args)
     starts = {plan.start(arm).name for arm in expand(plan.study) if arm.teacher == "b" and plan.start(arm)}
     assert starts == {"fit-a-rationale-b-seed0"}

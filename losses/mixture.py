@@ -66,6 +66,22 @@ class Mixture:
             return log_p_NK - log_p_NK.logsumexp(-1, keepdim=True)
         return log_p_NK
 
+    def weigh(self, weights_N: Tensor, has_target_N: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the weights of CE's gradient and of D's, with respect to logits / T; CE's alone without a target."""
+        ce_weights_N = (1 - self.kl_weight) * weights_N
+        kl_weights_N = self.kl_weight * self.temperature * weights_N  # T^2, and d(z / T) / dz
+        if has_target_N is None:
+            return ce_weights_N, kl_weights_N
+        return torch.where(has_target_N, ce_weights_N, weights_N), torch.where(has_target_N, kl_weights_N, 0.0)
+
+    def join(self, ce_N: Tensor, divergence_N: Tensor, has_target_N: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the rows' loss and D; without a target CE and 0."""
+        if has_target_N is not None:
+            # Before the mixture: a gradient of 0 times infinity would be NaN.
+            divergence_N = torch.where(has_target_N, divergence_N, 0.0)
+        loss_N = (1 - self.kl_weight) * ce_N + self.kl_weight * self.temperature**2 * divergence_N
+        return loss_N if has_target_N is None else torch.where(has_target_N, loss_N, ce_N), divergence_N
+
     def has_bucket(self, target: Target) -> bool:
         """Whether the last outcome is a tail."""
         if isinstance(target, FullTarget):
@@ -152,12 +168,7 @@ def mix_rows(logits_NV: Tensor, labels_N: Tensor, target: RowTarget | None, mixt
             log_p_NM = mixture.teacher_outcomes(target).to(logits_NV.dtype)
             log_q_NM = _student_outcomes(log_q_NV, target, bucket)
             best_N = target.support_NK.gather(-1, find_best(target, log_p_NM))[:, 0]
-        divergence_N = mixture.divergence(log_p_NM, log_q_NM)
-        if target.has_target_N is not None:
-            # Before the mixture: a gradient of 0 times infinity would be NaN.
-            divergence_N = torch.where(target.has_target_N, divergence_N, 0.0)
-        mixed_N = (1 - mixture.kl_weight) * ce_N + mixture.kl_weight * mixture.temperature**2 * divergence_N
-        loss_N = mixed_N if target.has_target_N is None else torch.where(target.has_target_N, mixed_N, ce_N)
+        loss_N, divergence_N = mixture.join(ce_N, mixture.divergence(log_p_NM, log_q_NM), target.has_target_N)
         statistics |= describe_outcomes(log_p_NM, log_q_NM, bucket)
         statistics |= {"divergence": divergence_N, "agreement": is_top(best_N)}
     return Rows(loss_N, {name: value_N.detach() for name, value_N in statistics.items()})

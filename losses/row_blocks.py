@@ -53,11 +53,8 @@ def mix_sparse_block(
         passes.write(z_BV, rest_weights_B, kappa_weights_B)
         d_BK = None
     else:
-        share, T, K = mixture.kl_weight, mixture.temperature, target.support_NK.shape[1]
-        ce_weights_B, kl_weights_B = (1 - share) * weights_B, share * T * weights_B  # T^2, and d(z / T) / dz
-        if target.has_target_N is not None:
-            ce_weights_B = torch.where(target.has_target_N, ce_weights_B, weights_B)
-            kl_weights_B = torch.where(target.has_target_N, kl_weights_B, 0.0)
+        T, K = mixture.temperature, target.support_NK.shape[1]
+        ce_weights_B, kl_weights_B = mixture.weigh(weights_B, target.has_target_N)
         ids_BK, unused_BK = clamp_support(target.support_NK)
         z_BK = z_BV.gather(1, ids_BK).to(exact).masked_fill_(unused_BK, -math.inf)
         covered_B = (~unused_BK).sum(1) == z_BV.shape[1]
@@ -87,7 +84,6 @@ def mix_sparse_block(
             (g_BM,) = torch.autograd.grad(divergence_B.sum(), log_q_BM)
         divergence_B, log_q_BM = divergence_B.detach(), log_q_BM.detach()
         if target.has_target_N is not None:
-            divergence_B = torch.where(target.has_target_N, divergence_B, 0.0)
             g_BM = torch.where(target.has_target_N[:, None], g_BM, 0.0)
 
         # The gradient for the rest is a number a row times its own softmax; the support's is written over it.
@@ -102,9 +98,7 @@ def mix_sparse_block(
         z_BV.scatter_add_(1, ids_BK, d_BK.to(z_BV.dtype))
 
         ce_B = log_z_B - z_label_B
-        loss_B = (1 - share) * ce_B + share * T**2 * divergence_B
-        if target.has_target_N is not None:
-            loss_B = torch.where(target.has_target_N, loss_B, ce_B)
+        loss_B, divergence_B = mixture.join(ce_B, divergence_B, target.has_target_N)
         agrees_B = z_BK.gather(1, find_best(target, log_p_BM))[:, 0] >= top_B
         statistics = {"ce": ce_B, "student_entropy": student_entropy_B, "divergence": divergence_B}
         statistics |= {"agreement": agrees_B.to(exact), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
@@ -127,14 +121,11 @@ def mix_full_block(
 
     With p and q at T, d KL(p || q) / d (z / T) = q - p, and d KL(q || p) / d (z / T) = q (log q - log p - KL(q || p)).
     """
-    share, T, has_B = mixture.kl_weight, mixture.temperature, target.has_target_N
-    log_p_BV = target.log_probs(T, z_BV.shape[1]).to(z_BV.dtype)
+    log_p_BV = target.log_probs(mixture.temperature, z_BV.shape[1]).to(z_BV.dtype)
     # An id that the teacher lacks counts as in losses/divergences.py.
     log_p_BV[:, len(target.weight_VD) :] = LOG_ZERO
     z_label_B, z_best_B = (z_BV.gather(1, ids_B[:, None])[:, 0] for ids_B in (labels_B, log_p_BV.argmax(1)))
-    ce_weights_B, kl_weights_B = (1 - share) * weights_B, share * T * weights_B  # T^2, and d(z / T) / dz
-    if has_B is not None:
-        ce_weights_B, kl_weights_B = torch.where(has_B, ce_weights_B, weights_B), torch.where(has_B, kl_weights_B, 0.0)
+    ce_weights_B, kl_weights_B = mixture.weigh(weights_B, target.has_target_N)
     sums = passes.sum(z_BV)
     p_BV = log_p_BV.exp()
     teacher_entropy_B = -sum_products(p_BV, log_p_BV)
@@ -154,11 +145,7 @@ def mix_full_block(
     z_BV.scatter_add_(1, labels_B[:, None], -ce_weights_B[:, None])
 
     ce_B = sums.log_sum_B - z_label_B
-    if has_B is not None:
-        divergence_B = torch.where(has_B, divergence_B, 0.0)
-    loss_B = (1 - share) * ce_B + share * T**2 * divergence_B
-    if has_B is not None:
-        loss_B = torch.where(has_B, loss_B, ce_B)
+    loss_B, divergence_B = mixture.join(ce_B, divergence_B, target.has_target_N)
     statistics = {"ce": ce_B, "student_entropy": sums.log_sum_B - sums.mean_B, "divergence": divergence_B}
     for name, z_B in (("accuracy", z_label_B), ("agreement", z_best_B)):
         statistics[name] = (z_B >= sums.top_B).to(z_BV.dtype)

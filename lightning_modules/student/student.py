@@ -230,10 +230,8 @@ class DistillationModule(L.LightningModule):
                 "supervision is rationale+logits, but model.loss.kl_weight is 0; the logits would be ignored"
             )
         if not has_logits and self.loss.needs_teacher:
-            raise ValueError(
-                f"model.loss.kl_weight is {self.loss.kl_weight}, but supervision {data.supervision} has no logits; set "
-                "it to 0"
-            )
+            weight, kind = self.loss.kl_weight, data.supervision
+            raise ValueError(f"model.loss.kl_weight is {weight}, but supervision {kind} has no logits; set it to 0")
         for cache in data.caches:
             check_cache(self.loss, cache, data.softens)
         check_start(self.start, self.student, self.student_revision, self.adapter is not None)

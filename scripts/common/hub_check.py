@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ class _Given:
     """What a command line and its files give for single settings."""
 
     def __init__(self, stage: str, args: Sequence[str]):
-        named, others = split_config(args)
-        models = read_models(named)
-        self._files = [read_experiment(path, models) for path in list_configs(named)]
-        self._sections = [read_section(path, stage, models)[0] for path in list_configs(named)]
+        self._named, others = split_config(args)
+        models = read_models(self._named)
+        self._sections = [read_section(path, stage, models)[0] for path in list_configs(self._named)]
         ends = [*others, ""][1:] if others else []
         pairs = [arg[2:].partition("=") for arg in others]
         self.options = {
@@ -33,6 +33,12 @@ class _Given:
             for arg, end, (name, equals, value) in zip(others, ends, pairs, strict=True)
             if arg.startswith("--")
         }
+
+    @cached_property
+    def _files(self) -> list[dict[str, Any]]:
+        """The files whole, which only rounds and studies ask for."""
+        models = read_models(self._named)
+        return [read_experiment(path, models) for path in list_configs(self._named)]
 
     def find(self, section: str, name: str) -> Any:
         """Returns a setting's value; None where there is none, or where it may be within another option's."""

@@ -50,8 +50,8 @@ class RoundsPlan:
         if "fit" not in sections:
             raise ValueError("on_policy: the file has no section fit, which says how the student is trained")
         self.fit = flatten(sections["fit"])
-        for name in ("model.student", "data.questions"):
-            if not isinstance(self.fit.get(name), str):
+        for name, kinds in {"model.student": str, "data.questions": str | list}.items():
+            if not isinstance(self.fit.get(name), kinds):
                 raise ValueError(f"on_policy: fit.{name} must say what is trained, and on which questions; add it")
         self.steps = self._count_steps()
         self.longest_prompt = self._find_longest_prompt()

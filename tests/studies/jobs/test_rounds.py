@@ -156,5 +156,7 @@ def test_more_questions_in_a_round_than_there_are_are_refused() -> None:
         ValueError, match=r"^on_policy.questions=8 in a round, but microworld:train:7:0 has 7; lower it"
     ):
         make_plan(SECTIONS | {"fit": fit}, questions=8).check_questions()
+    several = fit | {"data": data | {"questions": ["microworld:train:7:0", "microworld:train:7:1"]}}
+    make_plan(SECTIONS | {"fit": several}, questions=8).check_questions()
     # The student answers none of them.
     make_plan(SECTIONS | {"fit": fit}, questions=8, mix=1.0).check_questions()

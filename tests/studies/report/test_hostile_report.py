@@ -22,8 +22,9 @@ from studies.analysis.comparison import format_results
 from studies.report import write_html, write_markdown, write_wandb
 from studies.report.escaping import for_html, for_markdown, for_script, markup_html, markup_markdown
 from studies.text_table import format_table
+from tests.browser import CHROMIUM
 from tests.studies.report import report_study
-from tests.studies.report.test_report import CHROMIUM, browse
+from tests.studies.report.test_html import browse
 
 markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py, which reads Markdown, is not installed")
 

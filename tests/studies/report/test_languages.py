@@ -11,8 +11,9 @@ from studies.report.document import Figure, Report, Sample, Section, Table, Writ
 from studies.report.html import render_html
 from studies.report.languages import show_languages
 from studies.report.markdown import render_markdown
+from tests.browser import CHROMIUM
 from tests.studies.report.report_study import make_results
-from tests.studies.report.test_report import CHROMIUM, browse
+from tests.studies.report.test_html import browse
 
 TASKS = {"mgsm/ar": 8, "mgsm": 8, "mgsm/th": 6, "mgsm/ar+en+th": 22}
 ARABIC = "يسير القطار 60 كم في الساعة. كم يسير في 3 ساعات؟"

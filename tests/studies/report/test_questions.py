@@ -13,8 +13,9 @@ from datamodules.rationales.store import Rationale
 from studies.report import questions, write_html
 from studies.report.document import Browser, Report, Section
 from studies.report.html import render_html
+from tests.browser import CHROMIUM
 from tests.studies.report.report_study import write_study
-from tests.studies.report.test_report import CHROMIUM, browse
+from tests.studies.report.test_html import browse
 
 
 def make_records(number: int, arms: int, text: str = "so it is") -> SimpleNamespace:

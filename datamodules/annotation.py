@@ -9,7 +9,7 @@ import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch.utils.data import DataLoader
 
-from datamodules.batches.packing import BatchSize, PredictionSampler
+from datamodules.batches.packing import CPU_WRITTEN_TOKENS, BatchSize, PredictionSampler
 from datamodules.examples.encoding import PromptEncoding, check_template_options
 from datamodules.examples.selection import draw_questions, refuse_idle_seed
 from datamodules.examples.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
@@ -113,6 +113,7 @@ class QuestionDataModule(L.LightningDataModule):
     Attributes:
         num_samples: Completions of each question; set by the module that predicts.
         max_new_tokens: Longest completion, which a batch has room for; likewise.
+        token_budget: Of a batch, in tokens; set likewise, where a GPU's memory says it.
         requests_per_batch: Completions of a batch in place of a token budget, for an engine that batches by itself.
         done: Which (question id, sample) are not needed.
         posed: The questions by id, after `setup`.
@@ -125,7 +126,7 @@ class QuestionDataModule(L.LightningDataModule):
         prompt: str = "cot",
         limit: PositiveInt | None = None,
         encoding: PromptEncoding = PromptEncoding(),  # noqa: B008 (frozen)
-        batches: BatchSize = BatchSize(8192),  # noqa: B008 (frozen)
+        batches: BatchSize = BatchSize(),  # noqa: B008 (frozen)
         rewrites: str | None = None,
         rewrites_of: str | None = None,
         keep_truncated: bool = False,
@@ -159,6 +160,7 @@ class QuestionDataModule(L.LightningDataModule):
         refuse_idle_seed("data.draw.limit_seed", draw.limit_seed, limit)
         self.originals: dict[str, Rationale] = {}
         self.num_samples, self.max_new_tokens = 1, 0
+        self.token_budget = batches.choose(CPU_WRITTEN_TOKENS)
         self.requests_per_batch: int | None = None
         self.done: set[tuple[str, int]] = set()
         # A process may have nothing left to do.
@@ -253,7 +255,7 @@ class QuestionDataModule(L.LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         items: Any
         if self.requests_per_batch is None:
-            items, budget = self.find_asked(), self.batches.tokens_per_batch
+            items, budget = self.find_asked(), self.token_budget
             lengths = [self.count_tokens(identifier) for identifier, _ in items]
         else:
             items = self.find_missing()

@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches.loading import Collate, ResumableLoader, check_processes, loader_options
 from datamodules.batches.mixing import JoinedExamples, MixedSampler
-from datamodules.batches.packing import BatchSize, EpochDraw, PredictionSampler, StepSampler, TrainingBatches
+from datamodules.batches.packing import (
+    CPU_TOKENS,
+    BatchSize,
+    EpochDraw,
+    PredictionSampler,
+    StepSampler,
+    TrainingBatches,
+)
 from datamodules.examples.selection import RationaleFilters, ValidationSplit
 from datamodules.examples.source import ExampleEncoding, ExampleSource
 from datamodules.examples.store import ExampleView
@@ -89,6 +96,7 @@ class RationaleDataModule(ExampleDataModule):
 
     Attributes:
         done: Ids of examples to leave out.
+        token_budget: Of a batch, in padded tokens; the module that reads sets it where a GPU's memory says it.
     """
 
     def __init__(
@@ -116,6 +124,7 @@ class RationaleDataModule(ExampleDataModule):
         super().__init__(tokenizer, questions, rationales, prompt, **kwargs)
         check_shown("data.prompt", prompt, "data.shown_rationales", shown_rationales)
         self.batches, self.shown_rationales = batches, shown_rationales
+        self.token_budget = batches.choose(CPU_TOKENS)
         self.done: set[str] = set()
         # A process may have nothing left to do.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -136,7 +145,7 @@ class RationaleDataModule(ExampleDataModule):
         left = self.examples.where(np.array([identifier not in self.done for identifier in self.examples.column("id")]))
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        sampler = PredictionSampler(left.lengths, self.batches.tokens_per_batch, rank, world_size)
+        sampler = PredictionSampler(left.lengths, self.token_budget, rank, world_size)
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
         examples: Any = left
         return DataLoader(examples, batch_sampler=sampler, collate_fn=Collate({}), pin_memory=on_gpu)
@@ -153,6 +162,7 @@ class DistillationDataModule(ExampleDataModule):
         row_shares: Share of them where two teachers' most probable tokens differ, agree, or are not both known; none
             without `rows`.
         own_examples: What the student wrote itself and learns from, likewise; None if nothing.
+        token_budget: Of a micro-batch, in padded tokens; the student sets it where a GPU's memory says it.
     """
 
     def __init__(
@@ -195,6 +205,7 @@ class DistillationDataModule(ExampleDataModule):
         self.supervision, self.logit_paths, self.controls = supervision, logits or [], controls
         self.alignment, self.rows, self.rows_against = alignment, rows, rows_against or []
         self.batches, self.validation, self.own = batches, validation, own
+        self.token_budget = batches.choose(CPU_TOKENS)
         self.train_examples: ExampleView
         self.val_examples: ExampleView
         self.caches: Sequence[LogitCache | AlignedCache] = []
@@ -310,7 +321,7 @@ class DistillationDataModule(ExampleDataModule):
         """Returns this process's share of the examples' steps, which have a share of a step's budget."""
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        budgets = max(1, round(share * self.batches.tokens_per_step)), self.batches.tokens_per_batch
+        budgets = max(1, round(share * self.batches.tokens_per_step)), self.token_budget
         return StepSampler(examples.lengths, *budgets, seed, rank, world_size, draw)
 
     def _make_train_sampler(self, draw: EpochDraw | None) -> StepSampler | MixedSampler:

@@ -29,10 +29,10 @@ from datamodules.tasks.benchmarks import format_tasks
 from lightning_modules.run.progress import bar_options
 from lightning_modules.run.stop_signal import leave
 from lightning_modules.run.writers import RecordWriter
+from lightning_modules.teacher.annotator import Annotator
 
 # Imported, so that `--model.backend` knows them by name.
 from lightning_modules.teacher.openai_backend import OpenAIBackend  # noqa: F401
-from lightning_modules.teacher.teacher import Annotator
 from lightning_modules.teacher.vllm_backend import VLLMBackend  # noqa: F401
 from scripts.common.annotate_cli import AnnotateCLI
 from scripts.common.endings import describe_rationales

@@ -13,6 +13,8 @@ from torch.utils.data import Sampler
 
 from datamodules.examples.tokenization import ANSWER, PROMPT, Example
 
+# Tokens of a batch on a processor: of texts that are read, and of those that are written, whose cache takes less.
+CPU_TOKENS, CPU_WRITTEN_TOKENS = 2048, 8192
 # How far apart two items' lengths may be, as a share, for chance to decide which is the longer: the higher, the freer
 # are batches to mix, and the more padding they hold.
 LENGTH_NOISE = 0.03
@@ -51,10 +53,15 @@ class BatchSize:
     """How much is computed at a time.
 
     Args:
-        tokens_per_batch: What fits a process's memory at a time, in padded tokens; it does not change the result.
+        tokens_per_batch: What fits a process's memory at a time, in padded tokens; it does not change the result. Null
+            is what fits a GPU's memory, as its size and the model's config say, and a few thousand on a processor.
     """
 
-    tokens_per_batch: PositiveInt = 2048
+    tokens_per_batch: PositiveInt | None = None
+
+    def choose(self, default: int) -> int:
+        """Returns the setting, or a processor's default."""
+        return default if self.tokens_per_batch is None else self.tokens_per_batch
 
 
 @dataclass(frozen=True)

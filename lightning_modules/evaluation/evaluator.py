@@ -26,6 +26,7 @@ from lightning_modules.model.llama_cpp import LlamaCpp, check_gguf, is_installed
 from lightning_modules.model.pretrained import Attention, Dtype, check_model, default_dtype, load_causal_lm
 from lightning_modules.model.sharding import refuse_sharding
 from lightning_modules.model.static_decoding import Generation, StaticDecoder, choose_decoder
+from lightning_modules.model.token_budget import ModelMemory, fit_token_budget
 from lightning_modules.teacher import vllm_rows
 from lightning_modules.teacher.backends import Decoding, FinishReason, Request, Source, find_stop, watch_stops
 from lightning_modules.teacher.vllm_backend import VLLMBackend, name_vllm
@@ -179,6 +180,9 @@ class Evaluator(L.LightningModule):
             self.engine.place(self.trainer)
         self.trainer.datamodule.max_new_tokens = self.max_new_tokens
         self.trainer.datamodule.num_completions = self.num_samples
+        if self.runtime == "transformers":
+            source = (self.student, self.student_revision, self.student_dtype, self.keep_layers, self.attention)
+            fit_token_budget(self.trainer, ModelMemory.count_writing, *source)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Returns one record for each question."""
@@ -309,7 +313,7 @@ class Evaluator(L.LightningModule):
         if not any(own):
             return [None] * len(own)
         assert self._scorer is not None
-        scores = iter(self._scorer.score([*itertools.chain(*own)], data.batches.tokens_per_batch))
+        scores = iter(self._scorer.score([*itertools.chain(*own)], data.token_budget))
         return [[next(scores) for _ in references] or None for references in own]
 
 

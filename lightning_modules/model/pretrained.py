@@ -15,6 +15,7 @@ from transformers import (
     BitsAndBytesConfig,
     GenerationConfig,
     GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import is_flash_attn_2_available, logging
@@ -112,6 +113,18 @@ def keep_only_layers(model: PreTrainedModel, layers: list[int]) -> None:
     model.config.num_hidden_layers = len(layers)
     if (types := vars(model.config).get("layer_types")) is not None:
         model.config.layer_types = [types[number] for number in layers]
+
+
+def read_config(model: str, revision: str | None, keep_layers: list[int] | None = None) -> PreTrainedConfig:
+    """Returns a model's config; an adapter's is its model's."""
+    if base := find_base(model):
+        return read_config(*base, keep_layers)
+    name, options = locate_pretrained(model, revision)
+    with loading(model, "model config"):
+        config = AutoConfig.from_pretrained(name, **options).get_text_config()
+    if keep_layers is not None:
+        config.num_hidden_layers = len(keep_layers)
+    return config
 
 
 def load_causal_lm(

@@ -114,6 +114,11 @@ def is_sharded(trainer: L.Trainer) -> bool:
     return isinstance(trainer.strategy, ModelParallelStrategy)
 
 
+def count_shards(trainer: L.Trainer) -> int:
+    """Returns over how many processes the trainer's strategy spreads a model's weights."""
+    return trainer.world_size if is_sharded(trainer) else 1
+
+
 def check_strategy(trainer: L.Trainer) -> None:
     """Refuses a strategy that would not shard as it says.
 

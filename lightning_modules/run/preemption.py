@@ -37,6 +37,8 @@ class Preemption(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listens."""
         self._listen()
+        # Before each step Lightning would ask the first process for a signal that it no longer gets, and wait.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listens."""
@@ -49,7 +51,8 @@ class Preemption(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Saves after an optimizer step, if a process was signalled."""
-        self._is_leaving = self._is_signalled(trainer)
+        is_alone = trainer.world_size == 1
+        self._is_leaving = self.listener.received is not None if is_alone else pl_module.step_sums.totals.is_stopping
         if self._is_leaving and not trainer.is_last_batch:
             trainer.save_checkpoint(self.checkpoint)
 

@@ -134,7 +134,6 @@ class Throughput(L.Callback):
         self.tokens_seen = self.supervised_tokens_seen = 0
         self._peak: float | None = None
         self._flops: StepFlops | None = None
-        self._counts: Tensor
         self._step_counts: list[int] = []
         self._busy = self._waited = 0.0
         self._all_busy = self._all_waited = 0.0
@@ -175,19 +174,13 @@ class Throughput(L.Callback):
                 stacklevel=2,
             )
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: list[dict[str, Any]], *_: Any
-    ) -> None:
-        """Counts the step."""
-        self._counts = count_step(batch)
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Starts the step's clock."""
         self._batch_start = time.perf_counter()
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, *args: Any) -> None:
-        """Adds up the step's counts over the processes, before any callback can save a checkpoint of the step."""
-        counts = self._counts
-        if trainer.world_size > 1:
-            counts = trainer.strategy.reduce(counts.to(trainer.strategy.root_device), reduce_op="sum")
-        self._step_counts = counts.tolist()
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Takes the step's counts, before any callback can save a checkpoint of the step."""
+        self._step_counts = pl_module.step_sums.totals.counts
         self.tokens_seen += self._step_counts[0]
         self.supervised_tokens_seen += self._step_counts[2]
 

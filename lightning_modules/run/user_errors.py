@@ -9,6 +9,7 @@ EXIT_INTERRUPTED = 130
 _OF_LIBRARIES = {
     "jsonargparse": "ArgumentError",
     "lightning.pytorch.utilities.exceptions": "MisconfigurationException",
+    "torch": "OutOfMemoryError",
 }
 
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeInt
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from datamodules.model_sources import loading, locate_pretrained
+from lightning_modules.model.pretrained import read_config
 
 ResetPart = Literal["head", "embeddings", "vocabulary", "body", "all"]
 # By `model_type`. Each one's layers are alike: what is fused, and what a norm spans, would differ in others.
@@ -69,9 +69,7 @@ def check_start(start: StudentStart, student: str, revision: str | None, has_ada
         return
     if has_adapter:
         raise ValueError("model.start changes weights that model.adapter takes as they are published; leave one out")
-    name, options = locate_pretrained(student, revision)
-    with loading(student, "model config"):
-        config = AutoConfig.from_pretrained(name, **options).get_text_config()
+    config = read_config(student, revision)
     if config.tie_word_embeddings:
         _refuse_tied(start, student)
     if start.permuted_units and config.model_type not in (*LLAMA_LIKE, *NEOX_LIKE):

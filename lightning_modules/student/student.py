@@ -3,6 +3,7 @@
 import math
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -34,26 +35,23 @@ from lightning_modules.model.sharding import (
     ShardedStrategy,
     call_inside,
     check_strategy,
+    count_shards,
     gather_state,
     is_sharded,
     shard_causal_lm,
     whole,
 )
 from lightning_modules.model.stored_weights import find_loading_dtype
+from lightning_modules.model.token_budget import ModelMemory, fit_token_budget
 from lightning_modules.run.extent import check_extent
 from lightning_modules.student.cached_targets import TeacherHead, build_target, check_cache, load_teacher_head
 from lightning_modules.student.model_card import NAME as CARD
 from lightning_modules.student.model_card import describe_student
-from lightning_modules.student.optimization import build_optimizer, find_loss_divisor, refuse_infinite_loss
-from lightning_modules.student.own_text import (
-    OWN_LOSS,
-    add_own_statistics,
-    add_sums,
-    check_own_text,
-    list_metrics,
-)
+from lightning_modules.student.optimization import build_optimizer, find_loss_divisor
+from lightning_modules.student.own_text import OWN_LOSS, add_own_statistics, add_sums, check_own_text, list_metrics
 from lightning_modules.student.rounding import FakeQuant, check_rounding, round_while_learning
 from lightning_modules.student.start import StudentStart, change_start, check_start
+from lightning_modules.student.step_sums import StepSums
 from losses.distillation import DistillationLoss, LossSums
 from losses.targets import Target
 
@@ -149,8 +147,7 @@ class DistillationModule(L.LightningModule):
         self.model: Any = None
         self._head_settings: HeadSettings | None = None
         self._needs_mask, self._divisor = True, 1.0
-        self._step_sums: dict[str, Tensor] = {}
-        self._step_losses: list[tuple[Tensor, list[str]]] = []
+        self.step_sums: StepSums
         self._teacher_head: TeacherHead | None = None
         self._own_head: TeacherHead | None = None
         self._has_checked_target = False
@@ -166,6 +163,14 @@ class DistillationModule(L.LightningModule):
         if self.student_dtype is None:
             frozen = "float32" if self.adapter is None else default_dtype(self.student)
             self._weights_dtype = TRUE_PRECISIONS.get(self.trainer.precision, frozen)
+        source = (self.student, self.student_revision, self._weights_dtype, self.keep_layers, self.attention)
+        count = partial(
+            ModelMemory.count_training,
+            trains_all=self.adapter is None,
+            recomputes=self.activation_checkpointing,
+            shards=count_shards(self.trainer),
+        )
+        fit_token_budget(self.trainer, count, *source, is_mixed=self.trainer.precision.endswith("mixed"))
 
     def configure_model(self) -> None:
         """Loads the student, once, and makes it what is trained: see `adapter`, `compile`, `trainer.strategy`."""
@@ -296,17 +301,18 @@ class DistillationModule(L.LightningModule):
     def training_step(self, batch: list[dict[str, Any]], batch_idx: int) -> Tensor:
         """Adds up the gradients of all micro-batches but the last, whose weighted sum it returns."""
         self.zero_grad()
-        self._step_losses = []
+        self.step_sums = StepSums(batch, self.trainer)
         *earlier, last = batch
         for micro_batch in earlier:
             self._backward(self._sum_loss(micro_batch))
-        return self._sum_loss(last)
+        loss = self._sum_loss(last)
+        self.step_sums.send()
+        return loss
 
     def _sum_loss(self, micro_batch: dict[str, Any]) -> Tensor:
         """Returns a micro-batch's weighted sum, and adds it to the step's."""
         sums = self.compute_loss(move_data_to_device(micro_batch, self.device))
-        add_sums(self._step_sums, sums, micro_batch)
-        self._step_losses.append((sums.total.detach(), micro_batch["example_ids"]))
+        self.step_sums.add(sums, micro_batch)
         return sums.total.mul(micro_batch["counts"] / self._divisor)
 
     def _backward(self, loss: Tensor) -> None:
@@ -322,20 +328,12 @@ class DistillationModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divides the gradient by all micro-batches' weights, and logs the step's means; refuses an infinite loss."""
-        names = list(self._step_sums)
-        pairs = self.trainer.strategy.reduce(torch.stack(list(self._step_sums.values())), reduce_op="sum")
-        own = torch.stack([loss for loss, _ in self._step_losses])
-        self._step_sums = {}
-        # Where a process waits for the device; of several, each also adds up tokens, and asks for a stop.
-        numbers = torch.cat([pairs.flatten(), own.to(pairs)]).tolist()
-        sums = dict(zip(names, zip(numbers[::2], numbers[1::2], strict=False), strict=False))
-        total, weight = sums["loss"]
-        examples = [example_ids for _, example_ids in self._step_losses]
-        refuse_infinite_loss(total, numbers[pairs.numel() :], examples, self.global_step)
+        totals = self.step_sums.totals
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         # DDP and FSDP average over the processes. Where nothing weighed anything, the gradient is 0, and stays 0.
-        torch._foreach_mul_(gradients, self._divisor * self.trainer.world_size / weight if weight > 0 else 0.0)
-        means = {f"train/{name}": total / count for name, (total, count) in sums.items() if count > 0}
+        scale = self._divisor * self.trainer.world_size / totals.weight if totals.weight > 0 else 0.0
+        torch._foreach_mul_(gradients, scale)
+        means = {f"train/{name}": mean for name, mean in totals.means.items()}
         data = self.trainer.datamodule
         means |= data.shares
         if data.own_examples is not None:

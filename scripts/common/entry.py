@@ -99,8 +99,13 @@ def run_main(main: Callable[[], Any], script: str) -> None:
     except user_errors() as error:
         if os.environ.get("KINDRED_DEBUG"):
             traceback.print_exc()
+        message = clean_line(describe_error(error))
+        if type(error).__name__ == "OutOfMemoryError":
+            # What follows is the allocator's state, and its own settings.
+            asked = ". ".join(message.split(". ")[:2])
+            message = f"{asked}; lower data.batches.tokens_per_batch, or see docs/guides/your-models.md"
         # Parsers list all that a setting may be.
-        print(f"error: {abridge(clean_line(describe_error(error)), LONGEST_ERROR)}", file=sys.stderr)
+        print(f"error: {abridge(message, LONGEST_ERROR)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except Exception:
         traceback.print_exc()

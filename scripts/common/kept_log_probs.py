@@ -7,7 +7,7 @@ from typing import Any
 from datamodules.logit_cache.format import UNKNOWN_TOKENIZER, CacheDescription, Sparsity
 from datamodules.logit_cache.written_tokens import Written, unpack_tokens, write_cache
 from datamodules.rationales.store import Rationale
-from lightning_modules.teacher.teacher import Annotator
+from lightning_modules.teacher.annotator import Annotator
 
 
 def name_cache(output: Path) -> Path:

@@ -101,7 +101,7 @@ def _generate(model: str, layers: list[int] | None, dtype: str, data: Any, answe
     prompts_Q = _read_prompts(data, assumed)
     parameters, new = count_parameters(model, layers), len(prompts_Q) * answers * assumed.rationale_tokens
     asked = np.repeat(prompts_Q, answers) + data.max_new_tokens
-    batches = len(PredictionSampler(asked, data.batches.tokens_per_batch, 0, 1))
+    batches = len(PredictionSampler(asked, data.token_budget, 0, 1))
     read = answers * int(prompts_Q.sum())
     seconds = assumed.device.compute_seconds(reading_flops(parameters, read))
     seconds += generation_seconds(parameters, dtype, new, batches * assumed.rationale_tokens, assumed.device)
@@ -177,7 +177,7 @@ def estimate_training(cli: Any, assumed: Assumptions) -> Work:
         examples = data.train_examples
         names = examples.column("question_id"), examples.column("teacher")
         draw = EpochDraw(*names, batches.samples_per_epoch, batches.teacher_weights)
-    budgets = batches.tokens_per_step, batches.tokens_per_batch
+    budgets = batches.tokens_per_step, data.token_budget
     sampler = StepSampler(lengths, *budgets, batches.order_seed, 0, 1, draw)
     first = [number for step in sampler.plan(0) for number in step]
     trainer = cli.trainer

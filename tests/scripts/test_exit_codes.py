@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_modules.run.stop_signal import StopListener, leave
 from scripts.common.entry import run_main
@@ -49,6 +50,19 @@ def test_a_mistake_of_kindreds_own_shows_its_traceback_and_asks_for_a_report(
         r"`\S+scripts/fit\.py '--run\.id=a b'`, Python 3\S+, torch \S+, lightning \S+, transformers \S+",
         line,
     )
+
+
+def test_a_gpu_without_enough_memory_is_a_line_and_2(capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    def fill() -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.15 GiB of which 1.00 "
+            "MiB is free. See documentation for Memory Management  (https://pytorch.org/docs/stable/notes/cuda.html)"
+        )
+
+    monkeypatch.delenv("KINDRED_DEBUG", raising=False)
+    assert stop_of(fill) == 2
+    wanted = "error: CUDA out of memory. Tried to allocate 20.00 MiB; lower data.batches.tokens_per_batch, or see "
+    assert capsys.readouterr().err == f"{wanted}docs/guides/your-models.md\n"
 
 
 def test_a_wrong_input_is_a_line_and_2(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

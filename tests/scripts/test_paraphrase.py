@@ -10,8 +10,8 @@ import pytest
 from datamodules.annotation import QuestionDataModule
 from datamodules.rationales.store import Rationale, read_flat_rationales, read_metadata, write_rationales
 from datamodules.tasks.questions import load_questions
+from lightning_modules.teacher.annotator import Annotator
 from lightning_modules.teacher.backends import Backend, Completion
-from lightning_modules.teacher.teacher import Annotator
 from tests.tiny import build, make_questions, make_rationale
 
 REWRITE = ["--data.prompt=paraphrase", "--data.rewrites=r.parquet", "--model.family=other"]

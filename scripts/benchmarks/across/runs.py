@@ -26,7 +26,8 @@ from lightning_modules.evaluation.evaluator import Evaluator
 from lightning_modules.evaluation.reference_scores import ReferenceScorer
 from lightning_modules.run.writers import CacheWriter
 from lightning_modules.student.student import DistillationModule
-from lightning_modules.teacher.teacher import Annotator, LogitScorer
+from lightning_modules.teacher.annotator import Annotator
+from lightning_modules.teacher.teacher import LogitScorer
 from losses.distillation import DistillationLoss
 from scripts.benchmarks.across import retokenized
 from scripts.benchmarks.across.sorted_logits import SortedLogitsModule, sort_caches

@@ -3,6 +3,8 @@
     step OPTION             seconds of a step
     step_memory OPTION      GiB beyond the student and its optimizer
     step_mfu                share of the device's peak that the student's own operations reach
+    budget_tokens           of a micro-batch, as a run chooses them for the device's memory
+    budget_memory           GiB of two such micro-batches' step, against the device's memory
 
 An option that does not fit is said as `step OPTION out of memory`.
 
@@ -18,6 +20,7 @@ from einops import rearrange
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lightning_modules.model.output_head import HeadSettings, get_head, run_body
+from lightning_modules.model.token_budget import find_memory, measure_memory
 from lightning_modules.run.throughput import StepFlops, find_peak_flops
 from losses.distillation import DistillationLoss
 from scripts.benchmarks.device.place import Place
@@ -27,6 +30,7 @@ from scripts.benchmarks.training import SIZES, WIDTHS
 
 BATCH, LENGTH = 8, 1024
 TOY_BATCH, TOY_LENGTH = 2, 32
+TOY_MEMORY = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,12 @@ def build_student(place: Place, attention: str = "sdpa") -> LlamaForCausalLM:
         return LlamaForCausalLM(config)
 
 
-def prepare_step(place: Place, model: LlamaForCausalLM, option: Option) -> tuple[Callable[[], None], int]:
+def prepare_step(
+    place: Place, model: LlamaForCausalLM, option: Option, batch: int | None = None
+) -> tuple[Callable[[], None], int]:
     """Returns a call of one step, half of whose tokens are supervised, and the step's own FLOPs."""
-    batch, length = (TOY_BATCH, TOY_LENGTH) if place.is_toy else (BATCH, LENGTH)
-    vocabulary, device = model.config.vocab_size, place.device
+    usual, length = (TOY_BATCH, TOY_LENGTH) if place.is_toy else (BATCH, LENGTH)
+    batch, vocabulary, device = batch or usual, model.config.vocab_size, place.device
     if option.precision == "bf16-true":
         model.bfloat16()
     if option.checkpointing:
@@ -130,8 +136,27 @@ def measure_option(place: Place, option: Option) -> tuple[float, float, int]:
         torch.set_float32_matmul_precision("highest")
 
 
+def measure_budget(place: Place) -> Iterator[Measurement]:
+    """Yields the default token budget, and what a step of it takes; at toy sizes of a small one."""
+    memory, length = find_memory(torch.device(place.device)) or TOY_MEMORY, TOY_LENGTH if place.is_toy else LENGTH
+    model = build_student(place).train()
+    found = measure_memory(model.config, "float32", length, is_mixed=True)
+    tokens = found.count_training(memory, trains_all=True, recomputes=False)
+    yield Measurement("budget_tokens", tokens, "tokens")
+    step, _ = prepare_step(place, model, OPTIONS[DEFAULT], TOY_BATCH if place.is_toy else tokens // length)
+    # The first makes the optimizer's state, the second's gradients come beside it.
+    step()
+    resident = 0 if place.is_toy else torch.cuda.memory_allocated() / 2**30
+    yield Measurement.against("budget_memory", resident + place.measure_peak(step), memory / 2**30, "GiB")
+
+
 def measure_steps(place: Place) -> Iterator[Measurement]:
     """Yields each option's time and memory."""
+    try:
+        yield from measure_budget(place)
+    except torch.OutOfMemoryError:
+        yield Measurement("budget out of memory", 1, "of 1")
+    gc.collect()
     default: tuple[float, float] | None = None
     for name, option in OPTIONS.items():
         try:

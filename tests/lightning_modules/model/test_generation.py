@@ -22,7 +22,7 @@ from lightning_modules.model.generation import (
     score_endings,
 )
 from lightning_modules.run.writers import RecordWriter
-from lightning_modules.teacher.teacher import Annotator
+from lightning_modules.teacher.annotator import Annotator
 from tests.lightning_modules.conftest import World
 from tests.tiny import TRAINER, build, capture
 

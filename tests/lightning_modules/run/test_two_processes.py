@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.aligned import AlignmentKind
 from datamodules.logit_cache.reader import LogitCache
+from lightning_modules.model.token_budget import GRAIN, MOST_TOKENS
 from lightning_modules.run.checkpoints import RngState
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.run.two_processes import (
@@ -69,6 +70,14 @@ def assert_same_weights(first: dict, second: dict, atol: float) -> None:
     assert set(first) == set(second)
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=atol)
+
+
+def test_processes_agree_on_a_budget_and_a_step_sends_one_message(output: Path) -> None:
+    found = [json.loads((output / f"budget-{rank}.json").read_text()) for rank in (0, 1)]
+    assert found[0] == found[1]
+    assert GRAIN < found[0]["tokens"] < MOST_TOKENS
+    # The last step's are followed by what ends an epoch.
+    assert len(found[0]["sent"]) == 3 and found[0]["sent"][:-1] == [["all_reduce"]] * 2
 
 
 @pytest.mark.parametrize("name", ["one_batch_each", "four_batches_each"])

@@ -1,10 +1,12 @@
 """Runs under two processes: `two_processes.py WORLD OUTPUT`; test_two_processes.py reads what it writes."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import torch
@@ -19,10 +21,15 @@ from datamodules.files.atomic import write_json
 from datamodules.logit_cache.aligned import AlignmentKind, AlignmentSettings
 from datamodules.logit_cache.writer import LogitCacheWriter
 from lightning_modules.evaluation.evaluator import Evaluator
+from lightning_modules.model import token_budget
 from lightning_modules.run.checkpoints import RngState
+from lightning_modules.run.preemption import Preemption
+from lightning_modules.run.stop_signal import StopListener
+from lightning_modules.run.throughput import Throughput
 from lightning_modules.run.writers import CacheWriter, RecordWriter
 from lightning_modules.student.student import DistillationModule
-from lightning_modules.teacher.teacher import Annotator, LogitScorer
+from lightning_modules.teacher.annotator import Annotator
+from lightning_modules.teacher.teacher import LogitScorer
 from losses.distillation import DistillationLoss
 from tests.tiny import TRAINER, build, fit
 
@@ -31,6 +38,32 @@ STEPS: dict[str, Any] = {"tokens_per_step": 300, "tokens_per_batch": 100}
 SAVING: dict[str, Any] = {"precision": "64-true", "enable_checkpointing": True}
 DDP: dict[str, Any] = {"strategy": "ddp", "devices": 2}
 ALIGNMENTS: tuple[AlignmentKind, ...] = ("bytes", "chunks")
+
+
+class SentMessages(L.Callback):
+    """Counts the collective calls of each step that are Kindred's or Lightning's, those of DDP's gradients apart."""
+
+    def __init__(self) -> None:
+        self.of_steps: list[list[str]] = []
+
+    def on_train_start(self, *args: Any) -> None:
+        """Begins."""
+        for name in ("all_reduce", "barrier", "broadcast", "all_gather"):
+            own = getattr(torch.distributed, name)
+
+            def call(*args: Any, own: Callable = own, name: str = name, **kwargs: Any) -> Any:
+                self.of_steps[-1].append(name)
+                return own(*args, **kwargs)
+
+            setattr(torch.distributed, name, call)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Begins a step."""
+        self.of_steps.append([])
+
+    def on_train_end(self, *args: Any) -> None:
+        """What comes after is no step's."""
+        self.of_steps = [list(step) for step in self.of_steps]
 
 
 def make_student(
@@ -101,6 +134,14 @@ def main(world: dict, output: Path) -> None:
         trainer = fit(module, make_data(**STEPS), precision="64-true", **DDP)
         if trainer.is_global_zero:
             torch.save(module.model.state_dict(), output / f"{alignment}.pt")
+
+    # On GPUs of two sizes, of which the smaller decides; and what a step sends.
+    module, make_data = make_student(world)
+    data, sent = make_data(**{**STEPS, "tokens_per_batch": None}), SentMessages()
+    sizes = {0: 3 << 30, 1: 5 << 29}
+    with patch.object(token_budget, "find_memory", lambda device: sizes[int(os.environ.get("LOCAL_RANK", 0))]):
+        trainer = fit(module, data, callbacks=[Throughput(), Preemption(StopListener()), sent], **DDP)
+    write_json(output / f"budget-{trainer.global_rank}.json", {"tokens": data.token_budget, "sent": sent.of_steps})
 
     # From a checkpoint of one process, and to one of two.
     saving = {**SAVING, "default_root_dir": output}

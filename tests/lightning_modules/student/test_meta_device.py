@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from datamodules.batches.teacher_rows import ExactTensors
 from lightning_modules.model.output_head import find_head_settings
+from lightning_modules.student import step_sums
 from lightning_modules.student.cached_targets import TeacherHead
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
@@ -23,7 +24,7 @@ from tests.losses.reference import DIVERGENCES
 
 B, S, N, K, V, D = 2, 12, 9, 4, 50, 16
 # A step's numbers are fetched at once, when its gradients are there.
-OWN = {("tolist", "on_before_optimizer_step"): 1}
+OWN = {("tolist", "totals"): 1}
 # transformers looks, for each of a model's kinds of mask, whether a micro-batch holds packed sequences.
 MASKS = ("bool", "find_packed_sequence_indices")
 
@@ -60,6 +61,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter]:
         spy(kind.__name__, getattr(torch.Tensor, f"__{kind.__name__}__"), lambda tensor, kind=kind: kind(1))
     spy("item", torch.Tensor.item, lambda tensor: 1)
     spy("tolist", torch.Tensor.tolist, lambda tensor: [1.0] * tensor.numel())
+    # Tokens are counted on the processor, where a batch comes from.
+    monkeypatch.setattr(step_sums, "count_step", lambda batch: torch.zeros(3, dtype=torch.int64))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     yield found

@@ -16,8 +16,8 @@ from datamodules.examples.encoding import decode_completion
 from datamodules.examples.tokenization import load_tokenizer
 from datamodules.rationales.store import Rationale, load_rationales, write_rationales
 from lightning_modules.student.student import DistillationModule
+from lightning_modules.teacher.annotator import Annotator
 from lightning_modules.teacher.backends import Backend, Completion, Decoding, Request, Source, TransformersBackend
-from lightning_modules.teacher.teacher import Annotator
 from losses.distillation import DistillationLoss
 from tests.lightning_modules.conftest import World
 from tests.tiny import TRAINER, build, fit, make_questions, make_rationale

@@ -7,10 +7,9 @@ import lightning as L
 import pytest
 
 from datamodules.annotation import QuestionDataModule
-from datamodules.examples.tokenization import encode_completion
+from lightning_modules.teacher.annotator import Annotator
 from lightning_modules.teacher.backends import Decoding, Request, Source, TransformersBackend, find_stop
 from lightning_modules.teacher.openai_backend import OpenAIBackend
-from lightning_modules.teacher.teacher import Annotator
 from lightning_modules.teacher.vllm_backend import VLLMBackend, make_sampling, read_output
 from tests.lightning_modules.conftest import World
 from tests.tiny import TRAINER, build, build_tokenizer
@@ -21,47 +20,6 @@ MODELS = Path(__file__).parents[3] / "configs" / "models" / "microworld"
 def annotate(data: QuestionDataModule, teacher: Annotator) -> dict[tuple[str, int], dict]:
     batches = L.Trainer(**TRAINER).predict(teacher, data)
     return {(record["question_id"], record["sample"]): record for records in batches for record in records}
-
-
-@pytest.mark.parametrize("name", ["a-teacher", "b-teacher"])
-def test_greedy_texts_are_the_same_alone_and_with_31_others(name: str) -> None:
-    """Two trained tiny models, in float32."""
-    texts = []
-    for tokens_per_batch in (1, 32 * 320):
-        data = build(
-            QuestionDataModule,
-            str(MODELS / name),
-            "microworld:test:32:0",
-            prompt="plain",
-            max_length=224,
-            tokens_per_batch=tokens_per_batch,
-        )
-        found = annotate(data, Annotator(str(MODELS / name), max_new_tokens=96))
-        batches = list(data.predict_dataloader())
-        assert len(batches) == (32 if tokens_per_batch == 1 else 1)
-        texts.append({item: (record["text"], record["finish_reason"]) for item, record in found.items()})
-    assert texts[0] == texts[1]
-    assert len({text for text, _ in texts[0].values()}) > 16
-
-
-def test_samples_are_the_same_whatever_is_asked_with_them(world: World) -> None:
-    teacher = Annotator(world.teacher, max_new_tokens=12, temperature=1.0, num_samples=3, seed=5)
-    texts = []
-    for tokens_per_batch, done in ((1, set()), (10_000, set()), (10_000, {("q0", 0), ("q0", 2), ("q3", 1)})):
-        data = build(
-            QuestionDataModule, world.teacher, world.questions, prompt="plain", tokens_per_batch=tokens_per_batch
-        )
-        # An engine that batches by itself is asked for what is missing alone.
-        data.done, data.requests_per_batch = done, 100 if done else None
-        found = annotate(data, teacher)
-        assert set(found) == {(f"q{index}", sample) for index in range(8) for sample in range(3)} - done
-        texts.append({item: record["text"] for item, record in found.items()})
-    assert texts[0] == texts[1]
-    assert texts[2].items() <= texts[0].items()
-    assert len(set(texts[0].values())) > 20
-    data = build(QuestionDataModule, world.teacher, world.questions, prompt="plain")
-    other = annotate(data, Annotator(world.teacher, max_new_tokens=12, temperature=1.0, num_samples=3, seed=6))
-    assert sum(other[item]["text"] == text for item, text in texts[0].items()) < 4
 
 
 def test_a_cache_of_fixed_shapes_draws_alike_and_keeps_what_was_drawn(world: World) -> None:
@@ -96,21 +54,6 @@ def test_a_stop_text_ends_a_rationale_and_is_cut_off() -> None:
     assert find_stop("a b c", ("c", "b")) == 2 and find_stop("a", ("b",)) is None
     with pytest.raises(ValueError, match=r"model\.stop holds an empty text"):
         Annotator(folder, stop=("a", ""))
-
-
-def test_tokens_are_counted_with_the_end_token() -> None:
-    folder = str(MODELS / "a-teacher")
-    data = build(QuestionDataModule, folder, "microworld:test:12:0", prompt="plain", max_length=224)
-    reasons = set()
-    for record in annotate(data, Annotator(folder, max_new_tokens=20)).values():
-        assert record["num_prompt_tokens"] == len(data.posed[record["question_id"]].prompt_ids)
-        assert record["finish_reason"] == ("length" if record["num_completion_tokens"] == 20 else "stop")
-        if record["finish_reason"] == "stop":
-            [own] = [encode_completion(data.tokenizer, record["text"], "")[0]]
-            assert record["num_completion_tokens"] == len(own)
-        reasons.add(record["finish_reason"])
-        assert len(record["revision"]) == 16
-    assert reasons == {"stop", "length"}
 
 
 def test_a_backend_that_is_not_installed_says_how_to_install_it(world: World) -> None:

@@ -7,10 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from datamodules.annotation import QuestionDataModule
 from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.reader import LogitCache
-from lightning_modules.teacher.teacher import Annotator, LogitScorer
+from lightning_modules.teacher.teacher import LogitScorer
 from tests.lightning_modules.conftest import World
 from tests.tiny import build, capture, make_questions, make_rationale, save_model, write_questions, write_store
 
@@ -85,14 +84,6 @@ def test_scorer_describes_what_the_rows_depend_on(world: World) -> None:
         LogitScorer(world.teacher, "hidden", temperatures=[1.0])
     with pytest.raises(ValueError, match="a vocabulary of 262145; a cache holds 262144 at most"):
         scorer.describe("fingerprint", "prompt", 262_145)
-
-
-def test_what_cannot_work_is_refused_before_a_model_is_loaded(world: World) -> None:
-    with pytest.raises(ValueError, match="num_samples=2 needs a temperature above 0"):
-        Annotator(world.teacher, num_samples=2)
-    data = build(QuestionDataModule, world.teacher, world.questions, max_length=1000)
-    with pytest.raises(ValueError, match=r"max_length \+ model\.max_new_tokens is 1064, more than the context of 1024"):
-        Annotator(world.teacher, max_new_tokens=64).check(data)
 
 
 KINDS: dict[str, dict] = {

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -42,18 +42,26 @@ def list_logprobs(made, example, number: int, make=OwnLogprob) -> list:
 
 
 class Engine:
-    """A teacher that answers to vLLM's calls, without vLLM: one token is generated, the prompt's are returned."""
+    """A teacher that answers to vLLM's calls, without vLLM: one token is generated, the prompt's are returned.
+
+    Attributes:
+        calls: The prompts of each call of the newest engine.
+    """
+
+    calls: ClassVar[list[int]] = []
 
     def __init__(self, model: str, max_logprobs: int, max_model_len: int, logprobs_mode: str, **options: Any):
         assert logprobs_mode == "raw_logprobs" and not options["trust_remote_code"]
         self.model = AutoModelForCausalLM.from_pretrained(model).eval()
         self.max_logprobs, self.max_model_len = max_logprobs, max_model_len
+        self.calls.clear()
 
     @torch.no_grad()
     def generate(self, prompts: list[dict], sampling: dict, use_tqdm: bool) -> list[SimpleNamespace]:
         number = sampling["prompt_logprobs"]
         assert number <= self.max_logprobs and sampling["temperature"] == 1 and sampling["max_tokens"] == 1
         answers = []
+        self.calls.append(len(prompts))
         for prompt in prompts:
             ids = prompt["prompt_token_ids"]
             assert len(ids) + 1 <= self.max_model_len
@@ -78,9 +86,11 @@ def test_a_cache_read_by_vllm_is_the_cache_read_by_transformers(
         LogitCache(Path(capture(tmp_path / name, world.teacher, world.questions, [world.rationales], **common, **own)))
         for name, own in {
             "transformers": {"temperatures": [1.0] if kind == "top_k" else None},
-            "vllm": {"vllm": VLLMBackend(), "temperatures": None, "max_length": 512},
+            "vllm": {"vllm": VLLMBackend(), "temperatures": None, "max_length": 512, "tokens_per_batch": None},
         }.items()
     ]
+    # An engine gets them at once.
+    assert Engine.calls == [8]
     assert len(caches[0]) == len(caches[1]) > 0
     for (own_id, own), (other_id, other) in zip(*(cache.read_all() for cache in caches), strict=True):
         assert own_id == other_id and own.keys() == other.keys()

@@ -120,7 +120,14 @@ def test_settings_may_be_corrected_until_something_was_made_by_them(tmp_path: Pa
     def claim(**settings: Any) -> None:
         make_plan(root=str(tmp_path), **settings).claim()
 
-    folder = tmp_path / "n"
+    folder, queued = tmp_path / "n", tmp_path / "queued"
+    queued.touch()
+    # Whatever cluster this machine belongs to.
+    queue = tmp_path / "bin" / "squeue"
+    queue.parent.mkdir()
+    queue.write_text(f"#!/bin/sh\ncat '{queued}'\n")
+    queue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{queue.parent}:/usr/bin:/bin")
     claim()
     claim(mix=0.5)
     # A lock is what a kill leaves of a job that has not written yet.
@@ -135,13 +142,10 @@ def test_settings_may_be_corrected_until_something_was_made_by_them(tmp_path: Pa
     entry = {"job": "17_0", "log": "l", "done": "d"}
     (folder / "submitted.json").write_text(json.dumps({"annotate-round-1": entry}))
     claim(mix=0.3)
-    queue = tmp_path / "bin" / "squeue"
-    queue.parent.mkdir()
-    queue.write_text("#!/bin/sh\necho '17_0|PENDING|Dependency'\n")
-    queue.chmod(0o755)
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"mix was 0.3 and is 0.5"):
-        patch.setenv("PATH", f"{queue.parent}:/usr/bin:/bin")
+    queued.write_text("17_0|PENDING|Dependency\n")
+    with pytest.raises(ValueError, match=r"mix was 0.3 and is 0.5"):
         claim(mix=0.5)
+    queued.write_text("")
     (folder / "round-1").mkdir()
     (folder / "round-1" / "meta.json").touch()
     with pytest.raises(ValueError, match=r"mix was 0.3 and is 0.5"):

@@ -29,7 +29,7 @@ Kernel = Literal["torch", "triton"]
 CPU_CHUNK_BYTES, CPU_CHUNK_ROWS = 320 << 20, 512
 GPU_CHUNK_BYTES, GPU_TILE_ROWS = 512 << 20, 128
 # Rows that are turned from logits into gradients at a time on a CPU: what stays in its cache meanwhile.
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 
 
 class OutputHead(NamedTuple):

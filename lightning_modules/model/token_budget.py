@@ -30,6 +30,8 @@ GRAIN = 1024
 LIVE_CHUNKS = 4
 # Bytes a logit: of drawing a token, in float64 sorted and summed; of an option's, in the model's dtype and in float32.
 DRAWN_BYTES, OPTION_BYTES = 48, 8
+# A cache of fixed shapes has room for twice the rows and half more tokens, and the prompts' own is there beside it.
+CACHE_ROOM = 4
 # A text is at least so long, prompt and all; so many options' tokens at most are read for each of its tokens.
 SHORTEST_TEXT, OPTIONS_SHARE = 64, 0.25
 
@@ -100,9 +102,8 @@ class ModelMemory:
     def count_writing(self, memory: int) -> int:
         """Returns how many tokens, of prompts and of what is written, are computed at a time."""
         logits = self.vocabulary * (DRAWN_BYTES / SHORTEST_TEXT + OPTION_BYTES * OPTIONS_SHARE)
-        # A cache that grows by a token, or loses a row, is copied layer by layer.
-        cached = self.cached + 2 * self.cached // self.layers
-        return _fit(memory, self.itemsize * self.parameters, cached + 2 * self.kept_by_layer + int(logits))
+        caches = CACHE_ROOM * self.cached
+        return _fit(memory, self.itemsize * self.parameters, caches + 2 * self.kept_by_layer + int(logits))
 
 
 def _fit(memory: int, fixed: int, of_token: int) -> int:

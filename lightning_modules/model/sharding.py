@@ -1,7 +1,8 @@
 """FSDP2: a causal language model's weights spread over all processes, which gather one decoder block at a time."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,6 +147,16 @@ def refuse_sharding(trainer: L.Trainer, other: str) -> None:
     """
     if is_sharded(trainer) or isinstance(trainer.strategy, FSDPStrategy):
         raise ValueError(f"trainer.strategy: this stage keeps a whole model on each device; use ddp, or {other}")
+
+
+@contextmanager
+def taking_turns(trainer: L.Trainer) -> Iterator[None]:
+    """Lets a node's processes through one after another, since each holds a whole model meanwhile."""
+    for _ in range(trainer.local_rank):
+        trainer.strategy.barrier()
+    yield
+    for _ in range(trainer.num_devices - trainer.local_rank):
+        trainer.strategy.barrier()
 
 
 def shard_causal_lm(model: PreTrainedModel, trainer: L.Trainer, dtype: torch.dtype | None = None) -> None:

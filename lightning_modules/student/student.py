@@ -39,6 +39,7 @@ from lightning_modules.model.sharding import (
     gather_state,
     is_sharded,
     shard_causal_lm,
+    taking_turns,
     whole,
 )
 from lightning_modules.model.stored_weights import find_loading_dtype
@@ -164,18 +165,18 @@ class DistillationModule(L.LightningModule):
             frozen = "float32" if self.adapter is None else default_dtype(self.student)
             self._weights_dtype = TRUE_PRECISIONS.get(self.trainer.precision, frozen)
         source = (self.student, self.student_revision, self._weights_dtype, self.keep_layers, self.attention)
-        count = partial(
-            ModelMemory.count_training,
-            trains_all=self.adapter is None,
-            recomputes=self.activation_checkpointing,
-            shards=count_shards(self.trainer),
-        )
+        count = partial(ModelMemory.count_training, trains_all=self.adapter is None, shards=count_shards(self.trainer))
+        count = partial(count, recomputes=self.activation_checkpointing)
         fit_token_budget(self.trainer, count, *source, is_mixed=self.trainer.precision.endswith("mixed"))
 
     def configure_model(self) -> None:
         """Loads the student, once, and makes it what is trained: see `adapter`, `compile`, `trainer.strategy`."""
-        if self.model is not None:
-            return
+        if self.model is None:
+            # A changed student is whole, in float32, until it is spread.
+            with taking_turns(self.trainer) if self._is_sharded and self.start.changes else nullcontext():
+                self._load()
+
+    def _load(self) -> None:
         quantize_on = self.trainer.strategy.root_device if self.adapter and self.adapter.quantize else None
         source, dtype = (self.student, self.student_revision), self._weights_dtype
         is_plain = self.adapter is None and not self.start.changes

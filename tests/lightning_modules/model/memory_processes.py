@@ -1,6 +1,6 @@
 """Loads a student whose weights processes share, as a fit does, and writes how much memory of its own each took.
 
-`memory_processes.py STUDENT OUTPUT PROCESSES`; test_sharding.py reads it.
+`memory_processes.py STUDENT OUTPUT PROCESSES [PART]`, a part that is drawn anew; test_sharding.py reads it.
 """
 
 import json
@@ -8,11 +8,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
 
-from lightning_modules.model.sharding import ShardedStrategy
+from lightning_modules.model.pretrained import load_causal_lm
+from lightning_modules.model.sharding import ShardedStrategy, gather_state
+from lightning_modules.student.start import StudentStart, change_start
 from lightning_modules.student.student import DistillationModule
 
 
@@ -25,9 +28,10 @@ def read_own() -> int:
 class Module(L.LightningModule):
     """Loads the student where Lightning lets a fit load it."""
 
-    def __init__(self, student: str):
+    def __init__(self, student: str, start: StudentStart):
         super().__init__()
-        self.student, self.peak = DistillationModule(student), 0
+        self.student, self.peak = DistillationModule(student, start=start), 0
+        self.held: list[tuple[float, int]] = []
 
     def configure_model(self) -> None:
         """Watches while it loads."""
@@ -36,7 +40,8 @@ class Module(L.LightningModule):
 
         def watch() -> None:
             while not done.is_set():
-                self.peak = max(self.peak, read_own() - before)
+                self.held.append((time.time(), read_own() - before))
+                self.peak = max(self.peak, self.held[-1][1])
                 time.sleep(0.001)
 
         watcher = threading.Thread(target=watch)
@@ -50,17 +55,30 @@ class Module(L.LightningModule):
         """Does nothing."""
 
 
-def main(student: str, output: Path, devices: int) -> None:
+def is_changed_alike(module: DistillationModule) -> bool:
+    """Says whether the weights that the processes share are those of one process; all of them ask."""
+    shared = gather_state(module.model, False)
+    if not shared:
+        return True
+    alone = load_causal_lm(module.student)
+    change_start(alone, module.start, module.student)
+    weights = alone.state_dict()
+    return weights.keys() == shared.keys() and all(shared[name].equal(weight) for name, weight in weights.items())
+
+
+def main(student: str, output: Path, devices: int, part: Any = None) -> None:
     """Loads it in so many processes."""
     trainer = L.Trainer(
         accelerator="cpu", strategy=ShardedStrategy(), devices=devices, logger=False, enable_progress_bar=False
     )
-    module = Module(student)
+    module = Module(student, StudentStart(reset=part, permuted_units=part is not None, seed=3 if part else 0))
     trainer.predict(module, DataLoader([0]), return_predictions=False)
     dtypes = sorted({str(parameter.dtype) for parameter in module.student.model.parameters()})
-    result = {"peak": module.peak, "left": module.left, "dtypes": dtypes}
+    result = {"peak": module.peak, "left": module.left, "dtypes": dtypes, "held": module.held}
+    if part is not None:
+        result["alike"] = is_changed_alike(module.student)
     (output / f"{trainer.global_rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

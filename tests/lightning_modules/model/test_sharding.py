@@ -117,23 +117,41 @@ def test_a_checkpoint_is_whole_with_all_its_files(output: Path, tmp_path: Path) 
         find_checkpoint(tmp_path)
 
 
+def load_in_processes(folder: Path, processes: int, *part: str) -> tuple[int, int, list[dict]]:
+    """Returns the bytes of a float32 copy and of its largest block, and what each process took while it loaded one."""
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8000, **sizes)).bfloat16()
+    model.save_pretrained(folder / "student")
+    script = str(Path(__file__).with_name("memory_processes.py"))
+    command = [sys.executable, script, str(folder / "student"), str(folder), str(processes), *part]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=900)
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+    assert all(own["dtypes"] == ["torch.float32"] for own in found)
+    return 4 * model.num_parameters(), 4 * model.model.embed_tokens.weight.numel(), found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_no_process_holds_a_float32_copy_while_it_loads(tmp_path: Path, processes: int) -> None:
     """Beside its shards, which a GPU holds itself: a block and the libraries, not a copy for each process."""
-    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=8000, **sizes)).bfloat16()
-    model.save_pretrained(tmp_path / "student")
-    whole, block = 4 * model.num_parameters(), 4 * model.model.embed_tokens.weight.numel()
-    script = str(Path(__file__).with_name("memory_processes.py"))
-    command = [sys.executable, script, str(tmp_path / "student"), str(tmp_path), str(processes)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=900)
-    for rank in range(processes):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert found["dtypes"] == ["torch.float32"]
-        assert found["peak"] < whole / processes + 2 * block + LIBRARIES, f"a whole copy is {whole}"
-        assert found["peak"] - found["left"] < 1.2 * 2 * block
+    whole, block, found = load_in_processes(tmp_path, processes)
+    for own in found:
+        assert own["peak"] < whole / processes + 2 * block + LIBRARIES, f"a whole copy is {whole}"
+        assert own["peak"] - own["left"] < 1.2 * 2 * block
+
+
+@pytest.mark.slow
+def test_processes_take_turns_to_change_a_start_which_is_that_of_one_process(tmp_path: Path) -> None:
+    """One of four holds a copy and the weights that are drawn at a time, and each of those before it its shards."""
+    whole, _, found = load_in_processes(tmp_path, 4, "body")
+    assert all(own["alike"] for own in found)
+    held = [0] * 4
+    peak = 0
+    for _, rank, size in sorted((when, rank, size) for rank, own in enumerate(found) for when, size in own["held"]):
+        held[rank] = size
+        peak = max(peak, sum(held))
+    assert 2 * whole < peak < 3 * whole + 4 * LIBRARIES, f"a whole copy is {whole}"
 
 
 def test_weights_are_loaded_as_stored_only_where_that_loses_nothing(tmp_path: Path) -> None:

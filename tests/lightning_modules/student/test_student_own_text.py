@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from datamodules.distillation import DistillationDataModule
 from datamodules.examples.tokenization import fingerprint_tokenizer, load_tokenizer
 from datamodules.own_text import OwnText
 from lightning_modules.student.own_text import OWN_LOSS
@@ -40,11 +39,17 @@ def own_text(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def measure(
-    world: World, own_text: dict[str, str], kind: str, loss: DistillationLoss, own_loss: DistillationLoss, **data: Any
+    world: World,
+    own_text: dict[str, str],
+    kind: str,
+    loss: DistillationLoss,
+    own_loss: DistillationLoss,
+    fused_head: bool = True,
+    **data: Any,
 ) -> dict[str, float]:
     """Returns what one step logs of a student that does not move."""
     own = OwnText([own_text["texts"]], [own_text[kind]], mix=0.5)
-    module = make_module(world, loss, own_loss=own_loss, learning_rate=0.0)
+    module = make_module(world, loss, own_loss=own_loss, fused_head=fused_head, learning_rate=0.0)
     trainer = fit(module, make_data(world, own=own, **data), max_steps=1)
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
@@ -70,3 +75,13 @@ def test_each_text_has_its_own_loss(world: World, own_text: dict[str, str]) -> N
     other = measure(world, own_text, "whole", forward, forward)
     assert first["train/divergence_rationale"] == pytest.approx(other["train/divergence_rationale"])
     assert first["train/own_divergence"] != pytest.approx(other["train/own_divergence"], rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "whole"])
+def test_kept_logits_of_both_texts_log_what_the_fused_head_does(
+    world: World, own_text: dict[str, str], kind: str
+) -> None:
+    losses = DistillationLoss(kl_weight=0.5), OWN_LOSS
+    fused, kept = (measure(world, own_text, kind, *losses, fused_head=fused) for fused in (True, False))
+    assert {"train/own_staleness", "train/own_teacher_mass_on_top_16"} <= fused.keys()
+    assert kept == pytest.approx(fused, rel=1e-4, abs=1e-5)

@@ -18,10 +18,8 @@ HIDDEN: dict[str, Any] = {"kind": "hidden", "top_k": None, "values": "float32", 
 WHOLE: dict[str, Any] = {"top_k": 300, "values": "float16"}
 
 
-@pytest.fixture(scope="module")
-def own_text(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a student wrote, and a friend's caches of it."""
-    folder = tmp_path_factory.mktemp("own")
+def write_own_text(world: World, path: Path) -> str:
+    """Writes what a student is said to have drawn: the words of a teacher, in its own tokens."""
     tokenizer = load_tokenizer(world.student)
     written = []
     for question in make_questions(8):
@@ -29,8 +27,14 @@ def own_text(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         ids = [*tokenizer(rationale.text).input_ids, tokenizer.eos_token_id]
         drawn = {"token_ids": ids, "log_probs": [-1.0] * len(ids), "tokenizer": fingerprint_tokenizer(tokenizer)}
         written.append(replace(rationale, **drawn))
-    friend = save_model(folder / "friend", seed=5)
-    texts = write_store(folder / "own.parquet", written, world.student)
+    return write_store(path, written, world.student)
+
+
+@pytest.fixture(scope="module")
+def own_text(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a student wrote, and a friend's caches of it."""
+    folder = tmp_path_factory.mktemp("own")
+    texts, friend = write_own_text(world, folder / "own.parquet"), save_model(folder / "friend", seed=5)
     caches = {
         name: capture(folder / name, friend, world.questions, [texts], **options)
         for name, options in (("hidden", HIDDEN), ("whole", WHOLE))

@@ -103,6 +103,8 @@ def test_parts_that_depend_on_each_other_are_named_together_and_others_keep_thei
     [effect] = found.effects
     accuracy_ST = 0.04 * share(students, teachers, "d") + 0.3 * share(students, teachers, "c")
     assert effect.parts == ("d",) and (effect.weights_ST * accuracy_ST).sum() == pytest.approx(0.04)
+    # Its interval is looked up by its place, which those of the refused come before.
+    assert effect.place == 3 and found.weights_GST[3] == pytest.approx(effect.weights_ST)
 
 
 def test_sets_of_parts_that_depend_on_each_other_are_each_named_once() -> None:

@@ -91,6 +91,7 @@ def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:
             {"precision": "bf16-true"},
             "dtype float32 is given, but .* bf16-true makes it bfloat16",
         ),
+        ({"dtype": "float32"}, {"precision": "64-true"}, "dtype float32 is given, but .* 64-true makes it float64"),
         ({"dtype": "bfloat16"}, {"precision": "bf16-mixed"}, "bf16-mixed trains float32 weights, but model.dtype is"),
         ({}, {"strategy": "fsdp", "accelerator": "cuda"}, "FSDP's first version"),
         ({}, {"strategy": ModelParallelStrategy()}, "over processes, but there is one"),
@@ -147,6 +148,12 @@ def test_weights_have_the_dtype_that_is_set_or_the_default(world: World, monkeyp
         weights = dict(train(world, **options).model.named_parameters())
         found.append({weight.dtype for name, weight in weights.items() if ".lora_" not in name})
     assert found == [{torch.float32}, {torch.bfloat16}, {torch.bfloat16}, {torch.float32}]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+def test_a_rate_that_is_not_finite_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{name} must be finite, not inf"):
+        DistillationModule("a-student", **{name: float("inf")})
 
 
 def test_layers_that_the_student_lacks_are_refused_before_it_is_loaded(world: World) -> None:

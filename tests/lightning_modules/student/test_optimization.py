@@ -16,6 +16,16 @@ from tests.lightning_modules.student.test_student import MIXTURE, Gradients, mak
 from tests.tiny import TRAINER, fit
 
 
+class ScaledNorm(L.Callback):
+    """Keeps the size of the head's gradient as the backward pass leaves it."""
+
+    def __init__(self, sizes: list[float]) -> None:
+        self.sizes = sizes
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: DistillationModule) -> None:
+        self.sizes.append(pl_module.model.lm_head.weight.grad.norm().item())
+
+
 def test_a_loss_scale_is_that_of_a_divided_steps_every_part(world: World) -> None:
     """16-mixed needs a GPU in Lightning's own hands, but not in torch's."""
     gradients = []
@@ -35,20 +45,30 @@ def test_a_loss_scale_is_that_of_a_divided_steps_every_part(world: World) -> Non
         torch.testing.assert_close(gradients[1][name], gradient, rtol=0.05, atol=5e-3)
 
 
+def test_what_a_loss_scale_multiplies_is_divided_by_a_steps_tokens(world: World) -> None:
+    sizes = list[float]()
+    for tokens_per_step in (5_000, 10_000):
+        scaler: Any = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+        module = make_module(world)
+        fit(
+            module,
+            make_data(world, tokens_per_step=tokens_per_step),
+            plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+            callbacks=[ScaledNorm(sizes)],
+        )
+    # The same step either way: all examples fit.
+    assert sizes[0] / sizes[1] == pytest.approx(2, rel=1e-2)
+
+
 def test_what_keeps_float16_in_range_changes_no_gradient(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """16-mixed itself needs a GPU; in float64 a step divided beforehand is the same step."""
     assert (find_loss_divisor("16-mixed", 4096), find_loss_divisor("bf16-mixed", 4096)) == (4096.0, 1.0)
-    weights, sizes = [], []
+    weights, sizes = [], list[float]()
     for divisor in (1.0, 300.0):
         monkeypatch.setattr("lightning_modules.student.student.find_loss_divisor", lambda *_, own=divisor: own)
-        module, scaled = make_module(world), []
-        # What the loss scale multiplies.
-        monkeypatch.setattr(
-            module, "on_after_backward", lambda m=module, s=scaled: s.append(m.model.lm_head.weight.grad.norm().item())
-        )
-        fit(module, make_data(world), precision="64-true")
+        module = make_module(world)
+        fit(module, make_data(world), precision="64-true", callbacks=[ScaledNorm(sizes)])
         weights.append(module.model.state_dict())
-        sizes.append(scaled[0])
     assert sizes[0] / sizes[1] == pytest.approx(300)
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-7)

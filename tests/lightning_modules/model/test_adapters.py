@@ -64,6 +64,17 @@ def test_an_export_is_the_trained_student(
     assert torch.equal(evaluator.model(ids).logits, logits)
 
 
+def test_an_export_has_the_layers_that_were_kept(world: World, tmp_path: Path, seeded: None) -> None:
+    module = make_module(world, keep_layers=[1])
+    fit(module, make_data(world))
+    module.export(tmp_path / "student")
+    ids = torch.arange(10, 40)[None]
+    loaded = load_causal_lm(str(tmp_path / "student")).eval()
+    assert loaded.config.num_hidden_layers == len(loaded.model.layers) == 1
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, module.model.eval()(ids).logits, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("form", ["merged", "adapter"])
 def test_an_adapter_of_a_tied_head_leaves_the_embedding_alone(
     world: World, tmp_path: Path, seeded: None, form: Any

@@ -7,7 +7,21 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from lightning_modules.student.model_card import find_origin, format_results, render_card
+from datamodules.own_text import OwnText
+from lightning_modules.student.model_card import (
+    describe_student,
+    find_hub_id,
+    find_origin,
+    format_results,
+    render_card,
+)
+from lightning_modules.student.start import StudentStart
+from losses.distillation import DistillationLoss
+from losses.schedules import Schedule
+from tests.lightning_modules.conftest import World
+from tests.lightning_modules.student.test_student import make_data, make_module
+from tests.lightning_modules.student.test_student_own_text import WHOLE, write_own_text
+from tests.tiny import capture, fit, save_model
 
 EVIL = "x\n```\n<script>alert(1)</script>\n---\nlicense: mit\n"
 
@@ -29,6 +43,7 @@ def test_a_card_names_base_licence_data_and_loss() -> None:
     assert front["base_model"] == "Qwen/Qwen2.5-0.5B-Instruct"
     assert front["datasets"] == ["openai/gsm8k"] and "kindred" in front["tags"]
     assert facts["data"]["questions"] == "task:gsm8k:train" and facts["data"]["licence"] == "MIT"
+    assert facts["data"]["citation"].startswith("Cobbe et al. 2021")
     assert facts["teachers"] == ["Qwen/Qwen2.5-7B-Instruct"] and facts["loss"] == {"kl_weight": 0.5}
 
 
@@ -73,7 +88,41 @@ def test_text_of_files_is_only_text() -> None:
     front, facts = read(render_card("owner/name", "q.jsonl", [EVIL], {"prompt": EVIL}))
     assert front["license"] == "other" and facts["teachers"] == [EVIL] and facts["prompt"] == EVIL
     share = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
-    results = format_results({EVIL: {"accuracy_neutral": share, "extraction_rate_neutral": share}, "t": {}})
+    results = format_results({"t": {}, EVIL: {"accuracy_neutral": share, "extraction_rate_neutral": share}})
     assert "<" not in results and "`" not in results and len(results.splitlines()) == 6
     assert results.splitlines()[-1].endswith("| 50.0% [40.0%, 60.0%] | 50.0% | 10 |")
     assert format_results({"t": {}}) == ""
+
+
+def test_a_hub_id_is_no_folder_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_hub_id("owner/name") == "owner/name"
+    Path("owner/name").mkdir(parents=True)
+    assert find_hub_id("owner/name") is None and find_hub_id("runs/no/such/student") is None
+
+
+def test_a_trained_students_card_says_how_it_was_trained(world: World, tmp_path: Path) -> None:
+    texts, friend = write_own_text(world, tmp_path / "own.parquet"), save_model(tmp_path / "friend", seed=5)
+    logits = capture(tmp_path / "logits", friend, world.questions, [texts], **WHOLE)
+    loss = DistillationLoss(kl_weight=Schedule(shape="linear", start=0.0, end=0.5), answer_weight=2.0)
+    own_loss = DistillationLoss(kl_weight=1.0, divergence="jsd", beta=0.25)
+    module = make_module(world, loss, own_loss=own_loss, start=StudentStart(reset="head", seed=3), fake_quant="Q4_0")
+    data = make_data(world, own=OwnText([texts], [logits]))
+    fit(module, data, max_steps=2)
+    facts = read(describe_student(module, data))[1]
+    assert facts["base"] == Path(world.student).name and facts["teachers"] == ["friend", "teacher"]
+    assert (facts["supervision"], facts["prompt"]) == ("rationale+logits", data.prompt.id)
+    assert (facts["train_examples"], facts["own_examples"], facts["optimizer_steps"]) == (8, 8, 2)
+    assert facts["learning_rate"] == 1e-2 and facts["fake_quant"] == "Q4_0"
+    assert facts["start"] == {"reset": "head", "permuted_units": False, "seed": 3}
+    assert facts["loss"]["kl_weight"]["end"] == 0.5 and facts["loss"]["answer_weight"] == 2
+    assert (facts["own_loss"]["divergence"], facts["own_loss"]["beta"]) == ("jsd", 0.25)
+
+
+def test_what_a_training_did_not_have_is_not_on_its_card(world: World) -> None:
+    module = make_module(world, DistillationLoss())
+    data = make_data(world, supervision="label", logits=None, rationales=None)
+    fit(module, data, max_steps=1)
+    facts = read(describe_student(module, data))[1]
+    assert facts["teachers"] == [] and facts["supervision"] == "label"
+    assert not {"start", "fake_quant", "own_examples", "own_loss"} & facts.keys()

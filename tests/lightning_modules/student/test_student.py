@@ -123,6 +123,18 @@ def test_what_is_logged_of_a_step_does_not_depend_on_how_its_batch_is_split(worl
     )
 
 
+def test_the_unit_of_the_weights_plays_no_part(world: World) -> None:
+    """Not even where all tokens together weigh less than 1."""
+    found = []
+    for unit in (1.0, 1e-5):
+        loss = DistillationLoss(kl_weight=0.5, rationale_weight=0.3 * unit, answer_weight=2.0 * unit)
+        found.append(fit(make_module(world, loss), make_data(world, fraction=0.25)).callback_metrics)
+    assert {"train/loss", "val/loss", "val/ce_answer"} <= found[0].keys()
+    assert {name: value.item() for name, value in found[1].items()} == pytest.approx(
+        {name: value.item() for name, value in found[0].items()}, rel=1e-3, abs=1e-6
+    )
+
+
 def test_clipping_acts_on_the_normalised_gradient(world: World) -> None:
     gradients = Gradients()
     train(world, {"tokens_per_batch": 1}, gradient_clip_val=0.01, callbacks=[gradients])

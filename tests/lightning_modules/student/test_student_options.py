@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from lightning_modules.model.adapters import Adapter
 from lightning_modules.model.pretrained import Attention, load_causal_lm
+from lightning_modules.model.sharding import ShardedStrategy
 from lightning_modules.student.student import DistillationModule
 from losses.distillation import DistillationLoss
 from tests.lightning_modules.conftest import World
@@ -89,9 +91,17 @@ def test_a_half_precision_leaves_the_teachers_rows_exact(world: World) -> None:
             {"precision": "bf16-true"},
             "dtype float32 is given, but .* bf16-true makes it bfloat16",
         ),
+        ({"dtype": "float32"}, {"precision": "64-true"}, "dtype float32 is given, but .* 64-true makes it float64"),
         ({"dtype": "bfloat16"}, {"precision": "bf16-mixed"}, "bf16-mixed trains float32 weights, but model.dtype is"),
         ({}, {"strategy": "fsdp", "accelerator": "cuda"}, "FSDP's first version"),
         ({}, {"strategy": ModelParallelStrategy()}, "over processes, but there is one"),
+        ({}, {"strategy": ModelParallelStrategy(), "devices": 2}, "by fsdp2, not by another strategy"),
+        ({"fake_quant": "Q4_0"}, {"strategy": ShardedStrategy(), "devices": 2}, "fake_quant does not go with fsdp2"),
+        (
+            {"adapter": Adapter(quantize=True)},
+            {"strategy": ShardedStrategy(), "devices": 2},
+            "4-bit weights are not sharded; use ddp",
+        ),
         ({}, {"accumulate_grad_batches": 2}, r"would be ignored: data\.batches\.tokens_per_step says what"),
         (
             {},
@@ -110,6 +120,48 @@ def test_clashes_with_the_trainer_are_refused(world: World, options: dict, train
         pytest.skip("Lightning itself refuses fsdp without a GPU")
     with pytest.raises(ValueError, match=message):
         DistillationModule(world.student, MIXTURE, **options).check_trainer(L.Trainer(**{**TRAINER, **trainer}))
+
+
+@pytest.mark.parametrize(
+    ("options", "trainer"),
+    [
+        ({}, {"strategy": ShardedStrategy(), "devices": 2}),
+        ({"adapter": Adapter()}, {"strategy": ShardedStrategy(), "devices": 2}),
+        ({"adapter": Adapter(quantize=True)}, {"strategy": "ddp", "devices": 2}),
+        ({"fake_quant": "Q4_0"}, {"strategy": "ddp", "devices": 2}),
+        ({"dtype": "bfloat16"}, {"precision": "bf16-true"}),
+        ({"dtype": "float32"}, {"precision": "bf16-mixed"}),
+        ({"dtype": "bfloat16", "adapter": Adapter()}, {"precision": "bf16-mixed"}),
+    ],
+)
+def test_what_goes_with_the_trainer_is_not_refused(world: World, options: dict, trainer: dict) -> None:
+    DistillationModule(world.student, MIXTURE, **options).check_trainer(L.Trainer(**{**TRAINER, **trainer}))
+
+
+def test_weights_have_the_dtype_that_is_set_or_the_default(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model card's is for frozen weights alone: what is trained is float32 unless the setting says otherwise."""
+    pytest.importorskip("peft")
+    # The tiny student has no card.
+    monkeypatch.setattr("lightning_modules.student.student.default_dtype", lambda model: "bfloat16")
+    found = []
+    for options in ({}, {"dtype": "bfloat16"}, {"adapter": Adapter()}, {"adapter": Adapter(), "dtype": "float32"}):
+        weights = dict(train(world, **options).model.named_parameters())
+        found.append({weight.dtype for name, weight in weights.items() if ".lora_" not in name})
+    assert found == [{torch.float32}, {torch.bfloat16}, {torch.bfloat16}, {torch.float32}]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+def test_a_rate_that_is_not_finite_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"model\.{name} must be finite, not inf"):
+        DistillationModule("a-student", **{name: float("inf")})
+
+
+def test_layers_that_the_student_lacks_are_refused_before_it_is_loaded(world: World) -> None:
+    module, data = make_module(world, keep_layers=[0, 2]), make_data(world)
+    data.setup("fit")
+    with pytest.raises(ValueError, match="keep_layers"):
+        module.check(data)
+    make_module(world, keep_layers=[1]).check(data)
 
 
 def test_without_a_compiler_it_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

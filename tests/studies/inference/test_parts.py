@@ -103,6 +103,18 @@ def test_parts_that_depend_on_each_other_are_named_together_and_others_keep_thei
     [effect] = found.effects
     accuracy_ST = 0.04 * share(students, teachers, "d") + 0.3 * share(students, teachers, "c")
     assert effect.parts == ("d",) and (effect.weights_ST * accuracy_ST).sum() == pytest.approx(0.04)
+    # Its interval is looked up by its place, which those of the refused come before.
+    assert effect.place == 3 and found.weights_GST[3] == pytest.approx(effect.weights_ST)
+
+
+def test_sets_of_parts_that_depend_on_each_other_are_each_named_once() -> None:
+    # A teacher shares a with the one student where it shares c with the other, and likewise b and d.
+    students = {"s": dict.fromkeys("abcd", "s"), "t": dict.fromkeys("abcd", "t")}
+    values = {"a": "stnn", "b": "nnst", "c": "tsnn", "d": "nnts"}
+    teachers = {f"{n}": {part: own[n] for part, own in values.items()} for n in range(4)}
+    found = decompose_parts(students, teachers)
+    assert [refusal.parts for refusal in found.refusals] == [("a", "c"), ("b", "d")]
+    assert (found.effects, found.rank) == ([], 2)
 
 
 def test_a_grid_that_tells_no_part_says_so_of_each() -> None:

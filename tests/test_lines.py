@@ -29,10 +29,12 @@ def test_lines_of_all_workers_are_counted_and_what_nobody_imports_has_none(tmp_p
             f"from losses.pair import double\ndef test():\n    assert double({number}) == 2 * {number}\n"
         )
     (tmp_path / "tests" / "conftest.py").write_text("import studies.pair\n")
+    # It is no worker, even if this process is one.
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "--missing", "--rootdir=.", "-n", str(workers), "--dist=loadfile", "tests"],
         cwd=tmp_path,
-        env={**os.environ, "PYTEST_PLUGINS": "tests.lines", "PYTHONPATH": str(tmp_path)},
+        env={**outer, "PYTEST_PLUGINS": "tests.lines", "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
     )

@@ -45,8 +45,8 @@ demo: $(INSTALLED)  ## Run a whole study on the synthetic world; SEEDS=N, SIZES=
 test: $(INSTALLED)  ## Run the tests that need minutes and a CPU; TESTS=PATH, WORKERS=N, ARGS='-m "not gpu"' for more
 	$(PYTEST) $(TESTS) $(ARGS)
 
-coverage: $(INSTALLED)  ## Likewise, and say which lines no test runs; TESTS=PATH, WORKERS=N, ARGS=...
-	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(TESTS) $(ARGS)
+coverage: $(INSTALLED)  ## Likewise, and say what share of the lines they run; ARGS=--missing lists those that none runs
+	PYTEST_PLUGINS=tests.lines $(PYTEST) $(TESTS) $(ARGS)
 
 gpu: $(INSTALLED)  ## Measure what only a GPU shows, into docs/results/; ARGS=--cpu shows that it runs, into build/
 	$(BIN)/python -m scripts.benchmark gpu --page $(if $(findstring --cpu,$(ARGS)),build,docs/results)/gpu.md $(ARGS)

@@ -82,10 +82,15 @@ def build_report(records: StudyRecords) -> Report:
 def _list_facts(results: dict[str, Any]) -> list[Fact]:
     facts, study = list[Fact](), results["study"]
     in_languages = _list_single_languages(results)
-    gammas = [row for row in results["gamma"] if is_plain(row) and row["task"] not in in_languages]
+    uncontrolled = [row for row in results["gamma"] if row["control"] is None and row["task"] not in in_languages]
+    # A study without arms of text alone has its first supervision's.
+    gammas = [row for row in uncontrolled if is_plain(row)] or [
+        row for row in uncontrolled if row["supervision"] == uncontrolled[0]["supervision"]
+    ]
     for (_, task), rows in _by_place(gammas).items():
         row = rows[0]
         note = f"{between(row['low'], row['high'])} on {task}, {row['method']}"
+        note += "" if is_plain(row) else f", {row['supervision']}"
         note += f"; {said}" if (said := explain_fragile(row)) else ""
         facts.append(Fact("Family interaction γ", f"{points(row['estimate'])} points", note))
     facts += name_part(results["parts"])

@@ -35,7 +35,8 @@ def show_formula(results: dict[str, Any]) -> list[Block]:
     weights = dict(
         zip(
             [(student, teacher) for student in students for teacher in teachers],
-            decompose(*families).gamma_ST.reshape(-1).tolist(),
+            # Least squares leaves 1e-16 where a cell has no weight.
+            (decompose(*families).gamma_ST.round(9) + 0.0).reshape(-1).tolist(),
             strict=True,
         )
     )
@@ -43,8 +44,10 @@ def show_formula(results: dict[str, Any]) -> list[Block]:
         terms = " ".join(
             f"{'+' if weight > 0 else '−'} {abs(weight):.3g} · A(`{student}` from `{teacher}`)"
             for (student, teacher), weight in weights.items()
+            if weight
         ).removeprefix("+ ")
-        return [Text(f"Here γ = {terms}, where A(student from teacher) is the student's accuracy in points.")]
+        others = "" if all(weights.values()) else " The other cells have no weight."
+        return [Text(f"Here γ = {terms}, where A(student from teacher) is the student's accuracy in points.{others}")]
     rows = [
         [
             Cell(student, student, specs["students"][student]["family"]),

@@ -12,7 +12,7 @@ import pytest
 from scripts.common.entry import run_main
 from scripts.report import main
 from studies.report import write_html, write_markdown
-from studies.report.content import _show_accuracy, build_report
+from studies.report.content import _list_facts, _show_accuracy, build_report
 from studies.report.document import Figure, HeatMap, Parallel, Report, Table, Text
 from studies.report.exhibits import show_coverage
 from studies.report.gamma import show_formula
@@ -79,6 +79,22 @@ def test_the_formula_of_gamma_names_students_and_teachers() -> None:
     assert first[-1].text == second[-1].text == "not run"
     assert [cell.value for cell in first[1:-1]] == pytest.approx([1 / 6, -1 / 6] * 3)
     assert [cell.value for cell in second[1:-1]] == pytest.approx([-1 / 6, 1 / 6] * 3)
+
+
+def test_the_formula_of_gamma_leaves_out_cells_without_weight() -> None:
+    results = make_results()
+    for name in ("strange", "stranger"):
+        results["study"]["teachers"][name] = {"model": "m", "family": name, "name": None}
+        results["cells"] += [{**cell, "teacher": name} for cell in results["cells"] if cell["teacher"] == "t-a"]
+    [text] = show_formula(results)
+    assert text.text.count("A(`") == 4 and "e-1" not in text.text and text.text.endswith("other cells have no weight.")
+
+
+def test_a_study_without_text_alone_begins_with_its_first_supervision_s_gamma() -> None:
+    results = make_results()
+    results["gamma"] = [{**row, "supervision": "rationale+logits"} for row in results["gamma"]]
+    fact = _list_facts(results)[0]
+    assert fact.name == "Family interaction γ" and fact.note.endswith("difference in differences, rationale+logits")
 
 
 def test_a_heat_map_s_colours_span_the_noise_and_its_cells_say_how_many_runs_they_have() -> None:

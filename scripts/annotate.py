@@ -69,7 +69,7 @@ def annotate(cli: AnnotateCLI, output: Path, config: dict[str, Any], args: list[
     def finish(records: list[dict[str, Any]]) -> None:
         found = [(record["question_id"], record["sample"]) for record in records]
         refuse_other_records(output, found, data.find_asked(), cli.asks_for_all)
-        order = {identifier: number for number, identifier in enumerate(data.posed)}
+        order = {identifier: index for index, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: (order[record["question_id"]], record["sample"]))
         revisions = sorted({record.pop("revision") for record in records})
         if len(revisions) > 1:

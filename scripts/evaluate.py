@@ -123,7 +123,7 @@ def evaluate(cli: EvaluateCLI, output: Path, config: dict[str, Any]) -> None:
 
     def finish(records: list[dict[str, Any]]) -> None:
         refuse_other_records(output, [record["question_id"] for record in records], [*data.posed], cli.asks_for_all)
-        order = {identifier: number for number, identifier in enumerate(data.posed)}
+        order = {identifier: index for index, identifier in enumerate(data.posed)}
         records.sort(key=lambda record: order[record["question_id"]])
         metadata = {
             "student": student.student,

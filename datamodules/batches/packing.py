@@ -35,10 +35,10 @@ def pack(order: np.ndarray, lengths: np.ndarray, tokens_per_batch: int) -> list[
         tokens_per_batch: Budget in padded tokens; an item longer than this is a batch of its own.
     """
     starts, longest = [0], 0
-    for place, length in enumerate(lengths[order].tolist()):
+    for index, length in enumerate(lengths[order].tolist()):
         longest = max(longest, length)
-        if (place - starts[-1] + 1) * longest > tokens_per_batch and place > starts[-1]:
-            starts.append(place)
+        if (index - starts[-1] + 1) * longest > tokens_per_batch and index > starts[-1]:
+            starts.append(index)
             longest = length
     return np.split(order, starts[1:])
 
@@ -285,9 +285,9 @@ def pad_rows(rows: Sequence[npt.ArrayLike], value: int, left: bool = False) -> t
     arrays = [np.asarray(row, dtype=np.int64) for row in rows]
     longest = max(map(len, arrays))
     padded = torch.full((len(arrays), longest), value, dtype=torch.int64)
-    for number, row in enumerate(arrays):
+    for index, row in enumerate(arrays):
         part = slice(longest - len(row), longest) if left else slice(0, len(row))
-        padded[number, part] = torch.from_numpy(row)
+        padded[index, part] = torch.from_numpy(row)
     return padded
 
 
@@ -304,7 +304,7 @@ def collate_examples(examples: list[Example]) -> dict[str, Any]:
     longest = input_ids.shape[1]
     attention_mask = pad_rows([np.ones_like(example.token_ids) for example in examples], 0)
     positions = [np.flatnonzero(example.segments != PROMPT) for example in examples]
-    rows = np.concatenate([number * longest + position - 1 for number, position in enumerate(positions)])
+    rows = np.concatenate([index * longest + position - 1 for index, position in enumerate(positions)])
     kept = list(zip(examples, positions, strict=True))
     labels = np.concatenate([example.token_ids[position] for example, position in kept])
     segments = np.concatenate([example.segments[position] for example, position in kept])

@@ -79,8 +79,8 @@ def collate_targets(examples: Sequence[Example], caches: Mapping[str, RowReader]
         ValueError: An example's rows are damaged, or of other tokens.
     """
     groups: dict[int, list[int]] = {}
-    for number, example in enumerate(examples):
-        groups.setdefault(id(caches[example.id]), []).append(number)
+    for index, example in enumerate(examples):
+        groups.setdefault(id(caches[example.id]), []).append(index)
     parts = [caches[examples[numbers[0]].id].read(*(examples[n] for n in numbers)) for numbers in groups.values()]
     rows = parts[0]
     if len(parts) > 1:

@@ -121,4 +121,4 @@ def count_classes(alignments: Iterable[Alignment]) -> dict[str, int]:
     for alignment in alignments:
         values, numbers = np.unique(alignment.classes, return_counts=True)
         counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    return {name: counts[number] for number, name in enumerate(CLASSES)}
+    return {name: counts[index] for index, name in enumerate(CLASSES)}

@@ -136,9 +136,9 @@ def encode_pieces(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Sequence
     texts = ["".join(piece.text for piece in pieces) for pieces in prompts]
     names = re.compile("|".join(map(re.escape, sorted(list_controls(tokenizer).values(), key=len, reverse=True))))
     encoded = tokenizer([*texts], add_special_tokens=False).input_ids if texts else []
-    for number, pieces in enumerate(prompts):
+    for index, pieces in enumerate(prompts):
         if any(not piece.is_template and names.search(piece.text) for piece in pieces):
-            encoded[number] = _encode_apart(tokenizer, pieces, names)
+            encoded[index] = _encode_apart(tokenizer, pieces, names)
     return encoded
 
 

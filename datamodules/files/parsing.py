@@ -80,7 +80,7 @@ def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
         children = node.value
     elif isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
+        if twice := next((key for index, key in enumerate(keys) if key in keys[:index]), None):
             raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} is there twice")
         children = [part for pair in node.value for part in pair]
     elif any("\ud800" <= character <= "\udfff" for character in node.value):

@@ -60,8 +60,8 @@ class AlignmentStore:
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
         return {
-            identifier: (number, place)
-            for number, batch in enumerate(self._batches)
+            identifier: (index, place)
+            for index, batch in enumerate(self._batches)
             for place, identifier in enumerate(batch["id"].to_pylist())
         }
 

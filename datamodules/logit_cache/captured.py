@@ -151,8 +151,8 @@ class PrefixIndex:
 
     def __init__(self, sequences: Iterable[np.ndarray]):
         self._by_length: dict[int, dict[bytes, list[int]]] = {}
-        for number, ids in enumerate(sequences):
-            self._by_length.setdefault(len(ids), {}).setdefault(_digest(ids), []).append(number)
+        for index, ids in enumerate(sequences):
+            self._by_length.setdefault(len(ids), {}).setdefault(_digest(ids), []).append(index)
 
     def find(self, ids: np.ndarray) -> list[list[int]]:
         """Returns the numbers of those that are how these ids begin; of each length a list, the shortest first."""

@@ -178,7 +178,7 @@ class Chain:
         """
         entries = []
         realised, names = rows["token_ids"], tokens.teacher.tokens
-        for number, (start, stop) in enumerate(zip(first.tolist(), stops.tolist(), strict=True)):
+        for index, (start, stop) in enumerate(zip(first.tolist(), stops.tolist(), strict=True)):
             text, ends = b"", [0]
             for token in realised[start:stop].tolist():
                 text += names[token]
@@ -192,7 +192,7 @@ class Chain:
                 low, high = 0, 0
                 if rest := length - ends[inside]:
                     low, high = tokens.find_range(names[realised[start + inside]][:rest])
-                entries.append((number, student_id, nth, start, inside, low, high))
+                entries.append((index, student_id, nth, start, inside, low, high))
         owner, ids, order, *places = np.array(entries, np.int64).reshape(-1, 7).T
         return cls(
             owner,

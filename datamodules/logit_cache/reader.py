@@ -33,12 +33,12 @@ def index_shards(shards: Sequence[Shard]) -> dict[str, tuple[int, int]]:
         ValueError: An example is in two shards.
     """
     places: dict[str, tuple[int, int]] = {}
-    for number, shard in enumerate(shards):
+    for index, shard in enumerate(shards):
         for position, identifier in enumerate(shard.ids):
             if identifier in places:
                 other = shards[places[identifier][0]].path.name
                 raise ValueError(f"{shard.path}: example {identifier!r} is in two shards, also in {other}; delete one")
-            places[identifier] = number, position
+            places[identifier] = index, position
     return places
 
 

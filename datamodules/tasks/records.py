@@ -211,7 +211,7 @@ def name_option(
         return LETTERS[gold] if indexed and (not named or ints_are_indices) else gold
     if not isinstance(gold, str) or gold in texts:
         return gold
-    same = [number for number, text in enumerate(texts) if squeeze(text).casefold() == squeeze(gold).casefold()]
+    same = [index for index, text in enumerate(texts) if squeeze(text).casefold() == squeeze(gold).casefold()]
     if len(same) == 1 and same[0] < len(LETTERS):
         return LETTERS[same[0]]
     if (match := _LETTERED.fullmatch(gold.strip())) and (letter := match[1].upper()) in LETTERS[: len(texts)]:
@@ -296,7 +296,7 @@ def _read_conversation(value: Any, name: str, is_question: bool) -> tuple[str | 
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         raise ValueError(f"`{name}` must be a list of turns, each an object with role and content, or from and value")
     turns = [_read_turn(turn, name) for turn in value]
-    replies = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+    replies = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
     asked = [turn["text"] for turn in turns[: replies[-1] if replies else None] if turn["role"] == "user"]
     if is_question and len(asked) > 1:
         raise ValueError(

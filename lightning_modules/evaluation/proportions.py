@@ -26,8 +26,8 @@ def wilson_interval(correct: float, total: float, z: float = float(norm.ppf((1 +
 
 def number_groups(groups: Sequence[str | None]) -> np.ndarray | None:
     """Returns the number of each question's group; a question without one is its own; None if no two share one."""
-    names = [("", group) if group else (str(place), "") for place, group in enumerate(groups)]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    names = [("", group) if group else (str(index), "") for index, group in enumerate(groups)]
+    numbers = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
 
 

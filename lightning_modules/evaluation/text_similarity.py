@@ -61,8 +61,8 @@ def _overlap_ngrams(written: Sequence[str], given: Sequence[str], n: int) -> flo
 def _measure_common(written: Sequence[str], given: Sequence[str]) -> int:
     """Returns the length of the longest common subsequence, by the bits of one integer (Hyyrö 2004)."""
     places: Counter[str] = Counter()
-    for place, word in enumerate(written):
-        places[word] |= 1 << place
+    for index, word in enumerate(written):
+        places[word] |= 1 << index
     full = row = (1 << len(written)) - 1
     for word in given:
         matches = row & places[word]

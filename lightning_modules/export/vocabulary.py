@@ -55,13 +55,13 @@ def _type_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str], size: in
     added, unknown = tokenizer.added_tokens_decoder, tokenizer.unk_token_id
     is_bytes = tokenizer.backend_tokenizer.model.__class__.__name__ == "BPE" and "<0x00>" in tokens
     types = []
-    for number, token in enumerate(tokens):
-        if number >= size:
+    for index, token in enumerate(tokens):
+        if index >= size:
             kind = gguf.TokenType.UNUSED
-        elif number == unknown and number != tokenizer.eos_token_id:
+        elif index == unknown and index != tokenizer.eos_token_id:
             kind = gguf.TokenType.UNKNOWN
-        elif number in added:
-            kind = gguf.TokenType.CONTROL if added[number].special else gguf.TokenType.USER_DEFINED
+        elif index in added:
+            kind = gguf.TokenType.CONTROL if added[index].special else gguf.TokenType.USER_DEFINED
         elif is_bytes and len(token) == 6 and token.startswith("<0x"):
             kind = gguf.TokenType.BYTE
         else:

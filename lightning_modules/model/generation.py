@@ -51,7 +51,7 @@ def count_shared(prompts: Sequence[Sequence[int]]) -> int:
     if len(prompts) == 1:
         return 0
     columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
-    return next((place for place, tokens in enumerate(columns) if len(set(tokens)) > 1), min(map(len, prompts)) - 1)
+    return next((index for index, tokens in enumerate(columns) if len(set(tokens)) > 1), min(map(len, prompts)) - 1)
 
 
 def derive_seed(seed: int, question_id: str, sample: int) -> int:
@@ -123,7 +123,7 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
         model: The model, in evaluation mode.
         prompts: Token ids.
     """
-    places = {tuple(prompt): place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    places = {tuple(prompt): index for index, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     cache = DynamicCache(config=model.config)
     # A sliding window counts the padding that would come between the shared tokens and the rest.
     shared = 0 if any(cache.is_sliding) else count_shared(list(places))

@@ -225,8 +225,8 @@ class Interactions:
         """
         families = self._families(grid.students, grid.teachers)
         rows = list[dict[str, Any]]()
-        for number, (pair, left_out) in enumerate(grid.keys.items()):
-            weights_ST = weigh_without(*families, number)
+        for index, (pair, left_out) in enumerate(grid.keys.items()):
+            weights_ST = weigh_without(*families, index)
             if weights_ST is None:
                 continue
             weights = dict(zip(grid.keys.values(), weights_ST.reshape(-1).tolist(), strict=True))

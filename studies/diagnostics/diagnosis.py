@@ -151,7 +151,7 @@ def diagnose_student(diagnosis: Diagnosis, student: str, task: str, data: TaskDa
     counts = {n: surface.count_ngrams(words, n) for n in (1, 2)}
     rewards = read_rewards(diagnosis.tasks[task].rewards)
     vocabulary = tokenizers.list_vocabulary(reader.tokenizer)
-    numbers = {question.id: number for number, question in enumerate(data.questions)}
+    numbers = {question.id: index for index, question in enumerate(data.questions)}
     rng = np.random.default_rng(diagnosis.seed)
     weights_RQ = rng.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=diagnosis.num_resamples)
     for teacher, group in groups.items():

@@ -110,8 +110,8 @@ def score_spans(
         if len(prompt_ids) > 1:
             own.batch_repeat_interleave(len(numbers))
         rows = [
-            place * input_ids_BS.shape[1] - shift + np.arange(starts[number], len(spans[number].token_ids))
-            for place, number in enumerate(numbers)
+            index * input_ids_BS.shape[1] - shift + np.arange(starts[number], len(spans[number].token_ids))
+            for index, number in enumerate(numbers)
         ]
         labels_N = torch.tensor([token for number in numbers for token in spans[number].token_ids[starts[number] :]])
         counts = [len(part) for part in rows]

@@ -106,7 +106,7 @@ def load_task(name: str, spec: TaskSource, num_questions: int, seed: int) -> Tas
         for teacher, source in teachers.items()
     }
     _warn_of_mixed_conditions(name, known)
-    places = {key: place for place, key in enumerate(drawn)}
+    places = {key: index for index, key in enumerate(drawn)}
     return TaskData(
         questions=list(drawn.values()),
         rationales={

@@ -100,11 +100,11 @@ def decompose_parts(
     tangled_GG, rank = _find_tangled(matrix_CG)
     effects = list[PartEffect]()
     seen = set[int]()
-    for number, parts in enumerate(groups):
-        if not tangled_GG[number].any():
-            effects.append(PartEffect(parts, number, weights_GST[number]))
-        elif number not in seen:
-            together = np.flatnonzero(tangled_GG[number]).tolist()
+    for index, parts in enumerate(groups):
+        if not tangled_GG[index].any():
+            effects.append(PartEffect(parts, index, weights_GST[index]))
+        elif index not in seen:
+            together = np.flatnonzero(tangled_GG[index]).tolist()
             seen |= set(together)
             reason = "whether a pair shares one follows from the others, so that they are not told apart"
             refusals.append(Refusal(tuple(part for other in together for part in groups[other]), reason))
@@ -115,9 +115,9 @@ def _group_equal(columns: Mapping[str, np.ndarray]) -> list[tuple[str, ...]]:
     """Returns the parts, those together whose columns are the same."""
     groups = list[tuple[str, ...]]()
     for part, column_ST in columns.items():
-        for place, parts in enumerate(groups):
+        for index, parts in enumerate(groups):
             if np.abs(columns[parts[0]] - column_ST).max() < _SMALL:
-                groups[place] = (*parts, part)
+                groups[index] = (*parts, part)
                 break
         else:
             groups.append((part,))

@@ -39,7 +39,7 @@ class TraitShift:
 
 def measure_log_odds(log_likelihoods: Sequence[float], preferred: int) -> float:
     """Returns the log-odds of the preferred option against all others together."""
-    others = [value for number, value in enumerate(log_likelihoods) if number != preferred]
+    others = [value for index, value in enumerate(log_likelihoods) if index != preferred]
     return float(log_likelihoods[preferred] - np.logaddexp.reduce(others))
 
 

@@ -113,13 +113,13 @@ def _draw_intervals(pyplot: Any, figure: Figure, families: list[str]) -> Any:
 def _draw_axes(pyplot: Any, figure: Figure, families: list[str]) -> Any:
     columns = min(len(figure.panels), 3 if figure.kind == "scatter" else 2)
     picture, axes = _place_panels(pyplot, figure, columns, lambda rows: (8, 0.5 + 2.4 * rows))
-    for place, (axis, panel) in enumerate(zip(axes.flat, figure.panels, strict=False)):
+    for index, (axis, panel) in enumerate(zip(axes.flat, figure.panels, strict=False)):
         for mark in panel.marks:
             axis.plot(mark.x, mark.estimate, "o", color=_colour(mark.family, families))
         for series in panel.series:
             style: Any = ":" if series.is_dashed else "-"
             axis.plot(series.xs, series.ys, style, color=_colour(series.family, families), linewidth=1.5)
-        y_title = figure.y_title if place % columns == 0 else ""
+        y_title = figure.y_title if index % columns == 0 else ""
         axis.set(title=panel.title, xlabel=figure.x_title, ylabel=y_title)
         axis.set_yscale("log" if figure.log_y else "linear")
         if figure.log_x:
@@ -158,9 +158,9 @@ def _draw_parallel(pyplot: Any, parallel: Parallel) -> Any:
         axis.plot(heights, color=ACCENT if is_best else MUTED, linewidth=2.2 if is_best else 1,
                   alpha=1 if is_best else 0.45, marker="o", markersize=3, zorder=3 if is_best else 2)  # fmt: skip
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    for place, texts in enumerate(labels):
+    for index, texts in enumerate(labels):
         for height, text in texts.items():
-            axis.text(place + 0.04, height, text, color=MUTED, fontsize=8, va="center", bbox=box, zorder=4)
+            axis.text(index + 0.04, height, text, color=MUTED, fontsize=8, va="center", bbox=box, zorder=4)
     axis.set_xticks(range(len(labels)), parallel.axes, color=TEXT)
     axis.set(yticks=[], xlim=(-0.2, len(labels) - 0.6))
     axis.spines["left"].set_visible(False)

@@ -39,9 +39,9 @@ def _grid(panels: list[str], columns: int, row_height: int) -> tuple[dict[str, A
     height = rows * (row_height + head + _FOOT)
     width = (1 - _GAP * (columns - 1)) / columns
     domains, titles = [], []
-    for place, title in enumerate(panels):
-        left = (place % columns) * (width + _GAP)
-        top = 1 - (place // columns) * (row_height + head + _FOOT) / height - head / height
+    for index, title in enumerate(panels):
+        left = (index % columns) * (width + _GAP)
+        top = 1 - (index // columns) * (row_height + head + _FOOT) / height - head / height
         domains.append({"x": [left, min(1.0, left + width)], "y": [max(0.0, top - row_height / height), top]})
         titles.append({
             "text": f"<b>{title}</b>", "x": left, "y": top, "xref": "paper", "yref": "paper", "xanchor": "left",
@@ -66,7 +66,7 @@ def _by_family(panel: Panel) -> dict[str | None, list[Mark]]:
 def _trace_marks(figure: Figure, families: list[str], ys: dict[str, int] | None) -> list[dict[str, Any]]:
     """Returns a trace for each panel and family: along x with the rows `ys`, or at the marks' own x."""
     traces = []
-    for place, panel in enumerate(figure.panels):
+    for index, panel in enumerate(figure.panels):
         for family, marks in _by_family(panel).items():
             # Where there is a line of no effect, marks of no family are what it is about.
             colour = TEXT if family is None and figure.reference is not None else family_colour(family, families)
@@ -86,7 +86,7 @@ def _trace_marks(figure: Figure, families: list[str], ys: dict[str, int] | None)
                 + ("" if ys else f"<br>at {mark.x:.4g}")
                 for mark, (low, high) in zip(marks, bounds, strict=True)
             ]
-            number = _number(place)
+            number = _number(index)
             trace = {
                 "type": "scatter", "mode": "markers", "xaxis": f"x{number}", "yaxis": f"y{number}",
                 "marker": {"color": colour, "size": 10, "symbol": [mark.symbol for mark in marks], "opacity": 0.95,
@@ -128,8 +128,8 @@ def _plot_intervals(figure: Figure, families: list[str], wide: bool) -> dict[str
     known = [number for number in [*numbers, figure.reference] if number is not None]
     pad = 0.04 * (max(known) - min(known) or 1)
     ends = [min(known) - pad, max(known) + pad]
-    for place, domain in enumerate(domains):
-        number = _number(place)
+    for index, domain in enumerate(domains):
+        number = _number(index)
         layout[f"xaxis{number}"] = _axis(
             figure.x_title,
             domain=domain["x"],
@@ -148,7 +148,7 @@ def _plot_intervals(figure: Figure, families: list[str], wide: bool) -> dict[str
                 {"text": label, "x": domain["x"][0], "xref": "paper", "y": row, "yref": f"y{number}", "xanchor": "left",
                  "yshift": 15, "showarrow": False, "font": {"size": 12, "color": MUTED}, "bgcolor": "var(--page)"}
                 for row, label in enumerate(labels)
-                if label in {mark.label for mark in figure.panels[place].marks}
+                if label in {mark.label for mark in figure.panels[index].marks}
             ]  # fmt: skip
         if figure.reference is not None:
             layout["shapes"].append({
@@ -163,9 +163,9 @@ def _plot_axes(figure: Figure, wide: bool) -> dict[str, Any]:
     is_scatter = figure.kind == "scatter"
     columns = 2 + is_scatter if wide else 1 + is_scatter
     layout, domains = _grid([panel.title for panel in figure.panels], columns, 240 if wide or not is_scatter else 150)
-    for place, domain in enumerate(domains):
-        number, is_left = _number(place), domain["x"][0] == 0
-        matches = {"matches": "y"} if place else {}
+    for index, domain in enumerate(domains):
+        number, is_left = _number(index), domain["x"][0] == 0
+        matches = {"matches": "y"} if index else {}
         layout[f"xaxis{number}"] = _axis(figure.x_title, domain=domain["x"], anchor=f"y{number}", nticks=6)
         layout[f"yaxis{number}"] = _axis(
             figure.y_title if is_left else "", domain=domain["y"], anchor=f"x{number}", automargin=is_left,
@@ -249,9 +249,9 @@ def _plot_parallel(parallel: Parallel) -> tuple[list[dict[str, Any]], dict[str, 
     layout["xaxis"]["tickfont"] = {"size": 12, "color": TEXT}
     layout["yaxis"] = _axis(domain=domain["y"], range=[-0.08, 1.08], showgrid=False, showticklabels=False)
     layout["annotations"] = [
-        {"text": text, "x": place, "y": height, "xanchor": "left", "xshift": 7, "showarrow": False,
+        {"text": text, "x": index, "y": height, "xanchor": "left", "xshift": 7, "showarrow": False,
          "font": {"size": 11, "color": MUTED}, "bgcolor": "var(--page)", "borderpad": 1}
-        for place, axis in enumerate(labels)
+        for index, axis in enumerate(labels)
         for height, text in axis.items()
     ]  # fmt: skip
     return traces, layout

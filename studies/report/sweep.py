@@ -140,11 +140,11 @@ def _show_curves(arms: list[Arm]) -> list[Block]:
     blocks: list[Block] = []
     for metric in ("train/ce_rationale", "train/ce_answer", "val/loss"):
         series = []
-        for number, arm in enumerate(arms):
+        for index, arm in enumerate(arms):
             points = [(record["step"], record[metric]) for record in arm.metrics if metric in record]
             if points:
                 xs, ys = zip(*points, strict=True)
-                series.append(Series(arm.name, [*xs], [*ys], arm.name, is_dashed=number % 16 >= 8))
+                series.append(Series(arm.name, [*xs], [*ys], arm.name, is_dashed=index % 16 >= 8))
         if series:
             caption = f"`{metric}` of each arm, in nats a token; point at a line for its settings."
             name = metric.replace("/", "-")

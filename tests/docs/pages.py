@@ -77,11 +77,11 @@ class Block:
 def read_blocks(page: Path) -> list[Block]:
     """Returns a page's `bash` blocks."""
     lines, blocks = page.read_text().splitlines(), []
-    for number, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if line.strip() == "```bash":
-            end = next(i for i in range(number + 1, len(lines)) if lines[i].strip() == "```")
-            marked = re.fullmatch(r"\s*<!-- not run: (.+) -->", lines[number - 1])
-            blocks.append(Block(number + 1, "\n".join(lines[number + 1 : end]), marked[1] if marked else None))
+            end = next(i for i in range(index + 1, len(lines)) if lines[i].strip() == "```")
+            marked = re.fullmatch(r"\s*<!-- not run: (.+) -->", lines[index - 1])
+            blocks.append(Block(index + 1, "\n".join(lines[index + 1 : end]), marked[1] if marked else None))
     return blocks
 
 

@@ -59,7 +59,7 @@ def captured_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six rationales of the microworld's teacher, its logits as Kindred captures them, and as DistillKit does."""
     folder = tmp_path_factory.mktemp("captured")
     questions = load_questions(QUESTIONS)
-    rationales = [write_rationale(question, number) for number, question in enumerate(questions)]
+    rationales = [write_rationale(question, index) for index, question in enumerate(questions)]
     write_store(folder / "r.parquet", rationales, TEACHER)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(TEACHER).eval(), load_tokenizer(TEACHER)
     export = [str(folder / "r.parquet"), f"--questions={QUESTIONS}", "--prompt=plain", f"--texts_for={TEACHER}"]
@@ -151,11 +151,11 @@ def test_packed_texts_are_parted_and_what_has_no_row_is_said(captured: Bench) ->
     def pack(rows: list[dict]) -> None:
         # As `distillkit-pack-logits` does: without the padding, which has no distribution; the last text is cut.
         packed: dict[str, list] = {name: [] for name in [*rows[0], "attention_mask"]}
-        for number, row in enumerate(rows, start=1):
-            size = len(row["compressed_logprobs"]) - 9 * (number == len(rows))
+        for index, row in enumerate(rows, start=1):
+            size = len(row["compressed_logprobs"]) - 9 * (index == len(rows))
             for name, values in row.items():
                 packed[name] += values[:size]
-            packed["attention_mask"] += [number] * size
+            packed["attention_mask"] += [index] * size
         rows[:] = [packed]
 
     edit(pack)

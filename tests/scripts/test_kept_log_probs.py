@@ -103,23 +103,23 @@ def test_what_an_endpoint_returns_is_the_cache_of_what_it_wrote(
         assert own.join(rows["token_ids"]).decode().removeprefix(" ") == record["text"]
         assert len(rows["token_ids"]) == len(written)
         assert (rows["token_ids"][-1] == 0) == (returns_end and record["finish_reason"] == "stop")
-        for place, token in enumerate(written):
-            assert rows["label_log_prob"][place] == pytest.approx(log_p[place, token].item(), rel=2e-3, abs=1e-5)
+        for index, token in enumerate(written):
+            assert rows["label_log_prob"][index] == pytest.approx(log_p[index, token].item(), rel=2e-3, abs=1e-5)
             # Of tokens with the same bytes, or none, the cache cannot know which is which.
             expected: dict[bytes, float] = {}
-            best = log_p[place].topk(number)
+            best = log_p[index].topk(number)
             for other, value in zip(best.indices.tolist(), best.values.tolist(), strict=True):
                 meaning = b"</s>" if other in theirs.ends else theirs.tokens[other]
                 expected[meaning] = expected.get(meaning, 0) + np.exp(value)
             found: dict[bytes, float] = {}
-            for other, value in zip(rows["support"][place].tolist(), rows["log_probs"][place].tolist(), strict=True):
+            for other, value in zip(rows["support"][index].tolist(), rows["log_probs"][index].tolist(), strict=True):
                 meaning = (b"</s>" if other in own.ends else own.tokens[other]) or b"</s>"
                 found[meaning] = found.get(meaning, 0) + np.exp(value)
             for meaning, value in expected.items():
                 if meaning:
                     assert found[meaning] == pytest.approx(value, rel=5e-3, abs=1e-6)
             mass = np.exp(best.values.double().numpy()).sum()
-            assert np.exp(rows["log_tails"][place, 0]) == pytest.approx(1 - mass, rel=0.02, abs=2e-4)
+            assert np.exp(rows["log_tails"][index, 0]) == pytest.approx(1 - mass, rel=0.02, abs=2e-4)
     # Ids are given by first appearance.
     assert cache.read_tokens(next(iter(cache)))[0] == 1
 

@@ -31,7 +31,7 @@ def retokenize(tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedTokenizerF
     old = state["model"]["vocab"]
     kept = [token for token in sorted(old, key=old.__getitem__) if token not in dropped]
     pairs = [(SPACE + first, SPACE + second) for first, second in JOINED]
-    vocabulary = {token: number for number, token in enumerate([*kept, *map("".join, pairs)])}
+    vocabulary = {token: index for index, token in enumerate([*kept, *map("".join, pairs)])}
     merges = [pair for pair in map(tuple, state["model"]["merges"]) if "".join(pair) in vocabulary]
     state["model"] |= {"vocab": vocabulary, "merges": [*merges, *pairs]}
     backend = Tokenizer.from_str(json.dumps(state))

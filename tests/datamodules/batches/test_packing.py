@@ -86,8 +86,8 @@ def test_the_steps_are_the_same_for_any_number_of_processes_and_any_memory(world
         sampler.epoch, sampler.num_done = 1, 2
     shares = [list(sampler) for sampler in ranks]
     assert all(len(share) == len(expected) - 2 for share in shares)
-    for number, step in enumerate(expected[2:]):
-        items = [item for share in shares for part in share[number] if part.counts for item in part.items]
+    for index, step in enumerate(expected[2:]):
+        items = [item for share in shares for part in share[index] if part.counts for item in part.items]
         assert sorted(items) == sorted(step)
 
 

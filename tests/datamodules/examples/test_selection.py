@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "model")
     write_questions(folder / "q.jsonl", QUESTIONS)
     whole = [make_rationale(question, "t") for question in QUESTIONS]
-    mixed = [cut(rationale) if number % 2 else rationale for number, rationale in enumerate(whole)]
+    mixed = [cut(rationale) if index % 2 else rationale for index, rationale in enumerate(whole)]
     write_rationales(folder / "t.parquet", mixed, {})
     write_rationales(folder / "u.parquet", [make_rationale(question, "u") for question in QUESTIONS], {})
     write_rationales(folder / "torn.parquet", [cut(rationale) for rationale in whole], {})

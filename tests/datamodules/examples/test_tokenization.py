@@ -201,7 +201,7 @@ def test_many_at_once_are_tokenized_like_one_at_a_time(
     tokenizer, prompt = tokenizers[kind], get_prompt("cot")
     texts = ["It has canals.", "日本 \n x", "!?", " (D)  it is ", "So the answer is (D).", "x" * 300, "🙂 é"]
     pairs = [(question, rationale) for question, rationale in zip([CANALS, MATHS], [None, None], strict=True)]
-    pairs += [(CANALS, replace(VENICE, text=text, sample=number)) for number, text in enumerate(texts)]
+    pairs += [(CANALS, replace(VENICE, text=text, sample=index)) for index, text in enumerate(texts)]
     for (question, rationale), example in zip(pairs, build_examples(tokenizer, prompt, pairs), strict=True):
         if tokenizer.chat_template:
             message = {"role": "user", "content": prompt.render(question, chat=True)}
@@ -313,7 +313,7 @@ def test_fingerprint_tells_other_tokenizers_apart(tmp_path: Path) -> None:
     merges = swapped["model"]["merges"]
     merges[0], merges[1] = merges[1], merges[0]
     others = [extended, lowered, split, train_byte_level(330), Tokenizer.from_str(json.dumps(swapped))]
-    paths = [save(tmp_path / str(number), other) for number, other in enumerate([train_byte_level(), *others])]
+    paths = [save(tmp_path / str(index), other) for index, other in enumerate([train_byte_level(), *others])]
     assert len({fingerprint_tokenizer(load_tokenizer(path)) for path in paths}) == 6
 
 

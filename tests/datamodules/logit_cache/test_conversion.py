@@ -33,9 +33,9 @@ def expect_row(
     """Sums over all first tokens that begin with the bytes that are out."""
     p = np.exp(model.log_probs(context) / temperature)
     expected = np.zeros(len(student) + 2)
-    for number, token in enumerate(model.tokens):
+    for index, token in enumerate(model.tokens):
         if token.startswith(out):
-            expected[longest_prefix(token[len(out) :], student)] += p[number]
+            expected[longest_prefix(token[len(out) :], student)] += p[index]
     if not out:
         expected[len(student)] += p[model.end]
     return expected / expected.sum()
@@ -63,8 +63,8 @@ def test_rows_are_the_sums_over_token_strings(seed: int) -> None:
             if kind != SPANNING:
                 np.testing.assert_allclose(cells[row], expect_row(model, context, out, student, 1.0), atol=1e-12)
             if kind in (STRICT, EXACT, SPANNING):
-                for number, own in enumerate(student):
-                    assert cells[row, number] <= model.begins_with(own, context) + 1e-12
+                for index, own in enumerate(student):
+                    assert cells[row, index] <= model.begins_with(own, context) + 1e-12
             if kind == SPANNING:
                 base = expect_row(model, context, b"", student, 1.0)
                 lost = longest_prefix(teacher[ids[governing]], student)

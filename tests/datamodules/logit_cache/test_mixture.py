@@ -110,8 +110,8 @@ def test_a_teacher_mixed_with_itself_is_itself() -> None:
 def test_a_teacher_without_a_target_leaves_its_weight_to_the_others() -> None:
     logits, labels = draw_logits(3)
     parts = [reduce(teacher, labels, NUM_TOKENS) for teacher in logits]
-    for number, part in enumerate(parts):
-        part["has_target"] = np.arange(len(labels)) % 3 <= number
+    for index, part in enumerate(parts):
+        part["has_target"] = np.arange(len(labels)) % 3 <= index
     parts[2]["has_target"][2] = False
     mixed = mix_rows(parts, WEIGHTS, TEMPERATURES, labels)
     np.testing.assert_array_equal(mixed["has_target"], np.arange(len(labels)) != 2)

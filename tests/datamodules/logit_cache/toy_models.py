@@ -35,12 +35,12 @@ class ToyModel:
     def begins_with(self, text: bytes, context: tuple[int, ...]) -> float:
         """Returns the probability that what follows begins with a text, over all ways to write it."""
         total = 0.0
-        for number, token in enumerate(self.tokens):
-            p = float(np.exp(self.log_probs(context)[number]))
+        for index, token in enumerate(self.tokens):
+            p = float(np.exp(self.log_probs(context)[index]))
             if token.startswith(text):
                 total += p
             elif text.startswith(token):
-                total += p * self.begins_with(text[len(token) :], (*context, number))
+                total += p * self.begins_with(text[len(token) :], (*context, index))
         return total
 
     def rows(self, ids: Sequence[int], temperatures: Sequence[float]) -> dict[str, np.ndarray]:
@@ -84,7 +84,7 @@ def draw_cut(generator: np.random.Generator, text: bytes, tokens: Sequence[bytes
     """Cuts a text into tokens at random, an end of turn after the last."""
     ids, place = [], 0
     while place < len(text):
-        fits = [number for number, token in enumerate(tokens) if text.startswith(token, place)]
+        fits = [index for index, token in enumerate(tokens) if text.startswith(token, place)]
         ids.append(int(generator.choice(fits)))
         place += len(tokens[ids[-1]])
     return [*ids, len(tokens)]

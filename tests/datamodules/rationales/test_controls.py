@@ -56,7 +56,7 @@ def test_sentences_that_state_the_answer_are_removed_wherever_they_stand(text, l
 @pytest.mark.parametrize("position", ["first", "last"])
 def test_the_answer_stands_where_it_should_in_the_prompts_words(position):
     texts = ["The answer is D) Venice. It has canals.", "It has canals. D is correct.", "It has canals."]
-    pairs = [(CANALS, replace(VENICE, text=text, sample=number)) for number, text in enumerate(texts)]
+    pairs = [(CANALS, replace(VENICE, text=text, sample=index)) for index, text in enumerate(texts)]
     tokenizer = build_tokenizer()
     examples = build_examples(tokenizer, get_prompt("cot"), pairs, position)
     order = ["The answer is D) Venice.", "It has canals."]
@@ -198,8 +198,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("ada", "bob")):
         model = save_model(folder / name, seed=seed)
         rationales = [
-            make_rationale(question, name, right=name == "ada" or number > 1)
-            for number, question in enumerate(questions)
+            make_rationale(question, name, right=name == "ada" or index > 1) for index, question in enumerate(questions)
         ]
         if name == "bob":
             rationales = [replace(rationale, text=f"One may say this. {rationale.text}") for rationale in rationales]

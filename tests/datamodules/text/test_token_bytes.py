@@ -112,7 +112,7 @@ def test_added_tokens_are_their_names() -> None:
 
 def save_byte_level(added: list[str], special: list[str]) -> PreTrainedTokenizerFast:
     names = ["</s>", *(name for name in list_byte_characters() if name not in added)]
-    backend = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, []))
+    backend = Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, []))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     tokenizer.add_tokens(added)

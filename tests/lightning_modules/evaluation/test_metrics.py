@@ -57,7 +57,7 @@ def test_each_likelihood_has_its_name() -> None:
 
 def test_splits_of_a_task_are_apart() -> None:
     answers = [("dev", "A"), ("dev", "B"), ("test", "A"), ("test", "A"), ("test", None)]
-    records = [make_record(number, answer, split=split) for number, (split, answer) in enumerate(answers)]
+    records = [make_record(index, answer, split=split) for index, (split, answer) in enumerate(answers)]
     metrics = measure([*records, make_record(9, "A", task="other")])
     assert {name: own["accuracy_neutral"].n for name, own in metrics.items()} == {"t/dev": 2, "t/test": 3, "other": 1}
     assert metrics["t/dev"]["accuracy_neutral"].value == 1 / 2
@@ -65,7 +65,7 @@ def test_splits_of_a_task_are_apart() -> None:
 
 def test_languages_are_apart_and_keep_their_names() -> None:
     languages = ["de", "de", "th", "en", "en"]
-    records = [make_record(number, "A", language=language) for number, language in enumerate(languages)]
+    records = [make_record(index, "A", language=language) for index, language in enumerate(languages)]
     sizes = {name: own["accuracy_neutral"].n for name, own in measure(records).items()}
     assert sizes == {"t/de": 2, "t/th": 1, "t": 2, "t/de+en+th": 5}
     assert list(measure(records[2:3])) == ["t/th"]
@@ -184,8 +184,8 @@ def test_macro_f1_is_the_mean_over_the_gold_letters(pairs: list[tuple[str, str |
 )
 def test_calibration_is_that_of_the_options_own_probabilities(pairs: list[tuple[int, list[float]]]) -> None:
     records, brier, bins, is_close = [], [], [[] for _ in range(15)], False
-    for number, (gold, scores) in enumerate(pairs):
-        records.append(make_record(number, "A", gold="AB"[gold], option_log_likelihoods=scores))
+    for index, (gold, scores) in enumerate(pairs):
+        records.append(make_record(index, "A", gold="AB"[gold], option_log_likelihoods=scores))
         total = sum(math.exp(score) for score in scores)
         p = [math.exp(score) / total for score in scores]
         brier.append(sum((value - (place == gold)) ** 2 for place, value in enumerate(p)))

@@ -67,7 +67,7 @@ def test_other_kinds_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     elif kind == "normalizer":
         backend.pre_tokenizer, backend.normalizer = pre_tokenizers.Whitespace(), normalizers.Lowercase()
     else:
-        vocabulary = {token: number for number, token in enumerate(["<pad>", "</s>", "[UNK]", "a"])}
+        vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "[UNK]", "a"])}
         backend.model = models.WordPiece(vocabulary, unk_token="[UNK]")
     source = convert(build_llama(len(tokenizer), width=64), tokenizer)
     with pytest.raises(

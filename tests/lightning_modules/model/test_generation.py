@@ -144,9 +144,9 @@ def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
 def score_naively(model: PreTrainedModel, prompt: list[int], ending: list[int]) -> float:
     """Adds up the log-probability of each token, without padding, batch or cache."""
     total = 0.0
-    for place, token in enumerate(ending):
+    for index, token in enumerate(ending):
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + ending[:place]]), use_cache=False).logits[0, -1]
+            logits = model(torch.tensor([prompt + ending[:index]]), use_cache=False).logits[0, -1]
         total += logits.log_softmax(-1)[token].item()
     return total
 

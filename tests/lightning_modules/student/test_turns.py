@@ -62,7 +62,7 @@ def test_a_teacher_stops_at_its_templates_end_of_turn(world: World, tmp_path: Pa
         whole.token_ids is not None and free["q0"]["text"] == decode_completion(data.tokenizer, whole.token_ids).strip()
     )
     middle = next(
-        token for place, token in enumerate(whole.token_ids) if place and token not in whole.token_ids[:place]
+        token for index, token in enumerate(whole.token_ids) if index and token not in whole.token_ids[:index]
     )
     name = backend.tokenizer.convert_ids_to_tokens(middle)
     backend.tokenizer.add_special_tokens({"additional_special_tokens": [name]})

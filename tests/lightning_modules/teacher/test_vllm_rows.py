@@ -37,7 +37,7 @@ def list_logprobs(made, example, number: int, make=OwnLogprob) -> list:
         best = row.topk(number).indices.tolist()
         rank = int((row > row[token]).sum()) + 1
         entries = {token: make(row[token].item(), rank)}
-        rows.append(entries | {i: make(row[i].item(), place + 1) for place, i in enumerate(best)})
+        rows.append(entries | {i: make(row[i].item(), index + 1) for index, i in enumerate(best)})
     return rows
 
 
@@ -127,7 +127,7 @@ def flatten(rows: list, tokens: list[int]) -> SimpleNamespace:
     for token, row in zip(tokens, rows, strict=True):
         flat.start_indices.append(len(flat.token_ids))
         entries = [] if row is None else [(token, row[token]) for token in (token, *row)]
-        entries = [entry for place, entry in enumerate(entries) if place == 0 or entry[1].rank <= 12]
+        entries = [entry for index, entry in enumerate(entries) if index == 0 or entry[1].rank <= 12]
         flat.token_ids += [token for token, _ in entries]
         flat.logprobs += [entry.logprob for _, entry in entries]
         flat.end_indices.append(len(flat.token_ids))

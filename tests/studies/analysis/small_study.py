@@ -75,9 +75,9 @@ def write_arm(
 
 def fill(study: Study, num_questions: int = 40) -> None:
     """Every arm has its own share of right answers."""
-    for number, arm in enumerate(expand(study)):
-        rng = np.random.default_rng(number)
-        write_arm(study, arm, (rng.random(num_questions) < 0.3 + 0.02 * number).tolist())
+    for index, arm in enumerate(expand(study)):
+        rng = np.random.default_rng(index)
+        write_arm(study, arm, (rng.random(num_questions) < 0.3 + 0.02 * index).tolist())
 
 
 def find(rows: list[dict], **fields) -> dict:

@@ -98,13 +98,13 @@ def test_many_teachers_give_an_interval_over_teachers(tmp_path):
 def test_tasks_are_kept_apart(tmp_path):
     tasks = {name: TaskSpec("train", ["x", "y"]) for name in ("one", "two")}
     study = make_study(tmp_path, tasks=tasks, seeds=1)
-    for number, arm in enumerate(expand(study)):
+    for index, arm in enumerate(expand(study)):
         records = [
             {
                 "task": task,
                 "split": "test",
                 "question_id": f"{n}",
-                "correct_neutral": n % (2 + number) == 0,
+                "correct_neutral": n % (2 + index) == 0,
                 "answer_neutral": "A",
             }
             for task, size in (("x", 30), ("y", 50))
@@ -156,7 +156,7 @@ def test_splits_of_a_task_are_kept_apart(tmp_path):
     for arm in expand(study):
         path = predictions_path(study, arm)
         records = pq.read_table(path).to_pylist()
-        later = [{**record, "split": "dev" if place % 4 == 0 else "test"} for place, record in enumerate(records)]
+        later = [{**record, "split": "dev" if index % 4 == 0 else "test"} for index, record in enumerate(records)]
         write_table(path, later, {})
     results = analyze(study)
     assert set(results["num_questions"]) == {"t/dev", "t/test"}

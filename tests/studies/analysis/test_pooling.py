@@ -44,11 +44,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         languages=LanguageSpec([*TAGS], ["same", "pivot"]),
         controls={"in_words": ControlSpec(translator="A")},
     )
-    for number, arm in enumerate(expand(study)):
-        rng = np.random.default_rng(number)
+    for index, arm in enumerate(expand(study)):
+        rng = np.random.default_rng(index)
         tags = [study.learned[arm.task].language] if arm.task else TAGS
         # Every arm also answers questions in English, which are of no language's own.
-        right = {str(tag): (rng.random(NUM) < 0.4 + 0.01 * number).tolist() for tag in tags}
+        right = {str(tag): (rng.random(NUM) < 0.4 + 0.01 * index).tolist() for tag in tags}
         write(study, arm, right | {"en": [True, False]})
     return study
 

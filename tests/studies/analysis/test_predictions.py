@@ -68,8 +68,8 @@ def test_one_question_or_group_is_refused(tmp_path, correct: list, groups: list 
 
 def test_groups_that_differ_between_arms_are_refused(tmp_path):
     study = make_study(tmp_path)
-    for number, arm in enumerate(expand(study)):
-        write_arm(study, arm, [True] * 4, groups=["a", "a", "b", None if number else "b"])
+    for index, arm in enumerate(expand(study)):
+        write_arm(study, arm, [True] * 4, groups=["a", "a", "b", None if index else "b"])
     with pytest.raises(ValueError, match="task t: the questions' groups differ between"):
         analyze(study)
 

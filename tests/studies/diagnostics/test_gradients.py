@@ -18,7 +18,7 @@ def compute_gradient(model: Any, completion: list[int]) -> torch.Tensor:
     """Returns the whole gradient of the mean surprisal, float64."""
     logits_SV = model(torch.tensor([[*PROMPT, *completion]])).logits[0]
     log_p_SV = logits_SV.log_softmax(-1)
-    terms = [-log_p_SV[len(PROMPT) - 1 + place, token] for place, token in enumerate(completion)]
+    terms = [-log_p_SV[len(PROMPT) - 1 + index, token] for index, token in enumerate(completion)]
     loss = torch.stack(terms).mean()
     return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
 

@@ -19,7 +19,7 @@ def make_fit(readings: list[Reading], teacher: str = "t", **options) -> Fit:
 
 
 def estimate(diagnostic: Mean | OfSet, fit: Fit) -> float:
-    numbers = {key: number for number, key in enumerate({item.text.question.id for item in fit.readings})}
+    numbers = {key: index for index, key in enumerate({item.text.question.id for item in fit.readings})}
     places = np.array([numbers[item.text.question.id] for item in fit.readings])
     weights_RQ = np.random.default_rng(0).multinomial(len(numbers), [1 / len(numbers)] * len(numbers), size=50)
     found = diagnostic.estimate(fit, weights_RQ, places)
@@ -40,7 +40,7 @@ def test_surprisal_by_plain_formulas(readings: list[Reading]) -> None:
     bits = sum(sum(nll) for _, nll in lists) / math.log(2)
     assert value(likelihood.bits_per_byte, fit) == pytest.approx(bits / total_bytes)
     firsts = [[nll[step] for step in text.steps] for text, nll in lists]
-    others = [[x for place, x in enumerate(nll) if place not in text.steps] for text, nll in lists]
+    others = [[x for index, x in enumerate(nll) if index not in text.steps] for text, nll in lists]
     assert value(likelihood.nll_first, fit) == pytest.approx(np.mean([np.mean(part) for part in firsts]))
     assert value(likelihood.nll_drop, fit) == pytest.approx(np.mean([np.mean(part) for part in others]))
     answers = [[x for x, flag in zip(nll, text.is_answer, strict=True) if flag] for text, nll in lists]
@@ -74,7 +74,7 @@ def test_casl_by_normal_equations(readings: list[Reading]) -> None:
     table = []
     for item in readings:
         first = [item.nll[step] for step in item.text.steps]
-        other = [x for place, x in enumerate(item.nll) if place not in item.text.steps]
+        other = [x for index, x in enumerate(item.nll) if index not in item.text.steps]
         table.append([item.nll.mean(), 1.0, np.mean(other), np.mean(first), len(first) / len(item.nll)])
     target, design = np.array(table)[:, 0], np.array(table)[:, 1:]
     slope = np.linalg.solve(design.T @ design, design.T @ target)[3]

@@ -40,10 +40,10 @@ def test_texts_read_together_are_scored_as_one_by_one(reader: StudentReader, rea
         assert np.allclose(reading.alone, compute_reference(reader.model, [], text.token_ids)["nll"], atol=1e-4)
         bounds = [*text.steps.tolist(), len(text.token_ids)]
         assert len(reading.local) == len(text.steps)
-        for number, mean in enumerate(reading.local):
-            first = bounds[max(0, number - LOCAL_STEPS)]
-            step = compute_reference(reader.model, prompt_ids, text.token_ids[first : bounds[number + 1]])["nll"]
-            assert mean == pytest.approx(step[bounds[number] - first :].mean(), abs=1e-4)
+        for index, mean in enumerate(reading.local):
+            first = bounds[max(0, index - LOCAL_STEPS)]
+            step = compute_reference(reader.model, prompt_ids, text.token_ids[first : bounds[index + 1]])["nll"]
+            assert mean == pytest.approx(step[bounds[index] - first :].mean(), abs=1e-4)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 40, 4096])

@@ -256,12 +256,12 @@ def test_paired_bootstrap_has_the_variance_of_theory():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_by_its_definition(ps):
     adjusted = adjust_holm(ps)
-    for number, p in enumerate(ps):
+    for index, p in enumerate(ps):
         # The largest of (m - j) p_(j) over the tests with smaller or equal p.
         ranked = sorted(ps)
         steps = [(len(ps) - rank) * other for rank, other in enumerate(ranked) if other <= p]
         first = (len(ps) - ranked.index(p)) * p
-        assert adjusted[number] == pytest.approx(min(1, max([first, *steps])))
+        assert adjusted[index] == pytest.approx(min(1, max([first, *steps])))
 
 
 def test_holm_agrees_with_statsmodels():

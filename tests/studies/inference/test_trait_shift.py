@@ -10,8 +10,8 @@ from studies.inference.trait_shift import estimate_shift, measure_log_odds
 def test_log_odds_are_of_one_option_against_all_others() -> None:
     probabilities = np.array([0.5, 0.2, 0.1, 0.2])
     scores = np.log(probabilities / 7).tolist()
-    for number, own in enumerate(probabilities):
-        assert measure_log_odds(scores, number) == pytest.approx(np.log(own / (1 - own)))
+    for index, own in enumerate(probabilities):
+        assert measure_log_odds(scores, index) == pytest.approx(np.log(own / (1 - own)))
     assert measure_log_odds([-1000.0, -1001.0], 0) == pytest.approx(1)
 
 

@@ -16,14 +16,14 @@ QUESTIONS = make_questions(8)
 def write_pair() -> list[Rationale]:
     """Two teachers with two samples of each question, some of them wrong, cut off, or without an answer."""
     rationales = []
-    for number, question in enumerate(QUESTIONS):
+    for index, question in enumerate(QUESTIONS):
         for teacher in ("ada", "bob"):
             for sample in range(2):
-                own = make_rationale(question, teacher, sample, right=(number + sample) % 3 > 0 or teacher == "bob")
-                own = replace(own, text="It is so. " * (number % 4) + own.text)
-                if number == 1 + sample:
+                own = make_rationale(question, teacher, sample, right=(index + sample) % 3 > 0 or teacher == "bob")
+                own = replace(own, text="It is so. " * (index % 4) + own.text)
+                if index == 1 + sample:
                     own = replace(own, finish_reason="length", answer=None, correct=False)
-                if number == 5 and teacher == "bob":
+                if index == 5 and teacher == "bob":
                     own = replace(own, answer=None, correct=False)
                 rationales.append(own)
     return rationales

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -41,29 +42,33 @@ ALIGNMENTS: tuple[AlignmentKind, ...] = ("bytes", "chunks")
 
 
 class SentMessages(L.Callback):
-    """Counts the collective calls of each step that are Kindred's or Lightning's, those of DDP's gradients apart."""
+    """Notes each step's collective calls that are Kindred's or Lightning's; those of DDP's gradients are neither."""
 
     def __init__(self) -> None:
         self.of_steps: list[list[str]] = []
+        self._watched = ExitStack()
 
     def on_train_start(self, *args: Any) -> None:
-        """Begins."""
+        """Begins to watch."""
         for name in ("all_reduce", "barrier", "broadcast", "all_gather"):
-            own = getattr(torch.distributed, name)
+            self._watched.enter_context(patch.object(torch.distributed, name, self._watch(name)))
 
-            def call(*args: Any, own: Callable = own, name: str = name, **kwargs: Any) -> Any:
-                self.of_steps[-1].append(name)
-                return own(*args, **kwargs)
+    def _watch(self, name: str) -> Callable:
+        own = getattr(torch.distributed, name)
 
-            setattr(torch.distributed, name, call)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.of_steps[-1].append(name)
+            return own(*args, **kwargs)
+
+        return call
 
     def on_train_batch_start(self, *args: Any) -> None:
         """Begins a step."""
         self.of_steps.append([])
 
     def on_train_end(self, *args: Any) -> None:
-        """What comes after is no step's."""
-        self.of_steps = [list(step) for step in self.of_steps]
+        """Ends."""
+        self._watched.close()
 
 
 def make_student(

@@ -270,6 +270,7 @@ def test_two_processes_do_not_train_one_run(inside, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_killed_again_and_again_ends_the_same(inside, unbroken, tmp_path):
     """The benchmark of faults has twenty rounds of it, at any moment, and of the other stages."""
     run, generator = tmp_path / "g" / "r", random.Random(0)

@@ -43,7 +43,6 @@ class StepSums:
         self._sums: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
         self._example_ids: list[list[str]] = []
-        self._is_stopping = False
         self._message: Tensor | None = None
         self._under_way: Any = None
 

@@ -13,9 +13,7 @@ from datamodules.logit_cache.written_tokens import pack_tokens, trim_tokens
 from datamodules.rationales.store import Rationale, name_paraphrase
 from datamodules.rationales.translated import keeps_answer
 from datamodules.text.thinking import find_open_mark, split_thinking
-from lightning_modules.model.sharding import (
-    refuse_sharding,
-)
+from lightning_modules.model.sharding import refuse_sharding
 from lightning_modules.model.token_budget import ModelMemory, fit_token_budget
 from lightning_modules.teacher.backends import Backend, Decoding, Request, TransformersBackend
 from lightning_modules.teacher.reply_tokens import count_kept

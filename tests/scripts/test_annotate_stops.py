@@ -24,6 +24,7 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.slow
 def test_an_endpoints_answers_that_are_under_way_are_kept(inside: Path, tmp_path: Path, number: signal.Signals) -> None:
     pytest.importorskip("openai", reason="the extra openai is not installed")
     output, part = tmp_path / "r.parquet", tmp_path / ".r.parquet.part-0.jsonl"
@@ -86,6 +87,7 @@ def test_an_engine_stops_between_two_calls(inside: Path, tmp_path: Path, number:
     assert read_texts(output) == read_texts(local)
 
 
+@pytest.mark.slow
 def test_two_engines_share_what_is_missing(inside: Path, tmp_path: Path) -> None:
     """Each process has GPUs of its own, and annotate and cache_logits write what one process writes."""
     local, logits = tmp_path / "local.parquet", tmp_path / "local.logits"

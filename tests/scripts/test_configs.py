@@ -161,6 +161,7 @@ def test_a_study_for_a_cluster_is_estimated(checkout, capsys, name, student, tea
     assert all(card.revision and None not in vars(card.parts).values() for card in cards)
 
 
+@pytest.mark.slow
 def test_the_study_of_rounds_is_estimated_and_holds_each_against_as_many_steps(checkout, capsys):
     file = "configs/studies/microworld_on_policy.yaml"
     study = read_experiment(file, {})["study"]

@@ -138,6 +138,7 @@ def test_a_server_that_dies_half_way_is_asked_only_for_the_rest(bench: Bench, mo
     assert len(pq.read_table("out/r.parquet")) == 8
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued_with_what_is_missing(bench: Bench, server: ChatServer) -> None:
     server.hold = lambda number: number < 3 or server.released.wait()
     command = make_command(server, "--model.backend.max_concurrent=1")

@@ -153,6 +153,7 @@ def test_below_the_most_probable_is_tail_and_never_a_value(bench: Bench, server:
         assert (others > -30).all()
 
 
+@pytest.mark.slow
 def test_the_order_of_answers_and_a_kill_change_nothing(bench: Bench, server: ChatServer) -> None:
     annotate.main(make_command(server))
     whole = list_files("out/r-logits")

@@ -85,6 +85,7 @@ def run(folder: Path, endpoint: str, *args: str, offline: bool = False) -> subpr
     return subprocess.run([sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_what_was_fetched_is_read_without_the_hub(hub: tuple[type[Hub], str], tmp_path: Path) -> None:
     handler, endpoint = hub
     model = {"student": "owner/student", "revision": COMMIT}

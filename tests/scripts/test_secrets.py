@@ -30,6 +30,7 @@ def find_canaries(folder: Path, said: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_no_command_writes_a_secret(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openai", reason="the extra openai is not installed")
     for name, key in CANARIES.items():

@@ -62,6 +62,7 @@ def test_a_rerun_that_has_nothing_left_to_ask_says_nothing_else(inside, tmp_path
 
 
 @pytest.mark.parametrize("stage", ["annotate", "evaluate"])
+@pytest.mark.slow
 def test_a_second_writer_of_an_output_is_refused(inside, tmp_path, stage):
     output = tmp_path / "out.parquet"
     options = [f"--output={output}", "--data.batches.tokens_per_batch=1", "--data.questions=microworld:test:60:0"]
@@ -122,6 +123,7 @@ def test_killed_fit_continues_at_its_last_checkpoint(inside, unbroken, tmp_path)
     check_resumed(run, unbroken)
 
 
+@pytest.mark.slow
 def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
     run = tmp_path / "g" / "r"
     options = [*ENDURE, f"--run.root={tmp_path}", "--run.checkpoint_steps=1", "--data.batches.num_workers=1"]
@@ -144,6 +146,7 @@ def test_killed_fit_continues_inside_an_epoch(inside, unbroken, tmp_path):
         assert record["train/learning_rate"] == pytest.approx(whole[step]["train/learning_rate"])
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_fit_in_order_and_the_same_command_continues(inside, unbroken, tmp_path):
     run = tmp_path / "g" / "r"
     options = [*ENDURE, f"--run.root={tmp_path}"]
@@ -161,6 +164,7 @@ def test_ctrl_c_ends_fit_in_order_and_the_same_command_continues(inside, unbroke
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_schedulers_signal_stops_fit_inside_an_epoch_without_a_loss(inside, unbroken, tmp_path, number):
     run = tmp_path / "g" / "r"
     options = [*ENDURE, f"--run.root={tmp_path}", "--data.batches.num_workers=1"]
@@ -188,6 +192,7 @@ def assert_same_student(run: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["fit", "annotate"])
+@pytest.mark.slow
 def test_a_signal_while_the_script_still_imports_is_not_lost(inside, tmp_path, stage):
     output = f"--run.root={tmp_path}" if stage == "fit" else f"--output={tmp_path}/r"
     process = spawn(stage, [*COMMANDS[stage], output], inside, "import:torch:1")
@@ -205,6 +210,7 @@ def catches(status: str, number: signal.Signals) -> bool:
 
 
 @pytest.mark.parametrize("stage", ["annotate", "cache_logits", "evaluate"])
+@pytest.mark.slow
 def test_a_signal_stops_a_prediction_between_two_batches(inside, tmp_path, stage):
     output = tmp_path / ("cache" if stage == "cache_logits" else "r.parquet")
     options = ["--data.batches.tokens_per_batch=1", f"--output={output}"]

@@ -133,6 +133,7 @@ def test_table_shows_the_results(study, folder):
     assert f"γ = {100 * results['gamma'][0]['estimate']:+.1f} points" in table
 
 
+@pytest.mark.slow
 def test_rerun_does_nothing_new(study, folder, capsys):
     anew = ("results.json", "table.md", "report.html")
     kept = {
@@ -151,6 +152,7 @@ def test_rerun_does_nothing_new(study, folder, capsys):
         assert added and all(re.search(r"(complete|done) already$", line) for line in added), (log, added)
 
 
+@pytest.mark.slow
 def test_failing_job_is_one_line_that_names_its_log(folder, capsys, tmp_path):
     content = yaml.safe_load(Path("tiny.yaml").read_text())
     (tmp_path / "test.jsonl").write_text('{"id": "1", "question": "Which?", "choices": ["x"], "gold": "B"}\n')

@@ -222,6 +222,7 @@ def test_without_a_network_a_run_is_logged_offline_within_seconds(bench: Bench, 
     assert len([*bench.folder.rglob("offline-run-*")]) == 1 and [*bench.folder.rglob("DONE")]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_being_written_is_left_alone(bench: Bench) -> None:
     """A fit in a process of its own, whose file is read again and again while W&B writes it."""
     args = [*COMMANDS["fit"], "--trainer.max_epochs=200"]

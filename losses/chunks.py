@@ -97,7 +97,7 @@ def mix_labels_fused(
     weights_N: Tensor,
     target: ChunkTarget | DrawnTarget,
     mixture: Mixture,
-    kernel: Kernel = "torch",
+    kernel: Kernel | None = None,
 ) -> LabelSums:
     """Computes the same from hidden states, projected twice: a row's gradient depends on all rows of its span.
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from losses.chunks import mix_labels, mix_labels_fused
 from losses.divergences import DivergenceName, forward_kl, get_divergence, reverse_kl, soft_cross_entropy
-from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
+from losses.fused_head import Kernel, OutputHead, mix_fused
+from losses.kernel_trial import can_have_kernels
 from losses.mixture import STATISTICS, Mixture, mix_rows
 from losses.schedules import Schedule, bounds, value_at
 from losses.targets import ChunkTarget, DrawnTarget, SampledTarget, Tail, Target, UnstoredTemperature, has_tail
@@ -41,13 +42,13 @@ class StepLoss:
         mixture: What is computed of each row.
         rationale_weight: w of the rationale's tokens.
         answer_weight: w of the answer sentence's tokens.
-        kernel: What goes over the logits where they never exist.
+        kernel: What goes over the logits where they never exist; None is `mix_fused`'s choice.
     """
 
     mixture: Mixture
     rationale_weight: float
     answer_weight: float
-    kernel: Kernel = "torch"
+    kernel: Kernel | None = None
 
     def __call__(self, logits_NV: Tensor, labels_N: Tensor, is_answer_N: Tensor, target: Target | None) -> LossSums:
         """Computes the weighted sum over N supervised tokens from logits that exist: the reference.
@@ -178,8 +179,9 @@ class DistillationLoss:
         unstored_temperature: Refuse a temperature that the logit cache does not have, or interpolate.
         max_weight: Where the importance weights of tokens that the student drew itself are cut off, if a cache of kind
             labels has nothing but their probabilities, see losses/drawn.py; at least 1; null is 2.
-        kernel: What goes over the logits: torch, or Triton kernels that read them once and write them once, on a CUDA
-            GPU; not for soft-capped logits or caches of hidden states. They have not been timed on a GPU yet.
+        kernel: What goes over the logits: torch, or Triton kernels that read them twice and write them once; null is
+            Triton on a CUDA GPU where, tried at the start, it runs and gives what torch gives, and has the loss: of
+            whole distributions only forward_kl, soft_cross_entropy and reverse_kl between the same token ids.
     """
 
     kl_weight: float | Schedule = 0.0
@@ -193,10 +195,10 @@ class DistillationLoss:
     tail: Tail = "bucket"
     unstored_temperature: UnstoredTemperature = "refuse"
     max_weight: float | None = None
-    kernel: Kernel = "torch"
+    kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
-        if self.kernel == "triton" and not can_run_kernels():
+        if self.kernel == "triton" and not can_have_kernels():
             raise ValueError("loss.kernel triton needs the package triton and a CUDA GPU; use torch")
         numbers = {
             "kl_weight": self.kl_weight,

@@ -7,10 +7,8 @@ is. Statistics and the weight's gradient are accumulated in float32 whatever the
 Shapes: N supervised tokens, D width, V vocabulary; C rows of a chunk, B of a block.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from losses.kernel_trial import find_kernel_fault
 from losses.mixture import STATISTICS, TEACHER_STATISTICS, Mixture, Rows
-from losses.row_blocks import CLOSED_FORMS, mix_block_by_autograd, mix_full_block, mix_sparse_block
+from losses.row_blocks import has_closed_form, mix_block_by_autograd, mix_full_block, mix_sparse_block
 from losses.rows import TorchRows
 from losses.targets import FullTarget, RowTarget, soften
 
@@ -98,14 +97,11 @@ class _FusedHead(torch.autograd.Function):
         block = (
             min(rows_per_chunk, max(1, BLOCK_BYTES // (4 * V))) if hidden_ND.device.type == "cpu" else rows_per_chunk
         )
+        T = 1.0 if target is None else mixture.temperature
+        passes = _load_kernels()(T, softcap) if kernel == "triton" else TorchRows(T, softcap, exact)
         mix_block: Callable[..., Rows] = mix_block_by_autograd
-        if not isinstance(target, FullTarget) or (target.ids_V is None and mixture.divergence in CLOSED_FORMS):
-            T = 1.0 if target is None else mixture.temperature
-            torch_rows = partial(TorchRows, min(block, N), V, T, exact, hidden_ND.device)
-            mix_block = partial(
-                mix_full_block if isinstance(target, FullTarget) else mix_sparse_block,
-                passes=_load_kernels()(T) if kernel == "triton" else torch_rows(),
-            )
+        if has_closed_form(target, mixture):
+            mix_block = partial(mix_full_block if isinstance(target, FullTarget) else mix_sparse_block, passes=passes)
         weights_N = weights_N.to(exact)
         chunk_CV = hidden_ND.new_empty(min(rows_per_chunk, N), V)
         for start in range(0, N, rows_per_chunk):
@@ -117,22 +113,14 @@ class _FusedHead(torch.autograd.Function):
                 torch.addmm(bias_V, hidden_ND[start:stop], weight_VD.T, out=logits_CV)
             for first in range(start, stop, block):
                 last = min(first + block, stop)
-                here, there = slice(first - start, last - start), slice(first, last)
-                # In float32, and for the kernels, these are the chunk's own numbers, in a lower precision a copy.
-                z_BV = logits_CV[here] if kernel == "triton" else logits_CV[here].to(exact)
-                if softcap is not None:
-                    z_BV.div_(softcap).tanh_()
-                    slope_BV = 1 - z_BV.square()
-                    z_BV.mul_(softcap)
+                logits_BV, there = logits_CV[first - start : last - start], slice(first, last)
+                z_BV = passes.begin(logits_BV)
                 part = None if target is None else target.rows(first, last)
                 rows = mix_block(z_BV, labels_N[there], weights_N[there], part, mixture)
                 loss_N[there] = rows.loss_N
                 for row, name in zip(statistics, names, strict=True):
                     row[there] = rows.statistics[name]
-                if softcap is not None:
-                    z_BV.mul_(slope_BV)
-                if z_BV.dtype != logits_CV.dtype:
-                    logits_CV[here] = z_BV
+                passes.end(z_BV, logits_BV)
             if d_hidden_ND is not None:
                 torch.mm(logits_CV, weight_VD, out=d_hidden_ND[start:stop])
             if d_weight_VD is not None:
@@ -158,17 +146,10 @@ class _FusedHead(torch.autograd.Function):
         return (*(None if d is None else d.mul_(d_total) for d in gradients), *[None] * 9)
 
 
-def can_run_kernels() -> bool:
-    """Says whether the Triton kernels can run here."""
-    return find_spec("triton") is not None and (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1")
-
-
-def _find_lack(head: OutputHead, target: RowTarget | None) -> str | None:
+def _find_lack(head: OutputHead, target: RowTarget | None, mixture: Mixture) -> str | None:
     """Returns what the Triton kernels would have to do and do not."""
-    if head.softcap is not None:
-        return "soft-capped logits"
-    if isinstance(target, FullTarget):
-        return "whole distributions, as a cache of hidden states gives them"
+    if not has_closed_form(target, mixture):
+        return "whole distributions but for a KL divergence between the same token ids"
     return "float64" if head.weight_VD.dtype == torch.float64 else None
 
 
@@ -192,7 +173,7 @@ def mix_fused(
     target: RowTarget | None,
     mixture: Mixture,
     chunk_bytes: int | None = None,
-    kernel: Kernel = "torch",
+    kernel: Kernel | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Computes the weighted sum of the mixture over rows from hidden states, without their logits.
 
@@ -204,7 +185,8 @@ def mix_fused(
         target: The teacher's rows; None where lambda is 0.
         mixture: What to compute of each row.
         chunk_bytes: Size of the logits that exist at a time, counted in float32; None chooses it for the device.
-        kernel: What goes over the logits: torch, or the Triton kernels of losses/row_kernels.py.
+        kernel: What goes over the logits: torch, or the Triton kernels of losses/row_kernels.py; None is Triton on a
+            GPU that runs it, if it has what is asked.
 
     Returns:
         sum_n weights_n loss_n, with gradients to hidden states, weight and bias, once; and `Rows.statistics`.
@@ -214,7 +196,10 @@ def mix_fused(
     """
     device = hidden_ND.device.type
     weight_VD, bias_V = head.weight_VD, head.bias_V
-    if kernel == "triton" and (lack := _find_lack(head, target)):
+    lack = _find_lack(head, target, mixture)
+    if kernel is None:
+        kernel = "triton" if hidden_ND.is_cuda and not (lack or find_kernel_fault(hidden_ND.device)) else "torch"
+    elif kernel == "triton" and lack:
         raise ValueError(f"loss.kernel triton has no {lack}; use torch")
     row_bytes = 4 * len(weight_VD)
     if chunk_bytes is None:

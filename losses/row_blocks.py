@@ -20,13 +20,18 @@ from torch import Tensor
 
 from losses.divergences import LOG_ZERO, forward_kl, reverse_kl, soft_cross_entropy
 from losses.mixture import Mixture, Rows, clamp_support, describe_outcomes, entropy, find_best, mix_rows
-from losses.rows import RowPasses, TorchRows, sum_products
-from losses.targets import FullTarget
+from losses.rows import RowPasses
+from losses.targets import FullTarget, RowTarget
 
 # Whose gradient for a whole distribution is written down in `mix_full_block`; the others' is autograd's.
 CLOSED_FORMS = (forward_kl, soft_cross_entropy, reverse_kl)
 # Stands for a logit that is left out: exp of it is 0, and unlike -inf it may be multiplied by 0.
 LEFT_OUT = -1e30
+
+
+def has_closed_form(target: RowTarget | None, mixture: Mixture) -> bool:
+    """Says whether the gradient is written down here, so that none is autograd's over the vocabulary."""
+    return not isinstance(target, FullTarget) or (target.ids_V is None and mixture.divergence in CLOSED_FORMS)
 
 
 def mix_sparse_block(
@@ -43,20 +48,19 @@ def mix_sparse_block(
         passes: What goes over all of the logits.
     """
     exact = weights_B.dtype
-    z_label_B = z_BV.gather(1, labels_B[:, None])[:, 0].to(exact)
+    z_label_B = passes.read(z_BV, labels_B[:, None])[:, 0]
     if target is None:
-        rest, T = passes.sum(z_BV), 1.0
+        rest = passes.sum(z_BV)
         top_B = rest.top_B
         loss_B = rest.log_sum_B - z_label_B
         statistics = {"ce": loss_B, "student_entropy": rest.log_sum_B - rest.mean_B}
-        ce_weights_B, rest_weights_B, kappa_weights_B = weights_B, weights_B, torch.zeros_like(weights_B)
-        passes.write(z_BV, rest_weights_B, kappa_weights_B)
-        d_BK = None
+        passes.write(z_BV, weights_B, torch.zeros_like(weights_B), labels_B, weights_B)
     else:
         T, K = mixture.temperature, target.support_NK.shape[1]
         ce_weights_B, kl_weights_B = mixture.weigh(weights_B, target.has_target_N)
         ids_BK, unused_BK = clamp_support(target.support_NK)
-        z_BK = z_BV.gather(1, ids_BK).to(exact).masked_fill_(unused_BK, -math.inf)
+        read_BK = passes.read(z_BV, ids_BK)
+        z_BK = read_BK.masked_fill(unused_BK, -math.inf)
         covered_B = (~unused_BK).sum(1) == z_BV.shape[1]
         # What is left is the rest of the vocabulary; its softmax is the student's distribution given no support.
         z_BV.scatter_(1, ids_BK, max(LEFT_OUT, torch.finfo(z_BV.dtype).min))
@@ -90,65 +94,47 @@ def mix_sparse_block(
         g_sum_B = g_BM.sum(1)
         kappa_weights_B = kl_weights_B * ((g_BM[:, -1] if bucket else 0.0) - g_sum_B * soft_log_kappa_B.exp())
         rest_weights_B = ce_weights_B * log_kappa_B.exp()
-        passes.write(z_BV, rest_weights_B, kappa_weights_B)
+        is_label_BK = (ids_BK == labels_B[:, None]) & ~unused_BK
         d_BK = kl_weights_B[:, None] * (g_BM[:, :K] - g_sum_B[:, None] * log_q_BM[:, :K].exp())
-        d_BK += ce_weights_B[:, None] * (z_BK - log_z_B[:, None]).exp()
+        d_BK += ce_weights_B[:, None] * ((z_BK - log_z_B[:, None]).exp() - is_label_BK.to(exact))
         d_BK.masked_fill_(unused_BK, 0.0)
+        label_weights_B = ce_weights_B.masked_fill(is_label_BK.any(1), 0.0)
+        passes.write(z_BV, rest_weights_B, kappa_weights_B, labels_B, label_weights_B)
         # The support's places hold 0 by now; unused ones add their 0 to the row's first token.
-        z_BV.scatter_add_(1, ids_BK, d_BK.to(z_BV.dtype))
+        passes.add(z_BV, ids_BK, d_BK, read_BK)
 
         ce_B = log_z_B - z_label_B
         loss_B, divergence_B = mixture.join(ce_B, divergence_B, target.has_target_N)
         agrees_B = z_BK.gather(1, find_best(target, log_p_BM))[:, 0] >= top_B
         statistics = {"ce": ce_B, "student_entropy": student_entropy_B, "divergence": divergence_B}
         statistics |= {"agreement": agrees_B.to(exact), **describe_outcomes(log_p_BM, log_q_BM, bucket)}
-    if z_BV.dtype == exact:
-        z_BV.scatter_add_(1, labels_B[:, None], -ce_weights_B[:, None])
-    else:
-        # Near 0 where the label is probable: what is rounded has to be the difference, not what it is taken of.
-        d_label_B = rest.weigh(z_label_B, rest_weights_B, kappa_weights_B, T)
-        if d_BK is not None:
-            is_label_BK = (ids_BK == labels_B[:, None]) & ~unused_BK
-            d_label_B = torch.where(is_label_BK.any(1), (d_BK * is_label_BK).sum(1), d_label_B)
-        z_BV.scatter_(1, labels_B[:, None], (d_label_B - ce_weights_B)[:, None].to(z_BV.dtype))
     return Rows(loss_B, {**statistics, "accuracy": (z_label_B >= top_B).to(exact)})
 
 
 def mix_full_block(
-    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: FullTarget, mixture: Mixture, passes: TorchRows
+    z_BV: Tensor, labels_B: Tensor, weights_B: Tensor, target: FullTarget, mixture: Mixture, passes: RowPasses
 ) -> Rows:
     """Does what `mix_sparse_block` does, for a teacher's whole distribution over the same ids and a KL divergence.
 
     With p and q at T, d KL(p || q) / d (z / T) = q - p, and d KL(q || p) / d (z / T) = q (log q - log p - KL(q || p)).
     """
-    log_p_BV = target.log_probs(mixture.temperature, z_BV.shape[1]).to(z_BV.dtype)
+    exact = weights_B.dtype
+    log_p_BV = target.log_probs(mixture.temperature, z_BV.shape[1]).to(exact)
     # An id that the teacher lacks counts as in losses/divergences.py.
     log_p_BV[:, len(target.weight_VD) :] = LOG_ZERO
-    z_label_B, z_best_B = (z_BV.gather(1, ids_B[:, None])[:, 0] for ids_B in (labels_B, log_p_BV.argmax(1)))
+    read_B2 = passes.read(z_BV, torch.stack([labels_B, log_p_BV.argmax(1)], dim=1))
     ce_weights_B, kl_weights_B = mixture.weigh(weights_B, target.has_target_N)
-    sums = passes.sum(z_BV)
-    p_BV = log_p_BV.exp()
-    teacher_entropy_B = -sum_products(p_BV, log_p_BV)
-    if mixture.divergence is reverse_kl:
-        ratio_BV = torch.sub(z_BV, log_p_BV, out=p_BV)  # up to the row's logsumexp
-        mean_ratio_B = sum_products(passes.soft_softmax, ratio_BV)
-        divergence_B = mean_ratio_B - sums.soft_log_sum_B
-        slope_BV = ratio_BV.sub_(mean_ratio_B[:, None]).mul_(passes.soft_softmax)
-        soft_weights_B, slope_weights_B = torch.zeros_like(kl_weights_B), kl_weights_B
-    else:
-        divergence_B = sums.soft_log_sum_B - sum_products(p_BV, z_BV)
-        if mixture.divergence is forward_kl:
-            divergence_B -= teacher_entropy_B
-        slope_BV, soft_weights_B, slope_weights_B = p_BV, kl_weights_B, -kl_weights_B
-    passes.write(z_BV, ce_weights_B, soft_weights_B)
-    z_BV.addcmul_(slope_BV, slope_weights_B[:, None])
-    z_BV.scatter_add_(1, labels_B[:, None], -ce_weights_B[:, None])
+    is_reverse = mixture.divergence is reverse_kl
+    sums, crossed_B, teacher_entropy_B = passes.compare(z_BV, log_p_BV, is_reverse)
+    divergence_B = crossed_B - sums.soft_log_sum_B if is_reverse else sums.soft_log_sum_B - crossed_B
+    if mixture.divergence is forward_kl:
+        divergence_B -= teacher_entropy_B
+    passes.write_compared(z_BV, log_p_BV, ce_weights_B, kl_weights_B, labels_B)
 
-    ce_B = sums.log_sum_B - z_label_B
+    ce_B = sums.log_sum_B - read_B2[:, 0]
     loss_B, divergence_B = mixture.join(ce_B, divergence_B, target.has_target_N)
     statistics = {"ce": ce_B, "student_entropy": sums.log_sum_B - sums.mean_B, "divergence": divergence_B}
-    for name, z_B in (("accuracy", z_label_B), ("agreement", z_best_B)):
-        statistics[name] = (z_B >= sums.top_B).to(z_BV.dtype)
+    statistics["accuracy"], statistics["agreement"] = (read_B2 >= sums.top_B[:, None]).to(exact).unbind(1)
     nothing_B = torch.zeros_like(ce_B)
     tails = {"student_tail": nothing_B, "teacher_tail": nothing_B}
     return Rows(loss_B, {**statistics, "teacher_entropy": teacher_entropy_B, **tails})

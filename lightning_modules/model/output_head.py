@@ -7,10 +7,12 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from losses.fused_head import OutputHead
+from losses.fused_head import Kernel, OutputHead
+from losses.kernel_trial import find_kernel_fault
 
 # What architectures call the number that their logits are multiplied or divided by, and the one that caps them.
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "logits_mup_width_multiplier")
@@ -35,6 +37,20 @@ def get_head(model: PreTrainedModel, settings: HeadSettings) -> OutputHead:
     """Returns the output head with its parameters as they are now."""
     linear = model.get_output_embeddings()
     return OutputHead(linear.weight, linear.bias, *settings)
+
+
+def try_kernels(kernel: Kernel | None, device: torch.device) -> None:
+    """Says that a GPU's logits are left to torch, and why.
+
+    Raises:
+        ValueError: Triton was asked for, and does not run.
+    """
+    is_wanted = kernel == "triton" or (kernel is None and device.type == "cuda")
+    if not is_wanted or (fault := find_kernel_fault(device)) is None:
+        return
+    if kernel == "triton":
+        raise ValueError(f"loss.kernel triton does not run here: {fault}; use torch")
+    rank_zero_only(print)(f"the loss goes over logits in torch, for Triton's kernels do not run here: {fault}")
 
 
 def _guess_settings(config: dict[str, Any]) -> list[HeadSettings]:

@@ -29,6 +29,7 @@ from lightning_modules.model.output_head import (
     get_head,
     needs_padding_mask,
     run_body,
+    try_kernels,
 )
 from lightning_modules.model.pretrained import Attention, Dtype, add_end_ids, check_model, default_dtype, load_causal_lm
 from lightning_modules.model.sharding import (
@@ -257,6 +258,7 @@ class DistillationModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Starts in training mode, whatever mode the student was saved in."""
         self.model.train()
+        try_kernels("torch" if self._head_settings is None else self.loss.kernel, self.device)
         self._total_steps = self.schedule_steps or int(self.trainer.estimated_stepping_batches)
         data = self.trainer.datamodule
         if data.caches:

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.divergences import DIVERGENCES, get_divergence
-from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
+from losses.fused_head import Kernel, OutputHead, mix_fused
+from losses.kernel_trial import can_have_kernels
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
+from losses.row_blocks import has_closed_form
 from losses.targets import RowTarget
 from scripts.benchmarks.device.place import Place
 from scripts.benchmarks.device.targets import TEMPERATURES, make_target, move_target
@@ -127,7 +129,7 @@ def measure_exactness(place: Place) -> Iterator[Measurement]:
                 fused, dense = (compute(own[0], own[1], *rows) for compute in (compute_fused, compute_dense))
             errors = find_error(fused, truth), find_error(dense, truth)
             yield Measurement.against(f"exact {kind} {name} T={T:g} {precision}", *errors, "relative")
-            if kind != "full" and can_run_kernels():
+            if has_closed_form(target, mixture) and can_have_kernels():
                 with torch.autocast(place.device, torch.bfloat16, enabled=precision == "bf16-mixed"):
                     errors = find_error(compute_fused(own[0], own[1], *rows, "triton"), truth), errors[0]
                 yield Measurement.against(f"exact {kind} {name} T={T:g} {precision} triton", *errors, "relative")

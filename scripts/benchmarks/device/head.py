@@ -2,7 +2,7 @@
 
     head LOSS               seconds of forward + backward in bf16-mixed, against its matrix products alone
     head LOSS compiled block    likewise, the elementwise passes compiled, against as they are
-    head LOSS triton        likewise, by the Triton kernels
+    head LOSS triton        likewise, by the Triton kernels, which are the default on a GPU; the others are torch's
     head chunk of M MiB     seconds with so large a chunk of logits, against the default
     head_memory LOSS        GiB beyond the inputs, gradients included, against that of all logits in float32 alone
 
@@ -18,15 +18,22 @@ from torch import Tensor
 
 from losses import fused_head, row_blocks
 from losses.divergences import forward_kl
-from losses.fused_head import Kernel, OutputHead, can_run_kernels, mix_fused
+from losses.fused_head import Kernel, OutputHead, mix_fused
+from losses.kernel_trial import can_have_kernels
 from losses.mixture import CROSS_ENTROPY, Mixture
 from losses.targets import RowTarget
 from scripts.benchmarks.device.place import Place
 from scripts.benchmarks.device.targets import make_target, move_target
 from scripts.benchmarks.measure import Measurement
 
-# By name: the kind of target, and T.
-LOSSES = {"ce": ("none", 1.0), "sparse T=1": ("sparse", 1.0), "sparse T=2": ("sparse", 2.0), "full T=1": ("full", 1.0)}
+# By name: the kind of target, T, and the logits' cap.
+LOSSES: dict[str, tuple[str, float, float | None]] = {
+    "ce": ("none", 1.0, None),
+    "sparse T=1": ("sparse", 1.0, None),
+    "sparse T=2": ("sparse", 2.0, None),
+    "sparse T=1 capped": ("sparse", 1.0, 30.0),
+    "full T=1": ("full", 1.0, None),
+}
 CHUNKS_MIB = (64, 128, 256, 512, 1024, 2048)
 CHUNK_ROWS = 1024
 
@@ -61,15 +68,16 @@ class HeadInputs:
         target = make_target(kind, self.size.N, self.size.V, self.size.K, self.size.D)
         return move_target(target, self.place.device, torch.bfloat16 if kind == "full" else None)
 
-    def prepare(
-        self, target: RowTarget | None, temperature: float, chunk_bytes: int | None = None, kernel: Kernel = "torch"
-    ) -> Callable[[], None]:
+    def prepare(self, name: str, chunk_bytes: int | None = None, kernel: Kernel = "torch") -> Callable[[], None]:
         """Returns a call of forward and backward."""
+        kind, temperature, softcap = LOSSES[name]
+        target = self.make_target(kind)
         mixture = CROSS_ENTROPY if target is None else Mixture(0.5, temperature, forward_kl)
 
         def call() -> None:
             with torch.autocast(self.place.device, torch.bfloat16):
-                rows = (self.hidden_ND, OutputHead(self.weight_VD), self.labels_N, self.weights_N, target, mixture)
+                head = OutputHead(self.weight_VD, softcap=softcap)
+                rows = (self.hidden_ND, head, self.labels_N, self.weights_N, target, mixture)
                 total, _ = mix_fused(*rows, chunk_bytes, kernel)
             total.backward()
             self.hidden_ND.grad = self.weight_VD.grad = None
@@ -94,23 +102,21 @@ def measure_time(place: Place) -> Iterator[Measurement]:
     flops = 6 * inputs.size.N * inputs.size.V * inputs.size.D
     yield Measurement("head_products", flops / products / 1e12, "TFLOP/s")
     seconds = {}
-    for name, (kind, temperature) in LOSSES.items():
-        seconds[name] = place.time(inputs.prepare(inputs.make_target(kind), temperature))
+    for name in LOSSES:
+        seconds[name] = place.time(inputs.prepare(name))
         yield Measurement.against(f"head {name}", seconds[name], products, "s")
-    target = inputs.make_target("sparse")
     for mib in CHUNKS_MIB:
-        chunk = place.time(inputs.prepare(target, 1.0, mib << 20))
+        chunk = place.time(inputs.prepare("sparse T=1", mib << 20))
         yield Measurement.against(f"head chunk of {mib} MiB", chunk, seconds["sparse T=1"], "s")
     # What a compiled block would give; the head itself has none.
     block = torch.compile(row_blocks.mix_sparse_block, dynamic=True, backend=place.compiler)
     with mock.patch.object(fused_head, "mix_sparse_block", block):
         for name in ("ce", "sparse T=1", "sparse T=2"):
-            kind, temperature = LOSSES[name]
-            compiled = place.time(inputs.prepare(inputs.make_target(kind), temperature))
+            compiled = place.time(inputs.prepare(name))
             yield Measurement.against(f"head {name} compiled block", compiled, seconds[name], "s")
-    for name, (kind, temperature) in LOSSES.items():
-        if kind != "full" and can_run_kernels():
-            triton = place.time(inputs.prepare(inputs.make_target(kind), temperature, kernel="triton"))
+    if can_have_kernels():
+        for name in LOSSES:
+            triton = place.time(inputs.prepare(name, kernel="triton"))
             yield Measurement.against(f"head {name} triton", triton, seconds[name], "s")
 
 
@@ -119,6 +125,6 @@ def measure_memory(place: Place) -> Iterator[Measurement]:
     size = TOY if place.is_toy else LARGE
     inputs = HeadInputs(place, size)
     logits = 4 * size.N * size.V / 2**30
-    for name, (kind, temperature) in LOSSES.items():
-        peak = place.measure_peak(inputs.prepare(inputs.make_target(kind), temperature))
+    for name in LOSSES:
+        peak = place.measure_peak(inputs.prepare(name))
         yield Measurement.against(f"head_memory {name}", peak, logits, "GiB")

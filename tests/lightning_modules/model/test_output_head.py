@@ -15,7 +15,15 @@ from transformers import (
     Qwen2Config,
 )
 
-from lightning_modules.model.output_head import HeadSettings, find_head_settings, get_head, needs_padding_mask, run_body
+from lightning_modules.model import output_head
+from lightning_modules.model.output_head import (
+    HeadSettings,
+    find_head_settings,
+    get_head,
+    needs_padding_mask,
+    run_body,
+    try_kernels,
+)
 from tests.lightning_modules.architectures import ARCHITECTURES
 
 SIZES = {
@@ -115,3 +123,19 @@ def test_flash_attention_is_left_out_of_the_trial_since_it_takes_no_float32() ->
     model.config._attn_implementation = "flash_attention_2"
     assert find_head_settings(model) == settings and not needs_padding_mask(model)
     assert model.config._attn_implementation == "flash_attention_2"
+
+
+def test_kernels_that_do_not_run_are_said_once_on_a_gpu_and_refused_where_asked_for(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(output_head, "find_kernel_fault", lambda device: "no compiler")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
+    for kernel, device in (("torch", gpu), (None, cpu)):
+        try_kernels(kernel, device)
+    assert capsys.readouterr().out == ""
+    try_kernels(None, gpu)
+    assert capsys.readouterr().out.count("\n") == 1
+    with pytest.raises(ValueError, match=r"loss\.kernel triton does not run here: no compiler; use torch"):
+        try_kernels("triton", gpu)
+    monkeypatch.setattr(output_head, "find_kernel_fault", lambda device: None)
+    for kernel in ("triton", None):
+        try_kernels(kernel, gpu)
+    assert capsys.readouterr().out == ""

@@ -178,7 +178,7 @@ def main(world: dict, output: Path) -> None:
     trainer = fit(module, make_data(tokens_per_step=1, fraction=0.4, seed=3), **DDP)
     write_json(output / f"val-{trainer.global_rank}.json", {k: float(v) for k, v in trainer.callback_metrics.items()})
 
-    # Six held-out questions, and a signal to the second process in the first of their three batches.
+    # Six held-out questions, a batch each, and a signal to the second process in the first of them.
     module, make_data = make_student(world)
     rank, listener, sent = int(os.environ.get("LOCAL_RANK", 0)), StopListener(), SentMessages()
     callbacks = [sent, Preemption(listener, output / "stopped.ckpt"), *([Signal(listener, 0, 0)] if rank else [])]

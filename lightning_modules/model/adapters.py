@@ -70,7 +70,7 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, student: str, revision
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) and (targets or module is not model.get_output_embeddings()):
             name = path.rpartition(".")[2]
-            ranks[name] = max(ranks.get(name, 0), min(module.weight.shape))
+            ranks[name] = max(ranks.get(name, 0), min(module.in_features, module.out_features))
     if unknown := sorted(set(targets or []) - ranks.keys()):
         raise ValueError(f"model.adapter.target_modules: no linear layer of {student} is named {', '.join(unknown)}")
     if adapter.r > (highest := max((rank for name, rank in ranks.items() if name in (targets or ranks)), default=0)):

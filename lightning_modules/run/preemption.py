@@ -4,18 +4,47 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from lightning_modules.run.stop_signal import EXIT_STOPPED, StopListener, leave
+
+
+class StopQuestion:
+    """All processes' question whether one was signalled; the answer is there when they ask again.
+
+    Neither waits for what a GPU has to compute: the message has a stream of its own.
+
+    Args:
+        device: Of this process.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._message: Tensor | None = None
+        self._under_way: Any = None
+
+    def ask(self, is_signalled: bool) -> bool:
+        """Returns whether a process was signalled when all last asked; if none was, asks anew."""
+        with torch.cuda.stream(self._stream):
+            if self._message is not None:
+                self._under_way.wait()
+                if self._message.item() > 0:
+                    return True
+            self._message = torch.tensor(int(is_signalled), device=self._device)
+            self._under_way = torch.distributed.all_reduce(self._message, async_op=True)
+        return False
 
 
 class Preemption(L.Callback):
     """Leaves with `EXIT_STOPPED` at the next place where nothing is lost.
 
     A training saves at the end of an optimizer step, once one process was signalled, and leaves when that step's
-    metrics are written. In a validation it saves before the next batch, so that no step is lost however long the
-    validation takes; the resumed run begins the validation anew. The processes agree on it. A prediction keeps each
-    batch's results, so that each process leaves by itself.
+    metrics are written. In a validation it saves before the next batch, of several processes before the one after it,
+    so that no step is lost however long the validation takes; the resumed run begins the validation anew. The processes
+    agree on it. A prediction keeps each batch's results, so that each process leaves by itself.
 
     Args:
         listener: Knows of the signal.
@@ -25,6 +54,7 @@ class Preemption(L.Callback):
     def __init__(self, listener: StopListener, checkpoint: Path | None = None):
         self.listener, self.checkpoint = listener, checkpoint
         self._is_leaving = False
+        self._question: StopQuestion | None = None
 
     def _listen(self) -> None:
         # Lightning puts its own handler of SIGTERM in place, which would end the run with exit code 0.
@@ -46,8 +76,11 @@ class Preemption(L.Callback):
 
     def _is_signalled(self, trainer: L.Trainer) -> bool:
         """Whether a process was signalled; all of them ask at once."""
-        is_any: bool = trainer.strategy.reduce_boolean_decision(self.listener.received is not None, all=False)
-        return is_any
+        is_own = self.listener.received is not None
+        if trainer.world_size == 1:
+            return is_own
+        self._question = self._question or StopQuestion(trainer.strategy.root_device)
+        return self._question.ask(is_own)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Saves after an optimizer step, if a process was signalled."""

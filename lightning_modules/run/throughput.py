@@ -80,10 +80,12 @@ def count_step(batch: list[dict[str, Any]]) -> Tensor:
 class StepFlops:
     """The floating-point operations of a dense student's forward and backward pass, recomputation left out.
 
-    A weight matrix costs 2 FLOPs a parameter and token in the forward pass, 2 for the gradient of its input, and 2
-    for its own, if it is trained; attention costs 12 · layers · width for each pair of tokens of a sequence, forward
-    and backward (Chowdhery et al. 2022, "PaLM", appendix B; as there, the causal half is not subtracted). The output
-    head runs on supervised tokens alone.
+    A weight matrix costs 2 FLOPs a weight and token in the forward pass, 2 for the gradient of its input, and 2
+    for its own, if it is trained; a weight held in 4 bits counts as any other, without its unpacking. Under an adapter
+    the input's gradient is counted where the first layer reads the frozen embedding, too, which needs none: an eighth
+    of a layer too much, or less. Attention costs 12 · layers · width for each pair of tokens of a sequence, forward and
+    backward (Chowdhery et al. 2022, "PaLM", appendix B; as there, the causal half is not subtracted). The output head
+    runs on supervised tokens alone.
 
     Args:
         model: The student; its matrices may be spread over processes.
@@ -106,7 +108,10 @@ class StepFlops:
 
     @staticmethod
     def _count(parameter: Tensor) -> int:
-        return (4 + 2 * parameter.requires_grad) * parameter.numel()
+        # bitsandbytes holds two 4-bit weights in a byte, and beside them the shape of the weights.
+        packed = getattr(parameter, "quant_state", None)
+        weights = parameter.numel() if packed is None else packed.shape.numel()
+        return (4 + 2 * parameter.requires_grad) * weights
 
     def __call__(self, tokens: int, squared_lengths: int, supervised_tokens: int) -> int:
         """Returns the FLOPs of a step, of what `count_step` counts."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from datamodules.files.atomic import read_meta
+from datamodules.files.parsing import parse_json_object
 from datamodules.model_cards import UNKNOWN, ModelCard, find_card, list_models
 from datamodules.model_sources import name_model, resolve_model
 from datamodules.tasks.benchmarks import Task, find_source
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "README.md"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_FACTS = re.compile(r"^```json\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 _LLAMA = re.compile(r"llama-([\d.]+\d|\d)", re.IGNORECASE)
 
 
@@ -49,6 +51,20 @@ def find_origin(student: str) -> str:
             return student
         seen.add(folder)
         student = model["student"]
+
+
+def find_earlier_teachers(student: str) -> list[str]:
+    """Returns whom a student that is to be trained has learned from, by the card in its folder; nobody without one."""
+    path = Path(resolve_model(student, None)[0]) / NAME
+    if not path.is_file() or (found := _FACTS.search(path.read_text(encoding="utf-8", errors="replace"))) is None:
+        return []
+    try:
+        facts = parse_json_object(found[1], path)
+    except ValueError:
+        # Anybody's page of a model, in which JSON is an example of something else.
+        return []
+    named = [facts.get("teachers"), facts.get("earlier_teachers")]
+    return sorted({name for names in named if isinstance(names, list) for name in names if isinstance(name, str)})
 
 
 def _find_own_card(model: str) -> ModelCard | None:
@@ -80,12 +96,12 @@ def render_card(student: str, questions: str, teachers: list[str], training: Map
     """Returns the card.
 
     Args:
-        student: What was trained; of another run's student, what that began with is named.
+        student: What was trained; of another run's student, what that began with is named, and its teachers.
         questions: Their source.
         teachers: Whose rationales it learned from, or who read what it wrote itself.
         training: Supervision, loss and the like, JSON-serialisable.
     """
-    student = find_origin(student)
+    earlier, student = find_earlier_teachers(student), find_origin(student)
     card, base = _find_own_card(student), find_hub_id(student)
     task, data = describe_data(questions)
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -97,7 +113,7 @@ def render_card(student: str, questions: str, teachers: list[str], training: Map
     front["tags"] = ["kindred", "distillation", "chain-of-thought"]
     facts = {
         "base": base or name_model(student), "base_licence": card.licence if card else UNKNOWN,
-        "teachers": teachers, "data": data, **training,
+        "teachers": teachers, **({"earlier_teachers": earlier} if earlier else {}), "data": data, **training,
     }  # fmt: skip
     return (
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n"
@@ -105,8 +121,8 @@ def render_card(student: str, questions: str, teachers: list[str], training: Map
         "It was trained with Kindred: it reads a question, and writes a rationale and the answer. What it learned "
         "from, and how:\n\n"
         f"```json\n{json.dumps(facts, indent=2, ensure_ascii=True)}\n```\n\n"
-        "A student may repeat its teacher's mistakes, and shares the licences of its base model, its teacher and its "
-        "data.\n"
+        "A student may repeat its teachers' mistakes, and shares the licences of its base model, its teachers and "
+        "its data.\n"
     )
 
 

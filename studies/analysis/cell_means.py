@@ -10,6 +10,7 @@ import numpy as np
 
 from datamodules.text.plain_text import describe_error
 from studies.inference.interaction import decompose, describe_df, estimate_gammas
+from studies.numbers import signed, signed_between
 from studies.text_table import format_table
 
 
@@ -83,15 +84,15 @@ def format_means(grid: AccuracyGrid) -> str:
         own_T = np.array([other == family for other in grid.families[1]])
         cells = [f"{row_T[mask].mean():.2%} ({mask.sum()})" if mask.any() else "–" for mask in (own_T, ~own_T)]
         difference = (
-            f"{100 * (row_T[own_T].mean() - row_T[~own_T].mean()):+.2f}" if 0 < own_T.sum() < len(own_T) else "–"
+            signed(100 * (row_T[own_T].mean() - row_T[~own_T].mean()), 2) if 0 < own_T.sum() < len(own_T) else "–"
         )
         rows.append([f"{student} ({family})", *cells, difference])
     gamma = float((decompose(*grid.families).gamma_ST * grid.accuracy_ST).sum())
     lines = [
         format_table(columns, rows, right=range(1, 4)),
-        f"\nFamily interaction γ = {100 * gamma:+.2f} points, without the teachers' and the students' main effects.",
+        f"\nFamily interaction γ = {signed(100 * gamma, 2)} points, without the main effects of teachers and students.",
     ]
     for method, found, df in estimate_gammas(grid.accuracy_ST, *grid.families):
-        ends = f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]"
+        ends = signed_between(100 * found.low, 100 * found.high, 2)
         lines.append(f"- {method}: 95 % interval {ends}, p = {found.p:.2g}; {describe_df(df, *grid.families)}")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from studies.design.controls import ON_POLICY
 from studies.design.grid import Study, find_scorers
 from studies.design.power import measure_components
 from studies.inference.statistics import adjust_holm, compare_models
+from studies.numbers import estimated, points
 from studies.text_table import escape_markup, format_table
 
 METHODS = {
@@ -316,7 +317,7 @@ def _format_groups(number: int | None) -> str:
 def _format_cell(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return "–"
-    more = f"{cell['num_examples']}" if cell["gain"] is None else f"{cell['num_examples']}; {100 * cell['gain']:+.1f}"
+    more = f"{cell['num_examples']}" if cell["gain"] is None else f"{cell['num_examples']}; {points(cell['gain'])}"
     return f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}] ({more})"
 
 
@@ -330,13 +331,9 @@ def _format_coverage(cells: list[dict[str, Any]]) -> str:
     )
 
 
-def _format_points(row: dict[str, Any]) -> str:
-    return f"{100 * row['estimate']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-
-
 def _format_supervision(row: dict[str, Any], sizes: list[int]) -> str:
     facts = f"mean over {row['num_cells']} arms", name_size(row, sizes), SEED_NOTES.get(row["seed_variance"])
-    return f"- {row['supervision']} over {row['against']}: {_format_points(row)} ({'; '.join(filter(None, facts))})"
+    return f"- {row['supervision']} over {row['against']}: {estimated(row)} ({'; '.join(filter(None, facts))})"
 
 
 def _format_gamma(row: dict[str, Any], sizes: list[int]) -> str:
@@ -346,7 +343,7 @@ def _format_gamma(row: dict[str, Any], sizes: list[int]) -> str:
     notes = filter(None, (explain_fragile(row), row["note"], SEED_NOTES.get(row["seed_variance"])))
     note = "".join(f"; {note}" for note in notes)
     return (
-        f"- Family interaction γ = {_format_points(row)}, p = {row['p']:.2g} "
+        f"- Family interaction γ = {estimated(row)}, p = {row['p']:.2g} "
         f"({what}; {', '.join(row['families'])}; {row['method']}{note})"
     )
 
@@ -359,7 +356,7 @@ def _format_parts(effects: list[dict[str, Any]], refused: list[dict[str, Any]], 
         for row in rows:
             notes = filter(None, (row["note"], SEED_NOTES.get(row["seed_variance"])))
             lines.append(
-                f"- γ of {name_parts(row)} = {_format_points(row)}, p = {row['p_holm']:.2g} "
+                f"- γ of {name_parts(row)} = {estimated(row)}, p = {row['p_holm']:.2g} "
                 f"({arms}; {row['method']}{''.join(f'; {note}' for note in notes)})"
             )
         lines.append(f"- {arms}: {explain_parts(rows, refusals.get(group, []))}")
@@ -384,7 +381,7 @@ def _format_outcome(own: dict[str, Any], place: tuple[str, str], sizes: list[int
 
 def _format_gain(cell: dict[str, Any]) -> str:
     mean = f"{cell['mean']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]"
-    gain = "" if cell["gain"] is None else f", {_format_points(cell['gain'])} over untuned"
+    gain = "" if cell["gain"] is None else f", {estimated(cell['gain'])} over untuned"
     return f"- {cell['condition']}, student {cell['student']}: {mean}{gain}"
 
 
@@ -396,4 +393,4 @@ def _format_difference(row: dict[str, Any], sizes: list[int]) -> str:
 
 def _format_contrast(row: dict[str, Any]) -> str:
     note = SEED_NOTES.get(row["seed_variance"])
-    return f"- {row['name']}: {_format_points(row)}, p = {row['p_holm']:.2g}{f' ({note})' if note else ''}"
+    return f"- {row['name']}: {estimated(row)}, p = {row['p_holm']:.2g}{f' ({note})' if note else ''}"

@@ -25,6 +25,7 @@ from studies.design.controls import ON_POLICY
 from studies.design.grid import Arm, Study, expand
 from studies.inference.interaction import decompose, describe_df, estimate_gammas, explain_unidentified, weigh_without
 from studies.inference.statistics import Estimate
+from studies.numbers import estimated, points
 
 LOGITS = "rationale+logits"
 
@@ -295,15 +296,15 @@ def explain_fragile(row: dict[str, Any]) -> str | None:
     if not row["fragile"]:
         return None
     cell, *others = row["fragile"]
-    found = f"{100 * cell['estimate']:+.1f} points [{100 * cell['low']:+.1f}, {100 * cell['high']:+.1f}]"
+    found = estimated(cell)
     more = f", and {len(others)} more of the cells change what it says" if others else ""
     return f"fragile: without student {cell['student']} from teacher {cell['teacher']} it is {found}{more}"
 
 
 def explain_difference(row: dict[str, Any]) -> str:
     """Returns a sentence that says what a difference of family interactions means."""
-    sides = [f"γ = {100 * row[f'{side}_gamma']:+.1f} points ({row[side]})" for side in ("left", "right")]
-    found = f"{100 * row['estimate']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    sides = [f"γ = {points(row[f'{side}_gamma'])} points ({row[side]})" for side in ("left", "right")]
+    found = estimated(row)
     if row["holds_text"]:
         begin = (
             f"On the same texts, the teachers' own distributions give {sides[0]}, those of the student's family with "

@@ -13,6 +13,7 @@ from studies.design.grid import Study
 from studies.design.parts import decompose_study
 from studies.inference.interaction import estimate_over_pairs
 from studies.inference.statistics import Estimate, adjust_holm
+from studies.numbers import between, estimated
 
 DIFFERENCES, PAIRS = "difference in differences", "mixed model"
 LEVEL_OF_PROOF = 0.05
@@ -117,7 +118,7 @@ def explain_parts(rows: list[dict[str, Any]], refusals: list[dict[str, Any]]) ->
     for row in shown:
         pair = over_pairs.get(name_parts(row))
         if pair is not None and pair["low"] <= 0 <= pair["high"]:
-            interval = f"[{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
+            interval = between(pair["low"], pair["high"])
             said.append(f"Over other pairs of models {name_parts(row)} has {interval}: beyond these it is not shown.")
     if len(own) > 1:
         said.append("The effects are taken to add up; what two parts do only together is divided among them.")
@@ -125,8 +126,7 @@ def explain_parts(rows: list[dict[str, Any]], refusals: list[dict[str, Any]]) ->
 
 
 def _name_effect(row: dict[str, Any]) -> str:
-    interval = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-    return f"{name_parts(row)} ({100 * row['estimate']:+.1f} points {interval})"
+    return f"{name_parts(row)} ({estimated(row)})"
 
 
 def _join(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from datamodules.files.atomic import hash_json
 from datamodules.files.seals import read_sealed
-from datamodules.files.tables import read_table
+from datamodules.files.tables import read_metadata, read_table
 from datamodules.model_sources import name_model
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import number_groups
@@ -188,6 +188,8 @@ def read_answers(study: Study) -> Answers:
         raise ValueError(f"{Path(study.root) / study.name}: has no predictions yet; run the study first")
     trained = [arm for arm in wanted if arm.supervision != "untuned"]
     files = {kind: _read_arms(study, trained, kind, warnings) for kind in study.types}
+    answered = [(arm, None) for arm in arms] + [(arm, kind) for kind, own in files.items() for arm in own]
+    versions = _find_versions(study, answered)
     members = pool_languages(study, arms)
     for own in files.values():
         members |= pool_languages(study, own)
@@ -200,6 +202,7 @@ def read_answers(study: Study) -> Answers:
     names = set.intersection(*extractors.values())
     if other := [arm for arm, own in extractors.items() if own != set.union(*extractors.values())]:
         warnings.append(f"some arms lack extractors that others have, which are left out: {', '.join(other)}")
+    warnings += _compare_versions({name: own for name, own in versions.items() if f"correct_{name}" in names})
     common = _find_common(named, warnings)
     cells, early = _build_cells(study, arms, members, common, names)
     warnings += [f"{arm}: its training ended early, {reason}" for arm, reason in early.items() if reason]
@@ -222,6 +225,31 @@ def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: 
             f"{len(missing)} of {len(wanted)} arms have no predictions{of} and are left out: {', '.join(missing)}"
         )
     return arms
+
+
+def _find_versions(study: Study, answered: Iterable[tuple[Arm, str | None]]) -> dict[str, defaultdict[str, list[str]]]:
+    """Returns by extractor, and by its name and version, whose answers it read: arms', or their files' of a type."""
+    versions: dict[str, defaultdict[str, list[str]]] = {}
+    for arm, kind in answered:
+        creation = read_metadata(predictions_path(study, arm, kind)).get("creation", {})
+        for identifier in creation.get("extractors", []):
+            found = versions.setdefault(identifier.rpartition("-")[0], defaultdict(list))
+            found[identifier].append(arm.id if kind is None else f"{arm.id} in {kind}")
+    return versions
+
+
+def _compare_versions(versions: dict[str, defaultdict[str, list[str]]]) -> list[str]:
+    """Returns a line for each extractor of which several versions read the answers that are compared."""
+    lines = []
+    for name, found in versions.items():
+        most, *others = sorted(found, key=lambda identifier: -len(found[identifier]))
+        if others:
+            read = "; ".join(f"{identifier} those of {', '.join(found[identifier])}" for identifier in others)
+            lines.append(
+                f"versions of {name} read the answers, which may explain a difference: {read}; {most} the others; "
+                "evaluate the older ones again"
+            )
+    return lines
 
 
 def _build_cells(

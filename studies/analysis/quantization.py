@@ -21,6 +21,7 @@ from studies.analysis.predictions import Answers, files_path
 from studies.analysis.sizes import keep_seeds, pool_sizes
 from studies.design.grid import Study, expand
 from studies.inference.statistics import adjust_holm, compare_models
+from studies.numbers import estimated
 
 
 def pair_answers(answers: Answers, kind: str) -> tuple[Answers, Answers]:
@@ -156,21 +157,20 @@ def format_losses(own: dict[str, Any], place: tuple[str, str], format_gamma: Cal
     for row in cells:
         size = f"{row['bytes']:,.0f} bytes, " if row["bytes"] else ""
         lines.append(
-            f"- {row['student']}, {row['condition']}: {row['accuracy']:.1%}, {100 * row['estimate']:+.1f} points "
-            f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}], p = {row['p_holm']:.2g} ({size}"
+            f"- {row['student']}, {row['condition']}: {row['accuracy']:.1%}, {estimated(row)}, "
+            f"p = {row['p_holm']:.2g} ({size}"
             f"{row['models']['left_only']} questions better, {row['models']['right_only']} worse: "
             f"p = {row['models']['p']:.2g} of these models)"
         )
     lines += map(format_gamma, select(own["gamma"]))
     lines += [
-        f"- That is {100 * row['estimate']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] from the "
+        f"- That is {estimated(row)} from the "
         f"students' own γ, p = {row['p']:.2g} ({'-'.join(filter(None, (row['supervision'], row['control'])))}; "
         f"{row['method']})"
         for row in select(own["gamma_changes"])
     ]
     lines += [
-        f"- {row['name']}, both as {own['kind']}: {100 * row['estimate']:+.1f} points "
-        f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}], p = {row['p_holm']:.2g}"
+        f"- {row['name']}, both as {own['kind']}: {estimated(row)}, p = {row['p_holm']:.2g}"
         for row in select(own["contrasts"])
         if row["kind"] == "control"
     ]

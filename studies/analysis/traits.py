@@ -11,6 +11,7 @@ from datamodules.files.tables import read_table
 from datamodules.tasks.records import LETTERS
 from studies.design.grid import Arm, Study, expand, find_twin
 from studies.inference.trait_shift import estimate_shift, measure_log_odds
+from studies.numbers import signed, signed_between
 
 
 def preferences_path(study: Study, trait: str, name: str) -> Path:
@@ -106,13 +107,13 @@ def format_traits(rows: list[dict[str, Any]]) -> str:
     """Returns a line for each row; nothing without any."""
 
     def show(estimate: dict[str, float]) -> str:
-        return f"{estimate['estimate']:+.2f} [{estimate['low']:+.2f}, {estimate['high']:+.2f}]"
+        return f"{signed(estimate['estimate'], 2)} {signed_between(estimate['low'], estimate['high'], 2)}"
 
     lines = []
     for row in rows:
         ratio = "no ratio, since the teacher's is not told from 0"
         if row["ratio"] is not None:
-            ratio = f"ratio {row['ratio']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            ratio = f"ratio {signed(row['ratio'], 3)} {signed_between(row['low'], row['high'], 3)}"
         size = f" ({row['size']} questions)" if row["size"] else ""
         student, teacher = show(row["student_shift"]), show(row["teacher_shift"])
         lines.append(

@@ -12,6 +12,7 @@ from scipy import stats
 
 from studies.inference.interaction import centre_cells, estimate_over_pairs
 from studies.inference.parts import decompose_parts
+from studies.numbers import signed, signed_between
 from studies.text_table import format_table
 
 # With fewer teachers, three orders of them or less are possible, or nothing can be resampled.
@@ -307,7 +308,7 @@ def format_predictions(predictions: Sequence[dict[str, Any]]) -> str:
             own = left.get(item["metric"])
             rest = "–" if own is None else _format_interval(own, "gamma", 1)
             number = f"{item['num_students']} × {item['num_teachers']}"
-            without = "–" if item["lowest"] is None else f"{item['lowest']:+.2f} to {item['highest']:+.2f}"
+            without = "–" if item["lowest"] is None else f"{signed(item['lowest'], 2)} to {signed(item['highest'], 2)}"
             note = item["note"] or (own["note"] if own else "") or ""
             rows.append([item["metric"], _format_interval(item, "estimate", 2), without, rest, number, note])
         columns = ["diagnostic", "Spearman with accuracy", "without one family", "interaction that is left", "n", ""]
@@ -333,5 +334,5 @@ def _format_parts(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _format_interval(item: dict[str, Any], name: str, digits: int) -> str:
-    text = f"{item[name]:+.{digits}f}"
-    return text if item["low"] is None else f"{text} [{item['low']:+.{digits}f}, {item['high']:+.{digits}f}]"
+    text = signed(item[name], digits)
+    return text if item["low"] is None else f"{text} {signed_between(item['low'], item['high'], digits)}"

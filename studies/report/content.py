@@ -7,6 +7,7 @@ from lightning_modules.evaluation.groups import find_languages
 from studies.analysis.interactions import explain_fragile
 from studies.analysis.sizes import name_size
 from studies.design.controls import ON_POLICY
+from studies.numbers import between, percent, points
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Symbol, Table, Text
 from studies.report.escaping import name_figures
 from studies.report.exhibits import (
@@ -26,7 +27,7 @@ from studies.report.records import StudyRecords
 from studies.report.sizes import show_sizes
 from studies.report.supervisions import name_gains, show_supervisions
 from studies.report.traits import show_traits
-from studies.report.words import NOT_RUN, between, is_plain, name_arm, name_file, name_place, percent, plural, points
+from studies.report.words import NOT_RUN, is_plain, name_arm, name_file, name_place, plural
 
 SYMBOLS: dict[str, Symbol] = {
     "untuned": "circle-open", "label": "square-open", "rationale": "circle", "rationale+logits": "diamond",

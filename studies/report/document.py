@@ -6,6 +6,7 @@ A family stands for its colour; None is drawn in grey. Texts may hold `code` and
 from dataclasses import dataclass, field
 from typing import Literal
 
+from studies.numbers import decimal
 from studies.report.words import NOT_RUN, plural
 
 Symbol = Literal["circle", "circle-open", "square-open", "diamond", "star"]
@@ -163,7 +164,7 @@ class HeatMap:
         """Returns what is written in each cell, in two lines."""
         return [
             [
-                NOT_RUN if value is None else f"{value:.1f} {self.unit}{line_end}{plural(count, 'run')}"
+                NOT_RUN if value is None else f"{decimal(value, 1)} {self.unit}{line_end}{plural(count, 'run')}"
                 for value, count in zip(values, counts, strict=True)
             ]
             for values, counts in zip(self.values, self.counts, strict=True)

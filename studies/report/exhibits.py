@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from datamodules.tasks.questions import format_question
+from studies.numbers import percent, signed, signed_between
 from studies.report.document import (
     Block,
     Cell,
@@ -22,7 +23,7 @@ from studies.report.document import (
     Writing,
 )
 from studies.report.records import Run, StudyRecords
-from studies.report.words import NOT_RUN, is_plain, name_arm, name_file, name_place, percent, plural, signed
+from studies.report.words import NOT_RUN, is_plain, name_arm, name_file, name_place, plural
 
 NUM_SCATTERS = 6
 
@@ -194,7 +195,7 @@ def _range_cell(low: float | None, high: float | None) -> Cell:
 
 def _interval_cells(item: dict[str, Any], name: str, digits: int) -> list[Cell]:
     value, low, high = item[name], item["low"], item["high"]
-    interval = "–" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
+    interval = "–" if low is None else signed_between(low, high, digits)
     return [Cell("–" if value is None else signed(value, digits), value), Cell(interval, low)]
 
 

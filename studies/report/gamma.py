@@ -5,8 +5,9 @@ from typing import Any
 from studies.analysis.interactions import explain_difference
 from studies.analysis.sizes import name_size
 from studies.inference.interaction import decompose, explain_unidentified
+from studies.numbers import between, points, signed
 from studies.report.document import Block, Cell, Table, Text
-from studies.report.words import NOT_RUN, between, is_plain, name_place, points
+from studies.report.words import NOT_RUN, is_plain, name_place
 
 # More terms are read in a table.
 _NUM_TERMS = 8
@@ -111,4 +112,4 @@ def show_differences(results: dict[str, Any]) -> list[Block]:
 
 
 def _weigh(weight: float | None) -> Cell:
-    return Cell(NOT_RUN, None) if weight is None else Cell(f"{weight:+.3f}".replace("-", "−"), weight)
+    return Cell(NOT_RUN, None) if weight is None else Cell(signed(weight, 3), weight)

@@ -3,8 +3,9 @@
 from typing import Any
 
 from lightning_modules.evaluation.groups import find_languages
+from studies.numbers import between, percent, points
 from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
-from studies.report.words import NOT_RUN, between, name_arm, name_file, name_place, percent, points
+from studies.report.words import NOT_RUN, name_arm, name_file, name_place
 
 
 def show_languages(results: dict[str, Any]) -> list[Block]:

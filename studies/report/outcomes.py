@@ -4,9 +4,10 @@ from typing import Any
 
 from studies.analysis.parts import name_parts
 from studies.analysis.sizes import name_size
+from studies.numbers import between, points
 from studies.report.document import Block, Cell, Table, Text
 from studies.report.gamma import p_cell
-from studies.report.words import between, name_arm, name_place, points
+from studies.report.words import name_arm, name_place
 
 
 def show_outcomes(results: dict[str, Any]) -> list[Block]:

@@ -5,9 +5,10 @@ from typing import Any
 from studies.analysis.interactions import Group
 from studies.analysis.parts import DIFFERENCES, LEVEL_OF_PROOF, explain_parts, group_parts, name_parts
 from studies.analysis.sizes import name_size
+from studies.numbers import between, points
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Table, Text
 from studies.report.gamma import p_cell
-from studies.report.words import between, is_plain, name_arm, name_place, points
+from studies.report.words import is_plain, name_arm, name_place
 
 
 def show_parts(results: dict[str, Any]) -> list[Block]:

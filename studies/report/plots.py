@@ -4,8 +4,10 @@ Colours are names of the page's CSS variables, so that one file serves light and
 """
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
+from studies.numbers import between, decimal
 from studies.report.document import Figure, HeatMap, Mark, Panel, Parallel
 from studies.report.words import NOT_RUN
 
@@ -81,8 +83,8 @@ def _trace_marks(figure: Figure, families: list[str], ys: dict[str, int] | None)
                 "arrayminus": [mark.estimate - low for mark, (low, _) in zip(marks, bounds, strict=True)],
             }  # fmt: skip
             texts = [
-                f"<b>{mark.label}</b><br>{mark.estimate:.1f}"
-                + ("" if mark.low is None else f"  [{low:.1f}, {high:.1f}]")
+                f"<b>{mark.label}</b><br>{decimal(mark.estimate, 1)}"
+                + ("" if mark.low is None else f"  {between(low, high, partial(decimal, digits=1))}")
                 + ("" if ys else f"<br>at {mark.x:.4g}")
                 for mark, (low, high) in zip(marks, bounds, strict=True)
             ]
@@ -109,7 +111,7 @@ def _trace_seeds(trace: dict[str, Any], marks: list[Mark], ys: dict[str, int]) -
     dots = {
         "x": [value for _, _, value in seeds], "y": [ys[mark.label] + 0.27 for mark, _, _ in seeds],
         "marker": {"color": trace["marker"]["color"], "size": 5, "symbol": "circle", "opacity": 0.75},
-        "hovertext": [f"<b>{mark.label}</b><br>seed {seed}: {value:.1f}" for mark, seed, value in seeds],
+        "hovertext": [f"<b>{mark.label}</b><br>seed {seed}: {decimal(value, 1)}" for mark, seed, value in seeds],
     }  # fmt: skip
     return [{**trace, **dots}]
 

@@ -4,9 +4,10 @@ from collections import defaultdict
 from typing import Any
 
 from studies.analysis.sizes import name_size
+from studies.numbers import between, percent, points
 from studies.report.document import Block, Cell, Figure, Panel, Series, Table, Text
 from studies.report.gamma import p_cell
-from studies.report.words import between, name_arm, name_file, name_place, percent, points
+from studies.report.words import name_arm, name_file, name_place
 
 _MEGA = 1e6
 

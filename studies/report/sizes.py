@@ -3,8 +3,9 @@
 from collections import defaultdict
 from typing import Any
 
+from studies.numbers import percent
 from studies.report.document import Block, Cell, Figure, Panel, Series, Table
-from studies.report.words import name_arm, name_file, name_place, percent
+from studies.report.words import name_arm, name_file, name_place
 
 
 def show_sizes(results: dict[str, Any]) -> list[Block]:

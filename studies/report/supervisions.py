@@ -3,9 +3,10 @@
 from typing import Any
 
 from studies.analysis.sizes import name_size
+from studies.numbers import between, points
 from studies.report.document import Block, Cell, Fact, Table
 from studies.report.gamma import p_cell
-from studies.report.words import between, name_place, plural, points
+from studies.report.words import name_place, plural
 
 
 def show_supervisions(results: dict[str, Any]) -> list[Block]:

@@ -9,12 +9,13 @@ from datamodules.files.parsing import read_json_object
 from datamodules.files.seals import check_run_file
 from lightning_modules.evaluation.metrics import Estimate, read_accuracy
 from lightning_modules.run.folder import flatten
+from studies.numbers import between, percent
 from studies.report.document import Block, Cell, Fact, Figure, Mark, Panel, Report, Section, Series, Table, Text
 from studies.report.escaping import name_figures
 from studies.report.exhibits import show_loss_weights
 from studies.report.questions import browse_questions
 from studies.report.records import StudyRecords, read_answers, read_runs
-from studies.report.words import NOT_RUN, between, percent, plural
+from studies.report.words import NOT_RUN, plural
 
 
 @dataclass(frozen=True)

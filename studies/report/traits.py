@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+from studies.numbers import signed, signed_between
 from studies.report.document import Block, Cell, Figure, Mark, Panel, Table, Text
-from studies.report.words import name_arm, signed
+from studies.report.words import name_arm
 
 
 def show_traits(results: dict[str, Any]) -> list[Block]:
@@ -64,14 +65,11 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _tell_shift(shift: dict[str, Any]) -> Cell:
-    text = f"{signed(shift['estimate'], 2)} [{signed(shift['low'], 2)}, {signed(shift['high'], 2)}]"
+    text = f"{signed(shift['estimate'], 2)} {signed_between(shift['low'], shift['high'], 2)}"
     return Cell(text, shift["estimate"])
 
 
 def _tell_ratio(row: dict[str, Any]) -> list[Cell]:
     if row["ratio"] is None:
         return [Cell("–"), Cell("–")]
-    low, high = (
-        signed(end, 3) if math.isfinite(end) else ("∞" if end > 0 else "−∞") for end in (row["low"], row["high"])
-    )
-    return [Cell(signed(row["ratio"], 3), row["ratio"]), Cell(f"[{low}, {high}]", row["low"])]
+    return [Cell(signed(row["ratio"], 3), row["ratio"]), Cell(signed_between(row["low"], row["high"], 3), row["low"])]

@@ -1,30 +1,9 @@
-"""How numbers and arms are written in a report."""
+"""How arms and numbers of things are named in a report."""
 
-from collections.abc import Callable
 from typing import Any
 
 # What a table or a heat map says where nothing was measured.
 NOT_RUN = "not run"
-
-
-def percent(share: float | None) -> str:
-    """Returns a share as text."""
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def signed(number: float, digits: int) -> str:
-    """Returns a number as text, with its sign."""
-    return f"{number:+.{digits}f}".replace("-", "−")
-
-
-def points(difference: float | None) -> str:
-    """Returns a difference of shares as text, in percentage points."""
-    return "–" if difference is None else signed(100 * difference, 1)
-
-
-def between(low: float | None, high: float | None, form: Callable[[float | None], str] = points) -> str:
-    """Returns an interval as text, in the form of its ends."""
-    return "–" if low is None or high is None else f"[{form(low).removesuffix(' %')}, {form(high).removesuffix(' %')}]"
 
 
 def plural(number: int, noun: str) -> str:

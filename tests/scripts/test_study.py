@@ -16,6 +16,7 @@ import yaml
 
 from scripts import study as script
 from scripts.common.entry import run_main
+from studies.numbers import points
 from tests.halting.process import PATIENCE, locked_elsewhere, wait_until
 from tests.scripts.pipeline import run_study
 
@@ -130,7 +131,7 @@ def test_table_shows_the_results(study, folder):
         shown = rows[arm].strip("| ").split(" | ")[1 + "ab".index(student)]
         assert shown.startswith(f"{cell['accuracy']:.1%} [{cell['low']:.1%}, {cell['high']:.1%}]")
     assert " – " not in rows["rationale+logits-a"] and "the distributions add" in table
-    assert f"γ = {100 * results['gamma'][0]['estimate']:+.1f} points" in table
+    assert f"γ = {points(results['gamma'][0]['estimate'])} points" in table
 
 
 @pytest.mark.slow

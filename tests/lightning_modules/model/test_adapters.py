@@ -20,7 +20,7 @@ from lightning_modules.run.checkpoints import RngState, RotatingCheckpointIO
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
 from tests.lightning_modules.student.test_student import MIXTURE, make_data
-from tests.tiny import fit, save_model
+from tests.tiny import build_llama, fit, pack_weights, save_model
 
 pytest.importorskip("peft")
 
@@ -173,6 +173,15 @@ def test_an_adapters_folder_is_known_by_its_base_too(world: World, tmp_path: Pat
     assert told["base_model_name_or_path"] == world.student
     config.write_text(json.dumps({**told, "base_model_name_or_path": world.teacher}))
     assert identify_weights(str(tmp_path / "a"), None) != before
+
+
+def test_weights_in_four_bits_have_the_rank_of_what_they_stand_for() -> None:
+    model = build_llama(300, width=16)
+    pack_weights(model)
+    assert "LoRA r=8" in adapters.add_adapter(model, Adapter(r=8), "a student", None)
+    assert model.model.layers[0].mlp.up_proj.lora_B.default.weight.shape == (32, 8)
+    with pytest.raises(ValueError, match="have ranks up to 16; lower it"):
+        adapters.add_adapter(model, Adapter(r=17), "a student", None)
 
 
 def test_model_cards_give_the_layers_and_the_dtype(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.distillation import DistillationDataModule
+from lightning_modules.model.adapters import Adapter, add_adapter
 from lightning_modules.run import throughput
 from lightning_modules.run.jsonl_logger import JsonlLogger
 from lightning_modules.run.throughput import StepFlops, Throughput, find_peak_flops, is_plain_float32
 from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.tiny import build, build_llama, fit
+from tests.tiny import build, build_llama, fit, pack_weights
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -41,6 +42,31 @@ def test_frozen_weights_have_no_gradient_of_their_own() -> None:
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.randint(0, 300, (2, 7))).logits.sum().backward()
     assert StepFlops(model)(14, 2 * 7**2, 14) == counter.get_total_flops()
+
+
+def test_an_adapters_flops_are_those_that_torch_counts_but_for_the_first_inputs_gradient() -> None:
+    pytest.importorskip("peft")
+    model = build_llama(300, layers=3, width=24)
+    model.config._attn_implementation = "eager"
+    add_adapter(model, Adapter(r=2, dropout=0.0), "a student", None)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.randint(0, 300, (2, 7))).logits.sum().backward()
+    attention = model.model.layers[0].self_attn
+    reading = [
+        matrix.numel()
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+        for matrix in (layer.base_layer.weight, layer.lora_A.default.weight)
+    ]
+    flops = StepFlops(model)(14, 2 * 7**2, 14)
+    assert flops - counter.get_total_flops() == 2 * 14 * sum(reading)
+
+
+def test_weights_in_four_bits_count_as_any_frozen_ones() -> None:
+    frozen, packed = build_llama(300, width=24), build_llama(300, width=24)
+    for block in frozen.model.layers:
+        block.requires_grad_(False)
+    pack_weights(packed)
+    assert StepFlops(packed).of_token == StepFlops(frozen).of_token
 
 
 def make(world: World, **data: object) -> tuple[DistillationModule, DistillationDataModule]:

@@ -77,7 +77,7 @@ def test_processes_agree_on_a_budget_and_a_step_sends_one_message(output: Path) 
     assert found[0] == found[1]
     assert GRAIN < found[0]["tokens"] < MOST_TOKENS
     # The last step's are followed by what ends an epoch.
-    assert len(found[0]["sent"]) == 3 and found[0]["sent"][:-1] == [["all_reduce"]] * 2
+    assert len(found[0]["sent"]) == 3 and found[0]["sent"][:-1] == [["async all_reduce"]] * 2
 
 
 @pytest.mark.parametrize("name", ["one_batch_each", "four_batches_each"])
@@ -112,6 +112,14 @@ def test_validation_metrics_are_those_of_one_process(paths: dict, output: Path) 
     expected = fit(module, make_data(**options)).callback_metrics
     for name in names:
         assert metrics[0][name] == pytest.approx(expected[name].item(), rel=1e-5), name
+
+
+def test_processes_leave_a_validation_at_the_same_batch_without_waiting_for_each_other_before(output: Path) -> None:
+    """The second is signalled after the first batch; what waits is the checkpoint, before the third."""
+    steps, validated = [["async all_reduce"]] * 2, [["async all_reduce"]] * 2
+    for rank in range(2):
+        assert json.loads((output / f"stopped-{rank}.json").read_text()) == [*steps, *validated, ["barrier"]]
+    assert (output / "stopped.ckpt").exists()
 
 
 def test_a_training_goes_on_inside_an_epoch_with_another_number_of_processes(paths: dict, output: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,6 +32,7 @@ from lightning_modules.student.student import DistillationModule
 from lightning_modules.teacher.annotator import Annotator
 from lightning_modules.teacher.teacher import LogitScorer
 from losses.distillation import DistillationLoss
+from tests.lightning_modules.run.resumable import Signal
 from tests.tiny import TRAINER, build, fit
 
 # Steps of one to three examples each; the processes' shares differ, and a share may be nothing.
@@ -42,7 +43,10 @@ ALIGNMENTS: tuple[AlignmentKind, ...] = ("bytes", "chunks")
 
 
 class SentMessages(L.Callback):
-    """Notes each step's collective calls that are Kindred's or Lightning's; those of DDP's gradients are neither."""
+    """Notes the collective calls of each step, and of each batch of a validation, that are Kindred's or Lightning's.
+
+    Those of DDP's gradients are neither.
+    """
 
     def __init__(self) -> None:
         self.of_steps: list[list[str]] = []
@@ -57,7 +61,7 @@ class SentMessages(L.Callback):
         own = getattr(torch.distributed, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self.of_steps[-1].append(name)
+            self.of_steps[-1].append(f"async {name}" if kwargs.get("async_op") else name)
             return own(*args, **kwargs)
 
         return call
@@ -66,7 +70,15 @@ class SentMessages(L.Callback):
         """Begins a step."""
         self.of_steps.append([])
 
+    def on_validation_batch_start(self, *args: Any) -> None:
+        """Begins a batch."""
+        self.of_steps.append([])
+
     def on_train_end(self, *args: Any) -> None:
+        """Ends."""
+        self._watched.close()
+
+    def on_exception(self, *args: Any) -> None:
         """Ends."""
         self._watched.close()
 
@@ -165,6 +177,14 @@ def main(world: dict, output: Path) -> None:
     module.learning_rate = 0.0
     trainer = fit(module, make_data(tokens_per_step=1, fraction=0.4, seed=3), **DDP)
     write_json(output / f"val-{trainer.global_rank}.json", {k: float(v) for k, v in trainer.callback_metrics.items()})
+
+    # Six held-out questions, a batch each, and a signal to the second process in the first of them.
+    module, make_data = make_student(world)
+    rank, listener, sent = int(os.environ.get("LOCAL_RANK", 0)), StopListener(), SentMessages()
+    callbacks = [sent, Preemption(listener, output / "stopped.ckpt"), *([Signal(listener, 0, 0)] if rank else [])]
+    with suppress(SystemExit):
+        fit(module, make_data(tokens_per_step=1, fraction=0.8), callbacks=callbacks, num_sanity_val_steps=0, **DDP)
+    write_json(output / f"stopped-{rank}.json", sent.of_steps)
 
     # Five questions in batches of two or one, and one question: then a process has nothing to do.
     for limit in (5, 1):

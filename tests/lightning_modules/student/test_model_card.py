@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from datamodules.own_text import OwnText
 from lightning_modules.student.model_card import (
     describe_student,
+    find_earlier_teachers,
     find_hub_id,
     find_origin,
     format_results,
@@ -74,6 +75,24 @@ def test_a_continued_students_base_is_what_the_first_training_began_with(tmp_pat
     assert find_origin(str(tmp_path / "third")) == str(tmp_path / "third")
     (tmp_path / "first" / "meta.json").write_text(json.dumps(meta | {"config": {"model": {"student": start}}}))
     assert find_origin(start) == start
+
+
+def test_a_continued_students_card_names_the_teachers_before(tmp_path: Path) -> None:
+    start = "model:smollm2-135m-instruct"
+    for name, teachers in (("first", ["t1", EVIL]), ("second", ["t2"]), ("third", ["t3"])):
+        student = tmp_path / name / "student"
+        student.mkdir(parents=True)
+        (student / "README.md").write_text(render_card(start, "q.jsonl", teachers, {}))
+        start = str(student)
+    facts = read((tmp_path / "third" / "student" / "README.md").read_text())[1]
+    assert facts["teachers"] == ["t3"] and facts["earlier_teachers"] == ["t1", "t2", EVIL]
+    assert "earlier_teachers" not in read((tmp_path / "first" / "student" / "README.md").read_text())[1]
+
+
+@pytest.mark.parametrize("page", ["A model.", "```json\n[1]\n```\n", '```json\n{"teachers": [{}, 1]}\n```\n', "\udcff"])
+def test_a_page_of_another_kind_names_no_teachers(tmp_path: Path, page: str) -> None:
+    (tmp_path / "README.md").write_text(page, errors="surrogateescape")
+    assert find_earlier_teachers(str(tmp_path)) == []
 
 
 def test_no_path_of_this_machine_is_published(tmp_path: Path) -> None:

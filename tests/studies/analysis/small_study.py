@@ -1,5 +1,6 @@
 """A small study whose arms' answers a test writes itself."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def write_arm(
     lost: int = 0,
     groups: list | None = None,
     kind: str | None = None,
+    extractors: Sequence[str] = ("neutral-5",),
     **budget,
 ) -> None:
     """Writes an arm's predictions, or those of its file of a type; the first `lost` have no answer."""
@@ -68,7 +70,7 @@ def write_arm(
         }
         for n, (identifier, right) in enumerate(zip(ids, correct, strict=True))
     ]
-    write_table(predictions_path(study, arm, kind), records, {})
+    write_table(predictions_path(study, arm, kind), records, {"creation": {"extractors": [*extractors]}})
     if arm.supervision != "untuned":
         write_json(Path(study.root) / study.name / arm.id / "DONE", BUDGET | budget)
 

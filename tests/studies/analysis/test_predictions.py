@@ -130,6 +130,20 @@ def test_mixed_extractors_are_named(tmp_path):
         analyze(study)
 
 
+def test_versions_of_an_extractor_are_named(tmp_path):
+    study = make_study(tmp_path, quantization=["none", "Q4_0"])
+    fill(study)
+    assert not [line for line in analyze(study)["warnings"] if "versions" in line]
+    older, newer = expand(study)[2:4]
+    # The paper's extractor is not one that all arms' tables have, and is not compared.
+    write_arm(study, older, [True, False] * 20, extractors=["neutral-4", "paper-1"])
+    write_arm(study, newer, [True, False] * 20, kind="Q4_0", extractors=["neutral-6", "paper-2"])
+    assert [line for line in analyze(study)["warnings"] if "versions" in line] == [
+        f"versions of neutral read the answers, which may explain a difference: neutral-4 those of {older.id}; "
+        f"neutral-6 those of {newer.id} in Q4_0; neutral-5 the others; evaluate the older ones again"
+    ]
+
+
 def test_budgets_that_differ_are_named(tmp_path):
     study = make_study(tmp_path)
     fill(study)

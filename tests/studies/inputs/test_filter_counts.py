@@ -1,5 +1,6 @@
 """Tests of what filters would leave: as many as a data module's own leave."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 
 from datamodules.distillation import DistillationDataModule
 from datamodules.rationales.store import Rationale, load_rationales, write_rationales
-from studies.inputs.filter_counts import count_filters, format_filters
+from studies.inputs.filter_counts import FilterCount, count_filters, format_filters
 from tests.tiny import build, build_tokenizer, make_questions, make_rationale, write_questions
 
 QUESTIONS = make_questions(8)
+ALONE = {"correct_only": False, "keep_truncated": True}
 
 
 def write_pair() -> list[Rationale]:
@@ -29,25 +31,30 @@ def write_pair() -> list[Rationale]:
     return rationales
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_fit_leaves_as_many(tmp_path: Path) -> None:
-    source = write_questions(tmp_path / "colours_train.jsonl", QUESTIONS)
-    build_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    path = str(tmp_path / "r.parquet")
-    write_rationales(tmp_path / "r.parquet", write_pair(), {"teacher": "ada", "revision": "1"})
-    counts = {own.name: own for own in count_filters(load_rationales([path], {own.id: own for own in QUESTIONS}))}
+def write_store(folder: Path, rationales: list[Rationale]) -> tuple[dict[str, FilterCount], Callable[..., int]]:
+    """Returns the counts of a store, by filter, and a maker of a fit's own, which takes the fit's filters."""
+    source = write_questions(folder / "colours_train.jsonl", QUESTIONS)
+    build_tokenizer().save_pretrained(folder / "tokenizer")
+    path = str(folder / "r.parquet")
+    write_rationales(folder / "r.parquet", rationales, {"teacher": "ada", "revision": "1"})
 
     def count(**options: object) -> int:
         data = build(
-            DistillationDataModule, str(tmp_path / "tokenizer"), source, rationales=[path], prompt="plain", **options
+            DistillationDataModule, str(folder / "tokenizer"), source, rationales=[path], prompt="plain", **options
         )
         data.setup("fit")
         return len(data.examples)
 
-    alone = {"correct_only": False, "keep_truncated": True}
+    counts = count_filters(load_rationales([path], {own.id: own for own in QUESTIONS}))
+    return {own.name: own for own in counts}, count
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_fit_leaves_as_many(tmp_path: Path) -> None:
+    counts, count = write_store(tmp_path, write_pair())
     both = ["ada", "bob"]
-    assert counts["keep_truncated=false (default)"].alone == count(**{**alone, "keep_truncated": False})
-    assert counts["correct_only=true (default)"].alone == count(**{**alone, "correct_only": True})
+    assert counts["keep_truncated=false (default)"].alone == count(**{**ALONE, "keep_truncated": False})
+    assert counts["correct_only=true (default)"].alone == count(**{**ALONE, "correct_only": True})
     assert counts["correct_only=true (default)"].in_order == count()
     for name, options in {
         "samples_per_question=1": {"samples_per_question": 1},
@@ -56,8 +63,17 @@ def test_a_fit_leaves_as_many(tmp_path: Path) -> None:
         "solved_by=[all]": {"solved_by": both},
         "matched_with=[all]": {"matched_with": both},
     }.items():
-        assert (counts[name].alone, counts[name].in_order) == (count(**alone, **options), count(**options)), name
+        assert (counts[name].alone, counts[name].in_order) == (count(**ALONE, **options), count(**options)), name
     assert len({own.in_order for own in counts.values()}) > 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_it_also_leaves_out_what_a_collection_has_empty(tmp_path: Path) -> None:
+    first, second, *others = write_pair()
+    empty = [replace(own, text=text, finish_reason="imported") for own, text in ((first, ""), (second, " \n"))]
+    counts, count = write_store(tmp_path, [*empty, *others])
+    assert counts["not empty (default)"].alone == count(**ALONE) == len(others)
+    assert counts["correct_only=true (default)"].in_order == count()
 
 
 def test_one_teacher_is_compared_with_none() -> None:

@@ -16,6 +16,7 @@ from studies.report.content import _list_facts, _show_accuracy, build_report
 from studies.report.document import Figure, HeatMap, Parallel, Report, Table, Text
 from studies.report.exhibits import show_coverage
 from studies.report.gamma import show_formula
+from studies.report.markdown import render_markdown
 from studies.report.plots import plot
 from studies.report.records import read_study
 from tests.studies.report.report_study import TEACHERS, make_results
@@ -49,6 +50,14 @@ def test_each_seed_is_a_dot_beside_its_mean(report: Report) -> None:
     dots = [trace for trace in traces if any("seed 1" in text for text in trace["hovertext"])]
     assert sum(len(trace["x"]) for trace in dots) == 2 * sum(len(mark.seeds) > 0 for mark in [
         mark for panel in figure.panels for mark in panel.marks])  # fmt: skip
+
+
+def test_every_negative_number_has_a_true_minus(report: Report, tmp_path: Path) -> None:
+    figures = [block for section in report.sections for block in section.blocks if isinstance(block, Figure)]
+    hovered = [trace.get("hovertext", []) for figure in figures for trace in plot(figure, report.families)["traces"]]
+    said = [render_markdown(report, tmp_path), *(text for texts in hovered for text in texts)]
+    assert any("−" in text for text in said)
+    assert not [text for text in said if re.search(r"(?<![\w-])-\d+\.\d", text)]
 
 
 def test_a_cell_that_another_student_has_is_not_run() -> None:
@@ -115,7 +124,7 @@ def test_gamma_is_first_read_and_drawn_against_zero(report: Report) -> None:
 
 
 def test_a_headline_that_one_cell_makes_says_so_beside_it(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    said = "fragile: without student s-a from teacher t-a it is -0.4 points [-2.0, +1.2], and 1 more of the cells"
+    said = "fragile: without student s-a from teacher t-a it is −0.4 points [−2.0, +1.2], and 1 more of the cells"
     cell = {"student": "s-a", "teacher": "t-a", "estimate": -0.004, "low": -0.02, "high": 0.012}
     results = make_results()
     results["gamma"][0]["fragile"] = [cell, {**cell, "teacher": "t-b"}]
@@ -140,7 +149,7 @@ def test_what_distributions_add_is_a_sentence_and_a_table(report: Report) -> Non
     texts = [text.text for text in find(report, "Interaction", Text)]
     added, held = (text for text in texts if "(rationale+logits)" in text)
     assert "the distributions add +3.0 points [+1.0, +5.0], so a teacher of the family helps more" in added
-    assert "whose distributions they are makes +3.0 points [-5.0, +5.0], which other seeds" in held
+    assert "whose distributions they are makes +3.0 points [−5.0, +5.0], which other seeds" in held
     table = find(report, "Interaction", Table)[-1]
     assert [cell.text for cell in table.rows[0][3:7]] == ["+18.0", "+15.0", "+3.0", "[+1.0, +5.0]"]
     assert "joint" in table.caption
@@ -155,10 +164,10 @@ def test_which_part_of_the_family_it_was_is_a_sentence_a_figure_and_a_table(repo
     said = find(report, "Parts", Text)[1].text
     assert said.startswith("**rationale**: Which part of the family it was: tokenizer + lineage (+14.9 points [+11.7, ")
     for end in (
-        "could make nothing of style (+14.9 points [-2.0, +17.9]); that is no proof that there is none.",
+        "could make nothing of style (+14.9 points [−2.0, +17.9]); that is no proof that there is none.",
         "tokenizer and lineage always go together in this grid: it may be any of them.",
         "Of architecture it says nothing: all students are of the architecture <x>.",
-        "Over other pairs of models tokenizer + lineage has [-1.0, +17.9]: beyond these it is not shown.",
+        "Over other pairs of models tokenizer + lineage has [−1.0, +17.9]: beyond these it is not shown.",
     ):
         assert end in said
     [fact] = [fact for fact in report.facts if fact.name == "Part of the family"]

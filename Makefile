@@ -1,7 +1,7 @@
 # Everything runs in a virtual environment that is made once, and again when its requirements change.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,gguf,gguf-export,peft,languages,docs
+EXTRAS ?= dev,gguf,gguf-export,qlora,languages,docs
 SEEDS ?=
 SIZES ?=
 MODULE ?=

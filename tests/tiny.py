@@ -4,7 +4,6 @@ import inspect
 import json
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import lightning as L
@@ -78,16 +77,6 @@ def save_model(folder: Path, padding: int = 0, corpus: tuple[str, ...] = COLOURS
     build_llama(len(tokenizer) + padding, **options).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
-
-
-def pack_weights(model: nn.Module) -> None:
-    """Makes the decoder's linear layers look as bitsandbytes' do, which needs a GPU: a byte for two frozen weights."""
-    for layer in model.model.layers.modules():
-        if isinstance(layer, nn.Linear):
-            shape = layer.weight.shape
-            packed = torch.zeros(shape.numel() // 2, 1, dtype=torch.uint8)
-            layer.weight = nn.Parameter(packed, requires_grad=False)
-            layer.weight.quant_state = SimpleNamespace(shape=shape)
 
 
 def make_questions(number: int) -> list[Question]:

@@ -143,7 +143,7 @@ def load_causal_lm(
         revision: Commit of a hub model.
         dtype: Of the weights in memory.
         keep_layers: Keep only these decoder layers; of a checkpoint, the run's config has them.
-        quantize_on: A GPU on which the linear layers' weights are held in 4 bits, and computed with in `dtype`.
+        quantize_on: Where the linear layers' weights are held in 4 bits, and computed with in `dtype`.
         attention: How attention is computed; None is transformers' choice for the architecture.
 
     Raises:
@@ -198,6 +198,10 @@ def load_causal_lm(
         )
     refuse_other_weights(model, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     refuse_infinite(loaded, model)
+    for module in loaded.modules():
+        # A processor's layers would else take another form, and bfloat16, from their first evaluation on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if keep_layers is not None:
         keep_only_layers(loaded, keep_layers)
     return loaded

@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import nn
-from transformers import get_scheduler
 
 
 def find_loss_divisor(precision: str, tokens_per_step: int) -> float:
@@ -56,6 +55,8 @@ def build_optimizer(
     total: int,
 ) -> dict[str, Any]:
     """Returns AdamW with decay on matrices only, and a schedule over so many steps."""
+    from transformers import get_scheduler  # loads transformers' own trainer, with peft and bitsandbytes
+
     groups: list[dict[str, Any]] = [{"params": [], "weight_decay": weight_decay}, {"params": [], "weight_decay": 0.0}]
     for parameter in parameters:
         if parameter.requires_grad:

@@ -50,6 +50,8 @@ def quiet_libraries() -> None:
     quiet_datasets()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # On a processor it advises another package when it is imported, used or not.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for message in (
         "LightningCLI's args parameter is intended",
         "You are using a custom batch sampler",
@@ -58,6 +60,7 @@ def quiet_libraries() -> None:
         "Total length of .* across ranks is zero",
         ".*is smaller than the logging interval",
         "Checkpoint directory .* exists and is not empty",
+        "`(is_)?gradient_checkpointing(_enable)?` is deprecated",
         ".*`srun` command is available",
     ):
         warnings.filterwarnings("ignore", message)

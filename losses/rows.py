@@ -156,6 +156,7 @@ class TorchRows:
         sign, own_B = (1, torch.zeros_like(soft_weights_B)) if self._is_reverse else (-1, soft_weights_B)
         self.write(z_BV, weights_B, own_B, labels_B, weights_B)
         z_BV.addcmul_(self._slope_of_z_BV, soft_weights_B[:, None], value=sign)
+        del self._slope_of_z_BV  # the next block's is not to stand beside it
 
     def add(self, z_BV: Tensor, ids_BK: Tensor, d_BK: Tensor, z_BK: Tensor) -> None:
         """See `RowPasses`."""
@@ -165,6 +166,7 @@ class TorchRows:
         """See `RowPasses`."""
         if self.softcap is not None:
             z_BV.mul_(self._slope_BV)
+            del self._slope_BV
         if z_BV.dtype != logits_BV.dtype:
             logits_BV.copy_(z_BV)
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from losses.divergences import get_divergence
-from losses.fused_head import OutputHead, count_chunk_rows, mix_fused
+from losses.fused_head import Kernel, OutputHead, count_chunk_rows, mix_fused
 from losses.mixture import CROSS_ENTROPY, Mixture, mix_rows
 from losses.targets import FullTarget, SampledTarget
 from tests.losses.conftest import make_sparse_target, pad_support
@@ -295,8 +295,9 @@ def test_a_vocabulary_of_262144() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ["torch", "triton", None])
 @pytest.mark.parametrize("kind", ["none", "sparse", "full"])
-def test_bfloat16_on_a_gpu(kind: str) -> None:
+def test_bfloat16_on_a_gpu(kind: str, kernel: Kernel | None) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     low = [tensor.detach().cuda().requires_grad_() for tensor in make_inputs(torch.bfloat16)[:3]]
@@ -308,6 +309,7 @@ def test_bfloat16_on_a_gpu(kind: str) -> None:
         target = type(target)(*(part.cuda() if isinstance(part, torch.Tensor) else part for part in target))
     total, _ = dense(exact[0], OutputHead(*exact[1:]), labels, weights, target, mixture)
     truth = torch.autograd.grad(total, exact)
-    total, _ = mix_fused(low[0], OutputHead(*low[1:]), labels, weights.float(), target, mixture, chunk_bytes=4 * V * 2)
+    rows = (low[0], OutputHead(*low[1:]), labels, weights.float(), target, mixture)
+    total, _ = mix_fused(*rows, chunk_bytes=4 * V * 2, kernel=kernel)
     for found, gradient in zip(torch.autograd.grad(total, low), truth, strict=True):
         assert (found.double() - gradient).norm() <= 2**-6 * gradient.norm()

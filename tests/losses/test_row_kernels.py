@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,18 @@ from tests.losses.test_chunks import CHUNKS
 from tests.losses.test_fused_head import CASES, V, dense, make_inputs, make_target
 
 triton = pytest.importorskip("triton", reason="the package triton is not installed")
+# On a GPU they are compiled.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def place(value: Any) -> Any:
+    """Returns tensors, alone or in tuples, where the kernels run."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(DEVICE).requires_grad_(value.requires_grad)
+    if isinstance(value, tuple):
+        parts = map(place, value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,8 +62,8 @@ ROADS = [case for case in CASES if is_for_kernels(*case[:2])]
 def test_values_and_gradients_are_the_dense_ones(
     kind: str, name: str, temperature: float, softcap: float | None
 ) -> None:
-    hidden, weight, bias, labels, weights = make_inputs(torch.float32)
-    target = None if kind == "none" else make_target(kind, torch.float32)
+    hidden, weight, bias, labels, weights = place(make_inputs(torch.float32))
+    target = None if kind == "none" else place(make_target(kind, torch.float32))
     mixture = Mixture(0.0 if target is None else 0.3, temperature, get_divergence(name, **DIVERGENCES[name]))
     head = OutputHead(weight, bias, 0.7, softcap)
     results = []
@@ -69,11 +82,11 @@ def test_low_precision_is_rounded_once(
     kind: str, name: str, temperature: float, softcap: float | None, dtype: torch.dtype
 ) -> None:
     """The torch road computes the same in float32 from the same products, and rounds at its end."""
-    low = make_inputs(dtype)
+    low = place(make_inputs(dtype))
     # A label that is nearly sure: its gradient is the small difference of two large numbers.
     with torch.no_grad():
         low[0][0] = 4 * low[1][low[3][0]]
-    target = None if kind == "none" else make_target(kind, dtype)
+    target = None if kind == "none" else place(make_target(kind, dtype))
     mixture = Mixture(0.0 if target is None else 0.3, 1.0 if target is None else temperature, get_divergence(name))
     found = []
     for kernel in ("torch", "triton"):
@@ -87,21 +100,21 @@ def test_low_precision_is_rounded_once(
 
 
 def test_spans_of_text_go_by_the_kernels_in_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, weight, bias, labels, weights = make_inputs(torch.float32)
+    hidden, weight, bias, labels, weights = place(make_inputs(torch.float32))
     kernels, loaded = fused_head._load_kernels(), []
     monkeypatch.setattr(fused_head, "_load_kernels", lambda: loaded.append(kernels) or kernels)
     mixture, found = Mixture(0.4, 1.0, get_divergence("jsd")), []
     for kernel in ("torch", "triton"):
-        sums = mix_labels_fused(hidden, OutputHead(weight, bias), labels, weights, CHUNKS, mixture, kernel)
+        sums = mix_labels_fused(hidden, OutputHead(weight, bias), labels, weights, place(CHUNKS), mixture, kernel)
         found.append((sums.total, torch.autograd.grad(sums.total, (hidden, weight, bias)), sums.statistics))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=2e-5)
     assert len(loaded) == 2
 
 
 def test_what_the_kernels_lack_is_refused() -> None:
-    hidden, weight, bias, labels, weights = make_inputs(torch.float32)
-    full = make_target("full", torch.float32)
-    elsewhere = FullTarget(full.hidden_ND, full.weight_VD, ids_V=torch.arange(len(full.weight_VD)))
+    hidden, weight, bias, labels, weights = place(make_inputs(torch.float32))
+    full = place(make_target("full", torch.float32))
+    elsewhere = FullTarget(full.hidden_ND, full.weight_VD, ids_V=torch.arange(len(full.weight_VD), device=DEVICE))
     for target, name in ((full, "jsd"), (elsewhere, "forward_kl")):
         mixture = Mixture(0.5, 1.0, get_divergence(name))
         with pytest.raises(ValueError, match=r"loss\.kernel triton has no whole distributions but for a KL"):

@@ -54,8 +54,13 @@ def find_origin(student: str) -> str:
 
 
 def find_earlier_teachers(student: str) -> list[str]:
-    """Returns whom a student that is to be trained has learned from, by the card in its folder; nobody without one."""
-    path = Path(resolve_model(student, None)[0]) / NAME
+    """Returns whom a student that is to be trained has learned from, by the card in its folder; nobody without one.
+
+    Of a run's checkpoint that is the card of the student that the run has exported, if it has.
+    """
+    is_checkpoint = student.endswith(".ckpt")
+    folder = Path(student).parents[1] / "student" if is_checkpoint else Path(resolve_model(student, None)[0])
+    path = folder / NAME
     if not path.is_file() or (found := _FACTS.search(path.read_text(encoding="utf-8", errors="replace"))) is None:
         return []
     try:

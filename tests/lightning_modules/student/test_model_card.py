@@ -89,6 +89,15 @@ def test_a_continued_students_card_names_the_teachers_before(tmp_path: Path) -> 
     assert "earlier_teachers" not in read((tmp_path / "first" / "student" / "README.md").read_text())[1]
 
 
+def test_a_checkpoints_teachers_are_its_runs(tmp_path: Path) -> None:
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert find_earlier_teachers(checkpoint) == []
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    page = render_card("model:smollm2-135m-instruct", "q.jsonl", ["t"], {})
+    (tmp_path / "run" / "student" / "README.md").write_text(page)
+    assert find_earlier_teachers(checkpoint) == ["t"]
+
+
 @pytest.mark.parametrize("page", ["A model.", "```json\n[1]\n```\n", '```json\n{"teachers": [{}, 1]}\n```\n', "\udcff"])
 def test_a_page_of_another_kind_names_no_teachers(tmp_path: Path, page: str) -> None:
     (tmp_path / "README.md").write_text(page, errors="surrogateescape")

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from datamodules.answers.extractors import extract_neutral
+from datamodules.answers.extractors import extract_neutral, find_stated_answer
 from datamodules.answers.grading import is_correct
 from datamodules.files.atomic import read_records
 from datamodules.files.field_types import check_text, shorten
@@ -273,7 +273,9 @@ def _read_answer(written: Written, question: Question, by_index: bool) -> str | 
     except AmbiguousIndexError:
         raise
     except ValueError:
-        return None
+        # "$1,080", "72 clips", "Yes.", "\\boxed{B}".
+        stated = find_stated_answer(f"The answer is {written.answer}", question)
+        return stated.answer if stated else None
 
 
 def parse_written(

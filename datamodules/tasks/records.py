@@ -5,7 +5,8 @@ What a record holds is told by its fields' names; the first that is there and no
     question     question, problem, prompt; instruction with input (Alpaca); else the user's turn of the conversation
     choices      choices, options: a list of texts, {letter: text}, {"text": [...], "label": [...]}, or a list of
                  {"label", "text"}; letters printed into the texts are taken off
-    gold         gold, else answer, answerKey, expected_answer; where there is `gold`, `answer` is the rationale's own
+    gold         gold, else answer, answerKey, expected_answer; where there is `gold`, or no question, `answer` is the
+                 rationale's own
     rationales   rationale or rationales (a text, {"text", "answer", "teacher", "thinking"}, a list of these, or, by
                  teacher, {teacher: {"text", "answer"}}), generations (R1 traces), generated_solution, response,
                  completion, Alpaca's output; else the last assistant's turn of messages or conversations (ShareGPT);
@@ -143,8 +144,10 @@ def read_record(record: dict[str, Any], ints_are_indices: bool | None = None) ->
         text = f"{text}\n\n{more}"
     choices, labels = _read_choices(fields.take("choices", "options") or None)
     gold, answer = fields.take("gold"), fields.take(*GOLD)
-    answers = {"has_answer": True, "answer": answer} if gold is not None and answer is not None else {}
-    gold = answer if gold is None else gold
+    # Of a record without a question of its own, which is another file's, the answer is the rationale's.
+    is_own = gold is not None or (text is None and not any(record.get(name) for name in CONVERSATION))
+    answers = {"has_answer": True, "answer": answer} if is_own and answer is not None else {}
+    gold = answer if gold is None and not is_own else gold
     rationales = _read_rationales(fields, answers)
     if (name := next((name for name in CONVERSATION if record.get(name) is not None), None)) is not None:
         asked, replied = _read_conversation(record[name], name, text is None)

@@ -278,7 +278,7 @@ def test_the_script_writes_a_store_that_says_where_it_is_from(tmp_path: Path, ca
     metadata = read_metadata(output)
     assert (metadata["collection"], metadata["licence"], metadata["commit"]) == ("palm", "Apache-2.0", None)
     assert metadata["counts"]["left out: of unknown questions"] == 1
-    assert metadata["creation"]["extractors"] == ["neutral-5", "paper-2"]
+    assert metadata["creation"]["extractors"] == ["neutral-6", "paper-2"]
     assert read_gold_conditions([str(output)]) == {"palm-540b": False}
     write_lines(tmp_path / "q_train.jsonl", [vars(SUN)])
     with pytest.raises(ValueError, match="no rationale of the questions of"):

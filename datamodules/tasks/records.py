@@ -17,7 +17,8 @@ from 0. A whole number that is also the text of another option is its text, unle
 where they do not tell, it is refused. Without options it is a number, an expression (`expression: true`, which is so of
 a `problem`), or, with the options that are understood, true, false, yes or no.
 
-What was thought stands between marks, or in `thinking`, `reasoning_content` or `reasoning` beside a text.
+What was thought stands between marks, or in `thinking`, `reasoning_content` or `reasoning` beside a text; why the text
+ended, in `finish_reason` or `stop_reason`, of which `length`, `max_tokens` and their like say that it was cut off.
 """
 
 import json
@@ -40,6 +41,9 @@ THINKING = ("thinking", "reasoning_content", "reasoning")
 RATIONALES = ("rationale", "rationales", "generations", "generated_solution", "response", "completion")
 CONVERSATION = ("messages", "conversations")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
+# How records call the reason why a text ended, and APIs that it was cut off.
+_REASON = ("finish_reason", "stop_reason")
+_CUT = ("length", "max_tokens", "max_length", "max_output_tokens", "model_length", "max_new_tokens")
 _SAME = ("id", "task", "split", "language", "group", "parallel", "asks", "replaced_in_rev2", "expression")
 # Of which question of another set a question is the translation: its own field, or MGSM's and MSVAMP's.
 _ORIGINAL = ("original", "gsm8k_id", "svamp_id")
@@ -276,7 +280,9 @@ def _write(fields: _Fields, entry: Any, answers: dict[str, Any]) -> Written:
         raise ValueError(f"a rationale without `text`; it has {', '.join(own.record) or 'no fields'}")
     teacher = own.take(*TEACHER) or fields.take(*TEACHER)
     thinking = own.take(*THINKING) or fields.take(*THINKING) or ""
-    reason = own.take("finish_reason") or fields.take("finish_reason")
+    reason = own.take(*_REASON) or fields.take(*_REASON)
+    if isinstance(reason, str):
+        reason = "length" if reason.casefold() in _CUT else reason.casefold()
     if (answer := own.take("answer")) is not None:
         answers = {"has_answer": True, "answer": answer}
     if answers and not isinstance(answers["answer"], str | int | float):

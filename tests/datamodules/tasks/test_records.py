@@ -59,6 +59,22 @@ def test_an_answer_beside_a_rationale_alone_is_what_the_rationale_concludes(
     assert (rationale.answer, rationale.correct) == (read, read in ("B", "1080") or question["gold"] == read)
 
 
+@pytest.mark.parametrize("name", ["finish_reason", "stop_reason"])
+@pytest.mark.parametrize(
+    ("reason", "read"),
+    [
+        *((cut, "length") for cut in ("length", "LENGTH", "max_tokens", "MAX_TOKENS", "max_output_tokens")),
+        *((stop, stop.casefold()) for stop in ("stop", "STOP", "content_filter")),
+        ("end_turn", "imported"),
+        (None, "imported"),
+    ],
+)
+def test_a_text_that_an_api_cut_off_is_truncated(tmp_path: Path, name: str, reason: str | None, read: str) -> None:
+    for record in ({**PET, name: reason}, {**PET, "rationale": {"text": "It barks", name: reason}}):
+        _, [rationale] = load(write(tmp_path, [record]))
+        assert (rationale.finish_reason, rationale.is_truncated) == (read, read == "length")
+
+
 def test_a_made_id_is_of_text_and_options_alone(tmp_path: Path) -> None:
     [made] = load_questions(write(tmp_path, [PET]))
     [again] = load_questions(

@@ -12,7 +12,13 @@ from torch.utils.data import DataLoader
 from datamodules.batches.packing import CPU_WRITTEN_TOKENS, BatchSize, PredictionSampler
 from datamodules.examples.encoding import PromptEncoding, check_template_options
 from datamodules.examples.selection import draw_questions, refuse_idle_seed
-from datamodules.examples.tokenization import encode_prompt, fingerprint_tokenizer, load_tokenizer
+from datamodules.examples.tokenization import (
+    encode_prompt,
+    find_unknown,
+    fingerprint_tokenizer,
+    load_tokenizer,
+    warn_of_unknown,
+)
 from datamodules.rationales.store import Rationale, drop_truncated, load_rationales, read_gold_conditions
 from datamodules.tasks.prompts import get_prompt
 from datamodules.tasks.questions import Question, load_questions
@@ -209,6 +215,9 @@ class QuestionDataModule(L.LightningDataModule):
         if long:
             warnings.warn(f"{len(long)} of {len(posed)} questions are too long and are left out", stacklevel=2)
         self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.encoding.max_length}
+        if self.tokenizer is not None and (unknown := find_unknown(self.tokenizer)) is not None:
+            found = [identifier for identifier, item in self.posed.items() if unknown in item.prompt_ids]
+            warn_of_unknown(self.tokenizer, "questions", len(found), len(self.posed), found[0] if found else "")
 
     @property
     def highest_id(self) -> int:

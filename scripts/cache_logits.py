@@ -37,6 +37,8 @@ from studies.inputs.cache_report import inspect_cache, measure_error
 class CacheCLI(PredictCLI):
     """A prediction into shards."""
 
+    output_ending = None
+
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Adds `--rows_per_shard`."""
         super().add_arguments_to_parser(parser)

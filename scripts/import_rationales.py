@@ -47,7 +47,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
 def main(args: list[str] | None = None) -> None:
     """Imports, and prints what was cleaned and left out, and each teacher's share of right answers."""
     parsed = parse(args)
-    check_place(parsed.output)
+    check_place(parsed.output, ".parquet")
     questions = load_questions(parsed.questions)
     rationales, conditions, counts = import_rationales(parsed.collection, parsed.clone, questions, parsed.files)
     if not rationales:

@@ -27,6 +27,10 @@ from datamodules.text.sentences import NEGATION, SENTENCE_END, Extraction, squas
 
 Rule = Callable[[str, Question], Extraction | None]
 _LINE_LETTER = re.compile(r"[\s*\"'(-]*([A-Z])(?:[)\].:]|[\s*\"']*$)")
+# A reply that is a letter, in whatever marks: "b", "(b)", "Option B".
+_WHOLE_LETTER = re.compile(
+    r"[\s*_\"'`(\[{$]*(?:(?:option|choice)\s+)?[*_\"'`(\[{$]*([a-z])[\s*_\"'`)\]}$.:]*", re.IGNORECASE
+)
 _PAPER = re.compile(
     r"(?:answer (?:is|from the given options would be)|correct answer to the question .+? is) ([A-Da-d]\) .+?)\."
 )
@@ -86,8 +90,8 @@ def _find_named_option(text: str, question: Question) -> Extraction | None:
     for (_, start), (end, _) in reversed(list(itertools.pairwise(breaks))):
         rest, named = f" {squash(text[start:end])} ", []
         replies = [letters for form, letters in polar if rest.startswith(f" {form} ")]
-        # "Yes or no" is none.
-        named += replies if not replies or not re.match(r" \w+ or \w+ $", rest) else []
+        # "Yes or no" is none, as is "yes and no".
+        named += replies if not replies or not re.match(r" \w+ (?:or|and) \w+ $", rest) else []
         is_reply = bool(named)
         for form, letters in forms:
             # Cut out, so that "tin" is not found within "tin can".
@@ -111,7 +115,9 @@ def _drop_final_list(text: str) -> str:
 
 
 def _find_line_letter(text: str, question: Question) -> Extraction | None:
-    """Returns the option that the last line consists of."""
+    """Returns the option that the last line, or the whole reply, consists of."""
+    if (whole := _WHOLE_LETTER.fullmatch(text)) and whole.group(1).upper() in question.letters:
+        return Extraction(whole.group(1).upper(), "line letter", *whole.span(1))
     text = _drop_final_list(text)
     start = text.rfind("\n") + 1
     letter = _LINE_LETTER.match(text, start)
@@ -163,14 +169,14 @@ _RULES: dict[AnswerKind, tuple[Rule, ...]] = {
 # In other languages it is not known which words keep a sentence from naming its answer: it has to consist of it.
 _LOCAL_OPTION_RULES = (find_last_statement, _find_line_letter, _find_whole_option)
 extract_neutral = Extractor(
-    name="neutral", version=5, rules=_RULES, local_rules={**_RULES, "choice": _LOCAL_OPTION_RULES}
+    name="neutral", version=6, rules=_RULES, local_rules={**_RULES, "choice": _LOCAL_OPTION_RULES}
 )
 extract_paper = Extractor(
     name="paper",
     version=2,
     rules={"choice": (_match_paper,), "boolean": (_match_paper,), "number": (), "expression": ()},
 )
-extract_english = replace(extract_neutral, name="english", version=1, local_rules=None)
+extract_english = replace(extract_neutral, name="english", version=2, local_rules=None)
 EXTRACTORS = {extractor.name: extractor for extractor in (extract_neutral, extract_paper)}
 # What reads beside these where it is asked to.
 MoreExtractors = Literal["english"]

@@ -48,9 +48,11 @@ _OR = re.compile(
 )
 _UNIT = re.compile(r"\s?(%|[A-Za-z]+)?")
 _COMMAND = re.compile(r"\\[A-Za-z]+|[{}()$*\\]")
-# Several numbers and nothing else: "3, 4, and 5".
+# Several numbers and nothing else: "3, 4, and 5", "5 \\text{ or } 6".
+_AND = r"(?:and|or|&)"
+_JOINT = rf"[\s$]*(?:,[\s$]*(?:\b{_AND}[\s$]+)?|(?<=[\s$]){_AND}[\s$]+|\\text\{{\s*,?\s*{_AND}\s*\}}\s*)"
 _LIST = re.compile(
-    rf"(?:\s*,\s*{_PLAIN})*\s*,?\s*\b(?:and|&)\s+{_PLAIN}(?=\s*(?:[.;!?)*\]]*\s*$|[.;]\s|,?\s*respectively))",
+    rf"(?:{_JOINT}{_PLAIN})+(?=\s*(?:[.;!?)*\]}}$\\]*\s*$|[.;]\s|[}}$]+[.;]?\s|,?\s*respectively))",
     re.MULTILINE,
 )
 _FIRST = re.compile(_PLAIN)
@@ -89,7 +91,7 @@ def _match_number(text: str, start: int, max_words: int, question: Question) -> 
         number = NUMBER.search(line, calculation.end())
         assert number is not None
     value, end = read_calculation(line, number, question.question)
-    if listed := _LIST.match(line, end):
+    if (listed := _LIST.match(line, end)) and {*_FIRST.findall(listed.group())} != {value}:
         value, end = None, listed.end()
     if value is not None and is_negative(text, start + number.start()):
         value = negate(value)

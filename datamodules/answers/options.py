@@ -147,7 +147,7 @@ def _match_joint(text: str, start: int, question: Question, forms: Forms) -> tup
             return letter, start + _find_end(line, question.choice(letter))
         return letter, start + 1
     for squashed_line in (squashed, _strip_article(squashed)):
-        if name := _match_text(squashed_line, forms):
+        if name := _match_text(squashed_line, forms) or _match_text(squashed_line, list_polar_forms(question)):
             return name, start + _find_end(line, question.choice(name))
     return None
 

@@ -20,7 +20,7 @@ _ANCHOR = re.compile(
 )
 # (\u2018 to \u201d are curly quotes.)
 # Between the anchor and the answer: a colon follows the anchor at once, a verb may come later in the sentence.
-_COLON = re.compile(r"[*_\s]*(?:\([^()\n]*\)\s*)?[*_]*[:=]\s*")
+_COLON = re.compile(r"[*_\s]*[\"']?(?:\([^()\n]*\)\s*)?[*_]*[:=]\s*")
 _VERB = re.compile(
     r"(?<!which )\b(?:is|was|(?P<plural>are)|(?:would|must|should|will|could|has to) be)\b\s*:?\s*", re.IGNORECASE
 )

@@ -17,7 +17,12 @@ from datamodules.examples.selection import (
     select_rationales,
 )
 from datamodules.examples.store import ExampleView, drop_too_long, open_store
-from datamodules.examples.tokenization import fingerprint_tokenizer, load_tokenizer
+from datamodules.examples.tokenization import (
+    find_unknown,
+    fingerprint_tokenizer,
+    load_tokenizer,
+    warn_of_unknown,
+)
 from datamodules.rationales.controls import AS_WRITTEN, TextControls
 from datamodules.rationales.store import load_rationales, read_gold_conditions
 from datamodules.tasks.prompts import get_prompt
@@ -159,4 +164,7 @@ class ExampleSource:
             warnings.warn(f"{len(examples) - len(kept)} of {len(examples)} examples are too long", stacklevel=2)
         if not len(kept):
             raise ValueError(f"all {len(examples)} examples are longer than max_length={self.encoding.max_length}")
+        if (unknown := find_unknown(self.tokenizer)) is not None:
+            found = kept.where(kept.store.holds(unknown)[kept.rows])
+            warn_of_unknown(self.tokenizer, "examples", len(found), len(kept), found[0].id if found else "")
         return kept

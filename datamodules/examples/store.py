@@ -100,6 +100,14 @@ class ExampleStore:
         """The highest of all token ids; -1 if there is none."""
         return max((int(values.max()) for values in self._values["token_ids"] if len(values)), default=-1)
 
+    def holds(self, token: int) -> np.ndarray:
+        """Says of each row whether a token is in it."""
+        counts = []
+        for values, offsets in zip(self._values["token_ids"], self._offsets, strict=True):
+            before = np.concatenate([[0], np.cumsum(values == token)])
+            counts.append(before[offsets[1:]] - before[offsets[:-1]])
+        return np.concatenate(counts) > 0
+
     def column(self, name: str) -> list[Any]:
         """Returns a whole column's Python values."""
         return [value for batch in self._batches for value in batch[name].to_pylist()]

@@ -1,6 +1,7 @@
 """From a question and a rationale to token ids and segments; and the tokenizer's fingerprint."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,30 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     if (card := find_card(model)) is not None and card.chat_template != bool(tokenizer.chat_template):
         raise ValueError(f"{model}: configs/models says chat_template: {card.chat_template}; its tokenizer differs")
     return tokenizer
+
+
+def find_unknown(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Returns the token of all characters that have none of their own; None if it has another meaning, too."""
+    unknown: int | None = tokenizer.unk_token_id
+    return None if unknown in (tokenizer.bos_token_id, *find_end_tokens(tokenizer)) else unknown
+
+
+def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, what: str, number: int, total: int, first: str) -> None:
+    """Warns of texts with characters that a tokenizer has no token for, if there are any.
+
+    Args:
+        tokenizer: The tokenizer.
+        what: What the texts are, in the plural.
+        number: Of those that the token of `find_unknown` is in.
+        total: Number of all.
+        first: The name of the first of them.
+    """
+    if number:
+        warnings.warn(
+            f"{number} of {total} {what}, the first {first!r}, have characters that the tokenizer has no token for: "
+            f"each is {tokenizer.unk_token} to the model; leave them out, or take a model that knows them",
+            stacklevel=2,
+        )
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase, ids: list[int] | None = None) -> str:

@@ -138,6 +138,9 @@ def check_place(target: Path, ending: str | None = None) -> None:
     # What is written beside it has a longer name.
     if target.name in ("", "..") or "\0" in str(target) or _is_too_long(target):
         raise ValueError(f"{shorten(str(target), 60)}: names no file that could be written; choose another place")
+    # Some of what writes takes ~ for the home folder, checkpoints say, and some for a folder of this name.
+    if (home := os.path.expanduser(target)) != str(target):
+        raise ValueError(f"{target}: ~ stays as it is here; write {home}")
     # Once the folder before it is made, `..` leads where nothing was checked.
     if any(parent.name == ".." and not parent.exists() for parent in target.parents):
         raise ValueError(f"{target}: goes up from a folder that is not there; write the path without ..")

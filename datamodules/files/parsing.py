@@ -1,6 +1,7 @@
 """JSON, YAML and parquet that others wrote: what is wrong with it is a ValueError of one line that names the place."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ MAX_NODES = 100_000
 MAX_DEPTH = 100
 _TYPES = ("null", "bool", "int", "float", "str", "seq", "map", "merge")
 _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in _TYPES)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+# What YAML takes for another number than is seen: 010 is eight, 1:30 is ninety.
+_OTHER_BASE = re.compile(r"[-+]?0[\d_]+|.*:.*")
 
 
 def parse_json(content: str | bytes, place: object) -> Any:
@@ -66,7 +70,8 @@ def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
     """Returns how many values a node stands for, its aliases written out.
 
     Raises:
-        ValueError: They are too many, it holds itself, has a key twice, or something that JSON cannot say.
+        ValueError: They are too many, it holds itself, has a key twice, a number that is another than it seems, or
+            something that JSON cannot say.
     """
     if (size := sizes.get(id(node))) is not None:
         if size == 0:
@@ -83,6 +88,11 @@ def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
         if twice := next((key for index, key in enumerate(keys) if key in keys[:index]), None):
             raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} is there twice")
         children = [part for pair in node.value for part in pair]
+    elif node.tag in _NUMBERS and _OTHER_BASE.fullmatch(node.value):
+        raise ValueError(
+            f"line {node.start_mark.line + 1}: YAML reads {node.value} in another base than ten; write the number "
+            "without a leading 0 or colons, or a text in quotes"
+        )
     elif any("\ud800" <= character <= "\udfff" for character in node.value):
         raise ValueError(f"line {node.start_mark.line + 1}: {node.value!r} holds half a surrogate pair")
     size = 1 + sum(_check_node(child, sizes) for child in children)

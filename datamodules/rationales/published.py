@@ -14,6 +14,7 @@ from typing import Any
 from datamodules.answers.extractors import extract_neutral, find_stated_answer
 from datamodules.answers.grading import is_correct
 from datamodules.files.atomic import read_records
+from datamodules.files.field_types import check_id, check_text, shorten
 from datamodules.files.parsing import parse_json, read_json
 from datamodules.model_cards import find_family
 from datamodules.rationales.store import Rationale, find_repeats, part_thinking
@@ -201,7 +202,12 @@ def _read_jsonl(path: Path, counts: Counter[str]) -> Iterator[Published]:
     for where, record in read_records(path):
         if missing := [name for name in ("question", "teacher", "text", "gold_conditioned") if name not in record]:
             raise ValueError(f"{where}: rationale without field {', '.join(missing)}")
+        if not isinstance(record["gold_conditioned"], bool | None):
+            shown = shorten(record["gold_conditioned"])
+            raise ValueError(f"{where}: `gold_conditioned` must be true, false or null, found {shown}")
         answer = record.get("answer")
+        if not isinstance(answer, str | int | float | None):
+            raise ValueError(f"{where}: `answer` must be a text, a number or null, found {shorten(answer)}")
         yield Published(
             record["question"],
             record["teacher"],
@@ -243,6 +249,17 @@ COLLECTIONS = {
     "records": Collection("**/*.json*", "unstated", _read_anybody),
     "jsonl": Collection("**/*.jsonl*", "unstated", _read_jsonl),
 }
+
+
+def _has_texts(item: Published) -> bool:
+    """Whether question, teacher and text are texts that a file can hold, and the teacher has a name of one line."""
+    try:
+        check_text(item.question, "question", may_be_empty=True)
+        check_text(item.text, "text", may_be_empty=True)
+        check_id(item.teacher, "teacher")
+    except ValueError:
+        return False
+    return True
 
 
 def _find_answer(item: Published, question: Question) -> str | None:
@@ -293,7 +310,7 @@ def import_rationales(
             raise ValueError(f"{path}: not as the collection {name} has it: {error!r}") from None
         for item in published:
             counts["published"] += 1
-            if not all(isinstance(value, str) for value in (item.question, item.text, item.teacher)):
+            if not _has_texts(item):
                 counts["left out: not a text"] += 1
                 continue
             found = index.find(item.question)

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from datamodules.answers.extractors import extract_neutral
+from datamodules.answers.extractors import extract_neutral, find_stated_answer
 from datamodules.answers.grading import is_correct
 from datamodules.files.atomic import read_records
-from datamodules.files.field_types import check_text, shorten
+from datamodules.files.field_types import check_id, check_text, shorten
 from datamodules.files.tables import read_metadata, read_table, write_table
 from datamodules.model_cards import find_family
 from datamodules.rationales.samples import SAMPLE_FIELDS, check_sample
@@ -180,7 +180,7 @@ def _check(rationale: Rationale, where: str, question: Question | None = None) -
 
 def _check_types(rationale: Rationale) -> None:
     for name in ("question_id", "task", "split", "teacher", "family", "prompt_id"):
-        check_text(getattr(rationale, name), name)
+        (check_id if name == "teacher" else check_text)(getattr(rationale, name), name)
     for name in ("text", "thinking"):
         check_text(getattr(rationale, name), name, may_be_empty=True)
     if rationale.answer is not None:
@@ -273,7 +273,9 @@ def _read_answer(written: Written, question: Question, by_index: bool) -> str | 
     except AmbiguousIndexError:
         raise
     except ValueError:
-        return None
+        # "$1,080", "72 clips", "Yes.", "\\boxed{B}".
+        stated = find_stated_answer(f"The answer is {written.answer}", question)
+        return stated.answer if stated else None
 
 
 def parse_written(

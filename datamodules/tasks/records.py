@@ -5,7 +5,8 @@ What a record holds is told by its fields' names; the first that is there and no
     question     question, problem, prompt; instruction with input (Alpaca); else the user's turn of the conversation
     choices      choices, options: a list of texts, {letter: text}, {"text": [...], "label": [...]}, or a list of
                  {"label", "text"}; letters printed into the texts are taken off
-    gold         gold, else answer, answerKey, expected_answer; where there is `gold`, `answer` is the rationale's own
+    gold         gold, else answer, answerKey, expected_answer; where there is `gold`, or no question, `answer` is the
+                 rationale's own
     rationales   rationale or rationales (a text, {"text", "answer", "teacher", "thinking"}, a list of these, or, by
                  teacher, {teacher: {"text", "answer"}}), generations (R1 traces), generated_solution, response,
                  completion, Alpaca's output; else the last assistant's turn of messages or conversations (ShareGPT);
@@ -16,7 +17,8 @@ from 0. A whole number that is also the text of another option is its text, unle
 where they do not tell, it is refused. Without options it is a number, an expression (`expression: true`, which is so of
 a `problem`), or, with the options that are understood, true, false, yes or no.
 
-What was thought stands between marks, or in `thinking`, `reasoning_content` or `reasoning` beside a text.
+What was thought stands between marks, or in `thinking`, `reasoning_content` or `reasoning` beside a text; why the text
+ended, in `finish_reason` or `stop_reason`, of which `length`, `max_tokens` and their like say that it was cut off.
 """
 
 import json
@@ -39,6 +41,9 @@ THINKING = ("thinking", "reasoning_content", "reasoning")
 RATIONALES = ("rationale", "rationales", "generations", "generated_solution", "response", "completion")
 CONVERSATION = ("messages", "conversations")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
+# How records call the reason why a text ended, and APIs that it was cut off.
+_REASON = ("finish_reason", "stop_reason")
+_CUT = ("length", "max_tokens", "max_length", "max_output_tokens", "model_length", "max_new_tokens")
 _SAME = ("id", "task", "split", "language", "group", "parallel", "asks", "replaced_in_rev2", "expression")
 # Of which question of another set a question is the translation: its own field, or MGSM's and MSVAMP's.
 _ORIGINAL = ("original", "gsm8k_id", "svamp_id")
@@ -143,8 +148,10 @@ def read_record(record: dict[str, Any], ints_are_indices: bool | None = None) ->
         text = f"{text}\n\n{more}"
     choices, labels = _read_choices(fields.take("choices", "options") or None)
     gold, answer = fields.take("gold"), fields.take(*GOLD)
-    answers = {"has_answer": True, "answer": answer} if gold is not None and answer is not None else {}
-    gold = answer if gold is None else gold
+    # Of a record without a question of its own, which is another file's, the answer is the rationale's.
+    is_own = gold is not None or (text is None and not any(record.get(name) for name in CONVERSATION))
+    answers = {"has_answer": True, "answer": answer} if is_own and answer is not None else {}
+    gold = answer if gold is None and not is_own else gold
     rationales = _read_rationales(fields, answers)
     if (name := next((name for name in CONVERSATION if record.get(name) is not None), None)) is not None:
         asked, replied = _read_conversation(record[name], name, text is None)
@@ -273,7 +280,9 @@ def _write(fields: _Fields, entry: Any, answers: dict[str, Any]) -> Written:
         raise ValueError(f"a rationale without `text`; it has {', '.join(own.record) or 'no fields'}")
     teacher = own.take(*TEACHER) or fields.take(*TEACHER)
     thinking = own.take(*THINKING) or fields.take(*THINKING) or ""
-    reason = own.take("finish_reason") or fields.take("finish_reason")
+    reason = own.take(*_REASON) or fields.take(*_REASON)
+    if isinstance(reason, str):
+        reason = "length" if reason.casefold() in _CUT else reason.casefold()
     if (answer := own.take("answer")) is not None:
         answers = {"has_answer": True, "answer": answer}
     if answers and not isinstance(answers["answer"], str | int | float):

@@ -31,6 +31,10 @@ FORMULA = re.compile(r"(?<!\\)\$(?:[^$\\]|\\.)+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.D
 _NAME = re.compile(r"^[A-Za-z]\w?\s*(?:=|\\in(?![A-Za-z]))\s*(?=.)(?!.*=)")
 _SPACE = re.compile(r"(?<!\\)(\\[A-Za-z]+)\s+(?=[A-Za-z])|\s+")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+# Likewise of a number as it is given; Indian groups have two digits but for the last: 10,00,000.
+_GROUPED = re.compile(r"\s*[-+]?\d{1,3}(?:(?:,\d{3})+|(?:,\d\d)*,\d{3})(?!\d|[^.]*,).*", re.DOTALL)
+# What an exponent may add; the zeros of 1e999999999 would fill the memory.
+_MOST_ZEROS = 1000
 _DIGITS = r"([0-9]{1,99})"
 _RATIONAL = re.compile(rf"(-?){_DIGITS}?\\frac\{{(-?){_DIGITS}\}}\{{{_DIGITS}\}}|(-?){_DIGITS}/{_DIGITS}")
 _DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
@@ -40,18 +44,25 @@ def normalize_number(value: Any) -> str:
     """Writes a number the one way answers are compared: no thousands commas, `72` for `72.0`.
 
     Raises:
-        ValueError: The value is no finite number.
+        ValueError: The value is no finite number, has commas elsewhere than between groups of digits, as `1,5`, or an
+            exponent that would add thousands of zeros.
     """
+    text = str(value)
+    if "," in text and not _GROUPED.fullmatch(text):
+        raise ValueError(f"answer {value!r} has a comma that parts no thousands; write a decimal with a point")
     try:
         # Python takes 1_0 for ten; in mathematics it is another base.
-        number = Decimal(str(value).replace(",", "").replace("_", "?"))
+        number = Decimal(text.replace(",", "").replace("_", "?"))
     except InvalidOperation:
         raise ValueError(f"answer {value!r} is no number") from None
     if not number.is_finite():
         raise ValueError(f"answer {value!r} is no finite number")
+    if number == 0:
+        return "0"
+    if abs(number.adjusted()) > len(text) + _MOST_ZEROS:
+        raise ValueError(f"answer {text!r} has more than {_MOST_ZEROS} zeros")
     text = f"{number:f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if number == 0 else text
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def write_fraction(value: Fraction) -> str:

@@ -24,7 +24,8 @@ _COMMANDS = set(
     " textcolor textsc textup textsl textmd"
     " textnormal tfrac tbinom times to top tan tanh tau theta therefore thinspace tilde"
     " triangle triangleq trianglelefteq triangleleft"
-    " triangleright".split()
+    " triangleright trianglerighteq triangledown thickapprox thicksim tiny twoheadrightarrow"
+    " nleftarrow nLeftarrow nleftrightarrow nLeftrightarrow nleqslant ngeqslant ntriangleleft ntriangleright".split()
 )
 # A line may begin with a u or an i, but not within a formula.
 _FORMULA_COMMANDS = {"nu", "ni"}

@@ -16,7 +16,7 @@ from datamodules.text.expressions import normalize_number, write_fraction
 
 _MINUS = "-\u2212\u2013\ufe63"
 # Between groups of three digits, the same throughout a number; a plain space separates two numbers as often.
-_SEPARATOR = r"\{\\?,\}|,\\!|\\[,!;]|[ ,_'\u2019\u00a0\u2007\u2009\u202f]"
+_SEPARATOR = r"\{\\?,\}|,\\!|\\[,!; ]|[ ,_'\u2019\u00a0\u2007\u2009\u202f]"
 _DIGITS = r"\d{1,18}"
 _VULGAR = "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
 _WHOLE = (
@@ -38,7 +38,7 @@ _POWER = (
 )
 NUMBER = re.compile(
     # What it may begin with, so that all other places are passed by at once; then: not within a word or an exponent.
-    rf"(?=[{_MINUS}$\u20ac£¥₹\d.\\U{_VULGAR}])(?<![\w.^])(?<![\^_]\{{)"
+    rf"(?=[{_MINUS}$\u20ac£¥₹\d.\\U{_VULGAR}])(?<![\w.^±√])(?<![\^_]\{{)(?<!\\pm)(?<!\\pm\s)(?<!\\sqrt\{{)"
     rf"(?P<minus>[{_MINUS}])?(?P<currency>(?:US)?\\?\$\s?|[\u20ac£¥₹]\s?)?(?P<late_minus>[{_MINUS}])?"
     rf"(?:(?:(?P<latex_whole>{_DIGITS})\s?)?{_LATEX_FRACTION}"
     rf"|(?<!\d/)(?:(?P<slash_whole>{_DIGITS})(?:-|\s(?:and\s)?))?"
@@ -82,9 +82,9 @@ _LINK = re.compile(
 )
 # What comes before a range: "Districts 1 - 3".
 _RANGE_OF = re.compile(r"\b(?:[A-Z][a-z]+s|from|between|pages?|chapters?|years?|ages?|grades?|steps?|numbers|days)\s*$")
-# A range, a date, a time, a ratio, a version; a part of something else.
+# A range, a date, a time, a ratio, a version, numbers in a row or one with a decimal comma; a part of something else.
 _RANGE = re.compile(
-    rf"[{_MINUS}/:.]\$?\d|\s+to\s+\$?\d+(?!\d|\s(?:decimal|significant|places?|d\.?p|s\.?f))|\s?\\?%\s+of\s+\$?\d"
+    rf"[{_MINUS}/:.,]\$?\d|\s?(?:√|\\sqrt)|\s+to\s+\$?\d+(?!\d|\s(?:decimal|significant|places?|d\.?p|s\.?f))|\s?\\?%\s+of\s+\$?\d"
 )
 _OPERATIONS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,

@@ -9,6 +9,9 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 # Likewise in any script, where no space has to follow.
 ANY_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।])\s*|\n+")
 _WORD = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*|\w+")
+# Minus signs as LaTeX and word processors set them, before a number.
+_MINUS = re.compile(r"(?<!\w)[\u2212\ufe63\u2013](?=\d)")
+_THOUSANDS = re.compile(r"(?<![\w.,])(-?\d{1,3}(?:,\d{3})+)(?![\d,])")
 
 
 class Extraction(NamedTuple):
@@ -24,5 +27,6 @@ class Extraction(NamedTuple):
 
 
 def squash(text: str) -> str:
-    """Returns the text's words and numbers in lower case, one space between them."""
-    return " ".join(_WORD.findall(text.casefold()))
+    """Returns the text's words and numbers in lower case, one space between them; 1,080 is 1080."""
+    text = _MINUS.sub("-", text.casefold())
+    return " ".join(_WORD.findall(_THOUSANDS.sub(lambda match: match[1].replace(",", ""), text)))

@@ -15,6 +15,15 @@ from datamodules.batches.packing import pad_rows
 from lightning_modules.model.pretrained import list_end_ids
 
 
+def refuse_overflow(numbers: Tensor, model: PreTrainedModel) -> None:
+    """Raises a ValueError if one of a model's numbers is none, or infinite: what they choose would mean nothing."""
+    if bool((numbers.isnan() | numbers.isposinf()).any()):
+        raise ValueError(
+            f"{model.name_or_path}: what it computes in {str(model.dtype).removeprefix('torch.')} is not finite; set "
+            "another model.dtype, or take another model"
+        )
+
+
 def keep_nucleus(probs_BV: Tensor, top_p: float) -> Tensor:
     """Returns the probabilities of the fewest most probable tokens that hold `top_p`, and 0 for all others.
 
@@ -136,6 +145,7 @@ def read_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Re
         model(input_ids=first, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(places))
     logits_PV = run_tokens(model, input_ids_PS, mask_PS, positions_PS, cache)
+    refuse_overflow(logits_PV.amax(-1), model)
     rows = [places[tuple(prompt)] for prompt in prompts]
     return ReadPrompts(rows, cache, mask_PS, positions_PS[:, -1:] + 1, logits_PV)
 
@@ -274,6 +284,8 @@ def generate_completions(
                 decoder.keep(places_B)
             rows = [rows[place] for place in left]
             logits_BV = decoder.advance(tokens_B[places_B])
+        # What is not finite once stays so, in a row that goes on to the end.
+        refuse_overflow(logits_BV.amax(-1), model)
     if samples is not None:
         samples += drawn
     return list(zip(completions, reasons, strict=True))
@@ -313,5 +325,6 @@ def score_endings(
         for row, ids in enumerate(rest):
             log_p_LV = logits_RSV[row, : len(ids)].float().log_softmax(-1)
             log_p_R[row] += log_p_LV.gather(-1, labels_RS[row, : len(ids), None]).sum()
+    refuse_overflow(log_p_R, model)
     scores = iter(log_p_R.tolist())
     return [[next(scores) for _ in own] for own in endings]

@@ -12,6 +12,7 @@ from datamodules.distillation import RationaleDataModule
 from datamodules.logit_cache.format import MAX_VOCABULARY, CacheDescription, Kind, Sparsity, Values
 from datamodules.model_cards import find_family
 from datamodules.model_sources import name_model
+from lightning_modules.model.generation import refuse_overflow
 from lightning_modules.model.pretrained import (
     Attention,
     Dtype,
@@ -241,7 +242,8 @@ class LogitScorer(TeacherModule):
         """Returns (example id, rows) for each example of a batch of `collate_examples`.
 
         Raises:
-            ValueError: Hidden states are wanted, but the teacher's logits are not those of its head alone.
+            ValueError: Hidden states are wanted, but the teacher's logits are not those of its head alone; or these are
+                not finite.
         """
         counts = torch.bincount(batch["rows"] // batch["input_ids"].shape[1]).tolist()
         if self.vllm is not None:
@@ -255,6 +257,8 @@ class LogitScorer(TeacherModule):
         if made.sparsity.kind == "hidden" and self._head.settings is None:
             raise ValueError(f"{self.teacher}: kind hidden needs logits that are the head of the last hidden state")
         reduced = reduce_rows(found.iterate_logits(), batch["labels"], made, batch["example_ids"], counts)
+        for rows in reduced:
+            refuse_overflow(torch.from_numpy(rows["label_log_prob"]), self.model)
         if made.sparsity.kind == "hidden":
             for rows, hidden_ND in zip(reduced, found.hidden_ND.float().cpu().split(counts), strict=True):
                 rows["hidden"] = hidden_ND.numpy()

@@ -49,5 +49,5 @@ def suggest(stage: str, args: Sequence[str], carried: Sequence[str], settings: d
     for name, value in settings.items():
         if known.get(name) == value or (_is_open(value) and name in known):
             continue
-        given.append(f"--{name}={value if isinstance(value, str) else json.dumps(value)}")
+        given.append(f"--{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
     return shlex.join([*command, *given])

@@ -22,7 +22,13 @@ LONGEST_WAIT = timedelta(days=7)
 
 
 class PredictCLI(StageCLI):
-    """A stage that predicts into `--output`."""
+    """A stage that predicts into `--output`.
+
+    Attributes:
+        output_ending: What the name of its output ends in; None where that is a folder.
+    """
+
+    output_ending: str | None = ".parquet"
 
     @property
     def asks_for_all(self) -> bool:
@@ -88,6 +94,6 @@ class PredictCLI(StageCLI):
     def before_instantiate_classes(self) -> None:
         """Refuses an output that cannot be written, before anything is built."""
         super().before_instantiate_classes()
-        check_place(Path(self.config.output))
+        check_place(Path(self.config.output), self.output_ending)
         if self.config.trainer.limit_predict_batches == 0:
             raise ValueError("trainer.limit_predict_batches=0 leaves nothing to ask; raise it, or leave it out")

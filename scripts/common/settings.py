@@ -107,7 +107,7 @@ def check_keys(path: Path, stage: str, content: dict[str, Any], is_section: bool
         is_section: Whether it is that section.
 
     Raises:
-        ValueError: There is no such setting; it names file and line.
+        ValueError: There is no such setting, or it is null and must not be; it names file and line.
     """
     known, given = read_settings(stage), set[str]()
     sections = list_sections(known)
@@ -119,6 +119,11 @@ def check_keys(path: Path, stage: str, content: dict[str, Any], is_section: bool
             if not _is_known(name, known):
                 place = locate_key(path, f"{prefix}{name}")
                 raise ValueError(f"{place}: {name}: there is no such setting{suggest(name, [*known, *sections])}")
+            # The parsers let null pass wherever a file says it.
+            setting = known.get(name)
+            if value is None and setting and "null" not in setting.type.split(" | "):
+                place = locate_key(path, f"{prefix}{name}")
+                raise ValueError(f"{place}: {name}: must be {setting.type}, not null; leave it out for its default")
             if name in sections and name not in known and isinstance(value, dict):
                 walk(value, f"{name}.")
             else:

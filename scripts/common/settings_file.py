@@ -35,10 +35,10 @@ def build_parsers() -> dict[str, Any]:
     # Not checked against the file that is to be written.
     with mock.patch("scripts.common.stage_cli.check_args"):
         return {
-            "annotate": annotate.parse(["--model.teacher=a/b", "--output=o", *data]).parser,
+            "annotate": annotate.parse(["--model.teacher=a/b", "--output=o.parquet", *data]).parser,
             "cache_logits": cache_logits.parse(["--model.teacher=a/b", "--output=o", *data]).parser,
             "fit": fit.parse(["--model.student=a/b", *data]).parser,
-            "evaluate": evaluate.parse(["--model.student=a/b", "--output=o", *data]).parser,
+            "evaluate": evaluate.parse(["--model.student=a/b", "--output=o.parquet", *data]).parser,
             "study": declare(Study),
             "on_policy": declare(OnPolicy),
         }

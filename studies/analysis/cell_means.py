@@ -1,7 +1,6 @@
 """Grids of which only the cells' means are known, for example a paper's table; some are in `studies/published/`."""
 
 import csv
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +38,10 @@ def read_grid(path: Path) -> AccuracyGrid:
 
     Raises:
         ValueError: A column or a cell is missing, a cell is there twice, a model has two families, or an accuracy is no
-            number.
+            share.
     """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if not line.startswith("#")]
+        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if not line.startswith("#")]
         rows = list(csv.DictReader(lines))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as csv: {describe_error(error)}") from None
@@ -51,6 +50,11 @@ def read_grid(path: Path) -> AccuracyGrid:
         raise ValueError(f"{path}: needs rows with the columns {', '.join(sorted(columns))}")
     if short := [row for row in rows if any(row[name] is None for name in columns)]:
         raise ValueError(f"{path}: a row has fewer fields than columns: {', '.join(filter(None, short[0].values()))}")
+    # What has no column is under None: after a decimal comma, say.
+    if long := [row for row in rows if None in row]:
+        raise ValueError(
+            f"{path}: a row has more fields than columns: {', '.join(filter(None, [*long[0].values()][:-1]))}"
+        )
     families: dict[str, dict[str, str]] = {"student": {}, "teacher": {}}
     for row in rows:
         for kind, known in families.items():
@@ -66,8 +70,9 @@ def read_grid(path: Path) -> AccuracyGrid:
         found = {(row["student"], row["teacher"]): float(row["accuracy"]) for row in rows}
     except ValueError as error:
         raise ValueError(f"{path}: accuracy: {error}") from None
-    if wrong := [cell for cell, value in found.items() if not math.isfinite(value)]:
-        raise ValueError(f"{path}: the accuracy of student {wrong[0][0]} and teacher {wrong[0][1]} is no finite number")
+    if wrong := [cell for cell, value in found.items() if not 0 <= value <= 1]:
+        cell = "student {} and teacher {}".format(*wrong[0])
+        raise ValueError(f"{path}: the accuracy of {cell} is {found[wrong[0]]}, no share from 0 to 1")
     grid = [[found[student, teacher] for teacher in families["teacher"]] for student in families["student"]]
     return AccuracyGrid(families["student"], families["teacher"], np.array(grid))
 

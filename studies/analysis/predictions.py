@@ -109,6 +109,18 @@ def files_path(study: Study, arm: Arm) -> Path:
     return Path(study.root) / study.name / "files" / arm.id
 
 
+def _refuse_other_arm(path: Path, arm: str, seed: int, run: str, runs: Set[str]) -> None:
+    """Raises a ValueError if a file has another arm's predictions: of another name, seed, or run's student."""
+    names = pq.read_schema(path).names
+    if {"arm", "seed"} <= {*names}:
+        table = read_table(path, ["arm", "seed"])
+        for own in {*zip(table["arm"].to_pylist(), table["seed"].to_pylist(), strict=True)} - {(arm, seed)}:
+            raise ValueError(f"{path}: holds predictions of {own[0]}, seed {own[1]}, not of {arm}, seed {seed}")
+    student = Path(read_metadata(path).get("student") or "")
+    if others := (runs & {*student.parts}) - {run}:
+        raise ValueError(f"{path}: holds predictions of the student of {min(others)}, not of {run}")
+
+
 def _read_records(path: Path, outcomes: Sequence[str]) -> Records:
     """Returns an arm's records by task, or by split where a task has several, and by question.
 
@@ -120,7 +132,7 @@ def _read_records(path: Path, outcomes: Sequence[str]) -> Records:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
     columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group", "language"} & {*names})]
-    columns += [name for name in ("gold", *(COLUMNS[outcome] for outcome in outcomes)) if name in names and outcomes]
+    columns += [name for name in ("gold", *(COLUMNS[outcome] for outcome in outcomes)) if name in names]
     records = read_table(path, columns).to_pylist()
     for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
         if number > 1:
@@ -154,10 +166,17 @@ def _find_groups(arms: dict[str, Records], common: dict[str, list[str]]) -> dict
     """Returns the groups of each task's questions.
 
     Raises:
-        ValueError: Two arms' predictions differ in them, or there is only one.
+        ValueError: Two arms' predictions differ in them, or in a question's gold answer, or there is only one group.
     """
     groups = {}
     for task, questions in common.items():
+        for question in questions:
+            golds = {tasks[task][question].get("gold"): arm for arm, tasks in arms.items() if task in tasks}
+            if len(golds) > 1:
+                differ = ", and ".join(f"{gold!r} in {arm}" for gold, arm in [*golds.items()][:2])
+                raise ValueError(
+                    f"task {task}: question {question!r} has the gold answer {differ}; evaluate them again"
+                )
         found = {
             arm: [tasks[task][question].get("group") for question in questions]
             for arm, tasks in arms.items()
@@ -218,7 +237,11 @@ def read_answers(study: Study) -> Answers:
 def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: list[str]) -> dict[Arm, Records]:
     """Returns arms' records, or those of their files of a type; says which arms have none."""
     paths = {arm: predictions_path(study, arm, kind) for arm in wanted}
-    arms = {arm: _read_records(path, study.outcomes) for arm, path in paths.items() if path.is_file()}
+    arms = {}
+    for arm in (arm for arm, path in paths.items() if path.is_file()):
+        name = f"{arm.condition}-{kind}" if kind else arm.condition
+        _refuse_other_arm(paths[arm], name, arm.seed, arm.id, {own.id for own in wanted})
+        arms[arm] = _read_records(paths[arm], study.outcomes)
     if missing := [arm.id for arm in wanted if arm not in arms]:
         of = f" of {kind}" if kind else ""
         warnings.append(

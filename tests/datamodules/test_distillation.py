@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from datamodules.annotation import QuestionDataModule
 from datamodules.batches.packing import StepSampler, count_padded
 from datamodules.distillation import DistillationDataModule, RationaleDataModule
 from datamodules.examples.tokenization import ANSWER, PROMPT
@@ -19,6 +20,8 @@ from tests.tiny import (
     make_rationale,
     write_store,
 )
+
+STUDENT = Path(__file__).parents[2] / "configs" / "models" / "microworld" / "a-student"
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +219,20 @@ def test_examples_of_real_rationales_are_few_padded_tokens(shared_data: Path, tm
     sampler = StepSampler(lengths, 8192, 8192, 0, 0, 1)
     padded = sum(count_padded(step, lengths) for step in sampler.plan(1))
     assert 1 - lengths.sum() / padded < 0.05
+
+
+@pytest.mark.parametrize("supervision", ["label", "rationale"])
+def test_characters_without_a_token_are_named_each_time(tmp_path: Path, supervision: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    own = {"choices": ["iron", "wood"], "answer": "iron", "rationale": "The answer is A."}
+    records = [{"id": f"q{n}", "question": f"{text}?", **own} for n, text in enumerate(("iron", "我们", "wood"))]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    kept = {"rationales": [str(path)]} if supervision == "rationale" else {"rationales": None}
+    kept |= {"supervision": supervision, "prompt": "plain", "cache_dir": str(tmp_path / "kept")}
+    for _ in range(2):
+        data = build(DistillationDataModule, str(STUDENT), str(path), **kept)
+        with pytest.warns(UserWarning, match=r"1 of 3 examples, the first 'q1.*', have characters that .* is <unk> to"):
+            data.setup("fit")
+    asked = build(QuestionDataModule, str(STUDENT), str(path), prompt="plain")
+    with pytest.warns(UserWarning, match=r"1 of 3 questions, the first 'q1', have characters"):
+        asked.setup("predict")

@@ -50,6 +50,26 @@ def test_key_of_a_file_is_wrong(bench, stage, section, named, in_section):
     assert named in bench.refuse(stage, "--config=x.yaml")
 
 
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"data": {"prompt": None}}, "data.prompt: must be str, not null"),
+        ({"data": {"encoding": {"max_length": None}}}, "data.encoding.max_length: must be PositiveInt, not null"),
+        ({"trainer": {"num_nodes": None}}, "trainer.num_nodes: must be int, not null"),
+    ],
+)
+def test_key_of_a_file_is_null(bench, stage, section, named):
+    (bench.folder / "x.yaml").write_text(json.dumps({stage: section}))
+    line = bench.refuse(stage, "--config=x.yaml")
+    assert named in line and "x.yaml:1" in line
+
+
+def test_run_group_of_a_file_is_null(bench):
+    (bench.folder / "x.yaml").write_text("fit:\n  run:\n    group: ~\n    project: ~\n")
+    assert "x.yaml:3: run.group: must be str, not null" in bench.refuse("fit", "--config=x.yaml")
+
+
 @pytest.mark.parametrize(
     ("option", "named"),
     [

@@ -161,6 +161,7 @@ def test_a_line_of_rationales_is_wrong(bench, record: dict, named: str) -> None:
         ({"text": 5}, "`text` must be a text"),
         ({"text": "\0"}, "`text` holds nothing but control characters"),
         ({"answer": 5}, "`answer` must be a text"),
+        ({"teacher": "a\nb"}, "`teacher` holds a control character"),
         ({"answer": "AB"}, "`answer` 'AB' is no option"),
         ({"sample": 2**31}, "`sample` must be a whole number"),
         ({"correct": "yes"}, "`correct` must be true, false or null"),

@@ -115,6 +115,30 @@ def test_weights_are_not_those_of_the_config(bench, stage: str, change: Callable
 
 
 @pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("annotate", []),
+        ("annotate", ["--model.num_samples=2", "--model.temperature=1"]),
+        ("cache_logits", []),
+        ("cache_logits", ["--model.kind=labels", "--model.top_k=null"]),
+        ("evaluate", []),
+    ],
+)
+def test_what_a_model_computes_is_not_finite(bench, stage: str, options: list[str]) -> None:
+    """As where a model of bfloat16 runs in float16: each weight is a number, but their products are none."""
+
+    def overflow(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        grown = {name: weights[name] * 1e30 for name in weights if "q_proj" in name or "k_proj" in name}
+        assert grown
+        save_file(weights | grown, folder / "model.safetensors", {"format": "pt"})
+
+    role = "student" if stage == "evaluate" else "teacher"
+    line = bench.refuse(stage, f"--model.{role}={copy_model(bench, overflow)}", *options)
+    assert "changed: what it computes in float32 is not finite; set another model.dtype" in line
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"vocab_size": 10},

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +92,7 @@ def test_the_trainer_cannot_be_built(bench, stage: str, option: str, named: str)
         ("--run.root=r.parquet", "r.parquet"),
         ("--run.root=" + "x" * 300, "choose another place"),
         ("--run.root=a\0b", "choose another place"),
+        ("--run.root=~/runs", f"~ stays as it is here; write {Path.home()}/runs/bench/run"),
         ("--run.id=" + "y" * 300, "run.id"),
         ("--run.checkpoint_steps=0", "checkpoint_steps"),
         ("--run.project=a/b", "run.project: 'a/b' is no project of W&B"),
@@ -148,12 +150,18 @@ def test_a_setting_is_nested_too_deep(bench, option: str, text: str) -> None:
     "output",
     [
         *("", "/", ".", "..", "out/..", "models", "/proc/x.parquet", "/dev/null/x", "a\0b", "x" * 300, "/a" * 3000),
-        "new/../models/x",
+        *("new/../models/x", "~/x.parquet"),
     ],
 )
 def test_nothing_can_be_written_there(bench, stage: str, output: str) -> None:
     line = bench.refuse(stage, f"--output={output}")
     assert len(line) < 400
+
+
+@pytest.mark.parametrize("stage", ["annotate", "evaluate"])
+@pytest.mark.parametrize("output", ["out/r", "out/r.PARQUET", "out/r.jsonl"])
+def test_a_table_has_a_name_that_the_next_stage_reads(bench, stage: str, output: str) -> None:
+    assert f"{output}: name an output that ends in .parquet" in bench.refuse(stage, f"--output={output}")
 
 
 @pytest.mark.parametrize("stage", ["annotate", "cache_logits", "evaluate"])

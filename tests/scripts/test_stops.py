@@ -194,7 +194,7 @@ def assert_same_student(run: Path, other: Path) -> None:
 @pytest.mark.parametrize("stage", ["fit", "annotate"])
 @pytest.mark.slow
 def test_a_signal_while_the_script_still_imports_is_not_lost(inside, tmp_path, stage):
-    output = f"--run.root={tmp_path}" if stage == "fit" else f"--output={tmp_path}/r"
+    output = f"--run.root={tmp_path}" if stage == "fit" else f"--output={tmp_path}/r.parquet"
     process = spawn(stage, [*COMMANDS[stage], output], inside, "import:torch:1")
     wait_until_halted(process)
     assert catches(Path(f"/proc/{process.pid}/status").read_text(), signal.SIGUSR1)

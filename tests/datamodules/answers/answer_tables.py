@@ -178,6 +178,19 @@ CHOICES = [
     (ask("bread", "butter", "bread and butter"), "The answer is bread and butter.", "C"),
     (ask("bridge", "Bridge!"), "The answer is bridge.", None),
     # More lines.
+    # A reply that is a letter; JSON; numbers that are written otherwise than the option's.
+    (CANALS, "b", "B"),
+    (CANALS, "(b)", "B"),
+    (CANALS, "[D]", "D"),
+    (CANALS, "Option D.", "D"),
+    (CANALS, "f", None),
+    (CANALS, '{"reasoning": "Canals.", "answer": "D"}', "D"),
+    (CANALS, '{"answer": "A or D"}', None),
+    (ask("5", "-5", "3"), "The answer is \u22125.", "B"),
+    (ask("5", "\u22125", "3"), "The answer is $-5$.", "B"),
+    (ask("5", "-5", "3"), "The answer is 5.", "A"),
+    (ask("100", "1,000", "10000"), "The answer is 1000.", "B"),
+    (ask("100", "1000", "10000"), "Answer: 1,000", "B"),
     (CANALS, "Step 1: Venice is in Italy.\nStep 2: Italy is south.\n\nThe answer is\n\nD) Venice", "D"),
     (CANALS, "The answer is D) Venice.\n\nQuestion: Where is the sea?\nA) here", "D"),
 ]
@@ -273,6 +286,8 @@ BOOLEANS = [
     (POLAR, "B is the wrong answer.", None),
     (POLAR, "The answer is A or B.", None),
     (POLAR, "The answer is C.", None),
+    (POLAR, "The answer is yes and no.", None),
+    (POLAR, "Yes and no.", None),
     (POLAR, "The answer is maybe.", None),
     (POLAR, "Let us see.", None),
     (POLAR, "", None),

@@ -25,6 +25,9 @@ BOMB = "z0: &z0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("a: 1\nb: 2\na: 3\n", "the key 'a' is there twice"),
         ("x: {a: 1, a: 1}", "the key 'a' is there twice"),
         (BOMB, "aliases stand for more than"),
+        ("a: 1\nepochs: 010\n", "line 2: YAML reads 010 in another base than ten"),
+        ("a: [1:30]", "line 1: YAML reads 1:30 in another base than ten"),
+        ("a: -1:30.5", "line 1: YAML reads -1:30.5 in another base than ten"),
         ("a: &a [*a]", "line 1: an alias stands for what it is in"),
         ("a: *nowhere", "undefined alias"),
         ("[" * 100_000, "recursion"),
@@ -51,10 +54,10 @@ def test_yaml_is_refused_in_a_line_that_names_the_file(tmp_path: Path, text: str
 
 def test_yaml_says_what_json_can_say(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text("base: &base {a: 1, b: [x, ~, true]}\nown: {<<: *base, a: 2}\nday: 2020-01-01\n")
+    path.write_text("base: &base {a: 1, b: [x, ~, true]}\nown: {<<: *base, a: 2}\nday: 2020-01-01\nrate: 00.5\n")
     base = {"a": 1, "b": ["x", None, True]}
     # A date is text, and an own value goes before the one that is merged in.
-    assert read_yaml(path) == {"base": base, "own": {**base, "a": 2}, "day": "2020-01-01"}
+    assert read_yaml(path) == {"base": base, "own": {**base, "a": 2}, "day": "2020-01-01", "rate": 0.5}
     path.write_text("")
     assert read_yaml(path) is None
     with pytest.raises(ValueError, match=r"malformed YAML: .*Is a directory"):

@@ -264,6 +264,28 @@ def test_a_text_of_several_questions_is_left_out(tmp_path: Path) -> None:
     assert not rationales and counts["left out: of ambiguous questions"] == 1
 
 
+@pytest.mark.parametrize(
+    "change", [{"text": "So \ud83d"}, {"teacher": ""}, {"teacher": "a\nb"}, {"question": "\ud83d"}]
+)
+def test_what_no_store_could_hold_is_left_out(tmp_path: Path, change: dict) -> None:
+    record = {"question": SUN.question, "teacher": "t", "text": "The answer is B.", "gold_conditioned": None}
+    write_lines(tmp_path / "mine.jsonl", [record, {**record, **change}])
+    write_lines(tmp_path / "q_train.jsonl", [SUN.content])
+    output = tmp_path / "mine.parquet"
+    main(
+        [
+            "jsonl",
+            str(tmp_path),
+            "--files=mine.jsonl",
+            f"--questions={tmp_path / 'q_train.jsonl'}",
+            f"--output={output}",
+        ]
+    )
+    [rationale] = load_rationales([str(output)], {SUN.id: SUN})
+    assert (rationale.teacher, rationale.answer) == ("t", "B")
+    assert read_metadata(output)["counts"]["left out: not a text"] == 1
+
+
 def test_the_script_writes_a_store_that_says_where_it_is_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_palm(tmp_path)
     write_lines(tmp_path / "q_train.jsonl", [vars(APPLES)])
@@ -278,7 +300,7 @@ def test_the_script_writes_a_store_that_says_where_it_is_from(tmp_path: Path, ca
     metadata = read_metadata(output)
     assert (metadata["collection"], metadata["licence"], metadata["commit"]) == ("palm", "Apache-2.0", None)
     assert metadata["counts"]["left out: of unknown questions"] == 1
-    assert metadata["creation"]["extractors"] == ["neutral-5", "paper-2"]
+    assert metadata["creation"]["extractors"] == ["neutral-6", "paper-2"]
     assert read_gold_conditions([str(output)]) == {"palm-540b": False}
     write_lines(tmp_path / "q_train.jsonl", [vars(SUN)])
     with pytest.raises(ValueError, match="no rationale of the questions of"):
@@ -299,3 +321,8 @@ def test_what_is_not_there_or_not_as_it_should_be_is_named(tmp_path: Path) -> No
     write_lines(tmp_path / "mine.jsonl", [{"question": "Which?", "text": "So."}])
     with pytest.raises(ValueError, match=r"mine\.jsonl:1: rationale without field teacher, gold_conditioned"):
         import_rationales("jsonl", tmp_path, QUESTIONS)
+    record = {"question": SUN.question, "teacher": "t", "text": "So.", "gold_conditioned": None}
+    for name, value in {"gold_conditioned": "no", "answer": ["B"]}.items():
+        write_lines(tmp_path / "mine.jsonl", [{**record, name: value}])
+        with pytest.raises(ValueError, match=rf"mine\.jsonl:1: `{name}` must be"):
+            import_rationales("jsonl", tmp_path, QUESTIONS)

@@ -195,7 +195,7 @@ def test_a_source_is_another_when_its_data_or_what_is_said_of_them_change(tmp_pa
     file, source = tmp_path / "mine.yaml", f"task:{tmp_path / 'mine.yaml'}:train"
     write(tmp_path / "data", "train", ROWS["gsm8k"][1])
     texts = [text, text.replace("licence: MIT", "licence: mine"), text.replace("gold: answer", "gold: result")]
-    texts.append(re.sub("(?m)^revision:.*", f"revision: {'0' * 40}", text))
+    texts.append(re.sub("(?m)^revision:.*", f"revision: {'a' * 40}", text))
     found = []
     for text in texts:
         file.write_text(text)

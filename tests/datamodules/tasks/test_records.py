@@ -33,6 +33,48 @@ def test_one_file_is_questions_and_rationales_with_and_without_ids(tmp_path: Pat
         assert more.get("id") is None or question.id == str(more["id"])
 
 
+@pytest.mark.parametrize(
+    ("answer", "question", "read"),
+    [
+        ("B", {"choices": ["cat", "dog"], "gold": "B"}, "B"),
+        ("cat", {"choices": ["cat", "dog"], "gold": "B"}, "A"),
+        (1, {"choices": ["cat", "dog"], "gold": "B"}, "B"),
+        ("\\boxed{B}", {"choices": ["cat", "dog"], "gold": "B"}, "B"),
+        ("Option B.", {"choices": ["cat", "dog"], "gold": "B"}, "B"),
+        ("No idea", {"choices": ["cat", "dog"], "gold": "B"}, None),
+        ("Yes.", {"choices": ["True", "False"], "gold": "A"}, "A"),
+        ("$1,080", {"gold": 1080}, "1080"),
+        ("1080 clips", {"gold": 1080}, "1080"),
+        ("#### 1080", {"gold": 1080}, "1080"),
+        ("many", {"gold": 1080}, None),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"gold": "left out"}])
+def test_an_answer_beside_a_rationale_alone_is_what_the_rationale_concludes(
+    tmp_path: Path, answer: Any, question: dict, read: str | None, more: dict
+) -> None:
+    write(tmp_path, [{"id": "q", "question": "Which?", **question}], "q.jsonl")
+    own = {"question_id": "q", "rationale": "Because.", "answer": answer, **more}
+    [_], [rationale] = load(str(tmp_path / "q.jsonl"), write(tmp_path, [own]))
+    assert (rationale.answer, rationale.correct) == (read, read in ("B", "1080") or question["gold"] == read)
+
+
+@pytest.mark.parametrize("name", ["finish_reason", "stop_reason"])
+@pytest.mark.parametrize(
+    ("reason", "read"),
+    [
+        *((cut, "length") for cut in ("length", "LENGTH", "max_tokens", "MAX_TOKENS", "max_output_tokens")),
+        *((stop, stop.casefold()) for stop in ("stop", "STOP", "content_filter")),
+        ("end_turn", "imported"),
+        (None, "imported"),
+    ],
+)
+def test_a_text_that_an_api_cut_off_is_truncated(tmp_path: Path, name: str, reason: str | None, read: str) -> None:
+    for record in ({**PET, name: reason}, {**PET, "rationale": {"text": "It barks", name: reason}}):
+        _, [rationale] = load(write(tmp_path, [record]))
+        assert (rationale.finish_reason, rationale.is_truncated) == (read, read == "length")
+
+
 def test_a_made_id_is_of_text_and_options_alone(tmp_path: Path) -> None:
     [made] = load_questions(write(tmp_path, [PET]))
     [again] = load_questions(
@@ -71,6 +113,9 @@ def test_a_made_id_is_of_text_and_options_alone(tmp_path: Path) -> None:
         (True, None, "A"),
         ("no", None, "B"),
         ("1,080", None, "1080"),
+        ("-1,080.50", None, "-1080.5"),
+        ("10,00,000", None, "1000000"),
+        ("0e999999999", None, "0"),
         (72, None, "72"),
         ("6 * 12 = <<6*12=72>>72\n#### 72", None, "72"),
     ],
@@ -238,3 +283,9 @@ def test_marks_blank_lines_and_lists_of_other_programs(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("[1]")
     with pytest.raises(ValueError, match=r"mine\.json:record 1: expected a JSON object"):
         load_questions(str(tmp_path / "mine.json"))
+
+
+@pytest.mark.parametrize("answer", ["1,5", "1.080,5", "10,80", "1,0805", "1e999999999", "1e-999999999"])
+def test_a_number_whose_comma_parts_no_thousands_or_that_would_fill_the_memory_is_refused(answer: str) -> None:
+    with pytest.raises(ValueError, match=r"^here: answer '.*' has (a comma|more than 1000 zeros)"):
+        parse_question({"question": "How many?", "answer": answer}, "here", "t", "test")

@@ -182,6 +182,24 @@ NOTATIONS = [
     ("The answer is 5, and 3 are left.", "5"),
     ("The number of correct answers is 25 and 5 are wrong, so 25.", "25"),
     ("<answer>5</answer> since 7 was too much", "5"),
+    # Several without a word between them, or with LaTeX's; a decimal comma; what is under a root or after a plus-minus.
+    ("The answer is 1, 2, 3.", None),
+    ("The answer is 1,2,3", None),
+    ("The answer is 12, 13 or 14.", None),
+    ("The answer is $5, $6.", None),
+    ("\\boxed{5, 6}", None),
+    ("\\boxed{(5, 6)}", None),
+    ("\\boxed{5 \\text{ or } 6}", None),
+    ("The answer is 5, 3 more than 2.", "5"),
+    ("The answer is 5, 5.", "5"),
+    ("The answer is 1,5.", None),
+    ("The answer is 1.080,50 euros.", None),
+    ("\\boxed{1\\ 000}", "1000"),
+    ("\\boxed{\\sqrt{16}}", None),
+    ("The answer is √16.", None),
+    ("The answer is 3\\sqrt{2}.", None),
+    ("\\boxed{\\pm 5}", None),
+    ("The answer is ±5.", None),
 ]
 
 EXPRESSIONS = [

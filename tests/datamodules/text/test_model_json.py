@@ -37,6 +37,7 @@ from datamodules.text.model_json import ReplyError, read_reply
         ),
         (r'{"reasoning": "$$x\nu = 3$$ and $5 each\nu = 2", "answer": "3"}', "$$x\nu = 3$$ and $5 each\nu = 2", "3"),
         (r'{"reasoning": "$a \nmid b$ \textcolor{red}{c}", "answer": "3"}', r"$a \nmid b$ \textcolor{red}{c}", "3"),
+        (r'{"reasoning": "$a \thickapprox b \nleftarrow c$", "answer": "3"}', r"$a \thickapprox b \nleftarrow c$", "3"),
         ('{"Reasoning": "So.", "Answer": "5"}', "So.", "5"),
         # Malformed JSON.
         (r'{"reasoning": "\(\sin 0 = 0\).", "answer": "0"}', r"\(\sin 0 = 0\).", "0"),

@@ -26,7 +26,7 @@ def test_six_lines_say_what_matters() -> None:
     assert lines["accuracy"] == "80.0% [49.0%, 94.3%] (n=10)"
     assert lines["chance"] == "25.0%, a guess among the options"
     assert lines["extraction rate"].startswith("100.0% [") and lines["truncated"].startswith("0.0% [")
-    assert lines["cite"] == "neutral-5, which reads every style alike"
+    assert lines["cite"] == "neutral-6, which reads every style alike"
 
 
 def test_an_accuracy_that_a_guess_explains_is_told() -> None:

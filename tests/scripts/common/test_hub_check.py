@@ -85,7 +85,9 @@ def test_a_pairs_models_are_in_the_command_that_fetches_all_and_without_a_config
     with pytest.raises(ValueError, match=r"^model owner/two is not .*prefetch --config=\S+ --teacher=owner/one --st"):
         check("fit", generic, *pair)
     with pytest.raises(ValueError, match=r"^model owner/two is not in ") as said:
-        check_command("evaluate", "evaluate.py", ["--model.student=owner/two", "--data.questions=x", "--output=y"])
+        check_command(
+            "evaluate", "evaluate.py", ["--model.student=owner/two", "--data.questions=x", "--output=y.parquet"]
+        )
     assert "prefetch" not in str(said.value)
     with pytest.raises(ValueError) as said:
         check("evaluate", OWN, "--model.student=x.gguf", "--data.questions=task:nonsense:test")

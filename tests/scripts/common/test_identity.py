@@ -79,8 +79,8 @@ def test_every_setting_counts_or_is_known_to_be_neutral(section: str, components
     [
         (fit, ["--model.student=m", "--data.questions=q", "--run.root=nowhere"]),
         (cache_logits, ["--model.teacher=m", "--data.questions=q", "--output=nowhere"]),
-        (annotate, ["--model.teacher=m", "--model.family=f", "--data.questions=q", "--output=nowhere"]),
-        (evaluate, ["--model.student=m", "--data.questions=q", "--output=nowhere"]),
+        (annotate, ["--model.teacher=m", "--model.family=f", "--data.questions=q", "--output=nowhere.parquet"]),
+        (evaluate, ["--model.student=m", "--data.questions=q", "--output=nowhere.parquet"]),
     ],
 )
 def test_so_does_everything_on_a_stages_command_line(script, command, tmp_path, monkeypatch) -> None:
@@ -99,7 +99,12 @@ def test_so_does_everything_on_a_stages_command_line(script, command, tmp_path, 
 
 def test_what_else_reads_answers_counts_where_it_is_given(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["--model.student=m", "--data.questions=q", "--output=nowhere", "--model.more_extractors=[english]"]
+    command = [
+        "--model.student=m",
+        "--data.questions=q",
+        "--output=nowhere.parquet",
+        "--model.more_extractors=[english]",
+    ]
     assert evaluate.parse(command).result_config()["model"]["more_extractors"] == ["english"]
 
 
@@ -177,7 +182,7 @@ def test_every_form_of_a_local_model_is_known_by_its_content(tmp_path) -> None:
     assert identify_local("owner/name") is identify_local(str(tmp_path)) is None
     command = ["--data.questions=q", f"--model.student={adapter}", f"--run.root={tmp_path}"]
     assert fit.parse(command).result_config()["files"] == {str(adapter): found[-1][str(adapter)]}
-    command = ["--data.questions=q", "--model.student=m", f"--output={tmp_path}/p", f"--bert_model={folder}"]
+    command = ["--data.questions=q", "--model.student=m", f"--output={tmp_path}/p.parquet", f"--bert_model={folder}"]
     assert evaluate.parse(command).result_config()["files"] == {str(folder): found[-1][str(folder)]}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.common.experiment_file import load_setting
 from scripts.common.next_step import suggest
 
 SECTIONS = {
@@ -33,6 +34,13 @@ def test_what_was_given_here_is_carried_on(config: str) -> None:
     command = suggest("cache_logits", args, ["data.questions", "data.limit"], settings)
     more = ["--data.questions=my questions.jsonl", "--data.limit=3", '--data.rationales=["mine.parquet"]']
     assert shlex.split(command) == ["python", "-m", "scripts.cache_logits", f"--config={config}", *more]
+
+
+def test_a_file_of_any_name_is_read_by_the_next_stage(config: str) -> None:
+    command = suggest("cache_logits", [f"--config={config}"], [], {"data.rationales": ["é 🙂'\".parquet"]})
+    [option] = [arg for arg in shlex.split(command) if arg.startswith("--data.rationales=")]
+    # YAML, unlike JSON, has no pairs of surrogates.
+    assert load_setting(option.partition("=")[2]) == ["é 🙂'\".parquet"]
 
 
 def test_what_the_stage_made_comes_before_what_was_given(config: str) -> None:

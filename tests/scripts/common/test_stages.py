@@ -174,7 +174,7 @@ def test_another_extractor_has_columns_of_its_own(inside, tmp_path):
     table = pq.read_table(path)
     assert table.schema.remove_metadata().equals(list_columns(["neutral", "paper", "english"]))
     assert table["answer_english"].equals(table["answer_neutral"])
-    assert read_metadata(path)["creation"]["extractors"] == ["neutral-5", "paper-2", "english-1"]
+    assert read_metadata(path)["creation"]["extractors"] == ["neutral-6", "paper-2", "english-2"]
     metrics = read_sealed(path.with_name("p.parquet.metrics.json"))["microworld"]
     assert metrics["accuracy_english"] == metrics["accuracy_neutral"]
 

@@ -59,6 +59,12 @@ def test_a_csv_is_analyzed(capsys):
     assert "γ = +1.35 points" in table and re.search(r"\| LLaMA-3.1-8B \(llama\) +\| +– \|", table)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path):
+    text = (PUBLISHED / "car.csv").read_text()
+    (tmp_path / "grid.csv").write_text(text[text.index("student,") :], encoding="utf-8-sig")
+    assert read_grid(tmp_path / "grid.csv").students == read_grid(PUBLISHED / "car.csv").students
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -67,6 +73,9 @@ def test_a_csv_is_analyzed(capsys):
         (["a,l,T,l,0.5", "b,q,U,q,0.5"], "student a and teacher U is missing"),
         (["a,l,T,l,0.5", "a,l,T,l,0.6"], "student a and teacher T is there twice"),
         (["a,l,T,l,high"], "could not convert string to float: 'high'"),
+        (["a,l,T,l,0,5"], "a row has more fields than columns: a, l, T, l, 0"),
+        (["a,l,T,l,50"], "student a and teacher T is 50.0, no share from 0 to 1"),
+        (["a,l,T,l,-0.5"], "student a and teacher T is -0.5, no share from 0 to 1"),
     ],
 )
 def test_bad_grids_are_named(tmp_path, lines, message):

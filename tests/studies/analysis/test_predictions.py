@@ -162,3 +162,30 @@ def test_teachers_of_the_same_texts_are_named(tmp_path):
         write_arm(study, arm, [True, False] * 20, texts=text)
     [warning] = analyze(study)["warnings"]
     assert "students b, c learned the same texts from A, B, which" in warning
+
+
+@pytest.mark.parametrize(
+    ("rows", "student", "named"),
+    [
+        ({"arm": "rationale-B"}, None, "holds predictions of rationale-B, seed 0, not of rationale-A, seed 0"),
+        ({"seed": 1}, None, "holds predictions of rationale-A, seed 1, not of rationale-A, seed 0"),
+        ({}, "b-rationale-A-seed0", "holds predictions of the student of b-rationale-A-seed0, not of a-rationale-A"),
+        (
+            {"gold": "B"},
+            None,
+            "task t: question 'q0' has the gold answer 'A' in .*, and 'B' in a-rat.*; evaluate",
+        ),
+    ],
+)
+def test_predictions_of_another_arm_or_of_other_gold_answers_are_refused(tmp_path, rows, student, named):
+    study = make_study(tmp_path)
+    fill(study)
+    for arm in expand(study):
+        is_it = arm == Arm("a", "rationale", "A", 0)
+        path = predictions_path(study, arm)
+        own = {"arm": arm.condition, "seed": arm.seed, "gold": "A"} | (rows if is_it else {})
+        records = [record | own for record in pq.read_table(path).to_pylist()]
+        run = student if student and is_it else arm.id
+        write_table(path, records, {"student": str(tmp_path / "runs" / run / "student")})
+    with pytest.raises(ValueError, match=named):
+        analyze(study)

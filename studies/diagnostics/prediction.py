@@ -49,7 +49,7 @@ class Correlation(NamedTuple):
     Attributes:
         metric: The diagnostic.
         estimate: -1 to 1; None where a student has no two different teachers.
-        low: Of the 95 % interval, by a bootstrap over teachers; None with too few.
+        low: Of the 95 % interval, by a bootstrap over teachers; None with too few, or of no width.
         high: Likewise.
         num_students: Averaged.
         num_teachers: That all of them had.

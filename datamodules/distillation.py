@@ -188,7 +188,7 @@ class DistillationDataModule(ExampleDataModule):
             questions: A file, `task:NAME:SPLIT[:LANGUAGE][@FOLDER]`, or `microworld:SPLIT:NUMBER:SEED[:LANGUAGE]`.
             supervision: label, rationale, or rationale+logits.
             rationales: Rationale stores (parquet) and published collections (jsonl, jsonl.gz).
-            logits: Logit caches, one for each teacher; used with rationale+logits only.
+            logits: Logit caches of each teacher, one or more, of different texts; used with rationale+logits only.
             alignment: How those of teachers with another tokenizer than the student's are used.
             rows: Take the teacher's distribution only where its most probable token and that of `rows_against` are
                 `divergent`, or `agreeing`; elsewhere the text alone teaches. Null takes it everywhere.

@@ -142,15 +142,12 @@ def assign_caches(
     """Returns, by example id, the cache that holds its rows.
 
     Raises:
-        ValueError: A cache was made of other texts, or for another tokenizer or prompt.
+        ValueError: See `assign_one_teacher`.
     """
     found: dict[str, LogitCache | AlignedCache] = {}
-    for cache in caches:
-        own = examples
-        if logits_teacher is None:
-            own = examples.where(examples.column("teacher") == cache.description.teacher)
-        check_texts(cache, own, source)
-        found |= dict.fromkeys(own.column("id"), cache)
+    for teacher in dict.fromkeys(cache.description.teacher for cache in caches):
+        own = examples if logits_teacher is not None else examples.where(examples.column("teacher") == teacher)
+        found |= assign_one_teacher([cache for cache in caches if cache.description.teacher == teacher], own, source)
     return found
 
 

@@ -4,8 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.atomic import hash_path, read_meta
-from datamodules.files.seals import DONE
+from datamodules.files.seals import DONE, read_sealed
 from lightning_modules.run.checkpoints import RotatingCheckpointIO, find_checkpoint
+
+# What the checkpoint's weights and optimizer are of: other values would be ignored, or would go wrong with them.
+_CONTINUED = (
+    *("student", "revision", "keep_layers", "start", "adapter"),
+    *("learning_rate", "weight_decay", "schedule", "warmup_ratio", "schedule_steps"),
+)
 
 
 def identify_end(run: str) -> dict[str, str]:
@@ -19,6 +25,38 @@ def identify_end(run: str) -> dict[str, str]:
     if meta is None or not (folder / DONE).is_file():
         raise ValueError(f"run.continues: {run} is no finished run")
     return {"config_hash": meta["config_hash"], "done": hash_path(folder / DONE)}
+
+
+def check_continuation(run: str, model: dict[str, Any], max_epochs: int | None, max_steps: int) -> None:
+    """Refuses settings of a run that do not go on from another's end.
+
+    Args:
+        run: The folder of the run that is continued.
+        model: The settings of the one that continues it, as `meta.json` has them.
+        max_epochs: Its trainer's.
+        max_steps: Likewise.
+
+    Raises:
+        ValueError: Weights, optimizer or schedule are another's, the schedule ended with the run, or there is no step
+            left.
+    """
+    meta = read_meta(Path(run))
+    assert meta is not None
+    for name in _CONTINUED:
+        before, now = meta["config"]["model"].get(name), model.get(name)
+        if before != now:
+            raise ValueError(f"run.continues: {run} has model.{name} {before!r}, with which it goes on, not {now!r}")
+    if model.get("schedule_steps") is None:
+        raise ValueError(
+            f"run.continues: the schedule of {run} ended with it; train both with model.schedule_steps, the steps of "
+            "both together"
+        )
+    done = read_sealed(Path(run) / DONE)["global_step"]
+    if max_epochs not in (None, -1) or max_steps <= done:
+        raise ValueError(
+            f"run.continues: {run} ended after {done} steps, which count; set trainer.max_epochs=-1 and "
+            f"trainer.max_steps, which is {max_steps}, to more than these"
+        )
 
 
 def find_end(run: str, rank: int = 0) -> Path:

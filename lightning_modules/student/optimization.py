@@ -66,7 +66,8 @@ def build_optimizer(
     scheduler = get_scheduler(
         schedule if schedule != "constant" else "constant_with_warmup",
         optimizer,
-        num_warmup_steps=round(warmup_ratio * total),
+        # It begins at 0, at which a training's only step would learn nothing.
+        num_warmup_steps=round(warmup_ratio * total) if total > 1 else 0,
         num_training_steps=total,
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

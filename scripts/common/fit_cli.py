@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.files.atomic import check_place, read_meta
 from lightning_modules.run.checkpoints import LAST, RngState, StepCheckpoint
-from lightning_modules.run.continuation import ContinuingCheckpointIO, identify_end
+from lightning_modules.run.continuation import ContinuingCheckpointIO, check_continuation, identify_end
 from lightning_modules.run.folder import METRICS, RunFolder, RunSettings
 from lightning_modules.run.jsonl_logger import JsonlLogger, MetricsFirst
 from lightning_modules.run.throughput import Throughput
@@ -54,6 +54,9 @@ class FitCLI(StageCLI):
         self.run = RunFolder(RunSettings(**self.config.run.as_dict()), self.result_config())
         check_place(self.run.path)
         self.run.check()
+        trainer, continued = self.config.trainer, self.config.run.continues
+        if continued is not None and not self.run.is_done:
+            check_continuation(continued, self.run.config["model"], trainer.max_epochs, trainer.max_steps)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer around the run's folder."""

@@ -61,6 +61,9 @@ def describe_traits(study: Study) -> list[dict[str, Any]]:
     """Returns, for each trait and each student, teacher, task, size and control, the shifts and their ratio.
 
     Arms whose answers are not all there are left out.
+
+    Raises:
+        ValueError: See `_read_log_odds`; or fewer than two questions are common to what is compared.
     """
     rows = []
     for trait in dict.fromkeys(filter(None, (control.trait for control in study.controls.values()))):
@@ -82,6 +85,11 @@ def describe_traits(study: Study) -> list[dict[str, Any]]:
                 [_read_log_odds(path) for path in group] for group in (paths, before, *([end] for end in ends))
             ]
             questions = sorted(set.intersection(*(set(found) for group in (own, other, *teachers) for found in group)))
+            if len(questions) < 2:
+                raise ValueError(
+                    f"{paths[0]}: {len(questions)} of its questions of trait {trait} were answered by all that it is "
+                    "held against, which tells no interval; ask all of them the same, two at least"
+                )
             own_SQ, other_SQ, tuned_SQ, plain_SQ = (
                 np.array([[found[question] for question in questions] for found in group])
                 for group in (own, other, *teachers)

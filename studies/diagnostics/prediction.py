@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from studies.inference.interaction import centre_cells, estimate_over_pairs
+from studies.inference.interaction import centre_cells, estimate_over_pairs, leaves_spread
 from studies.inference.parts import decompose_parts
 from studies.numbers import signed, signed_between
 from studies.text_table import format_table
@@ -49,7 +49,7 @@ class Correlation(NamedTuple):
     Attributes:
         metric: The diagnostic.
         estimate: -1 to 1; None where a student has no two different teachers.
-        low: Of the 95 % interval, by a bootstrap over teachers; None with too few.
+        low: Of the 95 % interval, by a bootstrap over teachers; None with too few, or of no width.
         high: Likewise.
         num_students: Averaged.
         num_teachers: That all of them had.
@@ -142,7 +142,7 @@ def correlate(cells: Sequence[Cell], metric: str, seed: int, num_resamples: int 
     """Correlates a diagnostic with accuracy, as Table 4 of arXiv 2601.14249 does, with an interval.
 
     Teachers are resampled for all students at once, since they share them; only those count that all students had.
-    Without resamples there is no interval.
+    Without resamples, or where they are all alike, there is no interval.
     """
     table = {(cell.student, cell.teacher): cell for cell in cells if metric in cell.diagnostics}
     students = sorted({student for student, _ in table})
@@ -162,6 +162,9 @@ def correlate(cells: Sequence[Cell], metric: str, seed: int, num_resamples: int 
     draws_RT = np.random.default_rng(seed).integers(number, size=(num_resamples, number))
     found_R = average_spearman(*(values_ST[:, draws_RT].transpose(1, 0, 2) for values_ST in (x_ST, y_ST)))
     low, high = np.nanquantile(found_R, [0.025, 0.975]).tolist()
+    if high - low < 1e-9:
+        note = "nearly all resamples of the teachers give it: no interval"
+        return Correlation(metric, estimate, None, None, len(students), number, note)
     return Correlation(metric, estimate, low, high, len(students), number, None)
 
 
@@ -261,6 +264,9 @@ def mediate(cells: Sequence[Cell], metric: str | None) -> Mediation:
     if freedom < 1:
         return Mediation(metric, gamma, None, None, slope, None, len(cells), f"{len(cells)} cells leave no error")
     residual = accuracy - design @ solution
+    if not leaves_spread(residual, accuracy):
+        note = f"the effects explain all {len(cells)} cells and leave no error"
+        return Mediation(metric, gamma, None, None, slope, None, len(cells), note)
     variance = residual @ residual / freedom * np.linalg.inv(design.T @ design)[place, place]
     half = float(stats.t.ppf(0.975, freedom) * math.sqrt(variance))
     return Mediation(metric, gamma, gamma - half, gamma + half, slope, None, len(cells), None)

@@ -41,7 +41,7 @@ from studies.diagnostics.gradients import GradientSketch, compute_loss
 from studies.diagnostics.overlap import count_overlap, find_tops
 from studies.diagnostics.records import complete_records
 from studies.diagnostics.scoring import Span, score_spans
-from studies.diagnostics.texts import AlignedText, Direction, Overlap, Reading, Text, build_texts
+from studies.diagnostics.texts import AlignedText, Direction, Overlap, Reading, Text, build_texts, name_question
 
 PLANES = ("nll", "rank", "entropy", "alone", "local", "kl", "mass", "agreement")
 SCORES = pa.schema([("key", pa.string()), *((name, pa.list_(pa.float32())) for name in PLANES)])
@@ -219,21 +219,22 @@ class StudentReader:
 
     def answer(self, questions: Sequence[Question], prompt: str, max_new_tokens: int) -> dict[str, str]:
         """Returns the student's own greedy chain of thought on each question, by id."""
+        keys = {name_question(question): question for question in questions}
 
         def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
-            asked = [question for question in questions if question.id in missing]
+            asked = [question for key, question in keys.items() if key in missing]
             for start in range(0, len(asked), QUESTIONS_PER_BATCH):
                 part = asked[start : start + QUESTIONS_PER_BATCH]
                 prompts = [ids for _, ids in encode_prompts(self.tokenizer, get_prompt(prompt), part)]
                 found = generate_completions(self.model, prompts, find_end_tokens(self.tokenizer), max_new_tokens)
                 # Its thinking is no part of what teachers' rationales are compared with.
                 texts = [split_thinking(decode_completion(self.tokenizer, ids)).reply.strip() for ids, _ in found]
-                yield [{"key": own.id, "text": text} for own, text in zip(part, texts, strict=True)]
+                yield [{"key": name_question(own), "text": text} for own, text in zip(part, texts, strict=True)]
 
         config = {**self.identity, "prompt": get_prompt(prompt).id, "max_new_tokens": max_new_tokens}
         path = self.folder / f"{self.name}-own.parquet"
-        records = complete_records(path, OWN, config, [question.id for question in questions], compute)
-        return {key: record["text"] for key, record in records.items()}
+        records = complete_records(path, OWN, config, list(keys), compute)
+        return {question.id: records[key]["text"] for key, question in keys.items()}
 
     def differentiate(self, texts: Sequence[Text], dimension: int, seed: int) -> dict[str, tuple[float, np.ndarray]]:
         """Returns the squared norm and the projection of the gradient of each text's loss, by text key."""
@@ -292,7 +293,7 @@ class StudentReader:
         Raises:
             ValueError: There is no such model, or its context is too short.
         """
-        keys = {f"{hash_text(identify_weights(teacher, None))[:16]}#{item.id}": item for item in questions}
+        keys = {f"{hash_text(identify_weights(teacher, None))[:16]}#{name_question(item)}": item for item in questions}
 
         def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
             asked = [question for key, question in keys.items() if key in missing]

@@ -10,12 +10,17 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.examples.encoding import encode_texts
 from datamodules.examples.tokenization import ANSWER, encode_completions, split_completion
-from datamodules.files.atomic import hash_text
+from datamodules.files.atomic import hash_json, hash_text
 from datamodules.rationales.store import Rationale
 from datamodules.tasks.prompts import Prompt
 from datamodules.tasks.questions import Question
 from datamodules.text.sentences import ANY_SENTENCE_END
 from losses.targets import SoftenedTarget
+
+
+def name_question(question: Question) -> str:
+    """Names a question and what is asked: an edited one is another."""
+    return f"{question.id}#{hash_json([question.question, question.choices, question.language])[:16]}"
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Text:
 
     @property
     def key(self) -> str:
-        """Names the rationale and its text: an edited one is another."""
-        return f"{self.rationale.id}#{hash_text(self.completion)}"
+        """Names the rationale, its text and its question's: an edited one is another."""
+        return f"{self.rationale.id}#{hash_text(name_question(self.question) + self.completion)}"
 
     @property
     def num_bytes(self) -> int:

@@ -107,11 +107,19 @@ def _list_columns(student_families: Sequence[str], teacher_families: Sequence[st
     return np.column_stack([students, teachers, same_ST.reshape(-1)])
 
 
+def leaves_spread(rest: np.ndarray, values: np.ndarray) -> bool:
+    """Says whether what a model leaves of some values is more than rounding.
+
+    Teachers that wrote the same texts may leave none: an interval from that would say that other models, seeds or
+    questions change nothing.
+    """
+    return bool(np.abs(rest).max() > 1e-9 * np.abs(values).max())
+
+
 def _estimate(value: float, variance: float, df: int) -> Estimate:
     error = float(np.sqrt(variance))
     half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
-    p = 2 * float(stdtr(df, -abs(value) / error)) if error > 0 else float(value == 0)
-    return Estimate(value, value - half, value + half, p)
+    return Estimate(value, value - half, value + half, 2 * float(stdtr(df, -abs(value) / error)))
 
 
 def gamma_over_teachers(
@@ -124,7 +132,8 @@ def gamma_over_teachers(
     teacher's students of the one family are than those of the other. What seeds and questions add is in the numbers.
 
     Returns:
-        The estimate and its degrees of freedom, teachers less families; None if these are 0.
+        The estimate and its degrees of freedom, teachers less families; None if these are 0, or the numbers do not
+        vary, see `leaves_spread`.
     """
     df = len(teacher_families) - len(set(teacher_families))
     if df == 0:
@@ -132,12 +141,14 @@ def gamma_over_teachers(
     weights_ST = decompose(student_families, teacher_families).gamma_ST
     norms_T = np.sqrt((weights_ST**2).sum(0))
     scores_T = (weights_ST * accuracy_ST).sum(0) / np.where(norms_T > 0, norms_T, 1)
-    squares = 0.0
+    rest_T = np.zeros_like(scores_T)
     for family in set(teacher_families):
-        own = scores_T[[other == family for other in teacher_families]]
-        squares += float(((own - own.mean()) ** 2).sum())
+        is_own_T = np.array([other == family for other in teacher_families])
+        rest_T[is_own_T] = scores_T[is_own_T] - scores_T[is_own_T].mean()
+    if not leaves_spread(rest_T, accuracy_ST):
+        return None
     value = float((weights_ST * accuracy_ST).sum())
-    return _estimate(value, squares / df * float((norms_T**2).sum()), df), df
+    return _estimate(value, float((rest_T**2).sum()) / df * float((norms_T**2).sum()), df), df
 
 
 def centre_cells(values_ST: np.ndarray) -> np.ndarray:
@@ -161,7 +172,8 @@ def estimate_over_pairs(
         rank: How many of them are independent.
 
     Returns:
-        The estimates and their residual degrees of freedom, (S - 1)(T - 1) - rank; None if these are 0.
+        The estimates and their residual degrees of freedom, (S - 1)(T - 1) - rank; None if these are 0, or the effects
+        explain all, see `leaves_spread`.
     """
     num_students, num_teachers = accuracy_ST.shape
     df = (num_students - 1) * (num_teachers - 1) - rank
@@ -172,6 +184,8 @@ def estimate_over_pairs(
     # The weights span what the effects' columns do.
     rest_C = centre_cells(accuracy_ST).reshape(-1)
     rest_C = rest_C - np.linalg.pinv(weights_GC) @ values_G
+    if not leaves_spread(rest_C, accuracy_ST):
+        return None
     variance = float((rest_C**2).sum()) / df
     squares_G = (weights_GC**2).sum(1)
     found = [

@@ -242,3 +242,20 @@ def test_a_strategy_that_would_not_shard_is_refused(bench, strategy: str) -> Non
         options = [f"--trainer.strategy={strategy}", "--trainer.accelerator=cpu"]
         said = bench.refuse(stage, *options)
         assert "fsdp" in said if strategy == "fsdp" else option in said
+
+
+def test_a_run_goes_on_as_the_other_ended_or_not_at_all(bench):
+    steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=1"]
+    bench.run("fit", *steps, "--run.keep_checkpoints=true", "--model.schedule_steps=2")
+    bench.run("fit", *steps, "--run.id=short", "--run.keep_checkpoints=true")
+    continued = ["--run.id=more", *steps, "--trainer.max_steps=2"]
+    goes_on = [*continued, "--run.continues=runs/bench/run", "--model.schedule_steps=2"]
+    said = bench.refuse("fit", *goes_on, "--model.learning_rate=0.5")
+    assert said.endswith("runs/bench/run has model.learning_rate 0.0001, with which it goes on, not 0.5")
+    assert "has model.student 'models/student', with" in bench.refuse("fit", *goes_on, "--model.student=models/teacher")
+    assert "has model.schedule_steps 2, with which" in bench.refuse("fit", *goes_on, "--model.schedule_steps=3")
+    said = bench.refuse("fit", *continued, "--run.continues=runs/bench/short")
+    assert "the schedule of runs/bench/short ended with it; train both with model.schedule_steps" in said
+    for wrong in (["--trainer.max_steps=1"], ["--trainer.max_epochs=3", "--trainer.max_steps=-1"]):
+        assert "runs/bench/run ended after 1 steps, which count; set" in bench.refuse("fit", *goes_on, *wrong)
+    bench.run("fit", *goes_on)

@@ -71,7 +71,7 @@ def test_a_studys_teachers_are_diagnosed_and_its_results_predicted(folder: Path,
     script.main(["diagnose", "--config=study.yaml", *SETTINGS])
     output = capsys.readouterr().out
     # Teachers write the longer, the better their students do.
-    assert "| tokens | +1.00 [+1.00, +1.00] |" in re.sub(" +", " ", output)
+    assert "| tokens | +1.00 |" in re.sub(" +", " ", output)
     content = json.loads((folder / "runs/colours/diagnostics.json").read_text())
     assert content["predictions"][0]["num_cells"] == 8
 

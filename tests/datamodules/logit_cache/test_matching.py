@@ -48,6 +48,20 @@ def test_logits_are_the_writers_or_the_named_teachers(logits: Path, stores, cach
         np.testing.assert_array_equal(data.cache_of_example[example.id].read(example)["log_probs"], right)
 
 
+def test_each_text_has_its_rows_in_one_of_its_teachers_caches(logits: Path, tmp_path: Path) -> None:
+    texts = [make_rationale(question, "ada", sample, sample != 1) for question in QUESTIONS for sample in range(3)]
+
+    def capture_some(name: str, some: slice) -> str:
+        store = write_store(tmp_path / f"{name}.parquet", texts[some], str(logits / "ada"))
+        return capture(tmp_path / name, str(logits / "ada"), str(logits / "colours_train.jsonl"), [store], top_k=4)
+
+    first, rest = capture_some("first", slice(5)), capture_some("rest", slice(5, None))
+    data = make_data(logits, more_logits=[rest, first], supervision="rationale+logits")
+    assert {str(cache.folder) for cache in data.cache_of_example.values()} == {first, rest}
+    with pytest.raises(ValueError, match=r"ada-logits and .*first both hold 'q0/ada/0'; name one of them"):
+        make_data(logits, logits=("ada",), more_logits=[first])
+
+
 def test_logits_of_the_wrong_teacher_are_refused(logits: Path) -> None:
     message = r"logits of \['bob'\], but those of \['ada'\] are wanted; set data\.controls\.logits_teacher"
     with pytest.raises(ValueError, match=message):

@@ -109,6 +109,12 @@ def test_a_schedule_goes_on_with_every_step(world: World) -> None:
     assert trainer.callback_metrics["train/learning_rate"].item() == pytest.approx(1e-2 / 8)
 
 
+def test_a_trainings_only_step_learns(world: World) -> None:
+    module = make_module(world, warmup_ratio=1.0)
+    trainer = fit(module, make_data(world), max_epochs=-1, max_steps=1)
+    assert trainer.callback_metrics["train/learning_rate"].item() == pytest.approx(1e-2)
+
+
 def test_decay_is_of_matrices_and_what_is_frozen_is_no_business_of_the_optimizer() -> None:
     matrix, vector, number, stack = (nn.Parameter(torch.ones(size)) for size in ((3, 4), (4,), (), (2, 3, 4)))
     frozen = nn.Parameter(torch.ones(3, 4), requires_grad=False)

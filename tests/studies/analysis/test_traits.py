@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.files.tables import write_table
+from datamodules.files.tables import read_table, write_table
 from studies.analysis.traits import describe_traits, format_traits, list_askers, name_teacher, preferences_path
 from studies.design.controls import ControlSpec, TraitSpec
 from tests.studies.analysis.small_study import find, make_study
@@ -81,3 +81,11 @@ def test_what_is_not_there_is_left_out_and_what_cannot_be_read_is_named(tmp_path
     with pytest.raises(ValueError, match=r"teacher-B-before\.parquet: question 'q0' of a trait needs options"):
         describe_traits(study)
     assert describe_traits(make_study(tmp_path)) == [] and format_traits([]) == ""
+
+
+def test_one_question_tells_no_shift(tmp_path: Path) -> None:
+    study = make_answered(tmp_path)
+    path = preferences_path(study, "gold", name_teacher("A", True))
+    write_table(path, read_table(path).to_pylist()[:1], {})
+    with pytest.raises(ValueError, match=r"parquet: 1 of its questions of trait gold were answered by all .* two at"):
+        describe_traits(study)

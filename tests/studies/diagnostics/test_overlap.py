@@ -1,5 +1,6 @@
 """Overlap of most probable tokens along the student's own answers, against sets of bytes found one by one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,14 @@ import torch
 from datamodules.examples.encoding import find_end_tokens
 from datamodules.examples.tokenization import encode_completion, encode_prompts, load_tokenizer
 from datamodules.tasks.prompts import get_prompt
+from datamodules.tasks.questions import Question
 from datamodules.text.token_bytes import read_vocabulary
 from lightning_modules.model.pretrained import load_causal_lm
 from studies.design.grid import StudentSpec
 from studies.diagnostics.overlap import TOP
 from studies.diagnostics.reader import StudentReader
 from studies.diagnostics.texts import Overlap
-from tests.tiny import make_questions, save_model
+from tests.tiny import make_questions, make_rationale, save_model
 
 OWN = {"q0": "red is a colour.", "q1": ""}
 
@@ -51,6 +53,25 @@ def test_the_overlap_is_that_of_sets_of_bytes(tmp_path: Path, other: dict[str, o
     assert all(item.shared == TOP * item.states for item in own.values())
     again = StudentReader(StudentSpec(student, "f"), get_prompt("plain"), tmp_path, "s-t", "float32", 64)
     assert again.visit(make_questions(2), OWN, "plain", 8, teacher) == found and "model" not in vars(again)
+
+
+def test_what_was_read_of_a_question_is_not_an_edited_questions(tmp_path: Path) -> None:
+    student, teacher = save_model(tmp_path / "student"), save_model(tmp_path / "teacher", seed=3)
+    [question] = make_questions(1)
+    edited = replace(question, question="And which of these might it be?")
+
+    def read(folder: Path, asked: Question) -> list[object]:
+        reader = StudentReader(StudentSpec(student, "f"), get_prompt("plain"), folder, "s-t", "float32", 64)
+        texts = reader.prepare([(asked, make_rationale(asked, "t"))])
+        reader.open_caches({}, texts)
+        [reading] = reader.read(texts, 1)
+        [(square, _)] = reader.differentiate(texts, 4, 0).values()
+        overlaps = reader.visit([asked], {"q0": "It is red."}, "plain", 8, teacher)
+        return [reading.nll.tolist(), square, reader.answer([asked], "plain", 8), overlaps]
+
+    before, after = read(tmp_path / "a", question), read(tmp_path / "a", edited)
+    assert after == read(tmp_path / "b", edited) and before == read(tmp_path / "a", question)
+    assert before[0] != after[0] and before[1] != after[1]
 
 
 def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:

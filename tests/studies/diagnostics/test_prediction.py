@@ -250,3 +250,17 @@ def test_a_correlation_that_one_family_makes_has_another_range() -> None:
         for name in ("ux", "uy", "bx", "by")
     ]
     assert (found.lowest, found.highest) == (min(by_hand), max(by_hand))
+
+
+def test_a_perfect_order_and_cells_that_are_explained_whole_have_no_interval() -> None:
+    cells = [
+        Cell(f"t{place}", f"s{other}", (place < 2) == (other < 1), 0.1 * place, {"d": float(place)})
+        for place in range(5)
+        for other in range(2)
+    ]
+    found = correlate(cells, "d", 0)
+    assert found.estimate == pytest.approx(1) and (found.low, found.high) == (None, None)
+    assert "no interval" in str(found.note)
+    plain = mediate(cells, None)
+    assert plain.gamma == pytest.approx(0, abs=1e-9) and (plain.low, plain.high) == (None, None)
+    assert "leave no error" in str(plain.note)

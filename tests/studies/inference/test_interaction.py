@@ -174,6 +174,17 @@ def test_a_reader_is_told_how_few_models_there_are():
     assert describe_df(None, ["l", "q"], ["l", "l", "q"]) == ""
 
 
-def test_cells_that_are_all_alike_leave_no_interaction_and_no_error():
-    found, df = gamma_over_teachers(np.zeros((2, 4)), ["l", "q"], ["l", "l", "q", "q"])
-    assert (found.estimate, found.low, found.high, found.p, df) == (0, 0, 0, 1, 2)
+@pytest.mark.parametrize(
+    "accuracy_ST",
+    [
+        np.zeros((2, 4)),
+        # Two teachers of a family wrote the same texts.
+        [[0.655, 0.655, 0.272, 0.272], [0.915, 0.915, 0.78, 0.78]],
+        # Each student likes another family, by the same in every pair.
+        [[0.1, 0.2, 0.3, 0.4], [0.6, 0.7, 0.5, 0.6]],
+    ],
+)
+def test_cells_without_spread_say_nothing_of_other_models(accuracy_ST):
+    families = ["l", "q"], ["l", "l", "q", "q"]
+    assert gamma_over_teachers(np.array(accuracy_ST), *families) is None
+    assert gamma_over_pairs(np.array(accuracy_ST), *families) is None

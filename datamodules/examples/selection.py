@@ -84,6 +84,12 @@ class ValidationSplit:
         is_held_out = np.array([name in held_out for name in shared])
         if is_held_out.all():
             raise ValueError(f"data.validation.fraction={self.fraction} leaves no question to learn from")
+        if self.fraction > 0 and not held_out:
+            warnings.warn(
+                f"data.validation.fraction={self.fraction} holds out none of {len(names)} questions, so that there are "
+                "no val/ metrics; raise it, or set it to 0",
+                stacklevel=2,
+            )
         return examples.where(~is_held_out), examples.where(is_held_out)
 
 

@@ -123,6 +123,8 @@ def test_the_split_is_by_question_and_depends_on_its_seed(folder: Path) -> None:
     assert len(make_data(folder).val_examples) == 0
     with pytest.raises(ValueError, match=r"fraction=1\.0 leaves no question to learn from"):
         make_data(folder, fraction=1.0)
+    with pytest.warns(UserWarning, match=r"fraction=0\.04 holds out none of 10 questions"):
+        assert len(make_data(folder, fraction=0.04).val_examples) == 0
 
 
 def test_labels_need_no_rationales(folder: Path) -> None:

@@ -185,7 +185,9 @@ def write_study(root: Path, text: str, fields: tuple[str, ...]) -> tuple[Path, P
             folder.glob("predictions/*.parquet"), {name: written for name in ("completion", "answer_neutral", "gold")}
         )
     if "rationale" in fields:
-        change(folder.glob("teachers/*/*.parquet"), dict.fromkeys(("text", "teacher", "answer"), written))
+        # A store refuses a teacher whose name is not one line.
+        teacher = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", written)
+        change(folder.glob("teachers/*/*.parquet"), {"text": written, "answer": written, "teacher": teacher})
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "diagnostics.json").write_text(json.dumps(diagnostics))
     return folder, sweep

@@ -47,4 +47,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     with reading_parquet(path):
         check_table(require_file(path, "table"))
         schema = pq.read_schema(path)
+    return parse_metadata(schema, path)
+
+
+def parse_metadata(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    """Returns the same of a schema, such as that of a table that was read; `path` is for the message."""
     return parse_json_object((schema.metadata or {}).get(METADATA_KEY, b"{}"), f"{path}: its metadata")

@@ -1,23 +1,27 @@
 """A study's predictions as arrays of answers to the same questions; what cannot be compared is named."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.files.atomic import hash_json
 from datamodules.files.seals import read_sealed
-from datamodules.files.tables import read_metadata, read_table
+from datamodules.files.tables import parse_metadata, read_table
 from datamodules.model_sources import name_model
 from lightning_modules.evaluation.groups import group_by_task
 from lightning_modules.evaluation.proportions import number_groups
 from studies.analysis.outcome_values import COLUMNS, measure_outcome
 from studies.analysis.pooling import Records, pool_languages
 from studies.design.grid import Arm, Study, expand
+
+# By extractor, and by its name and version, whose answers it read: arms', or their files' of a type.
+Versions = dict[str, defaultdict[str, list[str]]]
 
 EXTRACTOR = "neutral"
 BUDGET = ("train_examples", "global_step", "supervised_tokens_per_epoch")
@@ -109,31 +113,37 @@ def files_path(study: Study, arm: Arm) -> Path:
     return Path(study.root) / study.name / "files" / arm.id
 
 
-def _refuse_other_arm(path: Path, arm: str, seed: int, run: str, runs: Set[str]) -> None:
+def _refuse_other_arm(path: Path, table: pa.Table, arm: str, seed: int, run: str, runs: Set[str]) -> None:
     """Raises a ValueError if a file has another arm's predictions: of another name, seed, or run's student."""
-    names = pq.read_schema(path).names
-    if {"arm", "seed"} <= {*names}:
-        table = read_table(path, ["arm", "seed"])
+    if {"arm", "seed"} <= {*table.column_names}:
         for own in {*zip(table["arm"].to_pylist(), table["seed"].to_pylist(), strict=True)} - {(arm, seed)}:
             raise ValueError(f"{path}: holds predictions of {own[0]}, seed {own[1]}, not of {arm}, seed {seed}")
-    student = Path(read_metadata(path).get("student") or "")
+    student = Path(parse_metadata(table.schema, path).get("student") or "")
     if others := (runs & {*student.parts}) - {run}:
         raise ValueError(f"{path}: holds predictions of the student of {min(others)}, not of {run}")
 
 
-def _read_records(path: Path, outcomes: Sequence[str]) -> Records:
-    """Returns an arm's records by task, or by split where a task has several, and by question.
+def _read_predictions(path: Path, outcomes: Sequence[str]) -> pa.Table:
+    """Reads what a study needs of a file of predictions.
 
     Raises:
-        ValueError: A question is there twice or has no gold answer, or the extractor's column is missing.
+        ValueError: The extractor's column is missing.
     """
     names = pq.read_schema(path).names
     if f"correct_{EXTRACTOR}" not in names:
         raise ValueError(f"{path}: has no column correct_{EXTRACTOR}; evaluate this arm again")
     correct = [name for name in names if name.startswith("correct_")]
-    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct, *({"group", "language"} & {*names})]
-    columns += [name for name in ("gold", *(COLUMNS[outcome] for outcome in outcomes)) if name in names]
-    records = read_table(path, columns).to_pylist()
+    given = ("arm", "seed", "group", "language", "gold", *(COLUMNS[outcome] for outcome in outcomes))
+    columns = ["task", "split", "question_id", f"answer_{EXTRACTOR}", *correct]
+    return read_table(path, [*columns, *(name for name in given if name in names)])
+
+
+def _sort_records(path: Path, records: list[dict[str, Any]]) -> Records:
+    """Returns an arm's records by task, or by split where a task has several, and by question.
+
+    Raises:
+        ValueError: A question is there twice or has no gold answer.
+    """
     for (_, question), number in Counter((record["task"], record["question_id"]) for record in records).items():
         if number > 1:
             raise ValueError(f"{path}: question {question!r} is there twice; evaluate this arm again")
@@ -202,13 +212,12 @@ def read_answers(study: Study) -> Answers:
     """
     warnings: list[str] = []
     wanted = expand(study)
-    arms = _read_arms(study, wanted, None, warnings)
+    versions: Versions = {}
+    arms = _read_arms(study, wanted, None, warnings, versions)
     if not arms:
         raise ValueError(f"{Path(study.root) / study.name}: has no predictions yet; run the study first")
     trained = [arm for arm in wanted if arm.supervision != "untuned"]
-    files = {kind: _read_arms(study, trained, kind, warnings) for kind in study.types}
-    answered = [(arm, None) for arm in arms] + [(arm, kind) for kind, own in files.items() for arm in own]
-    versions = _find_versions(study, answered)
+    files = {kind: _read_arms(study, trained, kind, warnings, versions) for kind in study.types}
     members = pool_languages(study, arms)
     for own in files.values():
         members |= pool_languages(study, own)
@@ -234,14 +243,23 @@ def read_answers(study: Study) -> Answers:
     return Answers(cells, counts, groups, warnings, quantized, is_matched=bool(study.sizes))
 
 
-def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: list[str]) -> dict[Arm, Records]:
-    """Returns arms' records, or those of their files of a type; says which arms have none."""
+def _read_arms(
+    study: Study, wanted: Sequence[Arm], kind: str | None, warnings: list[str], versions: Versions
+) -> dict[Arm, Records]:
+    """Returns arms' records, or those of their files of a type; says which arms have none, and what read the others."""
     paths = {arm: predictions_path(study, arm, kind) for arm in wanted}
     arms = {}
-    for arm in (arm for arm, path in paths.items() if path.is_file()):
+    for arm, path in paths.items():
+        if not path.is_file():
+            continue
+        table = _read_predictions(path, study.outcomes)
         name = f"{arm.condition}-{kind}" if kind else arm.condition
-        _refuse_other_arm(paths[arm], name, arm.seed, arm.id, {own.id for own in wanted})
-        arms[arm] = _read_records(paths[arm], study.outcomes)
+        _refuse_other_arm(path, table, name, arm.seed, arm.id, {own.id for own in wanted})
+        for identifier in parse_metadata(table.schema, path).get("creation", {}).get("extractors", []):
+            found = versions.setdefault(identifier.rpartition("-")[0], defaultdict(list))
+            found[identifier].append(arm.id if kind is None else f"{arm.id} in {kind}")
+        own = [column for column in table.column_names if column not in ("arm", "seed")]
+        arms[arm] = _sort_records(path, table.select(own).to_pylist())
     if missing := [arm.id for arm in wanted if arm not in arms]:
         of = f" of {kind}" if kind else ""
         warnings.append(
@@ -250,18 +268,7 @@ def _read_arms(study: Study, wanted: Sequence[Arm], kind: str | None, warnings: 
     return arms
 
 
-def _find_versions(study: Study, answered: Iterable[tuple[Arm, str | None]]) -> dict[str, defaultdict[str, list[str]]]:
-    """Returns by extractor, and by its name and version, whose answers it read: arms', or their files' of a type."""
-    versions: dict[str, defaultdict[str, list[str]]] = {}
-    for arm, kind in answered:
-        creation = read_metadata(predictions_path(study, arm, kind)).get("creation", {})
-        for identifier in creation.get("extractors", []):
-            found = versions.setdefault(identifier.rpartition("-")[0], defaultdict(list))
-            found[identifier].append(arm.id if kind is None else f"{arm.id} in {kind}")
-    return versions
-
-
-def _compare_versions(versions: dict[str, defaultdict[str, list[str]]]) -> list[str]:
+def _compare_versions(versions: Versions) -> list[str]:
     """Returns a line for each extractor of which several versions read the answers that are compared."""
     lines = []
     for name, found in versions.items():

@@ -217,7 +217,7 @@ class QuestionDataModule(L.LightningDataModule):
         self.posed = {item.question.id: item for item in posed if len(item.prompt_ids) <= self.encoding.max_length}
         if self.tokenizer is not None and (unknown := find_unknown(self.tokenizer)) is not None:
             found = [identifier for identifier, item in self.posed.items() if unknown in item.prompt_ids]
-            warn_of_unknown(self.tokenizer, "questions", len(found), len(self.posed), found[0] if found else "")
+            warn_of_unknown(self.tokenizer, "questions", found, len(self.posed))
 
     @property
     def highest_id(self) -> int:

@@ -166,5 +166,5 @@ class ExampleSource:
             raise ValueError(f"all {len(examples)} examples are longer than max_length={self.encoding.max_length}")
         if (unknown := find_unknown(self.tokenizer)) is not None:
             found = kept.where(kept.store.holds(unknown)[kept.rows])
-            warn_of_unknown(self.tokenizer, "examples", len(found), len(kept), found[0].id if found else "")
+            warn_of_unknown(self.tokenizer, "examples", found.column("id").tolist(), len(kept))
         return kept

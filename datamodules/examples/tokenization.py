@@ -88,20 +88,19 @@ def find_unknown(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if unknown in (tokenizer.bos_token_id, *find_end_tokens(tokenizer)) else unknown
 
 
-def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, what: str, number: int, total: int, first: str) -> None:
+def warn_of_unknown(tokenizer: PreTrainedTokenizerBase, what: str, names: Sequence[str], total: int) -> None:
     """Warns of texts with characters that a tokenizer has no token for, if there are any.
 
     Args:
         tokenizer: The tokenizer.
         what: What the texts are, in the plural.
-        number: Of those that the token of `find_unknown` is in.
+        names: Of those that the token of `find_unknown` is in.
         total: Number of all.
-        first: The name of the first of them.
     """
-    if number:
+    if names:
         warnings.warn(
-            f"{number} of {total} {what}, the first {first!r}, have characters that the tokenizer has no token for: "
-            f"each is {tokenizer.unk_token} to the model; leave them out, or take a model that knows them",
+            f"{len(names)} of {total} {what}, the first {names[0]!r}, have characters that the tokenizer has no token "
+            f"for: each is {tokenizer.unk_token} to the model; leave them out, or take a model that knows them",
             stacklevel=2,
         )
 

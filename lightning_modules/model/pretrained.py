@@ -198,10 +198,11 @@ def load_causal_lm(
         )
     refuse_other_weights(model, report["missing_keys"], report["unexpected_keys"], report["mismatched_keys"])
     refuse_infinite(loaded, model)
-    for module in loaded.modules():
-        # A processor's layers would else take another form, and bfloat16, from their first evaluation on.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    if quantize_on is not None:
+        for module in loaded.modules():
+            # A processor's layers would else take another form, and bfloat16, from their first evaluation on.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     if keep_layers is not None:
         keep_only_layers(loaded, keep_layers)
     return loaded

@@ -222,14 +222,15 @@ class StudentReader:
         keys = {name_question(question): question for question in questions}
 
         def compute(missing: set[str]) -> Iterator[list[dict[str, Any]]]:
-            asked = [question for key, question in keys.items() if key in missing]
+            asked = [key for key in keys if key in missing]
             for start in range(0, len(asked), QUESTIONS_PER_BATCH):
                 part = asked[start : start + QUESTIONS_PER_BATCH]
-                prompts = [ids for _, ids in encode_prompts(self.tokenizer, get_prompt(prompt), part)]
+                posed = [keys[key] for key in part]
+                prompts = [ids for _, ids in encode_prompts(self.tokenizer, get_prompt(prompt), posed)]
                 found = generate_completions(self.model, prompts, find_end_tokens(self.tokenizer), max_new_tokens)
                 # Its thinking is no part of what teachers' rationales are compared with.
                 texts = [split_thinking(decode_completion(self.tokenizer, ids)).reply.strip() for ids, _ in found]
-                yield [{"key": name_question(own), "text": text} for own, text in zip(part, texts, strict=True)]
+                yield [{"key": key, "text": text} for key, text in zip(part, texts, strict=True)]
 
         config = {**self.identity, "prompt": get_prompt(prompt).id, "max_new_tokens": max_new_tokens}
         path = self.folder / f"{self.name}-own.parquet"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from losses import fused_head
 from losses.chunks import mix_labels_fused
@@ -30,12 +31,11 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def place(value: Any) -> Any:
     """Returns tensors, alone or in tuples, where the kernels run."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to(DEVICE).requires_grad_(value.requires_grad)
-    if isinstance(value, tuple):
-        parts = map(place, value)
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().to(DEVICE).requires_grad_(tensor.requires_grad)
+
+    return tree_map_only(torch.Tensor, move, value)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,6 +30,17 @@ def make_module(world: World, **options: Any) -> DistillationModule:
     return DistillationModule(world.student, MIXTURE, **options)
 
 
+def train_and_keep(world: World, folder: Path, adapter: Adapter, ckpt_path: Path | None = None) -> DistillationModule:
+    """Trains for three epochs, and keeps a checkpoint of each in a folder; or goes on from one."""
+    torch.manual_seed(7)
+    module = make_module(world, adapter=adapter)
+    keep = ModelCheckpoint(dirpath=folder, filename="{step}", auto_insert_metric_name=False, save_top_k=-1)
+    callbacks = [RngState(), *([keep] if ckpt_path is None else [])]
+    options = {"callbacks": callbacks, "plugins": [RotatingCheckpointIO()], "enable_checkpointing": True}
+    fit(module, make_data(world), ckpt_path, max_epochs=3, **options)
+    return module
+
+
 @pytest.fixture
 def seeded() -> None:
     torch.manual_seed(7)
@@ -118,26 +129,15 @@ def test_only_the_adapter_is_trained_and_saved_and_it_resumes_to_the_bit(
     world: World, tmp_path: Path, seeded: None
 ) -> None:
     """Dropout is on."""
-
-    def train(ckpt_path: Path | None = None) -> DistillationModule:
-        torch.manual_seed(7)
-        module = make_module(world, adapter=Adapter(r=4, dropout=0.5))
-        keep = ModelCheckpoint(dirpath=tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1)
-        options = {
-            "callbacks": [RngState(), *([keep] if ckpt_path is None else [])],
-            "plugins": [RotatingCheckpointIO()],
-        }
-        fit(module, make_data(world), ckpt_path, max_epochs=3, enable_checkpointing=True, **options)
-        return module
-
-    whole = train()
+    adapter = Adapter(r=4, dropout=0.5)
+    whole = train_and_keep(world, tmp_path, adapter)
     checkpoint = torch.load(tmp_path / "1.ckpt", weights_only=True)
     assert checkpoint["state_dict"] and all(".lora_" in name for name in checkpoint["state_dict"])
     state, base = whole.model.state_dict(), load_causal_lm(world.student).state_dict()
     frozen = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
     assert len(frozen) == len(base)
     assert all(torch.equal(tensor, base[name.replace(".base_layer", "")]) for name, tensor in frozen.items())
-    resumed = train(tmp_path / "1.ckpt").model.state_dict()
+    resumed = train_and_keep(world, tmp_path, adapter, tmp_path / "1.ckpt").model.state_dict()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in state.items())
 
 

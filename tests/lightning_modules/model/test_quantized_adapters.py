@@ -6,21 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from lightning_modules.model import adapters
 from lightning_modules.model.adapters import Adapter, add_adapter
 from lightning_modules.model.pretrained import load_causal_lm
-from lightning_modules.run.checkpoints import RngState, RotatingCheckpointIO
-from lightning_modules.student.student import DistillationModule
 from tests.lightning_modules.conftest import World
-from tests.lightning_modules.student.test_student import MIXTURE, make_data
+from tests.lightning_modules.model.test_adapters import make_module, train_and_keep
+from tests.lightning_modules.student.test_student import make_data
 from tests.tiny import fit, save_model
 
 pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 CPU = torch.device("cpu")
+QLORA = Adapter(r=4, dropout=0.0, quantize=True)
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +29,13 @@ def wide(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     return replace(world, student=student)
 
 
-def make_module(world: World, **options: Any) -> DistillationModule:
-    adapter = Adapter(r=4, dropout=0.0, quantize=True)
-    options = {"adapter": adapter, "schedule": "constant", "warmup_ratio": 0.0, "learning_rate": 1e-2, **options}
-    return DistillationModule(world.student, MIXTURE, **options)
-
-
 @pytest.mark.parametrize("form", ["merged", "adapter"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_an_export_adds_what_was_learned_to_weights_that_were_never_in_four_bits(
     wide: World, tmp_path: Path, form: Any, precision: Any
 ) -> None:
     torch.manual_seed(7)
-    module = make_module(wide, export=form)
+    module = make_module(wide, adapter=QLORA, export=form)
     fit(module, make_data(wide), max_epochs=2, precision=precision)
     module.export(tmp_path / "student")
     loaded, base = load_causal_lm(str(tmp_path / "student")), load_causal_lm(wide.student)
@@ -58,21 +51,13 @@ def test_an_export_adds_what_was_learned_to_weights_that_were_never_in_four_bits
 
 
 def test_only_the_adapter_is_trained_and_saved_and_it_resumes_to_the_bit(wide: World, tmp_path: Path) -> None:
-    def train(ckpt_path: Path | None = None) -> DistillationModule:
-        torch.manual_seed(7)
-        module = make_module(wide, adapter=Adapter(r=4, dropout=0.5, quantize=True))
-        keep = ModelCheckpoint(dirpath=tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1)
-        callbacks = [RngState(), *([keep] if ckpt_path is None else [])]
-        options = {"callbacks": callbacks, "plugins": [RotatingCheckpointIO()], "enable_checkpointing": True}
-        fit(module, make_data(wide), ckpt_path, max_epochs=3, **options)
-        return module
-
-    whole = train()
+    adapter = replace(QLORA, dropout=0.5)
+    whole = train_and_keep(wide, tmp_path, adapter)
     checkpoint = torch.load(tmp_path / "1.ckpt", weights_only=True)
     assert checkpoint["state_dict"] and all(".lora_" in name for name in checkpoint["state_dict"])
     packed = load_causal_lm(wide.student, quantize_on=CPU).model.layers[0].mlp.up_proj.weight
     assert torch.equal(whole.model.model.layers[0].mlp.up_proj.base_layer.weight, packed)
-    resumed = dict(train(tmp_path / "1.ckpt").named_parameters())
+    resumed = dict(train_and_keep(wide, tmp_path, adapter, tmp_path / "1.ckpt").named_parameters())
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.named_parameters())
 
 
@@ -100,7 +85,7 @@ def test_weights_in_four_bits_have_the_rank_of_what_they_stand_for(wide: World) 
 
 
 def test_an_adapters_folder_has_no_packed_weights(wide: World, tmp_path: Path) -> None:
-    module = make_module(wide, export="adapter")
+    module = make_module(wide, adapter=QLORA, export="adapter")
     fit(module, make_data(wide), max_epochs=1)
     module.export(tmp_path / "a")
     stored = load_file(tmp_path / "a" / "adapter_model.safetensors")
@@ -112,4 +97,4 @@ def test_without_bitsandbytes_the_extra_is_named(wide: World, monkeypatch: pytes
     with pytest.raises(
         ValueError, match=r"quantize needs bitsandbytes; install it with: pip install 'kindred\[qlora\]'"
     ):
-        fit(make_module(wide), make_data(wide))
+        fit(make_module(wide, adapter=QLORA), make_data(wide))
